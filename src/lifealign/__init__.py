@@ -1,0 +1,1 @@
+"""lifealign: keep a language model aligned for life."""

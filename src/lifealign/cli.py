@@ -1,0 +1,330 @@
+"""The command line: each command parses, calls one function and answers. See `answers` for output and exit codes.
+
+Only typer is imported at start, so that ``--help`` answers at once; a command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lifealign.answers import Answer, answers, to_json
+from lifealign.errors import EXIT_GATE_FAILED, EXIT_USER_ERROR, ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from lifealign.config import RunConfig
+    from lifealign.memory import Memory
+
+app = typer.Typer(
+    name="lifealign",
+    help="Keep a language model aligned for life: learn a stream of preference tasks with LoRA, and keep them all.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Pretty tracebacks and rich help cost 0.2 s at every start.
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+MemoryPath = Annotated[Path, typer.Argument(metavar="MEMORY", help="Directory of the memory.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=3; repeats."),
+]
+Recipe = Annotated[str | None, typer.Option(help="How to read the columns of a public data set, by name.")]
+AsOf = Annotated[str | None, typer.Option(metavar="TASK", help="The model as it was after this task.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document to stdout.")]
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@answers
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as examples/planted.yaml.")],
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Learn a whole stream of tasks. Stopped and started again, it goes on where it was."""
+    from lifealign.pipeline import read_config, run_stream
+    from lifealign.progress import make_progress
+
+    return _report_answer([run_stream(read_config(config, settings or ()), progress=make_progress())])
+
+
+@app.command()
+@answers
+def learn(
+    memory: MemoryPath,
+    rows: Annotated[
+        str, typer.Argument(metavar="ROWS", help="json, jsonl, parquet or csv file, or a hub data set id.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the task: letters, digits, - and _.")],
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows; default: taken from ROWS.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Create the memory on this model: path, hub id or built-in name.")
+    ] = None,
+    recipe: Recipe = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Learn one more task into a memory; with --base-model, create the memory if there is none."""
+    from lifealign.memory import Memory
+    from lifealign.progress import make_progress
+    from lifealign.tasks import task_from_rows
+
+    found = _open(memory, base_model)
+    config = found.config if found else _new_config(memory, base_model, settings or ())
+    # Rows first: a mistake in them leaves no empty memory behind.
+    task = task_from_rows(name, rows, test, recipe=recipe, seed=config.seed)
+    result = (found or Memory.create(memory, config)).learn(task, settings=settings or (), progress=make_progress())
+    lines = [line for report in task.reports for line in report.lines()]
+    lines.append(f"learnt {result.name} in {result.seconds:.0f} s: {result.directory}")
+    lines += [f"  {score}: {value:.2f}" for score, value in result.scores.items()]
+    return Answer(result.to_json(), lines)
+
+
+def _open(path: Path, base_model: str | None) -> Memory | None:
+    """The memory to learn into; None if there is none and --base-model says on what to create it.
+
+    Raises:
+        StoreError: there is none and no base model is named, or the named one is not the memory's.
+    """
+    from lifealign.memory import Memory
+
+    if not (path / "HEAD").exists():
+        if base_model is not None:
+            return None
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            raise StoreError(f"{path}: there is no memory here; give --base-model to create one, e.g. smollm2-135m")
+    memory = Memory.open(path)
+    if base_model is not None and not _same_model(base_model, memory.config.model.name):
+        raise StoreError(
+            f"{path}: this memory's base model is {memory.config.model.name!r}, got --base-model {base_model!r}; "
+            "leave --base-model out, or choose another directory for a new memory"
+        )
+    return memory
+
+
+def _new_config(path: Path, base_model: str | None, settings: Sequence[str]) -> RunConfig:
+    from lifealign.pipeline import read_config
+
+    config = read_config(None, settings, base={"memory": str(path), "model": {"name": base_model}})
+    if config.model.name != base_model:
+        raise ConfigError(f"--base-model {base_model!r} and --set model.name={config.model.name} disagree; give one")
+    return config
+
+
+def _same_model(one: str, other: str) -> bool:
+    a, b = Path(one).expanduser(), Path(other).expanduser()
+    return one == other or (a.exists() and b.exists() and a.resolve() == b.resolve())
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@answers
+def evaluate(
+    memory: MemoryPath,
+    task: Annotated[list[str] | None, typer.Option(help="A task to score; repeats. Default: all.")] = None,
+    split: Annotated[str, typer.Option(help="Held-out rows to score: test or validation.")] = "test",
+    as_of: AsOf = None,
+    generations: Annotated[
+        int | None, typer.Option(min=0, help="Greedy answers per rule-scored task, for its pass rate.")
+    ] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GATE",
+            help='Exit with code 3 unless this holds over all tasks learnt, e.g. "bwt>=-1", "last.pass_rate>=50"; repeats.',
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Score a memory on held-out rows, and check gates."""
+    from lifealign.gates import Gate, check_gates
+    from lifealign.memory import Memory
+    from lifealign.progress import make_progress
+
+    gates = [Gate.parse(text) for text in gate or ()]
+    if split not in ("test", "validation"):
+        raise ConfigError(f"--split {split!r}: allowed: test, validation")
+    if gates and as_of is not None:
+        raise ConfigError("--gate judges the memory as it is, so it does not go with --as-of")
+    store = Memory.open(memory)
+    evaluation = store.evaluate(
+        task or None, split=split, as_of=as_of, generations=generations, progress=make_progress()
+    )
+    results = check_gates(gates, evaluation.summary)
+    document = {**evaluation.to_json(), "gates": [result.to_json() for result in results]}
+    failed = [result.line() for result in results if not result.held]
+    lines = [*evaluation.lines(), *(result.line() for result in results if result.held)]
+    return Answer(document, lines, EXIT_GATE_FAILED if failed else 0, failed)
+
+
+@app.command("check-data")
+@answers
+def check_data(
+    rows: Annotated[
+        str, typer.Argument(metavar="ROWS", help="json, jsonl, parquet or csv file, or a hub data set id.")
+    ],
+    recipe: Recipe = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows, to look for shared prompts.")] = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Say what is wrong with preference rows, by row number."""
+    from lifealign import check
+
+    found = check.check_data(rows, recipe, test)
+    if found.report.kept:
+        return Answer(found.to_json(), found.lines())
+    return Answer(found.to_json(), found.lines(), EXIT_USER_ERROR, [f"{rows}: no usable row"])
+
+
+@app.command()
+@answers
+def report(
+    memories: Annotated[list[Path], typer.Argument(metavar="MEMORY...", help="One or more memories, side by side.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for report.html, results.json and the CSV.")],
+    as_json: AsJson = False,
+) -> Answer:
+    """Write one HTML page, the results as JSON and a CSV; print the score matrices."""
+    from lifealign.memory import Memory
+
+    return _report_answer([Memory.open(path) for path in memories], out)
+
+
+def _report_answer(memories: Sequence[Memory], out: Path | None = None) -> Answer:
+    from lifealign.report import build_results, score_matrix_lines, summary_lines, write_report
+
+    runs = [memory.results() for memory in memories]
+    results = build_results(runs)
+    lines = [line for one in runs for line in (*score_matrix_lines(one, "accuracy"), "")]
+    lines += summary_lines(results)
+    if out is not None:
+        write_report(results, out)
+        lines += ["", f"report: {out / 'report.html'}"]
+    return Answer(results, lines)
+
+
+# --- a memory's history and its model ---------------------------------------------------------------------------------
+
+
+@app.command()
+@answers
+def log(memory: MemoryPath, as_json: AsJson = False) -> Answer:
+    """List what the memory has learnt, newest first."""
+    from lifealign.memory import Memory
+
+    entries = Memory.open(memory).log()
+    return Answer(entries, ["  ".join(str(value) for value in entry.values()) for entry in entries])
+
+
+@app.command()
+@answers
+def show(
+    memory: MemoryPath,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of a task in the memory.")],
+    as_json: AsJson = False,
+) -> Answer:
+    """Show one task: its configuration, data report, scores and consolidation diagnostics."""
+    import yaml
+
+    from lifealign.memory import Memory
+
+    record = Memory.open(memory).show(task)
+    text = yaml.safe_dump(json.loads(to_json(record)), sort_keys=False, allow_unicode=True, width=120)
+    return Answer(record, [text.rstrip()])
+
+
+@app.command()
+@answers
+def verify(memory: MemoryPath, as_json: AsJson = False) -> Answer:
+    """Check every file of the memory against its checksum."""
+    from lifealign.memory import Memory
+
+    problems = Memory.open(memory).verify()
+    verdict = "is not as it was written" if problems else "every file is as it was written"
+    document = {"memory": memory, "problems": problems}
+    return Answer(document, [f"{memory}: {verdict}"], EXIT_USER_ERROR if problems else 0, problems)
+
+
+@app.command()
+@answers
+def rollback(
+    memory: MemoryPath,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task that is to be the newest one.")],
+    as_json: AsJson = False,
+) -> Answer:
+    """Go back to an earlier task. Nothing is deleted."""
+    from lifealign.memory import Memory
+
+    head = Memory.open(memory).rollback(task)
+    return Answer({"memory": memory, "head": head}, [f"{memory}: now at {head}"])
+
+
+@app.command()
+@answers
+def export(
+    memory: MemoryPath,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write to.")],
+    merged: Annotated[bool, typer.Option("--merged", help="The whole model instead of a PEFT adapter.")] = False,
+    as_of: AsOf = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Write a PEFT adapter, or the merged model, for use elsewhere."""
+    from lifealign.memory import Memory
+
+    written = Memory.open(memory).export(out, merged=merged, as_of=as_of)
+    return Answer({"memory": memory, "merged": merged, "as_of": as_of, "out": written}, [f"written: {written}"])
+
+
+@app.command()
+@answers
+def generate(
+    memory: MemoryPath,
+    prompt: Annotated[list[str], typer.Option(help="A user turn to answer; repeats.")],
+    as_of: AsOf = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 answers greedily.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
+    as_json: AsJson = False,
+) -> Answer:
+    """Answer prompts with the model as it is, or as it was after an earlier task."""
+    from lifealign.memory import Memory
+
+    texts = Memory.open(memory).generate(
+        prompt, as_of=as_of, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+    )
+    pairs = [{"prompt": one, "answer": text} for one, text in zip(prompt, texts, strict=True)]
+    return Answer(pairs, ["\n\n".join(texts)])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"lifealign {version('lifealign')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Keep a language model aligned for life: learn a stream of preference tasks with LoRA, and keep them all."""
+
+
+def main() -> None:
+    """Entry point of the `lifealign` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

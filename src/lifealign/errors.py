@@ -1,0 +1,41 @@
+"""The mistakes a user can make, each of which ends in one clear message and a non-zero exit code.
+
+Anything that is not a `UserError` is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+EXIT_USER_ERROR = 2
+EXIT_GATE_FAILED = 3
+
+
+class UserError(Exception):
+    """What is wrong, the value that was got, what is allowed, and where (file and row, or file and key)."""
+
+    exit_code = EXIT_USER_ERROR
+
+
+class ConfigError(UserError):
+    """A configuration or command-line value that cannot be used."""
+
+
+class DataError(UserError):
+    """Preference rows that cannot be used."""
+
+
+class ModelError(UserError):
+    """A base model or adapter that cannot be used."""
+
+
+class StoreError(UserError):
+    """A memory that cannot be read, written or trusted."""
+
+
+class TrainingError(UserError):
+    """Training that cannot go on: a loss or gradient that is not finite."""
+
+
+class GateError(UserError):
+    """An evaluation gate that did not hold (exit code 3, so that a CI job can tell it from a mistake)."""
+
+    exit_code = EXIT_GATE_FAILED

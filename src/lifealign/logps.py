@@ -1,0 +1,249 @@
+"""Response log-probs of packed rows: one forward, attention along each branch only, response positions only.
+
+Shapes: L columns of a packed row, T response tokens, D model width, V vocabulary, H heads, B pairs.
+
+Two things are left out that a usual forward does: attention between columns that do not see each other (no dense
+[L, L] mask is built: every segment attends to its own path, see `data`), and logits of columns that predict no response
+token. Both are exact; `probe` compares them with plain rows on the model at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from transformers import AttentionInterface, PreTrainedModel
+
+from lifealign.data import EncodedPair, Pack, Segment, pack_pairs
+from lifealign.losses import PairLogps
+from lifealign.models import adapter_off
+
+ATTENTION = "lifealign_packed"
+VOCABULARY_CHUNK = 1 << 24
+"""Logits held at once (elements, float32: 64 MiB); the chunk of positions follows from the vocabulary's size."""
+
+PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
+"""Largest difference per response token, in nats, at which packed and plain rows count as the same."""
+
+
+class _Layout:
+    """Attention layout of the forward under way. Kept until the next one, so that recomputation in backward sees it.
+
+    Columns are cut once at every boundary (one split, whose backward is one concatenation; slices would each cost a
+    zero-filled gradient of the whole row), and every segment picks the pieces of its path.
+    """
+
+    queries: tuple[int, ...] = ()  # columns of each segment
+    pieces: tuple[int, ...] = ()  # columns of each piece
+    paths: tuple[tuple[int, ...], ...] = ()  # per segment: its pieces, root first
+
+    @classmethod
+    def set(cls, segments: tuple[Segment, ...]) -> None:
+        cuts = sorted({cut for s in segments for span in (*s.context, (s.start, s.end)) for cut in span})
+        starts = {start: i for i, start in enumerate(cuts[:-1])}
+        cls.queries = tuple(s.end - s.start for s in segments)
+        cls.pieces = tuple(b - a for a, b in zip(cuts, cuts[1:], strict=False))
+        cls.paths = tuple(
+            tuple(
+                i
+                for a, b in (*s.context, (s.start, s.end))
+                for i in range(starts[a], starts[b] if b in starts else len(cls.pieces))
+            )
+            for s in segments
+        )
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one packed row, [1, H, L, head] -> [1, L, H, head]: each segment over its own path."""
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        raise NotImplementedError("packed rows know neither soft-capped logits nor attention sinks")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    keys, values = key.split(_Layout.pieces, 2), value.split(_Layout.pieces, 2)
+    outputs = []
+    for q, path in zip(query.split(_Layout.queries, 2), _Layout.paths, strict=True):
+        k, v = torch.cat([keys[i] for i in path], 2), torch.cat([values[i] for i in path], 2)
+        window = sliding_window if sliding_window is not None and k.shape[2] > sliding_window else None
+        causal = q.shape[2] == k.shape[2] and window is None
+        mask = None if causal else _path_mask(q.shape[2], k.shape[2], window, q.device)
+        outputs.append(
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling)
+        )
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+
+
+def _path_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """[queries, keys], True where a query sees a key; queries are the last ones of the path, distances run along it."""
+    q = torch.arange(keys - queries, keys, device=device)[:, None]
+    k = torch.arange(keys, device=device)[None, :]
+    mask = k <= q
+    return mask if window is None else mask & (q - k < window)
+
+
+AttentionInterface.register(ATTENTION, _packed_attention)
+
+
+@contextmanager
+def _attention(model: PreTrainedModel, segments: tuple[Segment, ...]) -> Iterator[None]:
+    before = model.config._attn_implementation
+    _Layout.set(segments)
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+class _TokenLogps(torch.autograd.Function):
+    """log softmax(h W^T + b)[target], float32, in chunks of positions, for a vocabulary matrix that is not trained.
+
+    The gradient with respect to h, W[target] - softmax(h W^T) W, is formed while the chunk's logits are at hand, so that
+    neither the [T, V] logits are kept nor the product is done again in backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, hidden_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_T: Tensor
+    ) -> Tensor:
+        need = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        logps_T = torch.empty(len(target_T), dtype=torch.float32, device=hidden_TD.device)
+        grad_TD = torch.empty_like(hidden_TD) if need else None
+        rows = max(1, VOCABULARY_CHUNK // weight_VD.shape[0])
+        for start in range(0, len(target_T), rows):
+            part = slice(start, start + rows)
+            logits = F.linear(hidden_TD[part], weight_VD, bias_V).float()
+            target = target_T[part, None]
+            normaliser = torch.logsumexp(logits, -1, keepdim=True)
+            logps_T[part] = (logits.gather(1, target) - normaliser).squeeze(1)
+            if grad_TD is not None:
+                probabilities = logits.sub_(normaliser).exp_().to(weight_VD.dtype)
+                grad_TD[part] = weight_VD[target_T[part]] - probabilities @ weight_VD
+        ctx.save_for_backward(grad_TD)
+        return logps_T
+
+    @staticmethod
+    def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (grad_TD,) = ctx.saved_tensors
+        return grad_TD * grad_T[:, None].to(grad_TD.dtype), None, None, None
+
+
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a PEFT model (or the model itself)."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    assert isinstance(inner, PreTrainedModel)
+    return inner
+
+
+@dataclass(frozen=True)
+class TokenLogps:
+    """Log-probs of the response tokens of one pack: `token_T` [T] float32, answers one after another by `sizes`."""
+
+    token_T: Tensor
+    sizes: tuple[int, ...]
+
+    def sums(self) -> Tensor:
+        """Summed log-prob of each answer, [answers], float32."""
+        return torch.stack([part.sum() for part in self.token_T.split(self.sizes)])
+
+    def pairs(self) -> PairLogps:
+        """Summed log-probs as pairs; the pack must hold both answers of every pair."""
+        sums = self.sums()
+        return PairLogps(sums[0::2], sums[1::2])
+
+
+def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:
+    """Log-probs of all response tokens of a pack under `model`, in float32, with a gradient where grad is enabled.
+
+    A packed row goes through the model's own decoder with `_packed_attention`, and only response positions meet the
+    vocabulary matrix. A plain batch (the fall-back) takes the model's ordinary forward and its logits.
+    """
+    lm = causal_lm(model)
+    if not pack.segments:
+        logits = lm(
+            input_ids=pack.input_ids, attention_mask=pack.mask, position_ids=pack.position_ids, use_cache=False
+        ).logits
+        picked_TV = logits.reshape(-1, logits.shape[-1])[pack.source_T].float()
+        logps_T = picked_TV.gather(1, pack.target_T[:, None]).squeeze(1) - torch.logsumexp(picked_TV, -1)
+        return TokenLogps(logps_T, pack.sizes)
+    head = lm.get_output_embeddings()
+    assert head is not None
+    hidden_TD = _response_hidden(lm, pack).to(head.weight.dtype)
+    logps_T = _TokenLogps.apply(hidden_TD, head.weight, getattr(head, "bias", None), pack.target_T)
+    return TokenLogps(logps_T, pack.sizes)
+
+
+def _response_hidden(lm: PreTrainedModel, pack: Pack) -> Tensor:
+    """Last hidden states of a packed row where a response token is predicted, [T, D]."""
+    with _attention(lm, pack.segments):
+        output = lm.base_model(input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False)
+    hidden_TD: Tensor = output.last_hidden_state[0][pack.source_T]
+    return hidden_TD
+
+
+@torch.no_grad()
+def kl_to_base(model: nn.Module, pack: Pack) -> float:
+    """Mean over the response tokens of KL(policy || base model), nats: the sum over the vocabulary, nothing sampled."""
+    lm = causal_lm(model)
+
+    def response_logps() -> Tensor:
+        if pack.segments:
+            head = lm.get_output_embeddings()
+            assert head is not None
+            logits_TV = head(_response_hidden(lm, pack).to(head.weight.dtype))
+        else:
+            output = lm(input_ids=pack.input_ids, attention_mask=pack.mask, position_ids=pack.position_ids)
+            logits_TV = output.logits.reshape(-1, output.logits.shape[-1])[pack.source_T]
+        return torch.log_softmax(logits_TV.float(), -1)
+
+    policy_TV = response_logps()
+    with adapter_off(model):
+        base_TV = response_logps()
+    return float((policy_TV.exp() * (policy_TV - base_TV)).sum(-1).mean())
+
+
+@torch.no_grad()
+def probe(model: nn.Module, pairs: Sequence[EncodedPair], tolerance: float | None = None) -> str | None:
+    """Compare packed with plain rows on a few pairs, the longest among them.
+
+    Returns:
+        None where they agree; otherwise one sentence that says why packed rows cannot be used for this model.
+    """
+    if not pairs:
+        return None
+    longest = max(range(len(pairs)), key=lambda i: len(pairs[i].prompt) + len(pairs[i].chosen) + len(pairs[i].rejected))
+    index = [longest, *(i for i in range(len(pairs)) if i != longest)][:3]
+    lm = causal_lm(model)
+    device = next(lm.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        plain = token_logps(model, pack_pairs(pairs, index, shared_prefix=False).to(device))
+        try:
+            packed = token_logps(model, pack_pairs(pairs, index, shared_prefix=True).to(device))
+        except (NotImplementedError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+            # What a model cannot take shows in as many ways as there are models; the plain rows are the known way.
+            return f"{type(lm).__name__} does not take packed rows: {type(error).__name__}: {error}"
+    finally:
+        model.train(training)
+    difference = float((plain.token_T - packed.token_T).abs().max())
+    allowed = tolerance if tolerance is not None else PROBE_TOLERANCE.get(lm.dtype, 0.15)
+    if not difference <= allowed:
+        return f"{type(lm).__name__}: packed rows differ from plain rows by {difference:.3g} nats a token (allowed {allowed:g})"
+    return None

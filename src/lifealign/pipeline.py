@@ -1,0 +1,348 @@
+"""The life of the data, on one page: train, consolidate, commit, evaluate a row of R; resumable at any point.
+
+A memory only ever shows whole tasks. What is under way lives in its workspace: a killed run finds its last checkpoint
+there and goes on; a killed commit is invisible; a missing row of R is measured again from the committed weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lifealign.config import RunConfig, load_config
+from lifealign.data import pack_pairs
+from lifealign.errors import ConfigError, StoreError
+from lifealign.evaluate import TaskScores
+from lifealign.logps import kl_to_base
+from lifealign.manifest import ROOT, TaskManifest
+from lifealign.models import restore, snapshot
+from lifealign.progress import NullProgress, Progress
+from lifealign.reader import MemoryReader
+from lifealign.replay import ReplayBuffer
+from lifealign.session import ADAPTER, STATE, UPDATE, Session
+from lifealign.store import MemoryStore
+from lifealign.strategies import STRATEGIES
+from lifealign.tasks import Row, Task, load_stream
+from lifealign.train import Loop, Stage, stage_reached, train_stage
+
+if TYPE_CHECKING:
+    from lifealign.memory import Memory
+
+REPLAY, HELDOUT, TRAINING = "replay.jsonl", "heldout.jsonl", "training.jsonl"
+DIAGNOSTICS, DATA = "diagnostics.json", "data.json"
+KL_PAIRS = 4
+"""Training pairs on which the exact KL to the base model is measured after each task."""
+
+
+class StoreHistory:
+    """The read-only view of a memory that strategies get."""
+
+    def __init__(self, store: MemoryReader) -> None:
+        self._store = store
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the commits so far."""
+        return [m.name for m in self._store.lineage()[1:]]
+
+    @property
+    def replay(self) -> ReplayBuffer:
+        """The rows of the past that were kept."""
+        head = self._store.head
+        if head.directory == ROOT:
+            return ReplayBuffer()
+        return ReplayBuffer.from_lines(self._store.load_lines(head, REPLAY), f"{head.directory}/{REPLAY}")
+
+    def adapter(self, task: str | None = None) -> Mapping[str, Tensor]:
+        """Long-term weights after a task (`initial`: before any); None: the latest."""
+        manifest = self._store.head if task is None else self._store.find(ROOT if task == "initial" else task)
+        return self._store.load_tensors(manifest, ADAPTER)
+
+    def update(self, task: str) -> Mapping[str, Tensor]:
+        """What a task changed in the long-term weights."""
+        return self._store.load_tensors(self._store.find(task), UPDATE)
+
+
+def read_config(path: Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
+    """A run configuration, the strategy's own options checked as well; see `config.load_config`."""
+    return load_config(path, settings, {name: cls.Config for name, cls in STRATEGIES.items()}, base)
+
+
+def create_memory(config: RunConfig, session: Session) -> MemoryStore:
+    """A new memory at `config.memory` with the initial adapter and nothing learnt."""
+    dtype = session.base.identity["dtype"]
+    settled = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
+    identity = {**session.identity, "seed": config.seed, "config": settled.model_dump(mode="json")}
+    if session.accelerator.is_main_process:
+        MemoryStore.create(config.memory, identity, {ADAPTER: session.initial, STATE: session.strategy.state_dict()})
+    session.accelerator.wait_for_everyone()
+    return MemoryStore.open(config.memory)
+
+
+def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory:
+    """Learn the tasks of `config.stream` in order, scoring a row of R after each; goes on where a killed run was.
+
+    Raises:
+        ConfigError: no stream, or a stream that the memory was not made with.
+        UserError: whatever keeps a task from being learnt; everything before it stays.
+    """
+    from lifealign.memory import Memory
+
+    progress = progress or NullProgress()
+    if config.stream is None:
+        raise ConfigError("the configuration has no `stream`, so there is nothing to run; see examples/planted.yaml")
+    tasks = load_stream(config.stream, config.seed).tasks
+    existing = (Path(config.memory) / "HEAD").exists()
+    if existing:
+        config = _settled(MemoryReader.open(config.memory), config)
+    session = Session(config, progress)
+    store = MemoryStore.open(config.memory) if existing else create_memory(config, session)
+    session.check_identity(store.identity, store.path)
+    with writing(session, store):
+        if config.evaluate.before:
+            score_row(session, store, store.lineage()[0], tasks, config)
+        for position, group in enumerate(session.strategy.schedule(tasks), 1):
+            lineage = store.lineage()
+            if position < len(lineage):
+                _check_same(lineage[position], group, store.path)
+                manifest = lineage[position]
+            else:
+                manifest, store = learn_group(session, store, group, config)
+            seen = [t for t in tasks if config.evaluate.unseen or t.name in learnt(store, manifest)]
+            score_row(session, store, manifest, seen, config)
+    session.accelerator.end_training()
+    return Memory(store, session)
+
+
+def learn_group(
+    session: Session, store: MemoryStore, group: Sequence[Task], config: RunConfig
+) -> tuple[TaskManifest, MemoryStore]:
+    """Learn one group of tasks (usually one) on top of HEAD and commit it: steps 1 to 5 of the method.
+
+    The memory must be locked by the caller (`writing`). Returns the new manifest and the store that shows it.
+    """
+    started = time.perf_counter()
+    task = _merge(group)
+    history = StoreHistory(store)
+    strategy, model, accelerator = session.strategy, session.model, session.accelerator
+    session.load(store, store.head)
+    strategy.begin_task(model, task, history)
+    dataset = strategy.training_set(task, history)
+    pairs, encoding = session.encoder.encode(dataset.rows)
+    shared_prefix = session.shared_prefix(pairs)
+
+    key = _workspace_key(store, task, config, [p.digest for p in pairs])
+    workspace = store.workspace(key) if accelerator.is_main_process else store.path / "work" / key
+    accelerator.wait_for_everyone()
+    loop = Loop(
+        task.name, model, strategy, config.train, config.seed, shared_prefix, accelerator, workspace, session.progress
+    )
+    reached = stage_reached(workspace)
+    unused = torch.zeros(len(pairs), 2)
+    if config.sft.epochs and (reached is None or reached[0] == "sft"):
+        sft = Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, session.preference_loss)
+        train_stage(loop, sft)
+    if reached is not None and reached[0] == "preference":
+        reference = reached[1]
+    else:
+        reference = _reference(session, store, pairs, config)
+    train_stage(
+        loop,
+        Stage("preference", config.train.epochs, config.train.learning_rate, pairs, reference, session.preference_loss),
+    )
+    if loop.log and pairs:
+        few = pack_pairs(pairs, range(min(KL_PAIRS, len(pairs))), shared_prefix).to(accelerator.device)
+        loop.log[-1]["kl"] = kl_to_base(model, few)
+
+    session.progress.say(f"{task.name}: end of task ({config.strategy.name})")
+    diagnostics = strategy.end_task(model, task, history)
+    after, before = snapshot(model), history.adapter()
+    kept = strategy.retain(task, history)
+    if accelerator.is_main_process:
+        store.commit(
+            task.name,
+            members=[t.name for t in group],
+            tensors={ADAPTER: after, UPDATE: {n: after[n] - before[n] for n in after}, STATE: strategy.state_dict()},
+            documents={
+                DIAGNOSTICS: dict(diagnostics),
+                DATA: {
+                    "reports": {t.name: [r.to_json() for r in t.reports] for t in group},
+                    "encoding": encoding.to_json(),
+                    "rows": len(pairs),
+                    "from_replay": sum(origin not in {t.name for t in group} for origin in dataset.origin)
+                    if len(group) == 1
+                    else len(dataset.rows) - len(task.train),
+                },
+            },
+            lines={
+                REPLAY: kept.to_lines(),
+                HELDOUT: [
+                    {"task": t.name, "checker": t.checker, "split": split, "row": row.to_json()}
+                    for t in group
+                    for split, rows in (("validation", t.validation), ("test", t.test))
+                    for row in rows
+                ],
+                TRAINING: loop.log,
+            },
+            seed=config.seed,
+            config=config.model_dump(mode="json"),
+            meta={
+                "seconds": time.perf_counter() - started,
+                "rows_sha256": rows_sha256(task.train),
+                "shared_prefix": shared_prefix,
+                "processes": accelerator.num_processes,
+            },
+        )
+        store.clear_workspace(key)
+    accelerator.wait_for_everyone()
+    store = store if accelerator.is_main_process else MemoryStore.open(store.path)
+    return store.head, store
+
+
+def score_row(
+    session: Session, store: MemoryStore, after: TaskManifest, tasks: Sequence[Task], config: RunConfig
+) -> list[TaskScores]:
+    """Score `tasks` with the weights as they were after `after` and append the record, unless it is there already."""
+    options = config.evaluate
+    wanted = {"split": options.split, "rows": options.rows, "generations": options.generations}
+    done = {
+        score["task"]
+        for record in store.evaluations()
+        if record["kind"] == "row" and record["after"] == after.directory and record["options"] == wanted
+        for score in record["scores"]
+    }
+    missing = [t for t in tasks if t.name not in done and (t.test if options.split == "test" else t.validation)]
+    if not missing:
+        return []
+    session.load(store, after)
+    scores = []
+    for task in missing:
+        rows = (task.test if options.split == "test" else task.validation)[: options.rows]
+        scores.append(
+            session.score(
+                task.name,
+                rows,
+                task.checker,
+                generations=options.generations,
+                max_new_tokens=options.max_new_tokens,
+                title=f"after {after.name}: score {task.name}",
+            )
+        )
+    record = {"kind": "row", "after": after.directory, "options": wanted, "scores": [s.to_json() for s in scores]}
+    if session.accelerator.is_main_process:
+        store.append_evaluation(record)
+    session.accelerator.wait_for_everyone()
+    return scores
+
+
+def learnt(store: MemoryReader, until: TaskManifest) -> set[str]:
+    """Names of the tasks learnt up to a commit."""
+    return {name for m in store.lineage() if m.index <= until.index for name in m.members}
+
+
+def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task]:
+    """The tasks learnt so far with the held-out rows that the memory keeps of them, in the order they were learnt."""
+    tasks = {}
+    for manifest in store.lineage()[1:]:
+        if until is not None and manifest.index > until.index:
+            break
+        lines = store.load_lines(manifest, HELDOUT)
+        for name in manifest.members:
+            own = [line for line in lines if line["task"] == name]
+            splits = {
+                split: tuple(Row.from_json(line["row"]) for line in own if line["split"] == split)
+                for split in ("validation", "test")
+            }
+            checker = own[0]["checker"] if own else None
+            tasks[name] = Task(name, (), splits["validation"], splits["test"], checker)
+    return list(tasks.values())
+
+
+@contextmanager
+def writing(session: Session, store: MemoryStore) -> Iterator[None]:
+    """The memory's lock, held by the first process of a run."""
+    with store.writer() if session.accelerator.is_main_process else nullcontext():
+        yield
+
+
+def rows_sha256(rows: Sequence[Row]) -> str:
+    """SHA-256 (hex) of the rows' content, in order."""
+    return hashlib.sha256("".join(row.digest for row in rows).encode()).hexdigest()
+
+
+def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], config: RunConfig) -> Tensor:
+    """Summed log-probs [N, 2] of the reference policy that the strategy's objective names."""
+    which = getattr(session.strategy.config, "reference", "base")
+    if which == "base":
+        return session.logps(pairs, base=True, title="reference log-probs")
+    if which == "task_start":
+        if not config.sft.epochs:
+            raise ConfigError(
+                "strategy.reference=task_start is the policy after the SFT stage, but sft.epochs=0; use previous_task or base"
+            )
+        return session.logps(pairs, base=False, title="reference log-probs (after SFT)")
+    now = snapshot(session.model)
+    session.load(store, store.head)
+    values = session.logps(pairs, base=False, title="reference log-probs (previous task)")
+    restore(session.model, now)
+    return values
+
+
+def _merge(group: Sequence[Task]) -> Task:
+    """A group as one task to train on; what is held out stays with its own task."""
+    if len(group) == 1:
+        return group[0]
+    return Task("joint", tuple(row for task in group for row in task.train))
+
+
+def _workspace_key(store: MemoryStore, task: Task, config: RunConfig, digests: Sequence[str]) -> str:
+    """Checkpoints are found again only for the same rows, options and starting point."""
+    relevant = config.model_dump(mode="json", include={"seed", "model", "lora", "data", "strategy", "sft", "train"})
+    text = json.dumps([store.head.sha256, task.name, relevant, list(digests)], sort_keys=True)
+    return f"{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _check_same(manifest: TaskManifest, group: Sequence[Task], path: Path) -> None:
+    names = [t.name for t in group]
+    same = list(manifest.members) == names and manifest.meta["rows_sha256"] == rows_sha256(_merge(group).train)
+    if not same:
+        raise StoreError(
+            f"{path}: task {manifest.index} of this memory is {list(manifest.members)} learnt from other rows than this run's "
+            f"{names}; give another `memory` directory, or roll back to the task before it"
+        )
+
+
+def _settled(store: MemoryReader, config: RunConfig) -> RunConfig:
+    """The run's configuration on an existing memory: what shaped the memory must be the same.
+
+    Raises:
+        ConfigError: lists the keys that differ.
+    """
+    stored = RunConfig.model_validate(store.identity["config"])
+    model = config.model
+    if model.dtype == "auto":
+        model = model.model_copy(update={"dtype": stored.model.dtype})
+    config = config.model_copy(update={"model": model})
+    fixed = ("seed", "model", "lora", "data", "strategy", "sft", "train")
+    differing = []
+    for key in fixed:
+        old, new = (json.loads(c.model_dump_json(include={key}))[key] for c in (stored, config))
+        if old != new:
+            parts = [k for k in {**old, **new} if old.get(k) != new.get(k)] if isinstance(old, dict) else []
+            differing += [f"{key}.{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in parts] or [
+                f"{key}: {old!r} there, {new!r} here"
+            ]
+    if differing:
+        raise ConfigError(
+            f"{store.path}: this memory was made with other settings; set them back or give another `memory` directory:\n  "
+            + "\n  ".join(differing)
+        )
+    return config

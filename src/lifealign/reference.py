@@ -1,0 +1,169 @@
+"""Reference log-probs: computed once, in float32, by the code path of the policy, and cached by content.
+
+The key of a pair is a hash of everything its log-probs are a function of: base weights and dtype, the adapter's tensors
+(or "off"), and the token ids of prompt and answers, which the tokenizer, the template and `max_length` have gone into.
+So a stale value cannot be found, and tasks, replay rows, runs and processes share what is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from lifealign.data import EncodedPair, pack_pairs, split_by_budget
+from lifealign.errors import StoreError
+from lifealign.logps import token_logps
+from lifealign.progress import NullProgress, Progress
+
+
+class ReferenceCache:
+    """Log-probs by key in one SQLite file; several processes may use it at once.
+
+    Args:
+        path: the file; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def get(self, keys: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """(chosen, rejected) of the keys that are known."""
+        if self.path is None or not self.path.exists():
+            return {}
+        found = {}
+        with closing(self._connect()) as database:
+            for key in keys:
+                row = database.execute("SELECT chosen, rejected FROM logps WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    found[key] = (float(row[0]), float(row[1]))
+        return found
+
+    def put(self, values: Mapping[str, tuple[float, float]]) -> None:
+        """Add values, all or none of them; what is known stays as it is."""
+        if self.path is None or not values:
+            return
+        with closing(self._connect()) as database, database:
+            database.executemany(
+                "INSERT OR IGNORE INTO logps VALUES (?, ?, ?)", [(key, *pair) for key, pair in values.items()]
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        assert self.path is not None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self.path, timeout=60)
+            database.execute("CREATE TABLE IF NOT EXISTS logps (key TEXT PRIMARY KEY, chosen REAL, rejected REAL)")
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{self.path}: the cache of reference log-probs cannot be used: {error}") from error
+        return database
+
+
+def adapter_sha256(tensors: Mapping[str, Tensor] | None) -> str:
+    """SHA-256 (hex) of an adapter's names and values; "off" for None and for a LoRA adapter whose every B is zero."""
+    factors = [t for n, t in (tensors or {}).items() if n.endswith(".lora_B")]
+    if tensors is None or (2 * len(factors) == len(tensors) and not any(bool(b.any()) for b in factors)):
+        return "off"
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pair_keys(pairs: Sequence[EncodedPair], base: Mapping[str, Any], adapter: str) -> list[str]:
+    """Cache keys of pairs under a base model (`BaseModel.identity`: weights, dtype) and an adapter."""
+    scope = json.dumps([base["weights"], base["dtype"], adapter]).encode()
+    return [hashlib.sha256(scope + json.dumps([p.prompt, p.chosen, p.rejected]).encode()).hexdigest() for p in pairs]
+
+
+@torch.no_grad()
+def pair_logps(
+    model: nn.Module,
+    pairs: Sequence[EncodedPair],
+    *,
+    shared_prefix: bool,
+    tokens_per_pack: int,
+    accelerator: Accelerator,
+    progress: Progress | None = None,
+    title: str = "log-probs",
+) -> Tensor:
+    """Summed log-probs [N, 2] (chosen, rejected), float32 on the CPU, under `model` as it is; dropout off.
+
+    The packs are divided over the processes of `accelerator`; every process gets the whole result.
+    """
+    training = model.training
+    model.eval()
+    groups = list(split_by_budget(pairs, range(len(pairs)), tokens_per_pack, shared_prefix))
+    mine = groups[accelerator.process_index :: accelerator.num_processes]
+    found: list[tuple[int, float, float]] = []
+    with (progress or NullProgress()).stage(title, sum(map(len, mine)), "pairs") as stage:
+        for group in mine:
+            logps = token_logps(model, pack_pairs(pairs, group, shared_prefix).to(accelerator.device)).pairs()
+            found += list(zip(group, logps.chosen.tolist(), logps.rejected.tolist(), strict=True))
+            stage.advance(len(group))
+    model.train(training)
+    everywhere: Iterable[tuple[int, float, float]] = gather_object(found)
+    values = torch.zeros(len(pairs), 2)
+    for i, chosen, rejected in everywhere:
+        values[i, 0], values[i, 1] = chosen, rejected
+    return values
+
+
+def cached_logps(
+    model: nn.Module,
+    pairs: Sequence[EncodedPair],
+    *,
+    cache: ReferenceCache,
+    base: Mapping[str, Any],
+    adapter: str,
+    shared_prefix: bool,
+    tokens_per_pack: int,
+    accelerator: Accelerator,
+    progress: Progress | None = None,
+    title: str = "log-probs",
+) -> Tensor:
+    """`pair_logps` through the cache: only pairs that are not known are computed, and stored all at once.
+
+    Args:
+        model: with that adapter's weights in it; or with it switched off (`models.adapter_off`).
+        pairs: encoded pairs.
+        cache: where known values are.
+        base: identity of the base model.
+        adapter: `adapter_sha256` of the adapter that `model` holds.
+        shared_prefix: packed rows or plain ones.
+        tokens_per_pack: columns of a packed row.
+        accelerator: divides the work.
+        progress: where to report.
+        title: of the progress stage.
+    """
+    keys = pair_keys(pairs, base, adapter)
+    known = cache.get(keys)
+    missing = [i for i, key in enumerate(keys) if key not in known]
+    # All processes must agree on what is missing, or they would wait for each other for ever.
+    missing = sorted(set(gather_object(missing))) if accelerator.num_processes > 1 else missing
+    if missing:
+        fresh = pair_logps(
+            model,
+            [pairs[i] for i in missing],
+            shared_prefix=shared_prefix,
+            tokens_per_pack=tokens_per_pack,
+            accelerator=accelerator,
+            progress=progress,
+            title=title,
+        )
+        for i, (chosen, rejected) in zip(missing, fresh.tolist(), strict=True):
+            known[keys[i]] = (chosen, rejected)
+        if accelerator.is_main_process:
+            cache.put({keys[i]: known[keys[i]] for i in missing})
+        accelerator.wait_for_everyone()
+    return torch.tensor([known[key] for key in keys], dtype=torch.float32).reshape(len(pairs), 2)

@@ -1,0 +1,148 @@
+"""The interface of a strategy; the base class IS sequential preference tuning with one LoRA adapter for life.
+
+A strategy says what is trained on, what the loss is and what happens at the end of a task. It never touches the loop,
+the store or another strategy: it gets read-only views and returns values. A public method that the interface does not
+know is refused when the class is made, because a misspelt hook would be silent otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lifealign.config import LoraConfig
+from lifealign.data import PreferenceBatch
+from lifealign.losses import Objective, ObjectiveConfig, PairLogps
+from lifealign.models import attach_lora
+from lifealign.replay import ReplayBuffer
+from lifealign.tasks import Row, Task
+
+
+class History(Protocol):
+    """Read-only view of a memory, as of the task before the one that is learnt."""
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Names of the commits so far, oldest first; empty before the first task."""
+
+    @property
+    def replay(self) -> ReplayBuffer:
+        """The rows of the past that were kept."""
+
+    def adapter(self, task: str | None = None) -> Mapping[str, Tensor]:
+        """Trained tensors as they were after a task; None: after the latest (before any: the initial ones)."""
+
+    def update(self, task: str) -> Mapping[str, Tensor]:
+        """What a task changed in the long-term weights."""
+
+
+@dataclass(frozen=True)
+class PreferenceDataset:
+    """Rows of one training run with the task that each came from."""
+
+    rows: tuple[Row, ...]
+    origin: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.rows) == len(self.origin)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What `adjust_gradients` may look at, after backward (and the sum over processes), before clipping.
+
+    Attributes:
+        model: gradients are in ``parameter.grad``.
+        parameters: the trained ones by name.
+        loss_on: mean preference loss of rows at the current weights, with a graph; does not touch ``.grad``.
+        index: 0-based optimizer step of the stage.
+    """
+
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    loss_on: Callable[[Sequence[Row]], Tensor]
+    index: int
+
+
+@dataclass
+class Strategy:
+    """Sequential preference tuning: train on the task's rows, keep the weights, go on.
+
+    Args:
+        config: an instance of the class's Config.
+        lora: shape of the adapter.
+        seed: of the run.
+    """
+
+    Config: ClassVar[type[ObjectiveConfig]] = ObjectiveConfig
+    HOOKS: ClassVar[frozenset[str]] = frozenset(
+        "schedule attach begin_task training_set loss penalty adjust_gradients end_task retain state_dict load_state_dict".split()
+    )
+
+    config: Any
+    lora: LoraConfig
+    seed: int
+    objective: Objective = field(init=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        public = {
+            n for n, v in vars(cls).items() if not n.startswith("_") and (callable(v) and not isinstance(v, type))
+        }
+        if unknown := sorted(public - cls.HOOKS):
+            raise TypeError(
+                f"{cls.__name__} has public methods that no one calls: {unknown}; the hooks are {sorted(cls.HOOKS)}"
+            )
+
+    def __post_init__(self) -> None:
+        self.objective = Objective(self.config)
+
+    def schedule(self, tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
+        """Groups of tasks that are learnt in one go, in order."""
+        return [(task,) for task in tasks]
+
+    def attach(self, base: PreTrainedModel) -> nn.Module:
+        """Add what is trained to the frozen base; also used to evaluate from a store months later."""
+        return attach_lora(base, self.lora, self.seed)
+
+    def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
+        """Called with the long-term weights in the model, before anything is trained; also on resume."""
+
+    def training_set(self, task: Task, history: History) -> PreferenceDataset:
+        """Rows of both stages."""
+        return PreferenceDataset(task.train, (task.name,) * len(task.train))
+
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+        """Preference loss [B] of the pairs of one forward; the loop averages over the optimizer step."""
+        return self.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B).loss
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """Scalar added once per optimizer step; a zero without graph where there is none."""
+        return torch.zeros(())
+
+    def adjust_gradients(self, step: Step) -> None:
+        """Change ``parameter.grad`` in place."""
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """After training: may rewrite the trained weights; returns JSON-able diagnostics."""
+        return {}
+
+    def retain(self, task: Task, history: History) -> ReplayBuffer:
+        """The rows of the past to keep from now on."""
+        return history.replay
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that later tasks need besides weights and replay rows: named tensors only."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        assert not state, f"{type(self).__name__} keeps no state, got {sorted(state)[:3]}"

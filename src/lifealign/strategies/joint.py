@@ -1,0 +1,41 @@
+"""Joint training on all tasks at once (MTL): the upper bound, which is allowed to see everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from lifealign.models import restore
+from lifealign.replay import Exemplar, ReplayBuffer
+from lifealign.strategies.base import History, PreferenceDataset, Strategy
+from lifealign.tasks import Task
+
+
+class Joint(Strategy):
+    """One run on the union of all rows seen so far, from the initial adapter.
+
+    A stream is one group, learnt in one go. A task added later is learnt by training anew on everything. Kept: all rows.
+    Cost of a stream: 1 (per row); of a task added later: all rows.
+    """
+
+    def schedule(self, tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
+        """All tasks at once."""
+        return [tuple(tasks)]
+
+    def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
+        """Start again from the initial adapter."""
+        restore(model, history.adapter("initial"))
+
+    def training_set(self, task: Task, history: History) -> PreferenceDataset:
+        """All rows, old and new."""
+        past = history.replay.exemplars
+        rows = (*(e.row for e in past), *task.train)
+        return PreferenceDataset(rows, (*(e.task for e in past), *((task.name,) * len(task.train))))
+
+    def retain(self, task: Task, history: History) -> ReplayBuffer:
+        """Every row stays."""
+        past = history.replay
+        new = [Exemplar(row, task.name, past.seen + i) for i, row in enumerate(task.train)]
+        return replace(past, exemplars=(*past.exemplars, *new), seen=past.seen + len(new))

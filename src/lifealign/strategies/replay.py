@@ -1,0 +1,38 @@
+"""Experience replay (ER; Rolnick et al. 2019, arXiv 1811.11682), for preference pairs."""
+
+from __future__ import annotations
+
+from lifealign.losses import ObjectiveConfig
+from lifealign.replay import ReplayBuffer, ReplayConfig, update_buffer
+from lifealign.strategies.base import History, PreferenceDataset, Strategy
+from lifealign.tasks import Task
+
+
+class Replay(Strategy):
+    """The task's rows and those of a small buffer of earlier ones, mixed and shuffled by the seed.
+
+    Kept: the buffer (rows). Cost: 1 + buffer / task rows.
+    """
+
+    class Config(ObjectiveConfig, ReplayConfig):
+        """Objective and buffer."""
+
+    def training_set(self, task: Task, history: History) -> PreferenceDataset:
+        """The task's rows and the buffer's; the loop's sampler interleaves them. A row in both counts once."""
+        own = {row.digest for row in task.train}
+        past = [e for e in history.replay.exemplars if e.row.digest not in own]
+        rows = (*task.train, *(e.row for e in past))
+        return PreferenceDataset(rows, ((task.name,) * len(task.train)) + tuple(e.task for e in past))
+
+    def retain(self, task: Task, history: History) -> ReplayBuffer:
+        """A seeded random share of the task's rows enters; the policy says which rows stay."""
+        c = self.config
+        return update_buffer(
+            history.replay,
+            task.train,
+            task.name,
+            policy=c.replay_policy,
+            share=c.replay_share,
+            capacity=c.replay_capacity,
+            seed=self.seed,
+        )

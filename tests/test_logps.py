@@ -1,0 +1,197 @@
+"""The preference step's log-probs: single = batch = packed = shared prefix, against a brute-force oracle."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import shared
+from tiny import make_model, make_tokenizer
+
+from lifealign.config import LoraConfig, ModelConfig
+from lifealign.data import EncodedPair, Encoder, pack_pairs
+from lifealign.errors import ConfigError, ModelError
+from lifealign.logps import kl_to_base, probe, token_logps
+from lifealign.losses import dpo_loss, focal_dpo_loss, preference_margin
+from lifealign.models import adapter_off, attach_lora, load_base, trainable
+from lifealign.tasks import Message, Row
+
+MODULES = {"gpt2": ("c_attn",), "bloom": ("query_key_value",)}
+PACKABLE = ["llama", "qwen2", "gpt2", "mistral", "gemma3"]
+
+
+def pairs() -> list[EncodedPair]:
+    rows = [
+        Row(
+            (Message("system", "be kind"), Message("user", f"how do I bake bread number {i}?")),
+            f"the answer is {i} " * (i + 1),
+            f"one short sentence {i}, " * (3 - i % 3),
+            f"f:{i}",
+        )
+        for i in range(4)
+    ]
+    return Encoder(make_tokenizer(), "chat", 512).encode(rows)[0]
+
+
+def model_with_adapter(kind: str) -> torch.nn.Module:
+    model = attach_lora(make_model(kind), LoraConfig(r=4, target_modules=MODULES.get(kind, ("q_proj", "v_proj"))), 0)
+    for name, parameter in trainable(model).items():
+        if name.endswith("lora_B"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def oracle(model: torch.nn.Module, pair: EncodedPair) -> list[float]:
+    """Token by token, one row at a time, from the model's ordinary logits."""
+    sums = []
+    for answer in (pair.chosen, pair.rejected):
+        ids = torch.tensor([[*pair.prompt, *answer]])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0].double()
+        total = 0.0
+        for t, token in enumerate(answer):
+            row = logits[len(pair.prompt) + t - 1]
+            total += float(row[token] - torch.logsumexp(row, 0))
+        sums.append(total)
+    return sums
+
+
+@pytest.mark.parametrize("kind", [*PACKABLE, "bloom"])
+@pytest.mark.parametrize("shared_prefix", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_every_layout_equals_the_oracle(kind: str, shared_prefix: bool, together: bool) -> None:
+    if kind == "bloom" and shared_prefix:
+        pytest.skip("ALiBi: refused by the probe, see test_probe_refuses_what_it_must")
+    model, data = model_with_adapter(kind), pairs()
+    groups = [[0, 1, 2, 3]] if together else [[i] for i in range(4)]
+    got = [token_logps(model, pack_pairs(data, g, shared_prefix)).sums() for g in groups]
+    expected = torch.tensor([oracle(model, p) for p in data]).flatten()
+    torch.testing.assert_close(torch.cat(got), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_gradients_of_packed_and_plain_rows_are_the_same(kind: str) -> None:
+    model, data = model_with_adapter(kind), pairs()
+    grads = []
+    for shared_prefix in (False, True):
+        model.zero_grad()
+        logps = token_logps(model, pack_pairs(data, range(4), shared_prefix)).pairs()
+        (logps.chosen.sum() - 2 * logps.rejected.sum()).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in trainable(model).values()]))
+    assert grads[0].abs().max() > 1e-3
+    torch.testing.assert_close(grads[1], grads[0], atol=1e-5 * float(grads[0].abs().max()), rtol=1e-4)
+
+
+def test_answers_longer_than_the_window_are_windowed() -> None:
+    data = pairs()
+    assert len(data[3].prompt) + len(data[3].chosen) > 5 * 8
+    wide = make_model("mistral")
+    wide.config.sliding_window = None
+    narrow = [oracle(make_model("mistral"), p) for p in data]
+    full = [oracle(wide, p) for p in data]
+    assert max(abs(a - b) for x, y in zip(narrow, full, strict=True) for a, b in zip(x, y, strict=True)) > 0.1
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_probe_accepts(kind: str) -> None:
+    assert probe(model_with_adapter(kind), pairs()) is None
+
+
+def test_probe_refuses_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "BloomForCausalLM" in str(probe(model_with_adapter("bloom"), pairs()))
+    import lifealign.logps as module
+
+    real = module._path_mask
+    monkeypatch.setattr(module, "_path_mask", lambda q, k, w, d: torch.ones_like(real(q, k, w, d)))
+    assert "differ from plain rows" in str(probe(model_with_adapter("llama"), pairs()))
+
+
+def test_chunked_projection_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lifealign.logps as module
+
+    model, data = model_with_adapter("llama"), pairs()
+    whole = token_logps(model, pack_pairs(data, range(4), True)).token_T
+    monkeypatch.setattr(module, "VOCABULARY_CHUNK", 300 * 7)
+    parts = token_logps(model, pack_pairs(data, range(4), True)).token_T
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
+
+
+def test_prompt_only_logits_do_not_matter() -> None:
+    """Changing what is predicted inside the prompt changes nothing: prompt tokens are no targets."""
+    model, data = model_with_adapter("llama"), pairs()
+    pack = pack_pairs(data, range(4), True)
+    logps = token_logps(model, pack)
+    assert len(logps.token_T) == sum(len(p.chosen) + len(p.rejected) for p in data)
+    assert logps.token_T.dtype == torch.float32
+
+
+def test_pad_id_does_not_matter() -> None:
+    """Pad equals EOS in some models: the mask comes from lengths."""
+    model, data = model_with_adapter("llama"), pairs()
+    plain = pack_pairs(data, range(4), False)
+    before = token_logps(model, plain).sums()
+    plain.input_ids[plain.mask == 0] = 5
+    torch.testing.assert_close(token_logps(model, plain).sums(), before)
+
+
+@pytest.mark.parametrize("shared_prefix", [False, True])
+def test_step_zero_identity(shared_prefix: bool) -> None:
+    model = attach_lora(make_model("llama"), LoraConfig(r=2), 0)
+    pack = pack_pairs(pairs(), range(4), shared_prefix)
+    policy = token_logps(model, pack).pairs()
+    with adapter_off(model), torch.no_grad():
+        reference = token_logps(model, pack).pairs()
+    margin = preference_margin(policy, reference, 0.1)
+    assert margin.abs().max() == 0
+    torch.testing.assert_close(dpo_loss(margin), torch.full((4,), math.log(2)), atol=1e-7, rtol=0)
+    torch.testing.assert_close(focal_dpo_loss(margin, 2.0), torch.full((4,), math.log(2) / 4), atol=1e-7, rtol=0)
+
+
+def test_kl_to_base_is_zero_then_positive_and_exact() -> None:
+    fresh = attach_lora(make_model("llama"), LoraConfig(r=2), 0)
+    data = pairs()
+    assert kl_to_base(fresh, pack_pairs(data, [0], True)) == 0
+    model = model_with_adapter("llama")
+    packed, plain = (kl_to_base(model, pack_pairs(data, range(4), s)) for s in (True, False))
+    assert packed > 1e-3
+    assert packed == pytest.approx(plain, rel=1e-4)
+
+
+def test_adapter_off_leaves_flags_as_they_were() -> None:
+    model = model_with_adapter("llama")
+    frozen = next(iter(trainable(model).values()))
+    frozen.requires_grad_(False)
+    before = {n: p.requires_grad for n, p in model.named_parameters()}
+    with adapter_off(model):
+        pass
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == before
+
+
+def test_adapter_refuses_tied_and_unknown_modules() -> None:
+    with pytest.raises(ConfigError, match="tied embeddings"):
+        attach_lora(make_model("llama"), LoraConfig(target_modules=("lm_head",)), 0)
+    with pytest.raises(ConfigError, match=r"linear modules of this model: .*'q_proj'"):
+        attach_lora(make_model("llama"), LoraConfig(target_modules=("wq",)), 0)
+
+
+def test_unknown_base_model_is_one_message() -> None:
+    with pytest.raises(ModelError, match=r"base model '/nowhere/model' cannot be loaded: .*allowed: a local directory"):
+        load_base(ModelConfig(name="/nowhere/model", dtype="float32"))
+
+
+@pytest.mark.model
+def test_all_layouts_agree_on_the_real_model_and_real_rows(real_base) -> None:  # type: ignore[no-untyped-def]
+    raw = json.loads(shared("data", "hh-rlhf-helpful-base", "train.json").read_text())[:3]
+    rows = [Row((Message("user", r["query"][-400:]),), r["chosen"], r["rejected"], f"r:{i}") for i, r in enumerate(raw)]
+    data, _ = Encoder(real_base.tokenizer, real_base.template, 1024).encode(rows)
+    expected = torch.tensor([oracle(real_base.model, p) for p in data]).flatten()
+    for shared_prefix in (False, True):
+        for groups in ([[0], [1], [2]], [[0, 1, 2]]):
+            with torch.no_grad():
+                got = [token_logps(real_base.model, pack_pairs(data, g, shared_prefix)).sums() for g in groups]
+            # Sums over a hundred tokens: 1e-4 a token of the longest answer is far more than is seen.
+            torch.testing.assert_close(torch.cat(got), expected, atol=1e-3, rtol=1e-6)
+            lengths = torch.tensor([len(a) for p in data for a in (p.chosen, p.rejected)])
+            assert float(((torch.cat(got) - expected).abs() / lengths).max()) < 1e-4
