@@ -107,7 +107,9 @@ class FakeMemory:
         return out
 
     def log(self):
-        return [{"task": "tone", "seconds": 2.5}]
+        entry = {"directory": "0001-tone", "created": "2030-01-01", "bytes": 2_500_000, "head": False, "current": True}
+        head = {**entry, "directory": "0002-style", "head": True}
+        return [entry, {**entry, "directory": "0002-old", "current": False}, head]
 
     def show(self, name):
         return {"task": name, "scores": {"accuracy": math.nan}, "order": (1, 2)}
@@ -418,8 +420,12 @@ def test_export_passes_its_options_on(memory, fake):
 
 
 def test_log_show_rollback(memory, fake):
-    assert "tone" in lifealign("log", memory).stdout
-    assert json.loads(lifealign("log", memory, "--json").stdout) == [{"task": "tone", "seconds": 2.5}]
+    assert lifealign("log", memory).stdout.splitlines() == [
+        "0001-tone   2030-01-01     2.50 MB",
+        "0002-old    2030-01-01     2.50 MB  (rolled back)",
+        "0002-style  2030-01-01     2.50 MB  <- now",
+    ]
+    assert [entry["head"] for entry in json.loads(lifealign("log", memory, "--json").stdout)] == [False, False, True]
     assert "accuracy: null" in lifealign("show", memory, "tone").stdout
     assert json.loads(lifealign("show", memory, "tone", "--json").stdout)["order"] == [1, 2]
     assert "now at 0001-tone" in lifealign("rollback", memory, "tone").stdout

@@ -118,6 +118,13 @@ def test_numbers_as_people_write_them(write, text, value):
     assert load_config(None, (f"train.learning_rate={text}",)).train.learning_rate == value
 
 
+def test_a_number_is_one_before_any_field_asks_for_it(write):
+    # YAML 1.1 reads 5e-4 as text. A float field would take that; a strategy's options and whole numbers would not.
+    assert load_config(write("strategy: {gamma: 5e-1}"), (), STRATEGIES).strategy.model_extra == {"gamma": 0.5}
+    assert load_config(None, ("strategy.gamma=5e-1",), STRATEGIES).strategy.model_extra == {"gamma": 0.5}
+    assert load_config(write("train: {epochs: 1e1}")).train.epochs == 10
+
+
 @pytest.mark.parametrize("text", [".inf", ".nan"])
 def test_a_number_that_is_not_finite_is_refused(write, text):
     (line,) = mistakes(write(f"train: {{learning_rate: {text}}}"))

@@ -218,11 +218,16 @@ def _report_answer(memories: Sequence[Memory], out: Path | None = None) -> Answe
 @app.command()
 @answers
 def log(memory: MemoryPath, as_json: AsJson = False) -> Answer:
-    """List what the memory has learnt, newest first."""
+    """List what the memory has learnt, oldest first, and what was rolled back."""
     from lifealign.memory import Memory
 
     entries = Memory.open(memory).log()
-    return Answer(entries, ["  ".join(str(value) for value in entry.values()) for entry in entries])
+    width = max((len(entry["directory"]) for entry in entries), default=0)
+    lines = []
+    for entry in entries:
+        state = "  <- now" if entry["head"] else "" if entry["current"] else "  (rolled back)"
+        lines.append(f"{entry['directory']:<{width}}  {entry['created']}  {entry['bytes'] / 1e6:7.2f} MB{state}")
+    return Answer(entries, lines)
 
 
 @app.command()

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from transformers import AttentionInterface, PreTrainedModel
 
 from lifealign.data import EncodedPair, Pack, Segment, pack_pairs
@@ -48,7 +48,7 @@ class _Layout:
         cuts = sorted({cut for s in segments for span in (*s.context, (s.start, s.end)) for cut in span})
         starts = {start: i for i, start in enumerate(cuts[:-1])}
         cls.queries = tuple(s.end - s.start for s in segments)
-        cls.pieces = tuple(b - a for a, b in zip(cuts, cuts[1:], strict=False))
+        cls.pieces = tuple(b - a for a, b in pairwise(cuts))
         cls.paths = tuple(
             tuple(
                 i
@@ -76,9 +76,9 @@ def _packed_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    keys, values = key.split(_Layout.pieces, 2), value.split(_Layout.pieces, 2)
+    keys, values = torch.split(key, list(_Layout.pieces), 2), torch.split(value, list(_Layout.pieces), 2)
     outputs = []
-    for q, path in zip(query.split(_Layout.queries, 2), _Layout.paths, strict=True):
+    for q, path in zip(torch.split(query, list(_Layout.queries), 2), _Layout.paths, strict=True):
         k, v = torch.cat([keys[i] for i in path], 2), torch.cat([values[i] for i in path], 2)
         window = sliding_window if sliding_window is not None and k.shape[2] > sliding_window else None
         causal = q.shape[2] == k.shape[2] and window is None
@@ -120,9 +120,9 @@ class _TokenLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_T: Tensor
+        ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_T: Tensor
     ) -> Tensor:
-        need = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        need = ctx.needs_input_grad[0]
         logps_T = torch.empty(len(target_T), dtype=torch.float32, device=hidden_TD.device)
         grad_TD = torch.empty_like(hidden_TD) if need else None
         rows = max(1, VOCABULARY_CHUNK // weight_VD.shape[0])
@@ -139,14 +139,14 @@ class _TokenLogps(torch.autograd.Function):
         return logps_T
 
     @staticmethod
-    def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor, None, None, None]:
         (grad_TD,) = ctx.saved_tensors
         return grad_TD * grad_T[:, None].to(grad_TD.dtype), None, None, None
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT model (or the model itself)."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model
     assert isinstance(inner, PreTrainedModel)
     return inner
 
@@ -160,7 +160,7 @@ class TokenLogps:
 
     def sums(self) -> Tensor:
         """Summed log-prob of each answer, [answers], float32."""
-        return torch.stack([part.sum() for part in self.token_T.split(self.sizes)])
+        return torch.stack([part.sum() for part in torch.split(self.token_T, list(self.sizes))])
 
     def pairs(self) -> PairLogps:
         """Summed log-probs as pairs; the pack must hold both answers of every pair."""
@@ -185,7 +185,9 @@ def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:
     head = lm.get_output_embeddings()
     assert head is not None
     hidden_TD = _response_hidden(lm, pack).to(head.weight.dtype)
-    logps_T = _TokenLogps.apply(hidden_TD, head.weight, getattr(head, "bias", None), pack.target_T)
+    logps_T: Tensor = _TokenLogps.apply(  # type: ignore[no-untyped-call]
+        hidden_TD, head.weight, getattr(head, "bias", None), pack.target_T
+    )
     return TokenLogps(logps_T, pack.sizes)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
@@ -301,7 +301,7 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
     model.eval()
     try:
         if hasattr(model, "disable_adapter"):
-            with model.disable_adapter():
+            with cast(Any, model).disable_adapter():
                 yield
         else:
             yield

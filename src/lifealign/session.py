@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from lifealign import suites
 from lifealign.config import RunConfig
-from lifealign.data import EncodedPair, Encoder
+from lifealign.data import EncodedPair, Encoder, pack_pairs
 from lifealign.errors import ConfigError, StoreError
 from lifealign.evaluate import TaskScores, answer_rows, score_rows
 from lifealign.generate import generate
-from lifealign.logps import causal_lm, probe
+from lifealign.logps import causal_lm, probe, token_logps
+from lifealign.losses import PairLogps
 from lifealign.manifest import TaskManifest
 from lifealign.models import adapter_off, cache_dir, load_base, restore, snapshot
 from lifealign.progress import Progress
@@ -124,10 +125,6 @@ class Session:
 
     def preference_loss(self, rows: Sequence[Row]) -> Tensor:
         """Mean preference loss of rows against the base model at the current weights, with a graph."""
-        from lifealign.data import pack_pairs
-        from lifealign.logps import token_logps
-        from lifealign.losses import PairLogps
-
         pairs, _ = self.encoder.encode(rows)
         reference = self.logps(pairs, base=True, title="reference").to(self.accelerator.device)
         pack = pack_pairs(pairs, range(len(pairs)), self.shared_prefix(pairs)).to(self.accelerator.device)
@@ -159,7 +156,7 @@ class Session:
     def export(self, out: Path, *, merged: bool) -> Path:
         """Write a PEFT adapter, or the base model with the adapter merged in (float32), with its tokenizer."""
         if merged:
-            model: Any = self.model.merge_and_unload()
+            model: Any = cast(Any, self.model).merge_and_unload()
             assert model is causal_lm(model)
         else:
             model = self.model

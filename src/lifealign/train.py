@@ -197,7 +197,7 @@ def _step(
             parameter.grad /= max(line["focal_weight"], 1e-12)
     penalty = loop.strategy.penalty(loop.model)
     if penalty.requires_grad:
-        penalty.backward()
+        accelerator.backward(penalty)
         line["penalty"] = float(penalty.detach())
     if not chosen_only:
         loop.strategy.adjust_gradients(Step(loop.model, parameters, stage.loss_on, index))

@@ -84,7 +84,19 @@ class Strategy:
 
     Config: ClassVar[type[ObjectiveConfig]] = ObjectiveConfig
     HOOKS: ClassVar[frozenset[str]] = frozenset(
-        "schedule attach begin_task training_set loss penalty adjust_gradients end_task retain state_dict load_state_dict".split()
+        [
+            "schedule",
+            "attach",
+            "begin_task",
+            "training_set",
+            "loss",
+            "penalty",
+            "adjust_gradients",
+            "end_task",
+            "retain",
+            "state_dict",
+            "load_state_dict",
+        ]
     )
 
     config: Any

@@ -1,0 +1,187 @@
+"""Metrics of lifelong learning: PURE functions of a score matrix, numpy only.
+
+R[k][j] is the score on task j after training task k (both from 0, j <= k): stages down, tasks across. R may be ragged, a
+nested list or an array. A missing cell is NaN or None: never zero. A metric is the mean over the cells that exist, and
+NaN where none does. Scores may be negative. No argument is changed.
+
+Sources: Lopez-Paz & Ranzato 2017 (arXiv 1706.08840) for BWT and FWT, Chaudhry et al. 2018 (arXiv 1801.10112) for
+forgetting, the LifeAlign paper (arXiv 2509.17183) for Last and AP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Metric = Callable[[Array], float]
+
+
+class Interval(NamedTuple):
+    """A value with the limits of its interval; all NaN where there is nothing to measure."""
+
+    value: float
+    low: float
+    high: float
+
+
+def as_matrix(R: Any) -> Array:
+    """R as [stages, tasks] float64, NaN where a cell is missing; the upper triangle is kept where it is given."""
+    rows = [list(row) for row in R]
+    matrix = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
+    for k, row in enumerate(rows):
+        for j, value in enumerate(row):
+            matrix[k, j] = np.nan if value is None else float(value)
+    return matrix
+
+
+def _mean(values: Any) -> float:
+    array = np.asarray(values, dtype=np.float64)
+    present = array[~np.isnan(array)]
+    return float(present.mean()) if present.size else float("nan")
+
+
+def last(R: Any) -> float:
+    """Mean over tasks of the scores after the last stage: mean_j R[N][j]."""
+    matrix = as_matrix(R)
+    return _mean(matrix[-1]) if len(matrix) else float("nan")
+
+
+def ap(R: Any) -> float:
+    """Average performance: mean over stages k of mean_{j<=k} R[k][j]; stages without a score do not count."""
+    matrix = as_matrix(R)
+    return _mean([_mean(matrix[k, : k + 1]) for k in range(len(matrix))])
+
+
+def bwt(R: Any) -> float:
+    """Backward transfer: mean_{j<N} (R[N][j] - R[j][j]); negative where tasks were forgotten, NaN for one task."""
+    matrix = as_matrix(R)
+    final = len(matrix) - 1
+    return _mean([matrix[final, j] - matrix[j, j] for j in range(min(final, matrix.shape[1]))])
+
+
+def bwt_by_stage(R: Any) -> list[float]:
+    """`bwt` of the first k stages for each k; 0 for the first stage, where nothing can be forgotten yet."""
+    matrix = as_matrix(R)
+    return [0.0 if k == 0 else bwt(matrix[: k + 1, : k + 1]) for k in range(len(matrix))]
+
+
+def forgetting(R: Any) -> float:
+    """Mean over tasks j < N of max_{j<=k<N} R[k][j] - R[N][j]; negative where every earlier score was lower."""
+    matrix = as_matrix(R)
+    final = len(matrix) - 1
+    drops = []
+    for j in range(min(final, matrix.shape[1])):
+        earlier = matrix[j:final, j]
+        drops.append(np.nanmax(earlier) - matrix[final, j] if not np.isnan(earlier).all() else np.nan)
+    return _mean(drops)
+
+
+def learning_accuracy(R: Any) -> float:
+    """Mean score of each task right after it was learnt: mean_j R[j][j]."""
+    matrix = as_matrix(R)
+    return _mean([matrix[j, j] for j in range(min(matrix.shape))])
+
+
+def forward_transfer(R: Any, before: Sequence[float | None]) -> float:
+    """mean_{j>=1} (R[j-1][j] - before[j]): what the earlier tasks gave a task before it was learnt.
+
+    Args:
+        R: with the cells R[j-1][j], above the diagonal; NaN where they were not measured.
+        before: score of each task before any was learnt.
+    """
+    matrix = as_matrix(R)
+    start = [np.nan if b is None else float(b) for b in before]
+    return _mean([matrix[j - 1, j] - start[j] for j in range(1, min(matrix.shape[1], len(matrix) + 1, len(start)))])
+
+
+def mean_interval(values: Sequence[float], *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
+    """Mean of one cell's rows with its percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13)."""
+    array = np.asarray(values, dtype=np.float64)
+    if not array.size:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    draws = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
+    return _percentiles(float(array.mean()), array[draws].mean(1), level)
+
+
+def bootstrap_metrics(
+    samples: Sequence[Sequence[Sequence[float]]],
+    functions: Mapping[str, Metric],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Metrics of R with percentile intervals over held-out rows.
+
+    Args:
+        samples: samples[k][j] holds the per-row scores of task j after stage k, empty where it was not measured. Rows of a
+            task are the same at all stages, so a resample takes the same rows at each of them (paired); a stage at which
+            another number of rows was scored is resampled by itself.
+        functions: name -> metric of a matrix.
+        resamples: bootstrap samples, >= 1.
+        seed: of the resampling.
+        level: of the interval, in (0, 1).
+    """
+    tasks = max(map(len, samples), default=0)
+    drawn = np.full((resamples, len(samples), tasks), np.nan)
+    point = np.full((len(samples), tasks), np.nan)
+    for j in range(tasks):
+        indices: dict[int, NDArray[np.int64]] = {}
+        for k, row in enumerate(samples):
+            values = np.asarray(row[j] if j < len(row) else (), dtype=np.float64)
+            if not values.size:
+                continue
+            if values.size not in indices:
+                generator = np.random.default_rng([seed, j, values.size])
+                indices[values.size] = generator.integers(0, values.size, (resamples, values.size))
+            point[k, j] = values.mean()
+            drawn[:, k, j] = values[indices[values.size]].mean(1)
+    return {
+        name: _percentiles(function(point), np.array([function(matrix) for matrix in drawn]), level)
+        for name, function in functions.items()
+    }
+
+
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean of a - b over the same rows (or seeds), with its bootstrap interval.
+
+    Raises:
+        ValueError: the two have different lengths.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"paired values must be of the same rows: {len(a)} against {len(b)}")
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    return mean_interval(list(difference), resamples=resamples, seed=seed, level=level)
+
+
+STUDENT_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5% points of Student's t for 1 to 9 degrees of freedom."""
+
+
+def seeds_interval(values: Sequence[float]) -> Interval:
+    """Mean over seeds with a 95% interval.
+
+    For 2 to 10 seeds this is Student's t interval: a bootstrap of three values cannot leave their range and is far too
+    narrow. For more, the normal one. One seed has no interval (NaN limits).
+    """
+    array = np.asarray([v for v in values if not np.isnan(v)], dtype=np.float64)
+    if array.size < 2:
+        return Interval(float(array.mean()) if array.size else float("nan"), float("nan"), float("nan"))
+    factor = STUDENT_T_975[array.size - 2] if array.size - 2 < len(STUDENT_T_975) else 1.96
+    half = factor * float(array.std(ddof=1)) / float(np.sqrt(array.size))
+    mean = float(array.mean())
+    return Interval(mean, mean - half, mean + half)
+
+
+def _percentiles(value: float, draws: Array, level: float) -> Interval:
+    present = draws[~np.isnan(draws)]
+    if np.isnan(value) or not present.size:
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.quantile(present, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
