@@ -33,6 +33,7 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama with a chat template, saved as a local model."""
     import torch
+
     from tiny import save_tiny
 
     torch.set_num_threads(1)

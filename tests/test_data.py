@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny import TEMPLATE, make_tokenizer
 
 from lifealign.data import Encoder, pack_pairs, split_by_budget
 from lifealign.errors import DataError
 from lifealign.tasks import Message, Row
+from tiny import TEMPLATE, make_tokenizer
 
 USER = (Message("user", "how do I bake bread"),)
 

@@ -7,9 +7,8 @@ import math
 
 import pytest
 import torch
-from conftest import shared
-from tiny import make_model, make_tokenizer
 
+from conftest import shared
 from lifealign.config import LoraConfig, ModelConfig
 from lifealign.data import EncodedPair, Encoder, pack_pairs
 from lifealign.errors import ConfigError, ModelError
@@ -17,6 +16,7 @@ from lifealign.logps import kl_to_base, probe, token_logps
 from lifealign.losses import dpo_loss, focal_dpo_loss, preference_margin
 from lifealign.models import adapter_off, attach_lora, load_base, trainable
 from lifealign.tasks import Message, Row
+from tiny import make_model, make_tokenizer
 
 MODULES = {"gpt2": ("c_attn",), "bloom": ("query_key_value",)}
 PACKABLE = ["llama", "qwen2", "gpt2", "mistral", "gemma3"]

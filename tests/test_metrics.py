@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 import pytest
-from conftest import shared
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import shared
 from lifealign import metrics as m
 
 NAN = math.nan
@@ -71,7 +71,11 @@ def test_constant_columns_neither_gain_nor_lose(scores: list[float]) -> None:
     assert m.last(R) == pytest.approx(m.learning_accuracy(R))
 
 
-@given(st.integers(2, 5).flatmap(lambda n: st.lists(st.lists(st.floats(0, 100), min_size=n, max_size=n), min_size=n, max_size=n)))
+@given(
+    st.integers(2, 5).flatmap(
+        lambda n: st.lists(st.lists(st.floats(0, 100), min_size=n, max_size=n), min_size=n, max_size=n)
+    )
+)
 def test_forgetting_is_at_least_minus_bwt(full: list[list[float]]) -> None:
     R = [row[: k + 1] for k, row in enumerate(full)]
     assert m.forgetting(R) >= -m.bwt(R) - 1e-9
@@ -85,7 +89,9 @@ def test_mean_interval_is_the_percentile_bootstrap() -> None:
     interval = m.mean_interval(values, resamples=4000, seed=1)
     assert interval.value == pytest.approx(0.8)
     half = 1.96 * math.sqrt(0.8 * 0.2 / 100)  # normal approximation of a proportion
-    assert interval.low == pytest.approx(0.8 - half, abs=0.012) and interval.high == pytest.approx(0.8 + half, abs=0.012)
+    assert interval.low == pytest.approx(0.8 - half, abs=0.012) and interval.high == pytest.approx(
+        0.8 + half, abs=0.012
+    )
     assert m.mean_interval(values, seed=1) == m.mean_interval(values, seed=1)
     spread = [float(v) for v in range(100)]
     assert m.mean_interval(spread, resamples=50, seed=1) != m.mean_interval(spread, resamples=50, seed=2)

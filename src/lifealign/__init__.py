@@ -1,1 +1,50 @@
-"""lifealign: keep a language model aligned for life."""
+"""lifealign: keep a language model aligned for life.
+
+The names below are the public API. They are loaded when first used: importing the package imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lifealign.config import RunConfig, load_config
+    from lifealign.errors import UserError
+    from lifealign.memory import Evaluation, Memory, TaskResult
+    from lifealign.pipeline import read_config, run_stream
+    from lifealign.tasks import Message, Row, Task, TaskStream, load_stream, task_from_rows
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Evaluation",
+    "Memory",
+    "Message",
+    "Row",
+    "RunConfig",
+    "Task",
+    "TaskResult",
+    "TaskStream",
+    "UserError",
+    "load_config",
+    "load_stream",
+    "read_config",
+    "run_stream",
+    "task_from_rows",
+]
+
+_HOMES = {
+    "config": ("RunConfig", "load_config"),
+    "errors": ("UserError",),
+    "memory": ("Evaluation", "Memory", "TaskResult"),
+    "pipeline": ("read_config", "run_stream"),
+    "tasks": ("Message", "Row", "Task", "TaskStream", "load_stream", "task_from_rows"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"lifealign.{module}"), name)
+    raise AttributeError(f"module 'lifealign' has no attribute {name!r}")

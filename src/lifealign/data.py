@@ -1,4 +1,4 @@
-"""Rows become token ids, and token ids become packed rows.
+r"""Rows become token ids, and token ids become packed rows.
 
 Tensor shapes: L columns of one packed row, T response tokens of it, B pairs.
 
@@ -7,9 +7,9 @@ and the rejected answer's positions restart after the prompt. What all prompts o
 stands once for the whole row. So a row is a small tree of token spans, and attention follows the path from the root:
 
     root -- prompt 1 + chosen 1          columns in one row:  root | prompt 1 + chosen 1 | rejected 1 | prompt 2 + ...
-         |        \\- rejected 1
+         |        \- rejected 1
          |- prompt 2 + chosen 2
-                  \\- rejected 2
+                  \- rejected 2
 
 The last token of an answer is only ever a target, so it is not fed in at all.
 """

@@ -119,9 +119,7 @@ class _TokenLogps(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_T: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_T: Tensor) -> Tensor:
         need = ctx.needs_input_grad[0]
         logps_T = torch.empty(len(target_T), dtype=torch.float32, device=hidden_TD.device)
         grad_TD = torch.empty_like(hidden_TD) if need else None
@@ -180,8 +178,8 @@ def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:
             input_ids=pack.input_ids, attention_mask=pack.mask, position_ids=pack.position_ids, use_cache=False
         ).logits
         picked_TV = logits.reshape(-1, logits.shape[-1])[pack.source_T].float()
-        logps_T = picked_TV.gather(1, pack.target_T[:, None]).squeeze(1) - torch.logsumexp(picked_TV, -1)
-        return TokenLogps(logps_T, pack.sizes)
+        token_T = picked_TV.gather(1, pack.target_T[:, None]).squeeze(1) - torch.logsumexp(picked_TV, -1)
+        return TokenLogps(token_T, pack.sizes)
     head = lm.get_output_embeddings()
     assert head is not None
     hidden_TD = _response_hidden(lm, pack).to(head.weight.dtype)
