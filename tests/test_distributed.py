@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import CONTEXT, rows_dir  # noqa: F401
 
 from lifealign.store import MemoryStore
+from test_resume import CONTEXT, rows_dir  # noqa: F401
 
 
 def _learn(model: str, memory: str, rows: str, cache: str, rank: int, world: int, port: int) -> None:
@@ -25,7 +25,8 @@ def _learn(model: str, memory: str, rows: str, cache: str, rank: int, world: int
     from lifealign.pipeline import read_config, run_stream
 
     tasks = [
-        {"name": n, "train": {"path": f"{rows}/{n}.jsonl"}, "validation_rows": 0, "test_rows": 5} for n in ("one", "two")
+        {"name": n, "train": {"path": f"{rows}/{n}.jsonl"}, "validation_rows": 0, "test_rows": 5}
+        for n in ("one", "two")
     ]
     config = read_config(
         None,
@@ -76,7 +77,8 @@ def test_two_processes_equal_one(tiny_dir: Path, rows_dir: Path, tmp_path: Path)
     assert moved > 1e-2
     assert apart < 1e-3 * moved, (apart, moved)
     cells = [
-        {(r["after"], s["task"]): s["rows"]["margin"] for r in stores[w].evaluations() for s in r["scores"]} for w in (1, 2)
+        {(r["after"], s["task"]): s["rows"]["margin"] for r in stores[w].evaluations() for s in r["scores"]}
+        for w in (1, 2)
     ]
     assert cells[0].keys() == cells[1].keys()
     assert all(v == pytest.approx(cells[1][k], abs=1e-3) for k, v in cells[0].items())

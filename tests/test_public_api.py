@@ -20,7 +20,13 @@ def test_every_public_name_loads_and_the_list_is_sorted() -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import lifealign", "from lifealign import Memory", "import lifealign.metrics", "import lifealign.results", "import lifealign.report"],
+    [
+        "import lifealign",
+        "from lifealign import Memory",
+        "import lifealign.metrics",
+        "import lifealign.results",
+        "import lifealign.report",
+    ],
 )
 def test_no_torch_at_import(statement: str) -> None:
     code = f"{statement}; import sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +43,22 @@ class _Layout:
     pieces: tuple[int, ...] = ()  # columns of each piece
     paths: tuple[tuple[int, ...], ...] = ()  # per segment: its pieces, root first
 
+    masks: ClassVar[dict[tuple[int, int, int | None], Tensor]] = {}  # the same in every layer
+
+    @classmethod
+    def mask(cls, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
+        """0 where a query sees a key, -inf elsewhere, [queries, keys]; made once a forward, in the type of the scores."""
+        key = (queries, keys, window)
+        if key not in cls.masks:
+            seen = _path_mask(queries, keys, window, like.device)
+            cls.masks[key] = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(
+                ~seen, -torch.inf
+            )
+        return cls.masks[key]
+
     @classmethod
     def set(cls, segments: tuple[Segment, ...]) -> None:
+        cls.masks.clear()
         cuts = sorted({cut for s in segments for span in (*s.context, (s.start, s.end)) for cut in span})
         starts = {start: i for i, start in enumerate(cuts[:-1])}
         cls.queries = tuple(s.end - s.start for s in segments)
@@ -82,7 +96,7 @@ def _packed_attention(
         k, v = torch.cat([keys[i] for i in path], 2), torch.cat([values[i] for i in path], 2)
         window = sliding_window if sliding_window is not None and k.shape[2] > sliding_window else None
         causal = q.shape[2] == k.shape[2] and window is None
-        mask = None if causal else _path_mask(q.shape[2], k.shape[2], window, q.device)
+        mask = None if causal else _Layout.mask(q.shape[2], k.shape[2], window, q)
         outputs.append(
             F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling)
         )

@@ -311,8 +311,9 @@ class Memory:
         from lifealign.session import Session
 
         if self._loaded is None or self._loaded.config != config:
-            self._loaded = Session(config, progress or NullProgress())
-            self._loaded.check_identity(self._store.identity, self.path)
+            session = Session(config, progress or NullProgress())
+            session.check_identity(self._store.identity, self.path)
+            self._loaded = session
         if progress is not None:
             self._loaded.progress = progress
         return self._loaded

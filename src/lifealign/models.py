@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -239,7 +240,9 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
         task_type="CAUSAL_LM",
     )
     try:
-        model = peft.get_peft_model(base, settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft's own use of a transformers name that is going away
+            model = peft.get_peft_model(base, settings)
     except ValueError as error:
         leaves = sorted({n.split(".")[-1] for n, m in base.named_modules() if isinstance(m, nn.Linear)})
         raise ConfigError(

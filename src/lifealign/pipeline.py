@@ -130,6 +130,7 @@ def learn_group(
     The memory must be locked by the caller (`writing`). Returns the new manifest and the store that shows it.
     """
     started = time.perf_counter()
+    session.start_tracking()
     task = _merge(group)
     history = StoreHistory(store)
     strategy, model, accelerator = session.strategy, session.model, session.accelerator

@@ -45,8 +45,7 @@ class Session:
         self.accelerator = Accelerator(
             log_with=trackers or None, project_dir=str(Path(config.memory) / "work" / "trackers") if trackers else None
         )
-        if trackers:
-            self.accelerator.init_trackers("lifealign")
+        self._tracking = not trackers
         self.base = load_base(config.model)
         self.encoder = Encoder(
             self.base.tokenizer, self.base.template, config.data.max_length, config.data.long_prompts
@@ -67,6 +66,12 @@ class Session:
             "lora": self.config.lora.model_dump(mode="json"),
             "strategy": self.config.strategy.model_dump(mode="json"),
         }
+
+    def start_tracking(self) -> None:
+        """Start the experiment trackers, once; they write below the memory's directory, so the memory must be there."""
+        if not self._tracking:
+            self.accelerator.init_trackers("lifealign")
+            self._tracking = True
 
     def check_identity(self, identity: Mapping[str, Any], where: Path) -> None:
         """Refuse a memory of another base model, tokenizer, template or adapter shape.

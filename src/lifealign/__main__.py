@@ -1,0 +1,5 @@
+"""``python -m lifealign``: the command line."""
+
+from lifealign.cli import main
+
+main()

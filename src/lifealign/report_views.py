@@ -1,0 +1,358 @@
+"""What the report shows, as plain values for the template: tables, matrices, comparisons. See `report`.
+
+A missing number is None from here on and is shown as such; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from lifealign import report_charts as charts
+from lifealign.metrics import seeds_interval
+from lifealign.tasks import shorten_numbers
+
+View = dict[str, Any]
+LOWER_IS_BETTER = frozenset({"nll"})
+_LABELS = {
+    "accuracy": "Preference accuracy, %",
+    "margin": "Reward margin",
+    "likelihood_accuracy": "Likelihood accuracy, %",
+    "nll": "NLL per token, nats",
+    "pass_rate": "Pass rate, %",
+}
+_NOTES = {
+    "accuracy": "Share of held-out rows whose chosen answer has the higher implicit reward against the base model.",
+    "margin": "Mean implicit reward of the chosen minus the rejected answer, against the base model.",
+    "likelihood_accuracy": "Share of held-out rows whose chosen answer is the more likely one per token; no reference.",
+    "nll": "Negative log-likelihood per token of the chosen answer. Lower is better.",
+    "pass_rate": "Share of greedy answers that pass the task's own rule.",
+}
+
+
+class Summary(NamedTuple):
+    """A summary of a score matrix: its name, what it says, and whether more is better where a higher score is."""
+
+    label: str
+    text: str
+    higher: bool
+
+
+SUMMARIES = {
+    "last": Summary("Last", "mean over tasks after the last one", True),
+    "ap": Summary("AP", "mean over stages of the mean over the tasks learnt so far", True),
+    "bwt": Summary("BWT", "backward transfer: change since each task was learnt", True),
+    "forgetting": Summary("Forgetting", "highest earlier score minus the last one", False),
+    "learning_accuracy": Summary("Learnt", "mean score of each task right after it was learnt", True),
+    "forward_transfer": Summary("FWT", "forward transfer: score before learning a task minus that of the base", True),
+}
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON values; numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def metric_label(metric: str) -> str:
+    """For people, with the unit."""
+    return _LABELS.get(metric, metric)
+
+
+def number(value: Any, metric: str = "") -> str:
+    """A number for people: two decimals for percent, three otherwise, more where it is small; "" for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int):
+        return str(value)
+    if metric_label(metric).endswith("%"):
+        text = f"{value:.2f}"
+    else:
+        text = f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def interval(cell: Any) -> View:
+    """{"value", "low", "high"} of a summary's cell, None where there is none."""
+    given = cell if isinstance(cell, Mapping) else {"value": cell}
+    return {key: given.get(key) for key in ("value", "low", "high")}
+
+
+def limits(scores: Mapping[str, Any], k: int, j: int) -> tuple[Any, Any]:
+    """The interval of R[k][j]; None where there is none."""
+    low, high = (scores.get(side) for side in ("low", "high"))
+    return (low[k][j] if low else None, high[k][j] if high else None)
+
+
+def run_labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each run, no two alike: the method, with seed, directory and number as far as they are needed."""
+    parts = [
+        (str(r.get("method")), f"seed {r.get('seed')}", PurePath(str(r.get("memory") or "")).name, f"#{i + 1}")
+        for i, r in enumerate(runs)
+    ]
+    for depth in range(1, 5):
+        labels = [", ".join(p for p in part[:depth] if p) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    raise AssertionError("numbers differ")
+
+
+def metrics_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Metrics that at least one run has, in the order of the first that has them."""
+    return list(dict.fromkeys(m for run in runs for m in run.get("scores", {})))
+
+
+def stages(run: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> list[tuple[str, Sequence[Any]]]:
+    """Rows of R in which something was measured, each with the name of its stage.
+
+    Tasks learnt in one go (joint training) have one stage, named like the commit.
+    """
+    tasks, commits = run["tasks"], list(run.get("training") or ())
+    joint = len(tasks) > 1 and len(commits) == 1
+    return [(commits[0] if joint else tasks[k], row) for k, row in enumerate(rows) if any(v is not None for v in row)]
+
+
+def page(results: Mapping[str, Any]) -> View:
+    """Everything the template reads."""
+    runs = results["runs"]
+    labels = run_labels(runs)
+    return {
+        "title": results.get("title") or "lifealign",
+        "created": results.get("created"),
+        "version": results.get("lifealign_version"),
+        "runs": [
+            {
+                "label": label,
+                **{key: run.get(key) for key in ("method", "seed", "base_model", "memory")},
+                "tasks": run.get("tasks", []),
+            }
+            for label, run in zip(labels, runs, strict=True)
+        ],
+        "panels": [_panel(metric, runs, labels) for metric in metrics_of(runs)],
+        "training": charts.training(runs, labels),
+        "commits": [v for run, label in zip(runs, labels, strict=True) if (v := _commits(run, label))],
+        "consolidation": [v for run, label in zip(runs, labels, strict=True) if (v := _consolidation(run, label))],
+        "data": _data(runs, labels),
+        "config": _compare([_flat(run.get("config") or {}) for run in runs], labels),
+        "versions": _compare([run.get("versions") or {} for run in runs], labels),
+    }
+
+
+def _panel(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
+    """One metric: its table, its matrices and its curves."""
+    held = [(run, label) for run, label in zip(runs, labels, strict=True) if metric in run.get("scores", {})]
+    values = [v for run, _ in held for row in run["scores"][metric]["R"] for v in row if v is not None]
+    values += [v for run, _ in held for v in run["scores"][metric].get("before") or [] if v is not None]
+    scale = (min(values), max(values)) if values else (0.0, 1.0)
+    return {
+        "name": metric,
+        "label": metric_label(metric),
+        "note": _NOTES.get(metric, ""),
+        "lower": metric in LOWER_IS_BETTER,
+        "scale": scale,
+        "table": _summary_table(metric, runs, labels),
+        "seeds": _seeds(metric, runs),
+        "matrices": [_matrix(metric, run, label, scale) for run, label in held],
+        "absent": [label for run, label in zip(runs, labels, strict=True) if metric not in run.get("scores", {})],
+        "curves": charts.curves(metric, held, scale),
+    }
+
+
+def _best(metric: str, key: str, values: Sequence[float | None]) -> float | None:
+    """The best value of a column; None if fewer than two runs have one.
+
+    Forgetting looks for the HIGHEST earlier score, which of an nll is the worst one: there is no best of it.
+    """
+    present = [v for v in values if v is not None]
+    if len(present) < 2 or (metric in LOWER_IS_BETTER and key == "forgetting"):
+        return None
+    return max(present) if SUMMARIES[key].higher != (metric in LOWER_IS_BETTER) else min(present)
+
+
+def _comparable(runs: Sequence[Any]) -> bool:
+    """Whether values of the runs may be ranked: same tasks, in any order, on the same base model."""
+    return len({(run.get("base_model"), tuple(sorted(run.get("tasks", [])))) for run in runs}) == 1
+
+
+def _summary_table(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
+    summaries = [run.get("summary", {}).get(metric, {}) for run in runs]
+    cells = {key: [interval(s.get(key)) for s in summaries] for key in SUMMARIES}
+    shown = [key for key in SUMMARIES if any(c["value"] is not None for c in cells[key])]
+    measured = [run for run, s in zip(runs, summaries, strict=True) if s]
+    comparable = len(measured) > 1 and _comparable(measured)
+    best = {key: _best(metric, key, [c["value"] for c in cells[key]]) if comparable else None for key in shown}
+    return {
+        "columns": [{"label": SUMMARIES[key].label, "text": SUMMARIES[key].text} for key in shown],
+        "rows": [
+            {
+                "label": label,
+                "cells": [
+                    {**cells[key][i], "best": best[key] is not None and cells[key][i]["value"] == best[key]}
+                    for key in shown
+                ],
+            }
+            for i, label in enumerate(labels)
+        ],
+        "missing": [SUMMARIES[key].label for key in SUMMARIES if key not in shown],
+        "comparable": comparable,
+        "several": len(measured) > 1,
+    }
+
+
+def _seeds(metric: str, runs: Sequence[Any]) -> list[View]:
+    """Means over the seeds of runs that differ in nothing else."""
+    groups: dict[str, list[Any]] = {}
+    for run in runs:
+        config = {k: v for k, v in (run.get("config") or {}).items() if k not in ("seed", "memory")}
+        same = json.dumps([run.get("method"), run.get("base_model"), sorted(run.get("tasks", [])), config], sort_keys=True)
+        groups.setdefault(same, []).append(run)
+    found = []
+    for group in groups.values():
+        seeds = [run.get("seed") for run in group]
+        if len(set(seeds)) < 2 or len(set(seeds)) != len(seeds):
+            continue
+        cells = []
+        for key, summary in SUMMARIES.items():
+            values = [interval(run.get("summary", {}).get(metric, {}).get(key))["value"] for run in group]
+            present = [float(v) for v in values if v is not None]
+            if len(present) > 1:
+                cells.append({"label": summary.label, "count": len(present), **seeds_interval(present)._asdict()})
+        if cells:
+            found.append({"method": group[0].get("method"), "seeds": seeds, "cells": plain(cells)})
+    return found
+
+
+def _matrix(metric: str, run: Mapping[str, Any], label: str, scale: tuple[float, float]) -> View:
+    scores, tasks = run["scores"][metric], run["tasks"]
+    span = scale[1] - scale[0]
+
+    def cell(value: Any, low: Any, high: Any, learnt: bool) -> View | None:
+        if value is None:
+            return None
+        share = (value - scale[0]) / span if span else 0.5
+        share = 1 - share if metric in LOWER_IS_BETTER else share
+        return {"value": value, "low": low, "high": high, "share": f"{share:.3f}", "learnt": learnt}
+
+    rows: list[View] = []
+    before = scores.get("before") or []
+    if any(v is not None for v in before):
+        rows.append({"label": "before", "cells": [cell(v, None, None, False) for v in before]})
+    names = iter(stages(run, scores["R"]))
+    for k, row in enumerate(scores["R"]):
+        if any(v is not None for v in row):
+            cells = [cell(v, *limits(scores, k, j), j <= k) for j, v in enumerate(row)]
+            rows.append({"label": f"after {next(names)[0]}", "cells": cells})
+    return {"label": label, "tasks": tasks, "rows": rows}
+
+
+def _commits(run: Mapping[str, Any], label: str) -> View | None:
+    """Steps, time and final divergence of each commit."""
+    training, seconds = run.get("training") or {}, run.get("seconds") or {}
+    rows = []
+    for name in dict.fromkeys([*training, *seconds]):
+        lines = training.get(name) or []
+        spent = [line["seconds"] for line in lines if line.get("seconds")]
+        pairs = sum(line["seconds"] * line["pairs_per_second"] for line in lines if line.get("pairs_per_second"))
+        rows.append(
+            {
+                "name": name,
+                "steps": len(lines) or None,
+                "seconds": seconds.get(name),
+                "rate": pairs / sum(spent) if pairs and spent else None,
+                "kl": lines[-1].get("kl") if lines else None,
+            }
+        )
+    return {"label": label, "rows": rows} if rows else None
+
+
+SUMMED = {
+    "matrices": "Matrices",
+    "rank_kept": "Rank kept",
+    "basis_rank": "Basis rank",
+    "energy_kept": "Energy kept",
+    "overlap": "Overlap",
+    "chance_overlap": "Chance overlap",
+    "kept_ratio": "Kept ratio",
+    "update_norm": "‖SM‖",
+    "denoised_norm": "‖SM′‖",
+    "refined_norm": "‖RSM‖",
+    "truncation_error": "Truncation error",
+}
+
+
+def _consolidation(run: Mapping[str, Any], label: str) -> View | None:
+    commits = run.get("consolidation") or {}
+    if not commits:
+        return None
+    summed = {name: c.get("summed") or {} for name, c in commits.items()}
+    keys = [
+        k
+        for k in dict.fromkeys([*SUMMED, *(k for s in summed.values() for k in s)])
+        if any(k in s for s in summed.values())
+    ]
+    return {
+        "label": label,
+        "columns": [SUMMED.get(k, k) for k in keys],
+        "rows": [{"name": name, "cells": [s.get(k) for k in keys]} for name, s in summed.items()],
+        "maps": charts.layer_maps(commits),
+    }
+
+
+def _data(runs: Sequence[Any], labels: Sequence[str]) -> list[View]:
+    """Data reports; runs that read the same rows share one."""
+    groups: dict[str, tuple[list[str], Any]] = {}
+    for run, label in zip(runs, labels, strict=True):
+        if run.get("data"):
+            groups.setdefault(json.dumps(run["data"], sort_keys=True), ([], run["data"]))[0].append(label)
+    found = []
+    for names, data in groups.values():
+        rows = [{"task": task, **_reported(report)} for task, reports in data.items() for report in reports]
+        found.append({"runs": names, "rows": rows})
+    return found
+
+
+def _reported(report: Mapping[str, Any]) -> View:
+    changes = [
+        {"what": what, "reason": reason, "count": len(rows), "short": shorten_numbers(rows), "rows": rows}
+        for what in ("dropped", "repaired")
+        for reason, rows in (report.get(what) or {}).items()
+    ]
+    counts = {what: sum(c["count"] for c in changes if c["what"] == what) for what in ("dropped", "repaired")}
+    return {**{k: report.get(k) for k in ("source", "read", "kept")}, **counts, "changes": changes}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _compare(columns: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> View | None:
+    """Keys down, runs across; None where no run has a key."""
+    keys = sorted({key for column in columns for key in column})
+    if not keys:
+        return None
+    rows = []
+    for key in keys:
+        cells = [None if key not in column else _text(column[key]) for column in columns]
+        rows.append({"key": key, "cells": cells, "differs": len(set(cells)) > 1})
+    return {"labels": list(labels), "rows": rows, "differing": [row for row in rows if row["differs"]]}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,140 @@
+"""The documents say what the code is: every setting with its default, every command, links that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from lifealign.config import RunConfig, StrategyChoice, _models_in
+from lifealign.strategies import STRATEGIES
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+CONFIGURATION = ROOT / "docs" / "configuration.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def shown(default: Any) -> str:
+    if default is None:
+        return "none"
+    if isinstance(default, tuple):
+        return "[" + ", ".join(default) + "]"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """(dotted key, default, description) of every field that is no section of its own."""
+    for name, field in model.model_fields.items():
+        inner = next((m for m in _models_in(field.annotation) if m is not StrategyChoice), None)
+        if inner is not None:
+            many = "[]" if "tuple" in str(field.annotation) else ""
+            yield from settings(inner, f"{prefix}{name}{many}.")
+        elif name != "strategy":
+            default = "required" if field.is_required() else shown(field.default)
+            yield f"{prefix}{name}", default, field.description or ""
+
+
+def strategy_settings() -> Iterator[tuple[str, str, str]]:
+    """(key, default in each strategy that reads it, description); the defaults are those of a config without options."""
+    found: dict[str, dict[str, str]] = {}
+    descriptions: dict[str, str] = {}
+    for name, strategy in STRATEGIES.items():
+        instance = strategy.Config()
+        for key, field in strategy.Config.model_fields.items():
+            found.setdefault(key, {})[name] = shown(getattr(instance, key))
+            description = field.description or ""
+            descriptions[key] = max(descriptions.get(key, ""), description, key=len)
+    for key, defaults in found.items():
+        readers: dict[str, list[str]] = {}
+        for name, default in defaults.items():
+            readers.setdefault(default, []).append(name)
+        all_the_same = len(readers) == 1 and len(defaults) == len(STRATEGIES)
+        cell = "; ".join(
+            default if all_the_same else f"{default} ({', '.join(names)})" for default, names in readers.items()
+        )
+        yield f"strategy.{key}", cell, descriptions[key]
+
+
+def expected_lines() -> list[str]:
+    every = [
+        *settings(RunConfig),
+        ("strategy.name", StrategyChoice().name, "Name of the strategy."),
+        *strategy_settings(),
+    ]
+    assert len({key for key, _, _ in every}) == len(every) > 50
+    return [f"| `{key}` | {default} | {text} |" for key, default, text in every]
+
+
+def test_every_setting_is_described_as_it_is() -> None:
+    lines = CONFIGURATION.read_text(encoding="utf-8").splitlines()
+    expected = expected_lines()
+    assert all(not line.endswith("|  |") for line in expected), "a field without a docstring"
+    missing = [line for line in expected if line not in lines]
+    assert not missing, "docs/configuration.md lacks these lines:\n" + "\n".join(missing)
+    stale = [line for line in lines if line.startswith("| `") and line not in expected]
+    assert not stale, "docs/configuration.md describes what is not there:\n" + "\n".join(stale)
+
+
+def test_readme_lists_exactly_the_commands() -> None:
+    import typer
+
+    from lifealign.cli import app
+
+    table = README.read_text(encoding="utf-8").partition("| command |")[2].partition("\n\n")[0]
+    listed = re.findall(r"^\| `([a-z-]+)", table, re.MULTILINE)
+    group: Any = typer.main.get_command(app)
+    assert sorted(listed) == sorted(group.commands)
+
+
+def test_readme_calls_options_that_exist() -> None:
+    import typer
+
+    from lifealign.cli import app
+
+    group: Any = typer.main.get_command(app)
+    calls = re.findall(r"^    lifealign ([a-z-]+) (.*)$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(calls) >= 8
+    for command, rest in calls:
+        known = {option for parameter in group.commands[command].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", re.sub(r'"[^"]*"', "", rest))) <= known, (command, rest)
+
+
+def test_python_of_the_readme_compiles_and_names_what_exists() -> None:
+    import lifealign
+
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        compile(block, "README.md", "exec")
+    methods = set(re.findall(r"\bmemory\.(\w+)\(", blocks[0]))
+    assert {"learn", "evaluate", "scores", "export"} <= methods
+    assert all(callable(getattr(lifealign.Memory, name)) for name in methods)
+    for names in re.findall(r"^from lifealign import (.*)$", blocks[0], re.MULTILINE):
+        assert set(names.split(", ")) <= set(lifealign.__all__)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8"))
+    gone = [t for t in targets if not re.match(r"[a-z]+:", t) and not (document.parent / t).exists()]
+    assert not gone
+
+
+def test_files_named_in_the_documents_exist() -> None:
+    pattern = re.compile(r"\b((?:tests|examples|benchmarks|docs|src)/[\w./-]+\.(?:py|yaml|md|json))\b")
+    named = {(d.name, path) for d in DOCUMENTS for path in pattern.findall(d.read_text(encoding="utf-8"))}
+    assert named
+    assert [(d, path) for d, path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_the_overview_names_every_module() -> None:
+    text = (ROOT / "docs" / "design" / "overview.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "lifealign"
+    modules = [p.name for p in package.glob("*.py") if not p.name.startswith("__")]
+    modules += [p.name for p in package.glob("suites/*.py") if p.name != "__init__.py"]
+    assert [name for name in modules if f"`{name}`" not in text and f"/{name}`" not in text] == []

@@ -1,0 +1,348 @@
+"""Every option does what it says, or is refused: one case for every field of every configuration model.
+
+A run of two small tasks is boiled down to a fingerprint of parts; the case names the parts that the option must change,
+and every part that it must leave alone is left alone. A new option without a case fails `test_every_option_has_a_case`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import lifealign.session
+from lifealign.config import (
+    DataConfig,
+    EvaluateConfig,
+    LoraConfig,
+    ModelConfig,
+    RunConfig,
+    SftConfig,
+    TrainConfig,
+)
+from lifealign.errors import ConfigError, DataError, UserError
+from lifealign.manifest import ROOT
+from lifealign.memory import Memory
+from lifealign.pipeline import read_config, run_stream
+from lifealign.session import ADAPTER, STATE
+from lifealign.strategies import STRATEGIES
+from tiny import save_tiny
+
+SECTIONS: Mapping[str, type[BaseModel]] = {
+    "model": ModelConfig,
+    "lora": LoraConfig,
+    "data": DataConfig,
+    "sft": SftConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
+Fingerprint = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One option's proof.
+
+    Attributes:
+        value: of the option, as on the command line.
+        changes: parts of the fingerprint that must differ from the run without it.
+        keeps: parts that must not.
+        base: settings of both runs.
+        refused: the run stops with this error instead; `message` is matched.
+    """
+
+    value: str
+    changes: frozenset[str] = frozenset({"adapter"})
+    keeps: frozenset[str] = frozenset()
+    base: tuple[str, ...] = ()
+    refused: type[UserError] | None = None
+    message: str = ""
+
+
+def case(value: str, changes: str = "adapter", *base: str, keeps: str = "") -> Case:
+    return Case(value, frozenset(changes.split()), frozenset(keeps.split()), base)
+
+
+def refused(value: str, error: type[UserError], message: str, *base: str) -> Case:
+    return Case(value, base=base, refused=error, message=message)
+
+
+TRAINED = "adapter replay losses"
+"""What an option of evaluation must leave alone."""
+
+RUN = {
+    "model.name": case("{other}", "adapter scores"),
+    "model.revision": refused("main", ConfigError, r"model.revision='main' is for hub ids; .* is a local model"),
+    "model.dtype": case("bfloat16", "adapter scores identity"),
+    "model.template": case("plain", "adapter identity"),
+    "lora.r": case("3", "shapes identity"),
+    "lora.alpha": case("8", "adapter identity"),
+    "lora.dropout": case("0.3", "adapter identity"),
+    "lora.target_modules": case("[o_proj]", "shapes identity"),
+    "data.max_length": case("120", "encoding adapter"),
+    "data.long_prompts": refused("error", DataError, r"leaves no room .*data.long_prompts=drop", "data.max_length=70"),
+    "sft.epochs": case("1", "adapter stages"),
+    "sft.learning_rate": case("0.05", "adapter", "sft.epochs=1"),
+    "train.epochs": case("2", "adapter steps"),
+    "train.learning_rate": case("1e-4", "adapter", keeps="steps replay"),
+    "train.pairs_per_step": case("4", "adapter steps"),
+    "train.tokens_per_pack": case("1", "packs", keeps="steps replay"),
+    "train.warmup": case("1.0", "adapter rates", keeps="steps"),
+    "train.weight_decay": case("0.5", "adapter", keeps="steps rates"),
+    "train.max_grad_norm": case("1e-7", "adapter", keeps="steps rates"),
+    "train.skip_weight_below": case("0.26", "adapter skipped", "strategy.loss=fpo"),
+    "train.shared_prefix": case("off", "packed", keeps="steps"),
+    "train.checkpoint_every": case("1", "checkpoints", keeps="adapter losses"),
+    "train.trackers": case("[tensorboard]", "tracked", keeps="adapter"),
+    "evaluate.split": case("validation", "measured", keeps=TRAINED),
+    "evaluate.rows": case("1", "measured", keeps=TRAINED),
+    "evaluate.before": case("true", "measured before", keeps=TRAINED),
+    "evaluate.unseen": case("true", "measured matrix", keeps=TRAINED),
+    "evaluate.generations": case("1", "measured answers", keeps=TRAINED),
+    "evaluate.max_new_tokens": case("2", "answers", "evaluate.generations=1", keeps=TRAINED),
+    "evaluate.bootstrap": case("1", "intervals", keeps=TRAINED + " measured scores"),
+    "seed": case("1", "adapter replay identity", "strategy.name=replay"),
+}
+
+OBJECTIVE = {
+    "loss": case("ipo", "adapter", keeps="replay"),
+    "beta": case("0.5", "adapter scores", keeps="replay"),
+    "gamma": case("1.0", "adapter", "strategy.loss=fpo"),
+    # Clipping would hide a factor on the gradient only if it bound; Adam nearly hides it, but not to the last bit.
+    "normalise_weights": case("true", "adapter norms", "strategy.loss=fpo", keeps="replay"),
+    "simpo_margin": case("2.0", "adapter", "strategy.loss=simpo"),
+    "orpo_weight": case("1.0", "adapter", "strategy.loss=orpo"),
+    "reference": case("previous_task", "adapter losses", "strategy.loss=dpo"),
+}
+REPLAY = {
+    "replay_policy": case("oldest_out", "replay", "strategy.replay_capacity=3", "strategy.replay_share=0.75"),
+    "replay_share": case("1.0", "replay adapter"),
+    "replay_capacity": case("1", "replay", "strategy.replay_share=1.0"),
+}
+CONSOLIDATION = {
+    "space": case("delta_w", "adapter state diagnostics", keeps="replay"),
+    "theta": case("0.3", "adapter diagnostics", keeps="replay"),
+    "lam": case("0.0", "adapter diagnostics", keeps="replay"),
+    "projection": case("shrink", "adapter", keeps="replay"),
+    "basis_capacity": case("1", "state"),
+}
+STRATEGY: Mapping[str, Mapping[str, Case]] = {
+    "sequential": OBJECTIVE,
+    "joint": {
+        **OBJECTIVE,
+        # All tasks in one run from the initial adapter: only a task start after SFT differs from the base model.
+        "reference": case("task_start", "adapter losses", "sft.epochs=1"),
+    },
+    "replay": OBJECTIVE | REPLAY,
+    "lifealign": OBJECTIVE | REPLAY | CONSOLIDATION,
+}
+
+# What an option refuses, because it would do nothing or something else than it says.
+REFUSED = [
+    (("strategy.gamma=1.0", "strategy.loss=dpo"), ConfigError, r"gamma is read by loss fpo only, got gamma 1.0"),
+    (("strategy.normalise_weights=true", "strategy.loss=ipo"), ConfigError, r"normalise_weights is read by loss fpo"),
+    (("strategy.simpo_margin=1",), ConfigError, r"simpo_margin is read by loss simpo only"),
+    (("strategy.orpo_weight=1",), ConfigError, r"orpo_weight is read by loss orpo only"),
+    (("strategy.loss=orpo", "strategy.beta=1.0"), ConfigError, r"loss orpo reads no beta"),
+    (("strategy.loss=simpo", "strategy.reference=task_start"), ConfigError, r"simpo reads no reference"),
+    (("strategy.reference=task_start",), ConfigError, r"policy after the SFT stage, but sft.epochs=0"),
+    (("strategy.name=lifealign", "strategy.projection=none", "strategy.lam=1"), ConfigError, r"none reads no lam"),
+    (
+        (
+            "strategy.name=replay",
+            "strategy.replay_policy=per_task_quota",
+            "strategy.replay_capacity=1",
+        ),
+        ConfigError,
+        r"replay_capacity 1 leaves no row for each of 2 tasks",
+    ),
+    (("model.template=chat", "model.name={plain}"), DataError, r"tokenizer has no chat template; allowed: plain"),
+    (("lora.target_modules=[lm_head]",), ConfigError, r"tied embeddings"),
+    (("strategy.name=replay", "strategy.theta=0.5"), ConfigError, r"strategy.theta: unknown key.*replay_share"),
+]
+
+CASES = {key: value for key, value in RUN.items()} | {
+    f"{name}:{key}": value for name, options in STRATEGY.items() for key, value in options.items()
+}
+
+
+@pytest.fixture(scope="module")
+def places(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Models that settings name: the tiny one, another one, and one without a chat template."""
+    folder = tmp_path_factory.mktemp("models")
+    plain = save_tiny(folder / "plain")
+    tokenizer_config = json.loads((plain / "tokenizer_config.json").read_text())
+    tokenizer_config.pop("chat_template", None)
+    (plain / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    (plain / "chat_template.jinja").unlink(missing_ok=True)
+    return {"tiny": str(tiny_dir), "other": str(save_tiny(folder / "other", seed=1)), "plain": str(plain)}
+
+
+@dataclass
+class Runner:
+    """Runs settings once each; the parts of what came out."""
+
+    places: Mapping[str, str]
+    folder: Path
+    known: dict[tuple[str, ...], Fingerprint]
+
+    def config(self, settings: tuple[str, ...]) -> RunConfig:
+        base: dict[str, Any] = {
+            "memory": str(self.folder / f"memory-{len(self.known)}-{len(list(self.folder.iterdir()))}"),
+            "model": {"name": self.places["tiny"], "dtype": "float32"},
+            "lora": {"r": 2, "alpha": 4},
+            "data": {"max_length": 400, "long_prompts": "drop"},
+            "strategy": {"name": "sequential"},
+            "train": {"epochs": 1, "pairs_per_step": 2, "learning_rate": 5e-3},
+            "evaluate": {"bootstrap": 20, "before": False},
+            "stream": {"planted": {"train_rows": 4, "validation_rows": 1, "test_rows": 2}, "order": [1, 2]},
+        }
+        return read_config(None, [s.format(**self.places) for s in settings], base=base)
+
+    def __call__(self, *settings: str) -> Fingerprint:
+        if settings not in self.known:
+            with pytest.MonkeyPatch.context() as patch:
+                self.known[settings] = fingerprint(self.config(settings), patch)
+        return self.known[settings]
+
+
+@pytest.fixture(scope="module")
+def run(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        # Hundreds of runs: no waiting for the disk, and a model is read once (a run gets a copy of its own).
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        read = functools.cache(lifealign.session.load_base)
+        patch.setattr(lifealign.session, "load_base", lambda config: copy.deepcopy(read(config)))
+        yield Runner(places, tmp_path_factory.mktemp("runs"), {})
+    torch.set_num_threads(threads)
+
+
+def counted(patch: pytest.MonkeyPatch, name: str) -> list[Any]:
+    """Calls of a function that the training loop uses."""
+    import lifealign.train as module
+
+    real: Callable[..., Any] = getattr(module, name)
+    calls: list[Any] = []
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return real(*args, **kwargs)
+
+    patch.setattr(module, name, wrapped)
+    return calls
+
+
+def fingerprint(config: RunConfig, patch: pytest.MonkeyPatch) -> Fingerprint:
+    """Run a stream; every part of what it left, as short strings that can be compared."""
+    packs, checkpoints = counted(patch, "token_logps"), counted(patch, "write_checkpoint")
+    memory = run_stream(config)
+    store = memory._store
+    commits = store.lineage()[1:]
+    adapter, state = (store.load_tensors(store.head, stem) for stem in (ADAPTER, STATE))
+    logs = [line for m in commits for line in store.load_lines(m, "training.jsonl")]
+    records = [r for r in store.evaluations() if r["kind"] == "row"]
+    results = memory.results()
+    identity = {k: v for k, v in store.identity.items() if k not in ("config", "base")}
+    tracked = [p for p in (memory.path / "work").rglob("*") if "tfevents" in p.name]
+    return {
+        "adapter": _tensors(adapter),
+        "shapes": str(sorted((k, list(v.shape)) for k, v in adapter.items())),
+        "state": _tensors(state),
+        "identity": json.dumps([identity, store.identity["base"]["dtype"], store.identity["seed"]], sort_keys=True),
+        "replay": str([store.load_lines(m, "replay.jsonl") for m in commits]),
+        "encoding": str([store.load_document(m, "data.json")["encoding"] for m in commits]),
+        "diagnostics": str([store.load_document(m, "diagnostics.json") for m in commits]),
+        "packed": str([m.meta["shared_prefix"] for m in commits]),
+        "steps": str(len([x for x in logs if x["stage"] == "preference"])),
+        "stages": str({x["stage"] for x in logs}),
+        "losses": str([x["loss"] for x in logs]),
+        "rates": str([x["learning_rate"] for x in logs]),
+        "norms": str([x["grad_norm"] for x in logs]),
+        "skipped": str([x.get("skipped") for x in logs]),
+        "packs": str(len(packs)),
+        "checkpoints": str(len(checkpoints)),
+        "tracked": str(len(tracked)),
+        "measured": str(
+            [(r["after"], r["options"]["split"], s["task"], _counts(s)) for r in records for s in r["scores"]]
+        ),
+        "scores": str([s["rows"]["margin"] for r in records for s in r["scores"]]),
+        "answers": str([s["answers"] for r in records for s in r["scores"]]),
+        "before": str([r["after"] == ROOT for r in records]),
+        "matrix": str([[math.isnan(v) for v in row] for row in memory.scores()]),
+        "intervals": str([results["scores"][m]["low"] for m in ("margin", "nll")]),
+    }
+
+
+def _counts(score: Mapping[str, Any]) -> dict[str, int]:
+    return {metric: len(values) for metric, values in score["rows"].items()}
+
+
+def _tensors(tensors: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_every_option_has_a_case() -> None:
+    fields = {f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields}
+    assert fields | {"seed"} == set(RUN)
+    # What remains of RunConfig is a place (memory), a name with options of its own, or the rows themselves.
+    assert set(RunConfig.model_fields) == set(SECTIONS) | {"seed", "memory", "strategy", "stream"}
+    for name, strategy in STRATEGIES.items():
+        assert set(strategy.Config.model_fields) == set(STRATEGY[name]), name
+    assert set(STRATEGY) == set(STRATEGIES)
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_option_has_its_effect(key: str, run: Runner) -> None:
+    wanted = CASES[key]
+    strategy, colon, option = key.rpartition(":")
+    named = (f"strategy.name={strategy}",) if colon else ()
+    setting = f"strategy.{option}={wanted.value}" if colon else f"{key}={wanted.value}"
+    if wanted.refused is not None:
+        with pytest.raises(wanted.refused, match=wanted.message):
+            run(*named, *wanted.base, setting)
+        run(*named, *wanted.base)  # without the option it is fine
+        return
+    if key == "train.trackers":
+        pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    before, after = run(*named, *wanted.base), run(*named, *wanted.base, setting)
+    changed = {part for part in before if before[part] != after[part]}
+    assert wanted.changes <= changed, f"unchanged: {sorted(wanted.changes - changed)}; changed: {sorted(changed)}"
+    assert not wanted.keeps & changed
+
+
+@pytest.mark.parametrize(("settings", "error", "message"), REFUSED, ids=lambda v: v[0] if isinstance(v, tuple) else "")
+def test_option_is_refused_where_it_would_do_nothing(
+    settings: tuple[str, ...], error: type[UserError], message: str, run: Runner
+) -> None:
+    with pytest.raises(error, match=message):
+        run(*settings)
+
+
+def test_memory_is_made_where_the_configuration_says(run: Runner, tmp_path: Path) -> None:
+    memory = Memory.create(tmp_path / "here", run.config(()))
+    assert memory.path == tmp_path / "here" and (tmp_path / "here" / "HEAD").is_file()
+    assert memory.config.memory == str(tmp_path / "here")
+
+
+def test_the_same_run_twice_has_the_same_fingerprint(run: Runner) -> None:
+    """Or every case above would hold for no reason."""
+    first = run("strategy.name=lifealign")
+    run.known.pop(("strategy.name=lifealign",))
+    assert run("strategy.name=lifealign") == first

@@ -1,0 +1,287 @@
+"""What every method must keep to, on a random two-layer model; and one number a method that was computed by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import make_task
+from lifealign.config import LoraConfig, RunConfig, StrategyChoice
+from lifealign.consolidate import consolidate
+from lifealign.data import Encoder, pack_pairs
+from lifealign.files import decode_tensors, encode_tensors
+from lifealign.logps import token_logps
+from lifealign.losses import PairLogps
+from lifealign.models import snapshot, trainable
+from lifealign.pipeline import StoreHistory, create_memory, learn_group, writing
+from lifealign.progress import NullProgress
+from lifealign.session import ADAPTER, STATE, UPDATE, Session
+from lifealign.store import MemoryStore
+from lifealign.strategies import STRATEGIES, Step, Strategy, make_strategy
+from lifealign.subspace import SubspaceBasis
+from lifealign.tasks import Task
+from tiny import make_model, make_tokenizer
+
+METHODS = sorted(STRATEGIES)
+TASKS = [make_task(name, train=6, test=2) for name in ("bread", "stars", "music")]
+Build = Callable[..., RunConfig]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def start(config: RunConfig) -> tuple[Session, MemoryStore]:
+    session = Session(config, NullProgress())
+    return session, create_memory(config, session)
+
+
+def learn(session: Session, store: MemoryStore, *tasks: Task) -> MemoryStore:
+    for task in tasks:
+        with writing(session, store):
+            store = learn_group(session, store, [task], session.config)[1]
+    return store
+
+
+def tensors(store: MemoryStore) -> dict[str, Tensor]:
+    """All tensors and replay rows of a memory's commits, by commit."""
+    found: dict[str, Tensor] = {}
+    for manifest in store.lineage():
+        for stem in (ADAPTER, STATE, *([UPDATE] if manifest.members else [])):
+            found |= {f"{manifest.directory}/{stem}/{k}": v for k, v in store.load_tensors(manifest, stem).items()}
+    return found
+
+
+def frozen_sha256(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if not parameter.requires_grad:
+            digest.update(name.encode() + parameter.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def assert_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+    assert set(a) == set(b)
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.arange(2, 42)[None]).logits  # type: ignore[no-any-return]
+
+
+def test_empty_history_adds_no_penalty_and_leaves_gradients(method: str, config: Build) -> None:
+    session, store = start(config(f"strategy.name={method}"))
+    strategy, model = session.strategy, session.model
+    strategy.begin_task(model, TASKS[0], StoreHistory(store))
+    penalty = strategy.penalty(model)
+    assert penalty.shape == () and float(penalty) == 0 and not penalty.requires_grad
+    parameters = trainable(model)
+    for index, parameter in enumerate(parameters.values()):
+        parameter.grad = torch.full_like(parameter, 0.5 + index)
+    before = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+    strategy.adjust_gradients(Step(model, parameters, session.preference_loss, 0))
+    assert_same({name: p.grad for name, p in parameters.items() if p.grad is not None}, before)
+
+
+def test_reopened_after_each_task_equals_one_session(method: str, config: Build, tmp_path: Path) -> None:
+    """Three tasks with dropout: state, replay rows and adapter are all that the next task needs."""
+    settings = (f"strategy.name={method}", "lora.dropout=0.1", "sft.epochs=1")
+    once = config(*settings, f"memory={tmp_path / 'once'}")
+    session, whole = start(once)
+    whole = learn(session, whole, *TASKS)
+    parts = config(*settings, f"memory={tmp_path / 'parts'}")
+    start(parts)
+    for task in TASKS:
+        fresh, store = Session(parts, NullProgress()), MemoryStore.open(parts.memory)
+        learn(fresh, store, task)
+    store = MemoryStore.open(parts.memory)
+    assert len(store.lineage()) == 4
+    assert_same(tensors(store), tensors(whole))
+    for a, b in zip(store.lineage()[1:], whole.lineage()[1:], strict=True):
+        assert store.load_lines(a, "replay.jsonl") == whole.load_lines(b, "replay.jsonl")
+    assert [bool(store.load_tensors(m, STATE)) for m in store.lineage()] == [False] + [method == "lifealign"] * 3
+
+
+def test_base_weights_are_untouched_and_a_fresh_session_gives_the_live_logits(method: str, config: Build) -> None:
+    settings = config(f"strategy.name={method}", "sft.epochs=1")
+    session, store = start(settings)
+    before, untrained = frozen_sha256(session.model), logits(session.model)
+    store = learn(session, store, *TASKS[:2])
+    assert frozen_sha256(session.model) == before
+    live = logits(session.model)
+    assert float((live - untrained).abs().max()) > 1e-3
+    fresh = Session(settings, NullProgress())
+    assert torch.equal(logits(fresh.model), untrained)
+    fresh.load(MemoryStore.open(settings.memory), store.head)
+    assert torch.equal(logits(fresh.model), live)
+
+
+def test_loss_is_one_finite_value_a_pair_with_gradient(method: str) -> None:
+    strategy = make_strategy(StrategyChoice(name=method), LoraConfig(r=2), 0)
+    model = strategy.attach(make_model())
+    pairs, _ = Encoder(make_tokenizer(), "chat", 256).encode(TASKS[0].train)
+    pack = pack_pairs(pairs, range(3), True)
+    policy = token_logps(model, pack).pairs()
+    reference = PairLogps(policy.chosen.detach() - 1, policy.rejected.detach() + 2)
+    loss_B = strategy.loss(pack.batch, policy, reference)
+    assert loss_B.shape == (3,) and loss_B.dtype == torch.float32 and bool(loss_B.isfinite().all())
+    loss_B.mean().backward()
+    gradients = [p.grad for name, p in trainable(model).items() if name.endswith("lora_B")]
+    assert all(g is not None and float(g.abs().max()) > 0 for g in gradients)
+
+
+def test_state_is_named_tensors_that_survive_a_file(method: str, config: Build) -> None:
+    session, store = start(config(f"strategy.name={method}"))
+    learn(session, store, *TASKS[:2])
+    state = session.strategy.state_dict()
+    assert all(type(k) is str and isinstance(v, Tensor) and not v.requires_grad for k, v in state.items())
+    read = decode_tensors(Path("state.safetensors"), encode_tensors(state))
+    assert_same(read, state)
+    other = make_strategy(session.config.strategy, session.config.lora, 0)
+    other.load_state_dict(read)
+    assert_same(other.state_dict(), state)
+
+
+def test_hooks_of_a_method_are_known_and_a_misspelt_one_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Mine has public methods that no one calls: \['end_taks'\]; the hooks are"):
+
+        class Mine(Strategy):
+            def end_taks(self, model: nn.Module) -> None: ...
+
+    class Fine(STRATEGIES["lifealign"]):  # type: ignore[name-defined,misc]
+        def penalty(self, model: nn.Module) -> Tensor:
+            return self._mine(model)
+
+        def _mine(self, model: nn.Module) -> Tensor:
+            return torch.zeros(())
+
+    assert {n for n, v in vars(Strategy).items() if callable(v) and n[0] != "_" and n != "Config"} == Strategy.HOOKS
+    for cls in STRATEGIES.values():
+        assert not set(vars(cls)) & {"__init__"}
+
+
+def test_looking_at_other_rows_changes_nothing(config: Build, tmp_path: Path) -> None:
+    """`Step.loss_on` switches the adapter off and dropout with it, for the reference: both must be on again after it."""
+    results = []
+    for look in (False, True):
+        session, store = start(config(f"memory={tmp_path / str(look)}", "lora.dropout=0.3", "strategy.name=sequential"))
+        losses: list[float] = []
+
+        def adjust(step: Step, losses: list[float] = losses) -> None:
+            before = {name: p.grad.clone() for name, p in step.parameters.items() if p.grad is not None}
+            loss = step.loss_on(TASKS[1].train[:2])
+            assert loss.requires_grad and loss.shape == ()
+            losses.append(float(loss.detach()))
+            assert_same({name: p.grad for name, p in step.parameters.items() if p.grad is not None}, before)
+
+        if look:
+            session.strategy.adjust_gradients = adjust  # type: ignore[method-assign]
+        store = learn(session, store, TASKS[0])
+        results.append(store.load_tensors(store.head, ADAPTER))
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6) and losses[1] != losses[0]
+    assert_same(*results)
+
+
+# --- one number a method -------------------------------------------------------------------------------------------
+
+
+def two_tasks(config: Build, *settings: str) -> tuple[Session, MemoryStore, list[dict[str, Tensor]]]:
+    """A memory of two tasks with what training alone made of the adapter, before `end_task`."""
+    session, store = start(config(*settings))
+    trained: list[dict[str, Tensor]] = []
+    real = session.strategy.end_task
+
+    def spy(model: nn.Module, task: Task, history: Any) -> Mapping[str, Any]:
+        trained.append(snapshot(model))
+        return real(model, task, history)
+
+    session.strategy.end_task = spy  # type: ignore[method-assign]
+    store = learn(session, store, *TASKS[:2])
+    return session, store, trained
+
+
+def adapters(store: MemoryStore) -> list[dict[str, Tensor]]:
+    return [store.load_tensors(m, ADAPTER) for m in store.lineage()]
+
+
+def test_lifealign_long_term_memory_is_start_plus_refined_update(config: Build) -> None:
+    """One matrix by hand through both tasks: LM_t = LM_{t-1} + RSM_t, SM_t = trained - LM_{t-1}."""
+    theta, lam = 0.3, 0.25
+    _, store, trained = two_tasks(config, f"strategy.theta={theta}", f"strategy.lam={lam}")
+    states = adapters(store)
+    name = sorted(n for n in states[0] if n.endswith("lora_B"))[0]
+    basis = SubspaceBasis(states[0][name].numel())
+    for k in (0, 1):
+        sm = trained[k][name].double() - states[k][name].double()
+        refined = consolidate(sm, basis, theta, lam).refined
+        torch.testing.assert_close(states[k + 1][name], (states[k][name].double() + refined).float(), atol=1e-7, rtol=0)
+        assert float((trained[k][name] - states[k + 1][name]).abs().max()) > 1e-5  # it is not what training left
+        torch.testing.assert_close(
+            store.load_tensors(store.lineage()[k + 1], UPDATE)[name], refined.float(), atol=1e-7, rtol=0
+        )
+    # The second SM' by hand: truncated SVD, minus three quarters of its part along the first refined update.
+    sm = trained[1][name].double() - states[1][name].double()
+    u, s, v = torch.linalg.svd(sm, full_matrices=False)
+    rank = next(k for k in (1, 2) if float((s[:k] ** 2).sum()) >= theta * float((s**2).sum()))
+    denoised = (u[:, :rank] * s[:rank]) @ v[:rank]
+    past = (states[1][name] - states[0][name]).double()
+    inside = float((denoised * past).sum()) / float((past * past).sum()) * past
+    torch.testing.assert_close(
+        states[2][name], (states[1][name] + denoised - (1 - lam) * inside).float(), atol=1e-6, rtol=0
+    )
+
+
+def test_lifealign_trains_on_the_focal_loss_by_default(config: Build) -> None:
+    """At the first step policy == reference: ln 2 * 0.5^2."""
+    _, store, _ = two_tasks(config)
+    line = store.load_lines(store.lineage()[1], "training.jsonl")[0]
+    assert line["loss"] == pytest.approx(math.log(2) / 4, abs=1e-6) and line["focal_weight"] == 0.25
+
+
+def test_replay_trains_on_a_share_of_the_past(config: Build) -> None:
+    """6 rows a task, share 0.5: 3 rows stay of the first task, and 3 + 3 of both."""
+    _, store, trained = two_tasks(config, "strategy.name=replay", "strategy.replay_share=0.5")
+    assert [store.load_document(m, "data.json")["rows"] for m in store.lineage()[1:]] == [6, 9]
+    assert [store.load_document(m, "data.json")["from_replay"] for m in store.lineage()[1:]] == [0, 3]
+    kept = store.load_lines(store.head, "replay.jsonl")
+    assert kept[0] == {"seen": 6} and [line["task"] for line in kept[1:]] == ["bread"] * 3 + ["stars"] * 3
+    assert_same(adapters(store)[2], trained[1])  # nothing is done to the weights
+
+
+def test_sequential_learns_each_task_alone_from_where_the_last_ended(config: Build) -> None:
+    _, store, trained = two_tasks(config, "strategy.name=sequential", "train.pairs_per_step=6")
+    lines = [store.load_lines(m, "training.jsonl") for m in store.lineage()[1:]]
+    assert [line["loss"] for line in lines[0]] == [pytest.approx(math.log(2), abs=1e-6)]
+    # The second task starts from the first task's weights: -log sigmoid of a margin that is not 0 any more.
+    assert abs(lines[1][0]["loss"] - math.log(2)) > 1e-3
+    assert [store.load_document(m, "data.json")["rows"] for m in store.lineage()[1:]] == [6, 6]
+    assert store.load_lines(store.head, "replay.jsonl") == [{"seen": 0}]
+    assert_same(adapters(store)[2], trained[1])
+    # Adam's first step is the learning rate in every entry whose gradient is not tiny: B starts at zero.
+    b = torch.cat([v.flatten() for k, v in adapters(store)[1].items() if k.endswith("lora_B")])
+    assert float(b.abs().max()) == pytest.approx(5e-3, rel=1e-3)
+
+
+def test_joint_learns_all_tasks_in_one_group_from_the_initial_adapter(config: Build) -> None:
+    session, store, _ = two_tasks(config, "strategy.name=joint", "train.pairs_per_step=12")
+    assert session.strategy.schedule(TASKS) == [tuple(TASKS)]
+    assert [store.load_document(m, "data.json")["rows"] for m in store.lineage()[1:]] == [6, 12]
+    losses = [store.load_lines(m, "training.jsonl")[0]["loss"] for m in store.lineage()[1:]]
+    assert losses == [pytest.approx(math.log(2), abs=1e-6)] * 2  # the second run starts anew: margin 0 on all rows
+    assert len(store.load_lines(store.head, "replay.jsonl")) == 1 + 12
+
+
+@pytest.mark.parametrize("name", [m for m in METHODS if m != "joint"])
+def test_other_methods_learn_one_task_after_another(name: str) -> None:
+    assert make_strategy(StrategyChoice(name=name), LoraConfig(), 0).schedule(TASKS) == [(t,) for t in TASKS]
