@@ -120,8 +120,9 @@ def test_numbers_as_people_write_them(write, text, value):
 
 def test_a_number_is_one_before_any_field_asks_for_it(write):
     # YAML 1.1 reads 5e-4 as text. A float field would take that; a strategy's options and whole numbers would not.
-    assert load_config(write("strategy: {gamma: 5e-1}"), (), STRATEGIES).strategy.model_extra == {"gamma": 0.5}
-    assert load_config(None, ("strategy.gamma=5e-1",), STRATEGIES).strategy.model_extra == {"gamma": 0.5}
+    assert load_config(write("strategy: {gamma: 5e-1}"), (), STRATEGIES).strategy.model_extra["gamma"] == 0.5
+    extra = load_config(None, ("strategy.gamma=5e-1",), STRATEGIES).strategy.model_extra
+    assert extra["gamma"] == 0.5 and extra["space"] == "factors"  # what is stored names the defaults as well
     assert load_config(write("train: {epochs: 1e1}")).train.epochs == 10
 
 

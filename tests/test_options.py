@@ -80,7 +80,7 @@ def refused(value: str, error: type[UserError], message: str, *base: str) -> Cas
 TRAINED = "adapter replay losses"
 """What an option of evaluation must leave alone."""
 
-RUN = {
+RUN: dict[str, Case] = {
     "model.name": case("{other}", "adapter scores"),
     "model.revision": refused("main", ConfigError, r"model.revision='main' is for hub ids; .* is a local model"),
     "model.dtype": case("bfloat16", "adapter scores identity"),
@@ -171,9 +171,7 @@ REFUSED = [
     (("strategy.name=replay", "strategy.theta=0.5"), ConfigError, r"strategy.theta: unknown key.*replay_share"),
 ]
 
-CASES = {key: value for key, value in RUN.items()} | {
-    f"{name}:{key}": value for name, options in STRATEGY.items() for key, value in options.items()
-}
+CASES = RUN | {f"{name}:{key}": value for name, options in STRATEGY.items() for key, value in options.items()}
 
 
 @pytest.fixture(scope="module")

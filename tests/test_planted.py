@@ -13,7 +13,6 @@ import pytest
 
 from lifealign.errors import ConfigError
 from lifealign.suites.planted import CHECKERS, TASKS, planted_stream
-from lifealign.suites.voice import HELD_OUT
 from lifealign.tasks import Row, Task, TaskStream
 
 CONTENT = json.loads(resources.files("lifealign.suites").joinpath("planted.json").read_text(encoding="utf-8"))
@@ -186,29 +185,21 @@ def prompts_seen(task: Task, rows: tuple[Row, ...]) -> set[int]:
     return seen
 
 
-def test_validation_and_test_have_wordings_that_train_does_not_have(stream: TaskStream) -> None:
+def test_many_wordings_are_in_use_in_every_split(stream: TaskStream) -> None:
     for name in ("refusals", "alternatives", "advice", "corrections", "step_marks", "openers", "closers", "tails"):
         values = CONTENT["wordings"][name]
-        assert len(set(values)) == len(values) >= 7
-        texts = {
-            split: "\n".join(
-                t for task in stream.tasks for row in getattr(task, split) for t in (row.chosen, row.rejected)
-            )
-            for split in ("train", "validation", "test")
-        }
-        for value in values[-HELD_OUT:]:
-            pattern = re.escape(value.rstrip(".!")) + r"(?!\w)" * value[-1].isalpha()
-            pattern = pattern.replace(r"\{c\}", "").replace(r"\{p\}", r"[\w ]+").replace(r"\{n\}", "1")
-            if name == "step_marks":
-                pattern = r"(?m)(?:^|(?<=: ))" + pattern
-            assert not re.search(pattern, texts["train"]), (name, value)
-            assert re.search(pattern, texts["validation"]) and re.search(pattern, texts["test"]), (name, value)
+        assert len(set(values)) == len(values) >= 6
+        for split in ("train", "validation", "test"):
+            text = "\n".join(t for task in stream.tasks for r in getattr(task, split) for t in (r.chosen, r.rejected))
+            for value in values:
+                pattern = re.escape(value.rstrip(".!")) + r"(?!\w)" * value[-1].isalpha()
+                pattern = pattern.replace(r"\{c\}", "").replace(r"\{p\}", r"[\w ]+").replace(r"\{n\}", "1")
+                assert re.search(pattern, text, re.IGNORECASE), (name, value, split)
 
 
-def test_prompts_use_many_templates_and_some_only_outside_train(stream: TaskStream) -> None:
+def test_prompts_use_many_templates(stream: TaskStream) -> None:
     for task in stream.tasks:
-        train, test = prompts_seen(task, task.train), prompts_seen(task, task.test)
-        assert train == set(range(8)) and {8, 9} <= test
+        assert prompts_seen(task, task.train) == prompts_seen(task, task.test) == set(range(7))
 
 
 # Counts and seeds -----------------------------------------------------------------------------------------------------
@@ -256,7 +247,7 @@ def test_counts_that_cannot_be_had_are_refused(counts: dict[str, int], message: 
 def test_the_rows_are_the_rows_that_the_published_figures_were_measured_on(stream: TaskStream) -> None:
     """A change of the content or of the drawing changes this digest: measure again, then change it here."""
     rows = sorted((row.source, row.digest) for task in stream.tasks for row in rows_of(task))
-    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == "a5f8c93d394aee78"
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == "4be56e3d02c5166d"
 
 
 def test_the_suite_needs_no_torch() -> None:

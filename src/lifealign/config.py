@@ -261,10 +261,6 @@ def check_config(
     """Check a tree of plain values; see `load_config`."""
     mistakes: list[str] = []
     config: RunConfig | None = None
-    try:
-        config = RunConfig.model_validate(tree)
-    except ValidationError as error:
-        mistakes += list(_explain(error, where, RunConfig, ()))
     choice = tree.get("strategy", {})
     if strategy_configs is not None and isinstance(choice, Mapping):
         name, options = (
@@ -278,9 +274,15 @@ def check_config(
             )
         else:
             try:
-                strategy_configs[name].model_validate(options)
+                chosen = strategy_configs[name].model_validate(options)
+                # What is stored with a memory names every number that was used, whatever a later version's defaults are.
+                tree = {**tree, "strategy": {"name": name, **chosen.model_dump(mode="json")}}
             except ValidationError as error:
                 mistakes += list(_explain(error, where, strategy_configs[name], ("strategy",)))
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        mistakes += list(_explain(error, where, RunConfig, ()))
     if mistakes or config is None:
         raise ConfigError("\n".join(mistakes))
     return config

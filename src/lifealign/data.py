@@ -108,7 +108,10 @@ class Encoder:
 
     def identity(self) -> dict[str, Any]:
         """What the ids are a function of besides the row's content: hashes of tokenizer and template, and lengths."""
-        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        backend = getattr(
+            self.tokenizer, "backend_tokenizer", None
+        )  # all of a fast one: vocabulary, merges, normaliser
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items())) if backend is None else backend.to_str()
         text = self.tokenizer.chat_template if self.template == "chat" else json.dumps(PLAIN_ROLES)
         return {
             "tokenizer_sha256": hashlib.sha256(vocabulary.encode()).hexdigest(),

@@ -31,11 +31,13 @@ class TaskScores:
         task: name.
         rows: metric -> one value per held-out row, in the rows' order; `pass_rate` has as many as were generated.
         answers: the generated answers behind `pass_rate`, as {"prompt", "answer", "passed"}.
+        rows_sha256: content of the held-out rows, so that scores of other rows are not taken for these.
     """
 
     task: str
     rows: Mapping[str, Sequence[float]]
     answers: Sequence[Mapping[str, Any]] = ()
+    rows_sha256: str = ""
 
     def mean(self, metric: str) -> float:
         """Mean over the rows (percent for accuracies and pass rates); NaN where nothing was measured."""
@@ -46,7 +48,12 @@ class TaskScores:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"task": self.task, "rows": {k: list(v) for k, v in self.rows.items()}, "answers": list(self.answers)}
+        return {
+            "task": self.task,
+            "rows": {k: list(v) for k, v in self.rows.items()},
+            "answers": list(self.answers),
+            "rows_sha256": self.rows_sha256,
+        }
 
 
 def score_rows(policy: Tensor, reference: Tensor, pairs: Sequence[EncodedPair], beta: float) -> dict[str, list[float]]:

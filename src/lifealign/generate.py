@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from lifealign.data import Encoder
 from lifealign.errors import DataError
@@ -60,12 +61,23 @@ def generate(
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     lm = causal_lm(model)
     device = next(lm.parameters()).device
-    eos = encoder.tokenizer.eos_token_id
+    eos = int(encoder.tokenizer.eos_token_id)
+    # A configuration of our own: a model's may hold a repetition penalty and the like, and greedy must mean greedy.
+    ends = lm.generation_config.eos_token_id if lm.generation_config is not None else None
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        if temperature > 0
+        else {"do_sample": False}
+    )
+    options = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        pad_token_id=eos,
+        eos_token_id=sorted({eos, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}),
+        repetition_penalty=1.0,
+        **sampling,
+    )
     answers = [""] * len(ids)
     model.eval()
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
-    )
     with (progress or NullProgress()).stage(title, len(ids), "answers") as stage, torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
@@ -79,10 +91,7 @@ def generate(
             output = lm.generate(
                 input_ids=input_ids.to(device),
                 attention_mask=mask.to(device),
-                max_new_tokens=max_new_tokens,
-                pad_token_id=eos,
-                eos_token_id=eos,
-                **sampling,
+                generation_config=options,
             )
             for row, i in enumerate(batch):
                 answers[i] = str(encoder.tokenizer.decode(output[row, width:], skip_special_tokens=True)).strip()

@@ -244,6 +244,9 @@ def probe(model: nn.Module, pairs: Sequence[EncodedPair], tolerance: float | Non
     longest = max(range(len(pairs)), key=lambda i: len(pairs[i].prompt) + len(pairs[i].chosen) + len(pairs[i].rejected))
     index = [longest, *(i for i in range(len(pairs)) if i != longest)][:3]
     lm = causal_lm(model)
+    head = lm.get_output_embeddings()
+    if head is None or any(p.requires_grad for p in head.parameters()):
+        return f"{type(lm).__name__}: its vocabulary projection is trained, which packed rows take as fixed"
     device = next(lm.parameters()).device
     training = model.training
     model.eval()
@@ -251,6 +254,8 @@ def probe(model: nn.Module, pairs: Sequence[EncodedPair], tolerance: float | Non
         plain = token_logps(model, pack_pairs(pairs, index, shared_prefix=False).to(device))
         try:
             packed = token_logps(model, pack_pairs(pairs, index, shared_prefix=True).to(device))
+        except torch.OutOfMemoryError:
+            raise
         except (NotImplementedError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
             # What a model cannot take shows in as many ways as there are models; the plain rows are the known way.
             return f"{type(lm).__name__} does not take packed rows: {type(error).__name__}: {error}"

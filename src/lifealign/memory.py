@@ -144,7 +144,9 @@ class Memory:
             head = self._store.head
             known = {name: m for m in self._store.lineage() for name in m.members}
             if task.name not in known:
-                score_row(session, self._store, head, [task], config)
+                if config.evaluate.before:
+                    for point in dict.fromkeys((self._store.lineage()[0].directory, head.directory)):
+                        score_row(session, self._store, self._store.find(point), [task], config)
                 head, self._store = learn_group(session, self._store, [task], config)
             elif known[task.name] is not head or head.meta["rows_sha256"] != rows_sha256(task.train):
                 raise DataError(
@@ -292,12 +294,17 @@ class Memory:
         from lifealign.pipeline import read_config
 
         own = self.config
+        for setting in settings:
+            key, _, value = setting.partition("=")
+            if key == "strategy.name" and value != own.strategy.name:  # before its options are read as another's
+                raise ConfigError(
+                    f"{self.path}: {key} is fixed for a memory's life: it has {own.strategy.name}, this call says {value}"
+                )
         config = read_config(None, settings, base=own.model_dump(mode="json"))
         for what, old, new in (
             ("model", own.model, config.model),
             ("lora", own.lora, config.lora),
             ("seed", own.seed, config.seed),
-            ("strategy.name", own.strategy.name, config.strategy.name),
             ("memory", own.memory, config.memory),
         ):
             if old != new:

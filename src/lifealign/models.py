@@ -107,7 +107,8 @@ def load_base(config: ModelConfig) -> BaseModel:
     template = config.template
     if template == "auto":
         template = "chat" if tokenizer.chat_template else "plain"
-    weights = weights_sha256(local) if local.is_dir() else f"hub:{getattr(model.config, '_commit_hash', None)}"
+    commit = getattr(model.config, "_commit_hash", None) or config.revision
+    weights = weights_sha256(local) if local.is_dir() else f"hub:{config.name}@{commit}"
     identity = {
         "model": config.name,
         "revision": config.revision,
@@ -198,8 +199,9 @@ def resolve_dtype(dtype: str) -> str:
 
 
 def weights_sha256(directory: Path) -> str:
-    """SHA-256 over the weight files of a local model; remembered by path, size and time of change."""
+    """SHA-256 over the weight files and the config of a local model; remembered by path, size and time of change."""
     files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
+    files += [f for f in (directory / "config.json",) if f.is_file()]  # its rope or norm settings change every value
     key = json.dumps([[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files])
     name = hashlib.sha256(key.encode()).hexdigest()
     remembered = cache_dir() / "hashes" / name

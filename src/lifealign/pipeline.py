@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from lifealign.config import RunConfig, load_config
 from lifealign.data import pack_pairs
-from lifealign.errors import ConfigError, StoreError
+from lifealign.errors import ConfigError, DataError, StoreError
 from lifealign.evaluate import TaskScores
 from lifealign.logps import kl_to_base
 from lifealign.manifest import ROOT, TaskManifest
@@ -73,7 +74,14 @@ class StoreHistory:
 
 def read_config(path: Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
     """A run configuration, the strategy's own options checked as well; see `config.load_config`."""
-    return load_config(path, settings, {name: cls.Config for name, cls in STRATEGIES.items()}, base)
+    config = load_config(path, settings, {name: cls.Config for name, cls in STRATEGIES.items()}, base)
+    loss = (config.strategy.model_extra or {}).get("loss")
+    if config.train.skip_weight_below > 0 and loss != "fpo":
+        raise ConfigError(
+            f"train.skip_weight_below={config.train.skip_weight_below} is about focal weights, which loss {loss!r} has none of; "
+            "set it to 0, or strategy.loss=fpo"
+        )
+    return config
 
 
 def create_memory(config: RunConfig, session: Session) -> MemoryStore:
@@ -132,6 +140,8 @@ def learn_group(
     started = time.perf_counter()
     session.start_tracking()
     task = _merge(group)
+    if not task.train:
+        raise DataError(f"task {task.name!r} has no training rows; give it at least one")
     history = StoreHistory(store)
     strategy, model, accelerator = session.strategy, session.model, session.accelerator
     session.load(store, store.head)
@@ -214,29 +224,31 @@ def score_row(
     """Score `tasks` with the weights as they were after `after` and append the record, unless it is there already."""
     options = config.evaluate
     wanted = {"split": options.split, "rows": options.rows, "generations": options.generations}
+    if options.generations:
+        wanted["max_new_tokens"] = options.max_new_tokens
     done = {
-        score["task"]
+        (score["task"], score["rows_sha256"])
         for record in store.evaluations()
         if record["kind"] == "row" and record["after"] == after.directory and record["options"] == wanted
         for score in record["scores"]
     }
-    missing = [t for t in tasks if t.name not in done and (t.test if options.split == "test" else t.validation)]
+    rows = {t.name: (t.test if options.split == "test" else t.validation)[: options.rows] for t in tasks}
+    missing = [t for t in tasks if rows[t.name] and (t.name, rows_sha256(rows[t.name])) not in done]
     if not missing:
         return []
     session.load(store, after)
     scores = []
     for task in missing:
-        rows = (task.test if options.split == "test" else task.validation)[: options.rows]
-        scores.append(
-            session.score(
-                task.name,
-                rows,
-                task.checker,
-                generations=options.generations,
-                max_new_tokens=options.max_new_tokens,
-                title=f"after {after.name}: score {task.name}",
-            )
+        title = f"after {after.name}: score {task.name}"
+        score = session.score(
+            task.name,
+            rows[task.name],
+            task.checker,
+            generations=options.generations,
+            max_new_tokens=options.max_new_tokens,
+            title=title,
         )
+        scores.append(replace(score, rows_sha256=rows_sha256(rows[task.name])))
     record = {"kind": "row", "after": after.directory, "options": wanted, "scores": [s.to_json() for s in scores]}
     if session.accelerator.is_main_process:
         store.append_evaluation(record)

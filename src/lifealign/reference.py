@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class ReferenceCache:
         if self.path is None or not self.path.exists():
             return {}
         found = {}
-        with closing(self._connect()) as database:
+        with self._open("ro") as database:
             for key in keys:
                 row = database.execute("SELECT chosen, rejected FROM logps WHERE key = ?", (key,)).fetchone()
                 if row is not None:
@@ -52,20 +52,25 @@ class ReferenceCache:
         """Add values, all or none of them; what is known stays as it is."""
         if self.path is None or not values:
             return
-        with closing(self._connect()) as database, database:
+        with self._open("rwc") as database, database:
+            database.execute("CREATE TABLE IF NOT EXISTS logps (key TEXT PRIMARY KEY, chosen REAL, rejected REAL)")
             database.executemany(
                 "INSERT OR IGNORE INTO logps VALUES (?, ?, ?)", [(key, *pair) for key, pair in values.items()]
             )
 
-    def _connect(self) -> sqlite3.Connection:
+    @contextmanager
+    def _open(self, mode: str) -> Iterator[sqlite3.Connection]:
         assert self.path is not None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(self.path, timeout=60)
-            database.execute("CREATE TABLE IF NOT EXISTS logps (key TEXT PRIMARY KEY, chosen REAL, rejected REAL)")
+            uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+            with closing(sqlite3.connect(uri, uri=True, timeout=60)) as database:
+                yield database
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{self.path}: the cache of reference log-probs cannot be used: {error}") from error
-        return database
+            raise StoreError(
+                f"{self.path}: the cache of log-probs cannot be used: {error}; "
+                "remove it, or set LIFEALIGN_CACHE to another directory"
+            ) from error
 
 
 def adapter_sha256(tensors: Mapping[str, Tensor] | None) -> str:

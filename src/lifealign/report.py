@@ -73,7 +73,7 @@ def write_report(results: Mapping[str, Any], directory: str | Path) -> list[Path
     target = Path(directory)
     contents = {
         "report.html": render_html(results),
-        "results.json": json.dumps(plain(results), indent=2, sort_keys=True, allow_nan=False) + "\n",
+        "results.json": json.dumps(plain(results), indent=2, allow_nan=False) + "\n",
         "scores.csv": scores_csv(results),
     }
     with writing(target):

@@ -15,7 +15,7 @@ Point = tuple[float, float]
 
 COLOURS = 8
 """Line colours of the template; after that many, lines are dashed."""
-_LABEL_GAP = 11.0  # between the names at the ends of lines
+_LABEL_GAP = 13.0  # between the names at the ends of lines
 _MOST_POINTS = 300  # of one line; more steps than that are averaged in groups
 TRACES = {"loss": "Loss", "margin": "Reward margin", "focal_weight": "Focal weight"}
 
@@ -41,7 +41,7 @@ class Frame:
     def view(self) -> View:
         """What the template draws of it."""
         step = self.ticks[1] - self.ticks[0]
-        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        digits = next(d for d in range(13) if d == 12 or abs(round(step, d) - step) < 1e-9 * step)
         marks = [{"y": self.at(self.x[0], t)[1], "text": f"{t:.{digits}f}"} for t in self.ticks]
         keys = ("width", "height", "left", "right", "top", "bottom")
         return {**{k: getattr(self, k) for k in keys}, "ticks": marks}

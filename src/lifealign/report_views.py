@@ -12,8 +12,8 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from lifealign import report_charts as charts
+from lifealign import report_tables as tables
 from lifealign.metrics import seeds_interval
-from lifealign.tasks import shorten_numbers
 
 View = dict[str, Any]
 LOWER_IS_BETTER = frozenset({"nll"})
@@ -78,7 +78,7 @@ def number(value: Any, metric: str = "") -> str:
     if metric_label(metric).endswith("%"):
         text = f"{value:.2f}"
     else:
-        text = f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+        text = f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"
     return text.removeprefix("-") if float(text) == 0 else text
 
 
@@ -140,11 +140,13 @@ def page(results: Mapping[str, Any]) -> View:
         ],
         "panels": [_panel(metric, runs, labels) for metric in metrics_of(runs)],
         "training": charts.training(runs, labels),
-        "commits": [v for run, label in zip(runs, labels, strict=True) if (v := _commits(run, label))],
-        "consolidation": [v for run, label in zip(runs, labels, strict=True) if (v := _consolidation(run, label))],
-        "data": _data(runs, labels),
-        "config": _compare([_flat(run.get("config") or {}) for run in runs], labels),
-        "versions": _compare([run.get("versions") or {} for run in runs], labels),
+        "commits": [v for run, label in zip(runs, labels, strict=True) if (v := tables.commits(run, label))],
+        "consolidation": [
+            v for run, label in zip(runs, labels, strict=True) if (v := tables.consolidation(run, label))
+        ],
+        "data": tables.data(runs, labels),
+        "config": tables.compare([tables.flat(run.get("config") or {}) for run in runs], labels),
+        "versions": tables.compare([run.get("versions") or {} for run in runs], labels),
     }
 
 
@@ -184,25 +186,45 @@ def _comparable(runs: Sequence[Any]) -> bool:
     return len({(run.get("base_model"), tuple(sorted(run.get("tasks", [])))) for run in runs}) == 1
 
 
+def _cells_of(key: str, count: int) -> list[tuple[int, int]]:
+    """The cells of R [N, N] that a summary is a mean over; see `metrics`."""
+    final, diagonal = [(count - 1, j) for j in range(count)], [(j, j) for j in range(count)]
+    match key:
+        case "last":
+            return final
+        case "learning_accuracy":
+            return diagonal
+        case "bwt":
+            return final[:-1] + diagonal[:-1]
+        case "forward_transfer":
+            return [(j - 1, j) for j in range(1, count)]
+        case _:
+            return [(k, j) for k in range(count) for j in range(k + 1)]
+
+
+def _summary_cell(metric: str, key: str, run: Mapping[str, Any]) -> View:
+    """A summary with its interval; `partial` says so where cells that it is a mean over were not measured."""
+    cell = interval(run.get("summary", {}).get(metric, {}).get(key))
+    R = run.get("scores", {}).get(metric, {}).get("R", [])
+    needed = _cells_of(key, len(R))
+    there = sum(R[k][j] is not None for k, j in needed)
+    partial = f"{there} of {len(needed)} cells" if cell["value"] is not None and there < len(needed) else ""
+    return {**cell, "partial": partial, "best": False}
+
+
 def _summary_table(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
-    summaries = [run.get("summary", {}).get(metric, {}) for run in runs]
-    cells = {key: [interval(s.get(key)) for s in summaries] for key in SUMMARIES}
+    cells = {key: [_summary_cell(metric, key, run) for run in runs] for key in SUMMARIES}
     shown = [key for key in SUMMARIES if any(c["value"] is not None for c in cells[key])]
-    measured = [run for run, s in zip(runs, summaries, strict=True) if s]
+    measured = [run for run in runs if metric in run.get("summary", {})]
     comparable = len(measured) > 1 and _comparable(measured)
-    best = {key: _best(metric, key, [c["value"] for c in cells[key]]) if comparable else None for key in shown}
+    for key in shown if comparable else ():
+        ranked = [c for c in cells[key] if not c["partial"]]
+        best = _best(metric, key, [c["value"] for c in ranked])
+        for cell in ranked:
+            cell["best"] = best is not None and cell["value"] == best
     return {
         "columns": [{"label": SUMMARIES[key].label, "text": SUMMARIES[key].text} for key in shown],
-        "rows": [
-            {
-                "label": label,
-                "cells": [
-                    {**cells[key][i], "best": best[key] is not None and cells[key][i]["value"] == best[key]}
-                    for key in shown
-                ],
-            }
-            for i, label in enumerate(labels)
-        ],
+        "rows": [{"label": label, "cells": [cells[key][i] for key in shown]} for i, label in enumerate(labels)],
         "missing": [SUMMARIES[key].label for key in SUMMARIES if key not in shown],
         "comparable": comparable,
         "several": len(measured) > 1,
@@ -214,7 +236,9 @@ def _seeds(metric: str, runs: Sequence[Any]) -> list[View]:
     groups: dict[str, list[Any]] = {}
     for run in runs:
         config = {k: v for k, v in (run.get("config") or {}).items() if k not in ("seed", "memory")}
-        same = json.dumps([run.get("method"), run.get("base_model"), sorted(run.get("tasks", [])), config], sort_keys=True)
+        same = json.dumps(
+            [run.get("method"), run.get("base_model"), sorted(run.get("tasks", [])), config], sort_keys=True
+        )
         groups.setdefault(same, []).append(run)
     found = []
     for group in groups.values():
@@ -253,106 +277,3 @@ def _matrix(metric: str, run: Mapping[str, Any], label: str, scale: tuple[float,
             cells = [cell(v, *limits(scores, k, j), j <= k) for j, v in enumerate(row)]
             rows.append({"label": f"after {next(names)[0]}", "cells": cells})
     return {"label": label, "tasks": tasks, "rows": rows}
-
-
-def _commits(run: Mapping[str, Any], label: str) -> View | None:
-    """Steps, time and final divergence of each commit."""
-    training, seconds = run.get("training") or {}, run.get("seconds") or {}
-    rows = []
-    for name in dict.fromkeys([*training, *seconds]):
-        lines = training.get(name) or []
-        spent = [line["seconds"] for line in lines if line.get("seconds")]
-        pairs = sum(line["seconds"] * line["pairs_per_second"] for line in lines if line.get("pairs_per_second"))
-        rows.append(
-            {
-                "name": name,
-                "steps": len(lines) or None,
-                "seconds": seconds.get(name),
-                "rate": pairs / sum(spent) if pairs and spent else None,
-                "kl": lines[-1].get("kl") if lines else None,
-            }
-        )
-    return {"label": label, "rows": rows} if rows else None
-
-
-SUMMED = {
-    "matrices": "Matrices",
-    "rank_kept": "Rank kept",
-    "basis_rank": "Basis rank",
-    "energy_kept": "Energy kept",
-    "overlap": "Overlap",
-    "chance_overlap": "Chance overlap",
-    "kept_ratio": "Kept ratio",
-    "update_norm": "‖SM‖",
-    "denoised_norm": "‖SM′‖",
-    "refined_norm": "‖RSM‖",
-    "truncation_error": "Truncation error",
-}
-
-
-def _consolidation(run: Mapping[str, Any], label: str) -> View | None:
-    commits = run.get("consolidation") or {}
-    if not commits:
-        return None
-    summed = {name: c.get("summed") or {} for name, c in commits.items()}
-    keys = [
-        k
-        for k in dict.fromkeys([*SUMMED, *(k for s in summed.values() for k in s)])
-        if any(k in s for s in summed.values())
-    ]
-    return {
-        "label": label,
-        "columns": [SUMMED.get(k, k) for k in keys],
-        "rows": [{"name": name, "cells": [s.get(k) for k in keys]} for name, s in summed.items()],
-        "maps": charts.layer_maps(commits),
-    }
-
-
-def _data(runs: Sequence[Any], labels: Sequence[str]) -> list[View]:
-    """Data reports; runs that read the same rows share one."""
-    groups: dict[str, tuple[list[str], Any]] = {}
-    for run, label in zip(runs, labels, strict=True):
-        if run.get("data"):
-            groups.setdefault(json.dumps(run["data"], sort_keys=True), ([], run["data"]))[0].append(label)
-    found = []
-    for names, data in groups.values():
-        rows = [{"task": task, **_reported(report)} for task, reports in data.items() for report in reports]
-        found.append({"runs": names, "rows": rows})
-    return found
-
-
-def _reported(report: Mapping[str, Any]) -> View:
-    changes = [
-        {"what": what, "reason": reason, "count": len(rows), "short": shorten_numbers(rows), "rows": rows}
-        for what in ("dropped", "repaired")
-        for reason, rows in (report.get(what) or {}).items()
-    ]
-    counts = {what: sum(c["count"] for c in changes if c["what"] == what) for what in ("dropped", "repaired")}
-    return {**{k: report.get(k) for k in ("source", "read", "kept")}, **counts, "changes": changes}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _compare(columns: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> View | None:
-    """Keys down, runs across; None where no run has a key."""
-    keys = sorted({key for column in columns for key in column})
-    if not keys:
-        return None
-    rows = []
-    for key in keys:
-        cells = [None if key not in column else _text(column[key]) for column in columns]
-        rows.append({"key": key, "cells": cells, "differs": len(set(cells)) > 1})
-    return {"labels": list(labels), "rows": rows, "differing": [row for row in rows if row["differs"]]}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -148,8 +148,10 @@ class Session:
         answers: list[dict[str, Any]] = []
         if checker is not None and generations > 0:
             rule: Callable[[str], bool] = suites.checker(checker)
+            encoded = {p.digest for p in pairs}
+            asked = [row for row in rows if row.digest in encoded][:generations]
             answers = answer_rows(
-                self.model, self.encoder, rows[:generations], rule, max_new_tokens, self.progress, f"{title}: answers"
+                self.model, self.encoder, asked, rule, max_new_tokens, self.progress, f"{title}: answers"
             )
             scores["pass_rate"] = [float(a["passed"]) for a in answers]
         return TaskScores(task, scores, answers)
@@ -161,7 +163,8 @@ class Session:
     def export(self, out: Path, *, merged: bool) -> Path:
         """Write a PEFT adapter, or the base model with the adapter merged in (float32), with its tokenizer."""
         if merged:
-            model: Any = cast(Any, self.model).merge_and_unload()
+            # In float32 whatever the base was loaded in: small updates would be lost in bfloat16.
+            model: Any = cast(Any, self.model.float()).merge_and_unload()
             assert model is causal_lm(model)
         else:
             model = self.model

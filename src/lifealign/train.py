@@ -138,16 +138,14 @@ def train_stage(loop: Loop, stage: Stage) -> None:
     first = _resume(loop, stage, parameters, optimizer)
     done = sum(map(len, steps[:first]))
     title = f"{loop.task}: {stage.name}"
-    with (
-        _dropout_on(loop.model),
-        loop.progress.stage(title, sum(map(len, steps)), "pairs", done=done) as shown,
-    ):
+    with loop.progress.stage(title, sum(map(len, steps)), "pairs", done=done) as shown:
         for index in range(first, len(steps)):
             started = time.perf_counter()
             rate = learning_rate(index, len(steps), loop.config.warmup, stage.learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with _dropout_seed(loop, stage, index):
+            # For each step anew: a reference computed in between (`Step.loss_on`) leaves dropout off.
+            with _dropout_on(loop.model), _dropout_seed(loop, stage, index):
                 line = _step(loop, stage, parameters, steps[index], index)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -290,7 +288,7 @@ def _means(sums: Tensor, chosen_only: bool) -> dict[str, float]:
 
 @contextmanager
 def _dropout_on(model: nn.Module) -> Iterator[None]:
-    """The adapter's dropout is on while a stage trains; the base model's own dropout is never used."""
+    """The adapter's dropout is on in a training step; the base model's own dropout is never used."""
     model.eval()
     for name, module in model.named_modules():
         if "lora_dropout" in name:

@@ -66,7 +66,7 @@ def _rows(task: str, split: Split) -> tuple[tuple[str, bool, Row], ...]:
     """
     content = json.loads(resources.files("lifealign.suites").joinpath("planted.json").read_text(encoding="utf-8"))
     rng = random.Random(f"planted/{task}/{split}")
-    voice = Voice(content["wordings"], split, rng)
+    voice = Voice(content["wordings"], rng)
     others = [name for name in TASKS if name != task]
     rows: list[tuple[str, bool, Row]] = []
     for index, entry in enumerate(content["topics"][task]):
