@@ -1,7 +1,7 @@
 # make demo   the main job on the embedded suite: lifealign and sequential, both score matrices, a report
 # make test   the tests
 # make lint   ruff and mypy
-# make bench  our preference step against TRL's DPOTrainer
+# make bench  (ROWS=FILE) our preference step against TRL's DPOTrainer
 #
 # Each target sets up what it needs in .venv at its first run. PYTHON chooses the interpreter (3.11 or newer).
 # On Linux without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels for a much smaller download.
@@ -54,8 +54,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# ROWS=FILE: a JSON list of query, chosen, rejected; else rows of the planted suite, which are short.
 bench: $(VENV)/.runtime
-	$(BIN)/python benchmarks/preference_step.py --out runs/bench/preference_step.json
+	$(BIN)/python benchmarks/preference_step.py --out runs/bench/preference_step.json $(if $(ROWS),--rows-file $(ROWS))
 
 clean:
 	rm -rf runs/demo runs/bench

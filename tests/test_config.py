@@ -180,3 +180,11 @@ def test_the_examples_are_valid(name):
     config = load_config(path, (), {key: strategy.Config for key, strategy in REAL.items()})
     assert config.stream is not None and config.stream.planted is not None
     assert config.strategy.name == "lifealign"
+
+
+def test_another_strategy_starts_from_its_own_defaults(write):
+    path = write("strategy: {name: lifealign, gamma: 0.5}")
+    same = load_config(path, ("strategy.space=delta_w",), STRATEGIES).strategy
+    assert same.model_extra["gamma"] == 0.5 and same.model_extra["space"] == "delta_w"
+    other = load_config(path, ("strategy.name=sequential",), STRATEGIES).strategy
+    assert other.name == "sequential" and "gamma" not in other.model_extra

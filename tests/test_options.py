@@ -21,6 +21,7 @@ import pytest
 from pydantic import BaseModel
 
 import lifealign.session
+import lifealign.store
 from lifealign.config import (
     DataConfig,
     EvaluateConfig,
@@ -115,14 +116,14 @@ RUN: dict[str, Case] = {
 }
 
 OBJECTIVE = {
-    "loss": case("ipo", "adapter", keeps="replay"),
+    "loss": case("fpo", "adapter", keeps="replay"),
     "beta": case("0.5", "adapter scores", keeps="replay"),
     "gamma": case("1.0", "adapter", "strategy.loss=fpo"),
     # Clipping would hide a factor on the gradient only if it bound; Adam nearly hides it, but not to the last bit.
     "normalise_weights": case("true", "adapter norms", "strategy.loss=fpo", keeps="replay"),
     "simpo_margin": case("2.0", "adapter", "strategy.loss=simpo"),
     "orpo_weight": case("1.0", "adapter", "strategy.loss=orpo"),
-    "reference": case("previous_task", "adapter losses", "strategy.loss=dpo"),
+    "reference": case("previous_task", "adapter losses"),
 }
 REPLAY = {
     "replay_policy": case("oldest_out", "replay", "strategy.replay_capacity=3", "strategy.replay_share=0.75"),
@@ -144,7 +145,15 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "reference": case("task_start", "adapter losses", "sft.epochs=1"),
     },
     "replay": OBJECTIVE | REPLAY,
-    "lifealign": OBJECTIVE | REPLAY | CONSOLIDATION,
+    "lifealign": {
+        **OBJECTIVE,
+        "loss": case("ipo", "adapter", keeps="replay"),
+        # The focal loss is this method's own default, so these need no base to stand on.
+        "gamma": case("1.0", "adapter"),
+        "normalise_weights": case("true", "adapter norms", keeps="replay"),
+        **REPLAY,
+        **CONSOLIDATION,
+    },
 }
 
 # What an option refuses, because it would do nothing or something else than it says.
@@ -222,6 +231,7 @@ def run(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ite
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         # Hundreds of runs: no waiting for the disk, and a model is read once (a run gets a copy of its own).
+        patch.setattr(lifealign.store, "_versions", functools.cache(lifealign.store._versions))
         patch.setattr(os, "fsync", lambda descriptor: None)
         read = functools.cache(lifealign.session.load_base)
         patch.setattr(lifealign.session, "load_base", lambda config: copy.deepcopy(read(config)))

@@ -238,7 +238,7 @@ def load_config(
     where = str(path) if path else "settings"
     tree: dict[str, Any] = dict(base or {})
     if path is not None:
-        tree = _merge(tree, _read_yaml(path))
+        tree = _overlay(tree, _read_yaml(path))
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
@@ -251,7 +251,7 @@ def load_config(
         value = _number(value)
         for part in reversed(key.split(".")):
             value = {part: value}
-        tree = _merge(tree, value)
+        tree = _overlay(tree, value)
     return check_config(tree, where, strategy_configs)
 
 
@@ -322,6 +322,14 @@ def _number(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`; another strategy starts from its own defaults, not from the options of the one it replaces."""
+    old, new = below.get("strategy"), above.get("strategy")
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get("name", old.get("name")) != old.get("name"):
+        below = {**below, "strategy": {}}
+    return _merge(below, above)
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Preference scores compare with the base model (adapter off), whatever reference 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,6 @@ from lifealign.data import EncodedPair, Encoder
 from lifealign.generate import generate
 from lifealign.progress import Progress
 from lifealign.tasks import Row
-
-PERCENT = ("accuracy", "likelihood_accuracy", "pass_rate")
-"""Metrics whose rows are in [0, 1] and whose means are shown in percent."""
-METRICS = ("accuracy", "margin", "likelihood_accuracy", "nll", "pass_rate")
 
 
 @dataclass(frozen=True)
@@ -38,13 +33,6 @@ class TaskScores:
     rows: Mapping[str, Sequence[float]]
     answers: Sequence[Mapping[str, Any]] = ()
     rows_sha256: str = ""
-
-    def mean(self, metric: str) -> float:
-        """Mean over the rows (percent for accuracies and pass rates); NaN where nothing was measured."""
-        values = self.rows.get(metric, ())
-        if not values:
-            return math.nan
-        return sum(values) / len(values) * (100.0 if metric in PERCENT else 1.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
