@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lifealign.errors import ConfigError
 
@@ -139,11 +139,6 @@ class SftConfig(Frozen):
     """Peak learning rate. 0 < learning_rate."""
 
 
-def _on_off(value: Any) -> Any:
-    """YAML 1.1 reads a bare `on` or `off` as a truth value."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
 class TrainConfig(Frozen):
     """The preference stage and what both stages share."""
 
@@ -163,8 +158,8 @@ class TrainConfig(Frozen):
     """Gradient norm above which gradients are scaled down. 0 < max_grad_norm."""
     skip_weight_below: float = Field(0.0, ge=0, le=1)
     """Leave the backward pass out for pairs with a smaller focal weight; 0: never. 0 <= skip_weight_below <= 1."""
-    shared_prefix: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
-    """`auto`: probe at start-up, fall back to plain rows where the model disagrees. `on`: refuse instead. `off`: plain rows."""
+    shared_prefix: Literal["auto", "always", "never"] = "auto"
+    """`auto`: probe at start-up, fall back to plain rows where the model disagrees. `always`: refuse instead. `never`: plain rows."""
     checkpoint_every: int = Field(10, ge=1)
     """Optimizer steps between checkpoints; a killed run goes on from the last one. 1 <= checkpoint_every."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()

@@ -99,12 +99,12 @@ class Session:
     def shared_prefix(self, pairs: Sequence[EncodedPair]) -> bool:
         """Whether packed rows are used: as configured, after a probe on the model at hand (once)."""
         setting = self.config.train.shared_prefix
-        if setting == "off":
+        if setting == "never":
             return False
         if self._shared_prefix is None:
             reason = probe(self.model, pairs)
-            if reason is not None and setting == "on":
-                raise ConfigError(f"train.shared_prefix=on, but {reason}; allowed for this model: auto, off")
+            if reason is not None and setting == "always":
+                raise ConfigError(f"train.shared_prefix=always, but {reason}; allowed for this model: auto, never")
             if reason is not None:
                 self.progress.say(f"{reason}; falling back to plain rows (slower, same results)")
             self._shared_prefix = reason is None
