@@ -361,3 +361,11 @@ def test_opening_holds_no_lock_and_one_writer_keeps_others_out(memory: Memory) -
             other.rollback("bread")
     assert other.learn(MUSIC).directory == "0003-music"
     assert memory.learn(make_task("late")).directory == "0004-late"  # sees what the other one committed
+
+
+def test_a_tracker_that_is_not_installed_is_refused(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    memory = Memory.create(tmp_path / "tracked", config())
+    with pytest.raises(ConfigError, match=r"train.trackers: \['mlflow'\] not installed; pip install mlflow"):
+        memory.learn(make_task("one"), settings=["train.trackers=[mlflow]"])
+    memory.learn(make_task("one"), settings=["train.trackers=[tensorboard]"])
+    assert list((tmp_path / "tracked" / "work" / "trackers").rglob("events*"))

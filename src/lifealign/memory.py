@@ -304,6 +304,7 @@ class Memory:
         for what, old, new in (
             ("model", own.model, config.model),
             ("lora", own.lora, config.lora),
+            ("data", own.data, config.data),
             ("seed", own.seed, config.seed),
             ("memory", own.memory, config.memory),
         ):

@@ -88,6 +88,7 @@ def create_memory(config: RunConfig, session: Session) -> MemoryStore:
     """A new memory at `config.memory` with the initial adapter and nothing learnt."""
     dtype = session.base.identity["dtype"]
     settled = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
+    session.config = settled  # `auto` is decided once in a memory's life
     identity = {**session.identity, "seed": config.seed, "config": settled.model_dump(mode="json")}
     if session.accelerator.is_main_process:
         MemoryStore.create(config.memory, identity, {ADAPTER: session.initial, STATE: session.strategy.state_dict()})
@@ -113,6 +114,7 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
         config = _settled(MemoryReader.open(config.memory), config)
     session = Session(config, progress)
     store = MemoryStore.open(config.memory) if existing else create_memory(config, session)
+    config = session.config
     session.check_identity(store.identity, store.path)
     with writing(session, store):
         if config.evaluate.before:

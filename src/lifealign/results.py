@@ -25,7 +25,7 @@ class ScoreTable:
     Attributes:
         tasks: in the order they were learnt, then those only scored.
         stages: for each task, the directory of the commit that learnt it.
-        rows: the values; of several records of one cell, the latest.
+        rows: the values; of several records of one cell, the latest of those with most rows.
     """
 
     tasks: tuple[str, ...]
@@ -81,7 +81,9 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     for record in store.evaluations():
         if record["kind"] == "row" and record["options"]["split"] == split:
             for score in record["scores"]:
-                rows.setdefault(record["after"], {}).setdefault(score["task"], {}).update(score["rows"])
+                cell = rows.setdefault(record["after"], {}).setdefault(score["task"], {})
+                # The latest record counts, unless it looked at fewer rows than an earlier one.
+                cell.update({m: v for m, v in score["rows"].items() if len(v) >= len(cell.get(m, ()))})
     return ScoreTable(tuple(stages), tuple(stages.values()), rows)
 
 

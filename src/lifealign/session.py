@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -70,6 +71,9 @@ class Session:
     def start_tracking(self) -> None:
         """Start the experiment trackers, once; they write below the memory's directory, so the memory must be there."""
         if not self._tracking:
+            # accelerate only warns of a tracker that is not installed, and then nothing is tracked.
+            if missing := [t for t in self.config.train.trackers if importlib.util.find_spec(t) is None]:
+                raise ConfigError(f"train.trackers: {missing} not installed; pip install {' '.join(missing)}")
             self.accelerator.init_trackers("lifealign")
             self._tracking = True
 
@@ -113,6 +117,8 @@ class Session:
     def logps(self, pairs: Sequence[EncodedPair], *, base: bool, title: str) -> Tensor:
         """Summed log-probs [N, 2] under the model as it is, or (`base`) with the adapter off; through the cache."""
         adapter = "off" if base else adapter_sha256(snapshot(self.model))
+        if adapter != "off":  # the same tensors at another scale are another policy
+            adapter += f" x {self.config.lora.alpha / self.config.lora.r}"
         arguments: dict[str, Any] = {
             "cache": self.cache,
             "base": self.base.identity,
