@@ -44,6 +44,15 @@ def test_forgetting_takes_the_best_stage_before_the_last() -> None:
     assert m.forgetting([[-5.0], [-1.0, 0.0]]) == pytest.approx(-4.0)  # better than ever: negative
 
 
+def test_tasks_that_are_not_learnt_yet_are_no_part_of_last() -> None:
+    assert m.last([[60, 30, 5], [50, 70, 20]]) == 60
+
+
+def test_stages_that_were_not_scored() -> None:
+    assert math.isnan(m.bwt_by_stage([[None], [3.0, 4.0]])[0])
+    assert m.last([None, [3.0, 5.0]]) == 4
+
+
 def test_negative_scores_and_missing_cells() -> None:
     assert m.last([[-3.0], [None, -1.0]]) == -1.0
     assert m.bwt([[-3.0], [-5.0, -1.0]]) == -2.0
@@ -121,3 +130,6 @@ def test_seeds_interval_is_students_t() -> None:
     half = 4.303 * math.sqrt(((3**2) + 1 + 4**2) / 2) / math.sqrt(3)
     assert interval.low == pytest.approx(93 - half) and interval.high == pytest.approx(93 + half)
     assert math.isnan(m.seeds_interval([5.0]).low)
+    # t at 11 degrees of freedom is 2.201
+    twelve = m.seeds_interval([float(v) for v in range(12)])
+    assert (twelve.high - twelve.value) / (np.std(range(12), ddof=1) / math.sqrt(12)) == pytest.approx(2.201, abs=0.02)

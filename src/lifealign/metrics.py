@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 
 def as_matrix(R: Any) -> Array:
     """R as [stages, tasks] float64, NaN where a cell is missing; the upper triangle is kept where it is given."""
-    rows = [list(row) for row in R]
+    rows = [[] if row is None else list(row) for row in R]
     matrix = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
     for k, row in enumerate(rows):
         for j, value in enumerate(row):
@@ -45,9 +45,9 @@ def _mean(values: Any) -> float:
 
 
 def last(R: Any) -> float:
-    """Mean over tasks of the scores after the last stage: mean_j R[N][j]."""
+    """Mean over the tasks learnt so far of the scores after the last stage: mean_{j<=N} R[N][j]."""
     matrix = as_matrix(R)
-    return _mean(matrix[-1]) if len(matrix) else float("nan")
+    return _mean(matrix[-1, : len(matrix)]) if len(matrix) else float("nan")
 
 
 def ap(R: Any) -> float:
@@ -64,9 +64,10 @@ def bwt(R: Any) -> float:
 
 
 def bwt_by_stage(R: Any) -> list[float]:
-    """`bwt` of the first k stages for each k; 0 for the first stage, where nothing can be forgotten yet."""
+    """`bwt` of the first k stages for each k; 0 for the first stage if it was scored: nothing can be forgotten yet."""
     matrix = as_matrix(R)
-    return [0.0 if k == 0 else bwt(matrix[: k + 1, : k + 1]) for k in range(len(matrix))]
+    stages = [bwt(matrix[: k + 1, : k + 1]) for k in range(len(matrix))]
+    return [0.0 if k == 0 and not np.isnan(matrix[0, 0]) else value for k, value in enumerate(stages)]
 
 
 def forgetting(R: Any) -> float:
@@ -160,20 +161,21 @@ def paired_difference(
     return mean_interval(list(difference), resamples=resamples, seed=seed, level=level)
 
 
-STUDENT_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5% points of Student's t for 1 to 9 degrees of freedom."""
+STUDENT_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""97.5% points of Student's t for 1 to 10 degrees of freedom; above, 1.96 + 2.5 / df is right to 0.02."""
 
 
 def seeds_interval(values: Sequence[float]) -> Interval:
     """Mean over seeds with a 95% interval.
 
-    For 2 to 10 seeds this is Student's t interval: a bootstrap of three values cannot leave their range and is far too
-    narrow. For more, the normal one. One seed has no interval (NaN limits).
+    Student's t interval: a bootstrap of three values cannot leave their range and covers the mean in 74% of cases, not
+    in 95% (2,000 normal samples). One seed has no interval (NaN limits).
     """
     array = np.asarray([v for v in values if not np.isnan(v)], dtype=np.float64)
     if array.size < 2:
         return Interval(float(array.mean()) if array.size else float("nan"), float("nan"), float("nan"))
-    factor = STUDENT_T_975[array.size - 2] if array.size - 2 < len(STUDENT_T_975) else 1.96
+    df = array.size - 1
+    factor = STUDENT_T_975[df - 1] if df <= len(STUDENT_T_975) else 1.96 + 2.5 / df
     half = factor * float(array.std(ddof=1)) / float(np.sqrt(array.size))
     mean = float(array.mean())
     return Interval(mean, mean - half, mean + half)

