@@ -203,7 +203,7 @@ def test_real_five_example_loads(monkeypatch):
     monkeypatch.setenv("LIFEALIGN_DATA", str(data))
     stream = load_stream(config.stream, config.seed)
     assert [t.name for t in stream.tasks] == ["hc3", "hh-harmless", "hh-helpful", "safe-rlhf", "truthfulqa"]
-    assert all((len(t.train), len(t.validation), len(t.test)) == (100, 20, 20) for t in stream.tasks)
+    assert all((len(t.train), len(t.validation), len(t.test)) == (100, 20, 10) for t in stream.tasks)
     monkeypatch.delenv("LIFEALIGN_DATA")
     with pytest.raises(DataError, match="environment variable LIFEALIGN_DATA is not set"):
         load_stream(config.stream, config.seed)
