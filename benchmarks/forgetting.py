@@ -29,7 +29,13 @@ def start(strategy: str, seed: int, directory: Path, settings: Sequence[str], th
     """Start one run; its output goes to a file beside its memory."""
     memory = directory / f"{strategy}-seed{seed}"
     command = [sys.executable, "-m", "lifealign", "run", str(ROOT / "examples" / "planted.yaml")]
-    for setting in (f"memory={memory}", f"seed={seed}", f"strategy.name={strategy}", *OWN_SETTINGS.get(strategy, ()), *settings):
+    for setting in (
+        f"memory={memory}",
+        f"seed={seed}",
+        f"strategy.name={strategy}",
+        *OWN_SETTINGS.get(strategy, ()),
+        *settings,
+    ):
         command += ["--set", setting]
     memory.parent.mkdir(parents=True, exist_ok=True)
     with memory.with_suffix(".log").open("ab") as log:

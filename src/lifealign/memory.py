@@ -292,11 +292,13 @@ class Memory:
 
     def _with_settings(self, settings: Sequence[str]) -> RunConfig:
         from lifealign.pipeline import read_config
+        from lifealign.strategies import STRATEGIES
 
         own = self.config
         for setting in settings:
             key, _, value = setting.partition("=")
-            if key == "strategy.name" and value != own.strategy.name:  # before its options are read as another's
+            # Before its options are read as another's; a name that no strategy has is refused with the known ones.
+            if key == "strategy.name" and value in STRATEGIES and value != own.strategy.name:
                 raise ConfigError(
                     f"{self.path}: {key} is fixed for a memory's life: it has {own.strategy.name}, this call says {value}"
                 )
