@@ -10,7 +10,6 @@ chosen on validation rows.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -134,10 +133,12 @@ def main() -> None:
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Collect what is finished and write it."""
+    from lifealign.answers import to_json
+
     table = collect(options.directory, options.strategies, options.seeds)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({"settings": options.settings, "strategies": table}, indent=1) + "\n")
+        options.out.write_text(to_json({"settings": options.settings, "strategies": table}) + "\n")
     return table
 
 

@@ -148,7 +148,7 @@ class TrainConfig(Frozen):
     """Peak learning rate of the preference stage. 0 < learning_rate."""
     pairs_per_step: int = Field(16, ge=1)
     """Pairs per optimizer step, over all processes. 1 <= pairs_per_step."""
-    tokens_per_pack: int = Field(1024, ge=1)
+    tokens_per_pack: int = Field(512, ge=1)
     """Token budget of one packed forward; a longer pair goes alone. 1 <= tokens_per_pack."""
     warmup: float = Field(0.1, ge=0, le=1)
     """Share of the optimizer steps with rising learning rate, before the cosine. 0 <= warmup <= 1."""
