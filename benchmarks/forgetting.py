@@ -3,8 +3,8 @@
     python benchmarks/forgetting.py --jobs 2 --out docs/results/planted.json
 
 Every run is `lifealign run examples/planted.yaml` with another strategy and seed, in a process of its own; a finished run
-is not repeated and a killed one goes on where it was. The hyper-parameters are those of the example file; they were
-chosen on validation rows.
+is not repeated and a killed one goes on where it was. The hyper-parameters are those of the example file;
+REPRODUCTION.md says which of them were chosen on validation rows.
 """
 
 from __future__ import annotations

@@ -276,3 +276,13 @@ def test_a_fresh_adapter_counts_as_off() -> None:
     name = next(n for n in tensors if n.endswith("lora_B"))
     tensors[name][0, 0] = 1.0
     assert len(adapter_sha256(tensors)) == 64
+
+
+def test_a_cache_file_without_its_table_knows_nothing(tmp_path: Path) -> None:
+    """Another process has just made the file."""
+    path = tmp_path / "logps.sqlite"
+    path.touch()
+    cache = ReferenceCache(path)
+    assert cache.get(["a"]) == {}
+    cache.put({"a": (-1.5, -2.5)})
+    assert cache.get(["a", "b"]) == {"a": (-1.5, -2.5)}

@@ -42,6 +42,9 @@ class ReferenceCache:
             return {}
         found = {}
         with self._open("ro") as database:
+            # Another process may have made the file and not yet its table.
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'logps'").fetchone() is None:
+                return {}
             for key in keys:
                 row = database.execute("SELECT chosen, rejected FROM logps WHERE key = ?", (key,)).fetchone()
                 if row is not None:
