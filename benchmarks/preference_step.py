@@ -113,7 +113,7 @@ def run_ours(model: str, rows: Sequence[Row], job: Job, initial_adapter: Path | 
         train=TrainConfig(epochs=1, learning_rate=job.learning_rate, pairs_per_step=BATCH * job.accumulate, warmup=0.0),
     )
     session = Session(config, NullProgress())
-    session.cache = ReferenceCache(None)  # a second run would find its reference log-probs there
+    session.view.cache = ReferenceCache(None)  # a second run would find its reference log-probs there
     if initial_adapter is not None:
         tensors = load_file(initial_adapter / "adapter_model.safetensors")
         restore(
@@ -122,8 +122,8 @@ def run_ours(model: str, rows: Sequence[Row], job: Job, initial_adapter: Path | 
     task = [PreferenceRow((Message("user", row["query"]),), row["chosen"], row["rejected"]) for row in rows]
     pairs, _ = session.encoder.encode(task)
     started = time.perf_counter()
-    shared_prefix = session.shared_prefix(pairs)
-    reference = session.logps(pairs, base=True, title="reference")
+    shared_prefix = session.view.shared_prefix(pairs)
+    reference = session.view.logps(pairs, base=True, title="reference")
     reference_seconds = time.perf_counter() - started
     loop = Loop(ORDER_NAME, session.model, session.strategy, config.train, 0, shared_prefix, session.accelerator)
     stage = Stage("preference", 1, job.learning_rate, pairs, reference, lambda _: torch.zeros(()))

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from lifealign.config import RunConfig, StrategyChoice, _models_in
+from lifealign.losses import ObjectiveConfig
 from lifealign.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,24 +41,19 @@ def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def strategy_settings() -> Iterator[tuple[str, str, str]]:
-    """(key, default in each strategy that reads it, description); the defaults are those of a config without options."""
-    found: dict[str, dict[str, str]] = {}
-    descriptions: dict[str, str] = {}
-    for name, strategy in STRATEGIES.items():
+    """The options that all strategies share, and of each strategy those that are its own or have another default."""
+    shared = {
+        key: (shown(getattr(ObjectiveConfig(), key)), f.description or "")
+        for key, f in ObjectiveConfig.model_fields.items()
+    }
+    for key, (default, text) in shared.items():
+        yield f"strategy.{key}", default, text
+    for name, strategy in sorted(STRATEGIES.items()):
         instance = strategy.Config()
         for key, field in strategy.Config.model_fields.items():
-            found.setdefault(key, {})[name] = shown(getattr(instance, key))
-            description = field.description or ""
-            descriptions[key] = max(descriptions.get(key, ""), description, key=len)
-    for key, defaults in found.items():
-        readers: dict[str, list[str]] = {}
-        for name, default in defaults.items():
-            readers.setdefault(default, []).append(name)
-        all_the_same = len(readers) == 1 and len(defaults) == len(STRATEGIES)
-        cell = "; ".join(
-            default if all_the_same else f"{default} ({', '.join(names)})" for default, names in readers.items()
-        )
-        yield f"strategy.{key}", cell, descriptions[key]
+            default = shown(getattr(instance, key))
+            if key not in shared or default != shared[key][0]:
+                yield f"{name}.{key}", default, field.description or ""
 
 
 def expected_lines() -> list[str]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -47,6 +47,7 @@ class EncodedPair:
         chosen_cut: the chosen answer was cut at `max_length`, so its EOS is not trained.
         rejected_cut: likewise for the rejected answer.
         digest: content of the row (`Row.digest`).
+        position: of the row among those that were encoded together.
     """
 
     prompt: tuple[int, ...]
@@ -55,6 +56,7 @@ class EncodedPair:
     chosen_cut: bool
     rejected_cut: bool
     digest: str
+    position: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Encoder:
         cut: list[str] = []
         long_prompt: list[str] = []
         boundary: list[str] = []
-        for row in rows:
+        for position, row in enumerate(rows):
             sides = self._split(row)
             if sides is None:
                 boundary.append(row.source)
@@ -155,6 +157,7 @@ class Encoder:
                 len(chosen) > room,
                 len(rejected) > room,
                 row.digest,
+                position,
             )
             if pair.chosen == pair.rejected:
                 boundary.append(row.source)  # cut to the same tokens: nothing left to prefer
@@ -232,14 +235,23 @@ class PreferenceBatch:
     """What a strategy's loss sees of the pairs of one forward.
 
     Attributes:
-        index_B: positions of the pairs in the stage's data set.
+        index_B: positions of the pairs' rows in the training set that the strategy gave.
         chosen_lengths_B: response tokens of the chosen answers, float32.
         rejected_lengths_B: likewise for the rejected answers.
+        token_T: the policy's log-probs of all response tokens, chosen then rejected of each pair, with a graph; None
+            outside of training.
     """
 
     index_B: Tensor
     chosen_lengths_B: Tensor
     rejected_lengths_B: Tensor
+    token_T: Tensor | None = None
+
+    def tokens(self) -> list[Tensor]:
+        """`token_T` cut into one part a pair."""
+        assert self.token_T is not None
+        sizes = (self.chosen_lengths_B + self.rejected_lengths_B).long().tolist()
+        return list(torch.split(self.token_T, sizes))
 
 
 @dataclass(frozen=True)
@@ -274,9 +286,14 @@ class Pack:
     def to(self, device: torch.device) -> Pack:
         """The pack with its tensors on `device`."""
         move = {name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source_T", "target_T")}
-        batch = PreferenceBatch(*(t.to(device) for t in vars(self.batch).values()))
+        batch = PreferenceBatch(*(t.to(device) for t in vars(self.batch).values() if t is not None))
         mask = None if self.mask is None else self.mask.to(device)
         return Pack(**move, mask=mask, segments=self.segments, sizes=self.sizes, batch=batch)
+
+
+def with_prefix(pairs: Sequence[EncodedPair], prefixes: Sequence[tuple[int, ...]]) -> list[EncodedPair]:
+    """The pairs with virtual tokens in front of their prompts (see `soft_prompt`)."""
+    return [replace(p, prompt=v + p.prompt) if v else p for p, v in zip(pairs, prefixes, strict=True)]
 
 
 def cost(pair: EncodedPair, shared_prefix: bool, chosen_only: bool = False) -> int:
@@ -309,7 +326,7 @@ def pack_pairs(
     """Lay the pairs at `index` into one packed row (`shared_prefix`) or a batch of plain rows."""
     chosen = [pairs[i] for i in index]
     batch = PreferenceBatch(
-        torch.tensor(list(index)),
+        torch.tensor([p.position for p in chosen]),
         torch.tensor([float(len(p.chosen)) for p in chosen]),
         torch.tensor([float(len(p.rejected)) for p in chosen]),
     )

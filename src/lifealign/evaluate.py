@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lifealign.data import EncodedPair, Encoder
-from lifealign.generate import generate
+from lifealign.generate import Prefix, generate
 from lifealign.progress import Progress
 from lifealign.tasks import Row
 
@@ -83,10 +83,17 @@ def answer_rows(
     max_new_tokens: int,
     progress: Progress | None = None,
     title: str = "answers",
+    prefix: Prefix | None = None,
 ) -> list[dict[str, Any]]:
     """Greedy answers to the rows' prompts, each with what the rule says of it."""
     texts = generate(
-        model, encoder, [r.prompt for r in rows], max_new_tokens=max_new_tokens, progress=progress, title=title
+        model,
+        encoder,
+        [r.prompt for r in rows],
+        max_new_tokens=max_new_tokens,
+        progress=progress,
+        title=title,
+        prefix=prefix,
     )
     return [
         {"prompt": row.prompt[-1].content, "answer": text, "passed": checker(text)}

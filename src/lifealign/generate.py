@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from lifealign.errors import DataError
 from lifealign.logps import causal_lm
 from lifealign.progress import NullProgress, Progress
 from lifealign.tasks import Message
+
+Prefix = Callable[[Sequence[Sequence[int]]], list[tuple[int, ...]]]
+"""Virtual token ids to put before each prompt (`strategies.base.Strategy.prefix`)."""
 
 
 @torch.no_grad()
@@ -28,6 +31,7 @@ def generate(
     batch_size: int = 16,
     progress: Progress | None = None,
     title: str = "generate",
+    prefix: Prefix | None = None,
 ) -> list[str]:
     """One answer per prompt, without special tokens, in the order of the prompts.
 
@@ -42,6 +46,7 @@ def generate(
         batch_size: prompts at once.
         progress: where to report.
         title: of the progress stage.
+        prefix: of the strategy, where prompts have virtual tokens before them.
 
     Raises:
         DataError: a prompt longer than the encoder's `max_length`, or an option out of range.
@@ -57,6 +62,8 @@ def generate(
             raise DataError(
                 f"prompt {number}: {len(prompt_ids)} tokens, the limit is data.max_length={encoder.max_length} with room for one more"
             )
+    if prefix is not None:
+        ids = [[*before, *prompt] for before, prompt in zip(prefix(ids), ids, strict=True)]
     # Prompts of like length together: a batch is as wide as its longest prompt.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     lm = causal_lm(model)

@@ -9,7 +9,7 @@ token. Both are exact; `probe` compares them with plain rows on the model at han
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +22,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from lifealign.data import EncodedPair, Pack, Segment, pack_pairs
 from lifealign.losses import PairLogps
-from lifealign.models import adapter_off
+from lifealign.models import adapter_off, holding
 
 ATTENTION = "lifealign_packed"
 VOCABULARY_CHUNK = 1 << 24
@@ -188,10 +188,7 @@ def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:
     """
     lm = causal_lm(model)
     if not pack.segments:
-        logits = lm(
-            input_ids=pack.input_ids, attention_mask=pack.mask, position_ids=pack.position_ids, use_cache=False
-        ).logits
-        picked_TV = logits.reshape(-1, logits.shape[-1])[pack.source_T].float()
+        picked_TV = _response_logits(lm, pack)
         token_T = picked_TV.gather(1, pack.target_T[:, None]).squeeze(1) - torch.logsumexp(picked_TV, -1)
         return TokenLogps(token_T, pack.sizes)
     head = lm.get_output_embeddings()
@@ -211,24 +208,74 @@ def _response_hidden(lm: PreTrainedModel, pack: Pack) -> Tensor:
     return hidden_TD
 
 
+class _TokenDivergence(torch.autograd.Function):
+    """KL(softmax(g W^T) || softmax(h W^T)) [T], float32, in chunks of positions; gradient (q - p) W for h alone."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
+        kl_T = torch.empty(len(hidden_TD), dtype=torch.float32, device=hidden_TD.device)
+        grad_TD = torch.empty_like(hidden_TD)
+        rows = max(1, VOCABULARY_CHUNK // (2 * weight_VD.shape[0]))
+        for start in range(0, len(hidden_TD), rows):
+            part = slice(start, start + rows)
+            student_TV, teacher_TV = (
+                torch.log_softmax(F.linear(h[part], weight_VD, bias_V).float(), -1) for h in (hidden_TD, teacher_TD)
+            )
+            kl_T[part] = (teacher_TV.exp() * (teacher_TV - student_TV)).sum(-1)
+            grad_TD[part] = (student_TV.exp() - teacher_TV.exp()).to(weight_VD.dtype) @ weight_VD
+        ctx.save_for_backward(grad_TD)
+        return kl_T
+
+    @staticmethod
+    def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad_TD,) = ctx.saved_tensors
+        return grad_TD * grad_T[:, None].to(grad_TD.dtype), None, None, None
+
+
+def token_divergence(model: nn.Module, pack: Pack, weights: Mapping[str, Tensor]) -> Tensor:
+    """KL(policy with `weights` || policy now) at each response token of a pack, [T] nats, with a graph for the latter."""
+    lm = causal_lm(model)
+    if not pack.segments:
+        student_TV = _response_logits(lm, pack)
+        with torch.no_grad(), holding(model, weights):
+            teacher_TV = torch.log_softmax(_response_logits(lm, pack), -1)
+        return (teacher_TV.exp() * (teacher_TV - torch.log_softmax(student_TV, -1))).sum(-1)
+    head = lm.get_output_embeddings()
+    assert head is not None
+    hidden_TD = _response_hidden(lm, pack).to(head.weight.dtype)
+    with torch.no_grad(), holding(model, weights):
+        teacher_TD = _response_hidden(lm, pack).to(head.weight.dtype)
+    kl_T: Tensor = _TokenDivergence.apply(  # type: ignore[no-untyped-call]
+        hidden_TD, teacher_TD, head.weight, getattr(head, "bias", None)
+    )
+    return kl_T
+
+
+def _response_logits(lm: PreTrainedModel, pack: Pack) -> Tensor:
+    """Logits of plain rows where a response token is predicted, [T, V] float32."""
+    output = lm(input_ids=pack.input_ids, attention_mask=pack.mask, position_ids=pack.position_ids, use_cache=False)
+    logits_TV: Tensor = output.logits.reshape(-1, output.logits.shape[-1])[pack.source_T].float()
+    return logits_TV
+
+
 @torch.no_grad()
-def kl_to_base(model: nn.Module, pack: Pack) -> float:
-    """Mean over the response tokens of KL(policy || base model), nats: the sum over the vocabulary, nothing sampled."""
+def kl_to_base(model: nn.Module, pack: Pack, base_pack: Pack | None = None) -> float:
+    """Mean over the response tokens of KL(policy || base model), nats: the sum over the vocabulary, nothing sampled.
+
+    `base_pack` holds the same pairs as the base model sees them, where that differs (virtual tokens).
+    """
     lm = causal_lm(model)
 
-    def response_logps() -> Tensor:
-        if pack.segments:
-            head = lm.get_output_embeddings()
-            assert head is not None
-            logits_TV = head(_response_hidden(lm, pack).to(head.weight.dtype))
-        else:
-            output = lm(input_ids=pack.input_ids, attention_mask=pack.mask, position_ids=pack.position_ids)
-            logits_TV = output.logits.reshape(-1, output.logits.shape[-1])[pack.source_T]
-        return torch.log_softmax(logits_TV.float(), -1)
+    def response_logps(pack: Pack) -> Tensor:
+        if not pack.segments:
+            return torch.log_softmax(_response_logits(lm, pack), -1)
+        head = lm.get_output_embeddings()
+        assert head is not None
+        return torch.log_softmax(head(_response_hidden(lm, pack).to(head.weight.dtype)).float(), -1)
 
-    policy_TV = response_logps()
+    policy_TV = response_logps(pack)
     with adapter_off(model):
-        base_TV = response_logps()
+        base_TV = response_logps(base_pack or pack)
     return float((policy_TV.exp() * (policy_TV - base_TV)).sum(-1).mean())
 
 

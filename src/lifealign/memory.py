@@ -240,8 +240,7 @@ class Memory:
         session = self._session(self.config, None)
         session.load(self._store, self._point(as_of))
         session.export(target, merged=merged)
-        if merged:
-            self._loaded = None  # its adapter is gone
+        self._loaded = None  # its adapter has another form now, or is gone
         return target
 
     def log(self) -> list[dict[str, Any]]:

@@ -264,17 +264,93 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
         raise ConfigError(
             f"lora.target_modules={list(lora.target_modules)}: {str(error).splitlines()[0]}; linear modules of this model: {leaves}"
         ) from error
-    for index, (name, parameter) in enumerate(trainable(model).items()):
+    for parameter in trainable(model).values():
         parameter.data = parameter.data.float()
+    assert isinstance(model, nn.Module)
+    restore(model, fresh_factors({name: tuple(p.shape) for name, p in trainable(model).items()}, seed))
+    return model
+
+
+def fresh_factors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+    """A LoRA adapter that changes nothing yet: A [R, I] uniform in +-1/sqrt(I) from `seed`, B [O, R] zero."""
+    tensors = {}
+    for index, (name, shape) in enumerate(sorted(shapes.items())):
         if name.endswith(".lora_A"):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-            bound = 1 / math.sqrt(parameter.shape[1])
-            values = (torch.rand(parameter.shape, generator=generator) * 2 - 1) * bound
-            parameter.data.copy_(values)
+            tensors[name] = (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(shape[1])
         else:
-            parameter.data.zero_()
-    assert isinstance(model, nn.Module)
+            tensors[name] = torch.zeros(shape)
+    return tensors
+
+
+PAST = "past"
+"""Name of the second, frozen PEFT adapter of methods that keep earlier tasks' factors beside the one in training."""
+
+
+def set_past(model: nn.Module, factors: Mapping[str, Tensor], lora: LoraConfig) -> None:
+    """Put frozen factors beside the adapter in training: h = W x + (alpha/r) (B A + B_past A_past) x.
+
+    Args:
+        model: of `attach_lora`.
+        factors: `<module>.lora_A` [K, I] and `<module>.lora_B` [O, K], one K >= 1 for all modules; empty takes them away.
+        lora: shape of the adapter in training, for its scale.
+    """
+    tuner = cast(Any, model)
+    flags = {name: p.requires_grad for name, p in model.named_parameters() if f".{PAST}." not in name}
+    if PAST in tuner.peft_config:
+        tuner.delete_adapter(PAST)
+    if factors:
+        rank = next(t.shape[0] for name, t in factors.items() if name.endswith(".lora_A"))
+        own = tuner.peft_config["default"]
+        settings = peft.LoraConfig(
+            r=rank,
+            lora_alpha=rank * lora.alpha / lora.r,
+            target_modules=own.target_modules,
+            fan_in_fan_out=own.fan_in_fan_out,
+            task_type="CAUSAL_LM",
+        )
+        tuner.add_adapter(PAST, settings)
+        # Only the tuner takes several names; the model's own method takes one.
+        tuner.base_model.set_adapter(["default", PAST])
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if f".{PAST}." in name:
+                    key = name.removeprefix("base_model.model.").replace(f".{PAST}.weight", "")
+                    parameter.data = parameter.data.float()
+                    parameter.copy_(factors[key])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(flags.get(name, False))
+
+
+def concatenated(model: nn.Module) -> nn.Module:
+    """The adapter in training and the `PAST` one as a single PEFT adapter of their ranks' sum, for export."""
+    tuner = cast(Any, model)
+    if PAST in tuner.peft_config:
+        tuner.add_weighted_adapter(["default", PAST], [1.0, 1.0], "sum", combination_type="cat")
+        for name in ("default", PAST):
+            tuner.delete_adapter(name)
+        tuner.add_weighted_adapter(["sum"], [1.0], "default", combination_type="cat")
+        tuner.delete_adapter("sum")
+        tuner.set_adapter("default")
     return model
+
+
+@contextmanager
+def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with these tensors (see `snapshot`) in the place of its trained ones, for forwards without a graph.
+
+    The trained tensors are set aside, not written to: graphs made before stay valid.
+    """
+    own = trainable(model)
+    assert set(own) == set(tensors)
+    aside = {name: parameter.data for name, parameter in own.items()}
+    try:
+        for name, parameter in own.items():
+            parameter.data = tensors[name].to(parameter.device)
+        yield
+    finally:
+        for name, parameter in own.items():
+            parameter.data = aside[name]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

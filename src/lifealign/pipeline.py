@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from lifealign.config import RunConfig, load_config
-from lifealign.data import pack_pairs
 from lifealign.errors import ConfigError, DataError, StoreError
 from lifealign.evaluate import TaskScores
-from lifealign.logps import kl_to_base
 from lifealign.manifest import ROOT, TaskManifest
-from lifealign.models import restore, snapshot
+from lifealign.models import snapshot
 from lifealign.progress import NullProgress, Progress
 from lifealign.reader import MemoryReader
 from lifealign.replay import ReplayBuffer
@@ -150,7 +148,7 @@ def learn_group(
     strategy.begin_task(model, task, history)
     dataset = strategy.training_set(task, history)
     pairs, encoding = session.encoder.encode(dataset.rows)
-    shared_prefix = session.shared_prefix(pairs)
+    shared_prefix = session.view.shared_prefix(pairs)
 
     key = _workspace_key(store, task, config, [p.digest for p in pairs])
     workspace = store.workspace(key) if accelerator.is_main_process else store.path / "work" / key
@@ -161,7 +159,7 @@ def learn_group(
     reached = stage_reached(workspace)
     unused = torch.zeros(len(pairs), 2)
     if config.sft.epochs and (reached is None or reached[0] == "sft"):
-        sft = Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, session.preference_loss)
+        sft = Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, session.view.sft_loss_on)
         train_stage(loop, sft)
     if reached is not None and reached[0] == "preference":
         reference = reached[1]
@@ -169,11 +167,10 @@ def learn_group(
         reference = _reference(session, store, pairs, config)
     train_stage(
         loop,
-        Stage("preference", config.train.epochs, config.train.learning_rate, pairs, reference, session.preference_loss),
+        Stage("preference", config.train.epochs, config.train.learning_rate, pairs, reference, session.view.loss_on),
     )
     if loop.log and pairs:
-        few = pack_pairs(pairs, range(min(KL_PAIRS, len(pairs))), shared_prefix).to(accelerator.device)
-        loop.log[-1]["kl"] = kl_to_base(model, few)
+        loop.log[-1]["kl"] = session.view.kl_to_base(pairs[:KL_PAIRS])
 
     session.progress.say(f"{task.name}: end of task ({config.strategy.name})")
     diagnostics = strategy.end_task(model, task, history)
@@ -297,18 +294,15 @@ def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], confi
     """Summed log-probs [N, 2] of the reference policy that the strategy's objective names."""
     which = getattr(session.strategy.config, "reference", "base")
     if which == "base":
-        return session.logps(pairs, base=True, title="reference log-probs")
+        return session.view.logps(pairs, base=True, title="reference log-probs")
     if which == "task_start":
         if not config.sft.epochs:
             raise ConfigError(
                 "strategy.reference=task_start is the policy after the SFT stage, but sft.epochs=0; use previous_task or base"
             )
-        return session.logps(pairs, base=False, title="reference log-probs (after SFT)")
-    now = snapshot(session.model)
-    session.load(store, store.head)
-    values = session.logps(pairs, base=False, title="reference log-probs (previous task)")
-    restore(session.model, now)
-    return values
+        return session.view.logps(pairs, base=False, title="reference log-probs (after SFT)")
+    with session.as_of(store, store.head):
+        return session.view.logps(pairs, base=False, title="reference log-probs (previous task)")
 
 
 def _merge(group: Sequence[Task]) -> Task:

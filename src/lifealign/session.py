@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,19 +14,19 @@ from torch import Tensor
 
 from lifealign import suites
 from lifealign.config import RunConfig
-from lifealign.data import EncodedPair, Encoder, pack_pairs
+from lifealign.data import Encoder
 from lifealign.errors import ConfigError, StoreError
 from lifealign.evaluate import TaskScores, answer_rows, score_rows
 from lifealign.generate import generate
-from lifealign.logps import causal_lm, probe, token_logps
-from lifealign.losses import PairLogps
+from lifealign.logps import causal_lm
 from lifealign.manifest import TaskManifest
-from lifealign.models import adapter_off, cache_dir, load_base, needs_conversion, restore, snapshot
+from lifealign.models import cache_dir, load_base, needs_conversion, restore, snapshot
 from lifealign.progress import Progress
 from lifealign.reader import MemoryReader
-from lifealign.reference import ReferenceCache, adapter_sha256, cached_logps
+from lifealign.reference import ReferenceCache
 from lifealign.strategies import make_strategy
 from lifealign.tasks import Message, Row
+from lifealign.view import LoadedView
 
 ADAPTER, UPDATE, STATE = "adapter", "update", "state"
 """Stems of a task's tensor files: long-term weights, what the task changed in them, the strategy's state."""
@@ -57,8 +58,17 @@ class Session:
         self.model = self.strategy.attach(self.base.model).to(self.accelerator.device)
         self.model.eval()
         self.initial = snapshot(self.model)
-        self.cache = ReferenceCache(cache_dir() / "logps.sqlite")
-        self._shared_prefix: bool | None = None
+        self.view = LoadedView(
+            self.base,
+            self.model,
+            self.strategy,
+            self.encoder,
+            config,
+            self.accelerator,
+            ReferenceCache(cache_dir() / "logps.sqlite"),
+            progress,
+        )
+        self.strategy.view = self.view
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -99,58 +109,31 @@ class Session:
 
     def load(self, store: MemoryReader, task: TaskManifest) -> None:
         """Put a task's long-term weights and strategy state in place."""
-        restore(self.model, store.load_tensors(task, ADAPTER))
-        self.strategy.load_state_dict(store.load_tensors(task, STATE))
+        self._place(store.load_tensors(task, ADAPTER), store.load_tensors(task, STATE))
 
-    def shared_prefix(self, pairs: Sequence[EncodedPair]) -> bool:
-        """Whether packed rows are used: as configured, after a probe on the model at hand (once)."""
-        setting = self.config.train.shared_prefix
-        if setting == "never":
-            return False
-        if self._shared_prefix is None:
-            reason = probe(self.model, pairs)
-            if reason is not None and setting == "always":
-                raise ConfigError(f"train.shared_prefix=always, but {reason}; allowed for this model: auto, never")
-            if reason is not None:
-                self.progress.say(f"{reason}; falling back to plain rows (slower, same results)")
-            self._shared_prefix = reason is None
-        return self._shared_prefix
+    @contextmanager
+    def as_of(self, store: MemoryReader, task: TaskManifest) -> Iterator[None]:
+        """The model as it was after a task, and after the block again as it is now."""
+        weights, state = snapshot(self.model), self.strategy.state_dict()
+        self.load(store, task)
+        try:
+            yield
+        finally:
+            self._place(weights, state)
 
-    def logps(self, pairs: Sequence[EncodedPair], *, base: bool, title: str) -> Tensor:
-        """Summed log-probs [N, 2] under the model as it is, or (`base`) with the adapter off; through the cache."""
-        adapter = "off" if base else adapter_sha256(snapshot(self.model))
-        if adapter != "off":  # the same tensors at another scale are another policy
-            adapter += f" x {self.config.lora.alpha / self.config.lora.r}"
-        arguments: dict[str, Any] = {
-            "cache": self.cache,
-            "base": self.base.identity,
-            "adapter": adapter,
-            "shared_prefix": self.shared_prefix(pairs),
-            "tokens_per_pack": self.config.train.tokens_per_pack,
-            "accelerator": self.accelerator,
-            "progress": self.progress,
-            "title": title,
-        }
-        if adapter == "off":
-            with adapter_off(self.model):
-                return cached_logps(self.model, pairs, **arguments)
-        return cached_logps(self.model, pairs, **arguments)
-
-    def preference_loss(self, rows: Sequence[Row]) -> Tensor:
-        """Mean preference loss of rows against the base model at the current weights, with a graph."""
-        pairs, _ = self.encoder.encode(rows)
-        reference = self.logps(pairs, base=True, title="reference").to(self.accelerator.device)
-        pack = pack_pairs(pairs, range(len(pairs)), self.shared_prefix(pairs)).to(self.accelerator.device)
-        policy = token_logps(self.model, pack).pairs()
-        return self.strategy.loss(pack.batch, policy, PairLogps(reference[:, 0], reference[:, 1])).mean()
+    def _place(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        self.strategy.load_state_dict(state)
+        self.strategy.mount(self.model)
+        restore(self.model, weights)
 
     def score(
         self, task: str, rows: Sequence[Row], checker: str | None, *, generations: int, max_new_tokens: int, title: str
     ) -> TaskScores:
         """Scores of one task's held-out rows with the model as it is."""
+        self.strategy.select(self.model, task)
         pairs, _ = self.encoder.encode(rows)
-        reference = self.logps(pairs, base=True, title=f"{title}: reference")
-        policy = self.logps(pairs, base=False, title=title)
+        reference = self.view.logps(pairs, base=True, title=f"{title}: reference")
+        policy = self.view.logps(pairs, base=False, title=title)
         beta = float(getattr(self.strategy.config, "beta", 0.1))
         scores = score_rows(policy, reference, pairs, beta)
         answers: list[dict[str, Any]] = []
@@ -159,23 +142,36 @@ class Session:
             encoded = {p.digest for p in pairs}
             asked = [row for row in rows if row.digest in encoded][:generations]
             answers = answer_rows(
-                self.model, self.encoder, asked, rule, max_new_tokens, self.progress, f"{title}: answers"
+                self.model,
+                self.encoder,
+                asked,
+                rule,
+                max_new_tokens,
+                self.progress,
+                f"{title}: answers",
+                prefix=self.strategy.prefix,
             )
             scores["pass_rate"] = [float(a["passed"]) for a in answers]
         return TaskScores(task, scores, answers)
 
     def generate(self, prompts: Sequence[str], **options: Any) -> list[str]:
         """Answers to prompts, each one user turn; see `generate.generate`."""
-        return generate(self.model, self.encoder, [(Message("user", p),) for p in prompts], **options)
+        self.strategy.select(self.model, None)
+        messages = [(Message("user", p),) for p in prompts]
+        return generate(self.model, self.encoder, messages, prefix=self.strategy.prefix, **options)
 
     def export(self, out: Path, *, merged: bool) -> Path:
-        """Write a PEFT adapter, or the base model with the adapter merged in (float32), with its tokenizer."""
+        """Write a PEFT adapter, or the base model with the adapter merged in (float32), with its tokenizer.
+
+        The session is of no use for anything else afterwards.
+        """
+        self.strategy.select(self.model, None)
+        model: Any = self.strategy.to_peft(self.model)
         if merged:
             # In float32 whatever the base was loaded in: small updates would be lost in bfloat16.
-            model: Any = cast(Any, self.model.float()).merge_and_unload()
+            model = model.float().merge_and_unload()
             assert model is causal_lm(model)
         else:
-            model = self.model
             model.peft_config["default"].base_model_name_or_path = self.base.model.config._name_or_path
         with torch.no_grad():
             model.save_pretrained(str(out))

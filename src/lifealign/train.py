@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lifealign.config import TrainConfig
-from lifealign.data import EncodedPair, Pack, pack_pairs, split_by_budget
+from lifealign.data import EncodedPair, Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.errors import TrainingError
 from lifealign.files import read_checkpoint, write_checkpoint
 from lifealign.logps import token_logps
@@ -147,7 +147,9 @@ def train_stage(loop: Loop, stage: Stage) -> None:
             # For each step anew: a reference computed in between (`Step.loss_on`) leaves dropout off.
             with _dropout_on(loop.model), _dropout_seed(loop, stage, index):
                 line = _step(loop, stage, parameters, steps[index], index)
+            before = {name: p.detach().clone() for name, p in parameters.items()}
             optimizer.step()
+            loop.strategy.adjust_update(Step(loop.model, parameters, stage.loss_on, index, stage.name, before))
             optimizer.zero_grad(set_to_none=True)
             seconds = time.perf_counter() - started
             line |= {"learning_rate": rate, "seconds": seconds, "pairs_per_second": len(steps[index]) / seconds}
@@ -172,7 +174,7 @@ def _step(
     bound = 0.0
     response_tokens = sum(len(stage.pairs[i].chosen) for i in window)
     for group in groups[accelerator.process_index :: accelerator.num_processes]:
-        pack = pack_pairs(stage.pairs, group, loop.shared_prefix, chosen_only).to(accelerator.device)
+        pack = _policy_pack(loop, stage, group, chosen_only)
         if chosen_only:
             loss, seen = _sft_loss(loop.model, pack, response_tokens), None
         else:
@@ -197,8 +199,7 @@ def _step(
     if penalty.requires_grad:
         accelerator.backward(penalty)
         line["penalty"] = float(penalty.detach())
-    if not chosen_only:
-        loop.strategy.adjust_gradients(Step(loop.model, parameters, stage.loss_on, index))
+    loop.strategy.adjust_gradients(Step(loop.model, parameters, stage.loss_on, index, stage.name))
     norm = float(accelerator.clip_grad_norm_(list(parameters.values()), config.max_grad_norm))
     line["grad_norm"] = norm
     if config.skip_weight_below > 0 and not chosen_only:
@@ -210,6 +211,13 @@ def _step(
             f"{', '.join(stage.pairs[i].digest[:12] for i in window[:4])} ...; the memory is as it was before this task"
         )
     return line
+
+
+def _policy_pack(loop: Loop, stage: Stage, group: Sequence[int], chosen_only: bool) -> Pack:
+    """The pairs as the policy sees them: with the strategy's virtual tokens, if it has any."""
+    pairs = [stage.pairs[i] for i in group]
+    shown = with_prefix(pairs, loop.strategy.prefix([p.prompt for p in pairs]))
+    return pack_pairs(shown, range(len(shown)), loop.shared_prefix, chosen_only).to(loop.accelerator.device)
 
 
 def _sft_loss(model: nn.Module, pack: Pack, response_tokens: int) -> Tensor:
@@ -234,10 +242,11 @@ def _preference_loss(
     loop: Loop, stage: Stage, pack: Pack, group: Sequence[int], window: int
 ) -> tuple[Tensor, _Seen, float]:
     """This pack's part of the step's mean loss, what was seen, and the largest |dL/dr| left out."""
-    policy = token_logps(loop.model, pack).pairs()
+    tokens = token_logps(loop.model, pack)
+    policy = tokens.pairs()
     values = stage.reference[list(group)].to(policy.chosen.device)
     reference = PairLogps(values[:, 0], values[:, 1])
-    loss_B = loop.strategy.loss(pack.batch, policy, reference)
+    loss_B = loop.strategy.loss(replace(pack.batch, token_T=tokens.token_T), policy, reference)
     detached = PairLogps(policy.chosen.detach(), policy.rejected.detach())
     batch = pack.batch
     view = loop.strategy.objective(detached, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
@@ -335,8 +344,9 @@ def _resume(loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], op
     if found is None or found[1]["stage"] != stage.name:
         return 0
     tensors, state = found
-    restore(loop.model, _part(tensors, "adapter/"))
     loop.strategy.load_state_dict(_part(tensors, "strategy/"))
+    loop.strategy.mount(loop.model)
+    restore(loop.model, _part(tensors, "adapter/"))
     for name, parameter in parameters.items():
         # AdamW keeps its step count on the CPU, the moments beside the parameter.
         optimizer.state[parameter] = {

@@ -55,21 +55,63 @@ class PreferenceDataset:
         return iter(self.rows)
 
 
+class ModelView(Protocol):
+    """What a strategy may compute with the loaded model. Rows that cannot be encoded give NaN.
+
+    `weights` are tensors of `models.snapshot`, put in the place of the trained ones for this call; None: as they are now.
+    """
+
+    def loss_on(self, rows: Sequence[Row]) -> Tensor:
+        """Mean preference loss of rows at the current weights, against the base model, with a graph."""
+
+    def pair_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Summed log-probs [N, 2] (chosen, rejected), nats, float32, without a graph."""
+
+    def token_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+        """Log-probs of the response tokens, chosen then rejected of each row in one [T_c + T_r], without a graph."""
+
+    def divergence(self, rows: Sequence[Row], weights: Mapping[str, Tensor]) -> Tensor:
+        """Mean over the chosen answer's tokens of KL(policy with `weights` || policy now), [N] nats, with a graph."""
+
+    def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Mean of the base model's last hidden states over each prompt's ids (>= 1), [N, D] float32, without a graph."""
+
+    def input_moments(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Mean of x x^T over all token columns, [I, I] float64, for the input x of each adapted module, as it is now."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """What `adjust_gradients` may look at, after backward (and the sum over processes), before clipping.
+    """What `adjust_gradients` and `adjust_update` may look at.
 
     Attributes:
         model: gradients are in ``parameter.grad``.
         parameters: the trained ones by name.
-        loss_on: mean preference loss of rows at the current weights, with a graph; does not touch ``.grad``.
+        loss_on: mean loss of rows at the current weights, of the kind that the stage trains (SFT or preference), with a
+            graph; does not touch ``.grad``.
         index: 0-based optimizer step of the stage.
+        stage: `sft` or `preference`.
+        before: values of the trained parameters before the optimizer's step; empty in `adjust_gradients`.
     """
 
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
     loss_on: Callable[[Sequence[Row]], Tensor]
     index: int
+    stage: str = "preference"
+    before: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def gradients_on(self, rows: Sequence[Row], at_once: int = 8) -> dict[str, Tensor]:
+        """Gradient of `loss_on(rows)` by parameter, computed `at_once` rows at a time; ``.grad`` is left alone."""
+        total = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            loss = self.loss_on(part) * (len(part) / len(rows))
+            found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+            for name, gradient in zip(self.parameters, found, strict=True):
+                if gradient is not None:
+                    total[name] += gradient
+        return total
 
 
 @dataclass
@@ -89,13 +131,18 @@ class Strategy:
             "attach",
             "begin_task",
             "training_set",
+            "prefix",
             "loss",
             "penalty",
             "adjust_gradients",
+            "adjust_update",
             "end_task",
             "retain",
             "state_dict",
             "load_state_dict",
+            "mount",
+            "select",
+            "to_peft",
         ]
     )
 
@@ -103,6 +150,8 @@ class Strategy:
     lora: LoraConfig
     seed: int
     objective: Objective = field(init=False)
+    view: ModelView = field(init=False)
+    """Set by the session that loads the model, before any other hook but `attach` is called."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -129,8 +178,12 @@ class Strategy:
         """Called with the long-term weights in the model, before anything is trained; also on resume."""
 
     def training_set(self, task: Task, history: History) -> PreferenceDataset:
-        """Rows of both stages."""
+        """Rows of both stages; called once after `begin_task`, with the same weights in the model."""
         return PreferenceDataset(task.train, (task.name,) * len(task.train))
+
+    def prefix(self, prompts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """Virtual token ids (see `soft_prompt`) that the policy sees before each prompt; the reference never does."""
+        return [()] * len(prompts)
 
     def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
         """Preference loss [B] of the pairs of one forward; the loop averages over the optimizer step."""
@@ -141,7 +194,10 @@ class Strategy:
         return torch.zeros(())
 
     def adjust_gradients(self, step: Step) -> None:
-        """Change ``parameter.grad`` in place."""
+        """Change ``parameter.grad`` in place: after backward and the sum over processes, before clipping."""
+
+    def adjust_update(self, step: Step) -> None:
+        """Look at, or change in place, what the optimizer made of the parameters; gradients (clipped) are still there."""
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """After training: may rewrite the trained weights; returns JSON-able diagnostics."""
@@ -158,3 +214,17 @@ class Strategy:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
         assert not state, f"{type(self).__name__} keeps no state, got {sorted(state)[:3]}"
+
+    def mount(self, model: nn.Module) -> None:
+        """Put frozen parts that the state holds into the model; after `load_state_dict`, before weights are restored."""
+
+    def select(self, model: nn.Module, task: str | None) -> None:
+        """Before the model is scored on a task or answers prompts (None: no task is known): put what it takes in place."""
+
+    def to_peft(self, model: nn.Module) -> nn.Module:
+        """The PEFT model that is exported.
+
+        Raises:
+            ConfigError: what this method trains has no PEFT form; says so.
+        """
+        return model

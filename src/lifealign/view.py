@@ -1,0 +1,224 @@
+"""What may be computed with a loaded model: log-probs, losses, divergences, features. Strategies see it as `ModelView`.
+
+Shapes: N rows, T response tokens, D model width, I inputs of an adapted module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from lifealign.config import RunConfig
+from lifealign.data import EncodedPair, Encoder, Pack, pack_pairs, split_by_budget, with_prefix
+from lifealign.errors import ConfigError
+from lifealign.logps import causal_lm, kl_to_base, probe, token_divergence, token_logps
+from lifealign.losses import PairLogps
+from lifealign.models import BaseModel, adapter_off, holding, snapshot
+from lifealign.progress import Progress
+from lifealign.reference import ReferenceCache, adapter_sha256, cached_logps, pair_logps
+from lifealign.strategies.base import Strategy
+from lifealign.tasks import Row
+
+FEATURE_ROWS = 16
+"""Prompts of like length in one forward of `features`."""
+
+
+class LoadedView:
+    """The model of a session, with the adapter and the strategy that trains it.
+
+    Args:
+        base: the frozen base model.
+        model: with what the strategy attached to it.
+        strategy: for its loss and its virtual tokens.
+        encoder: rows to token ids.
+        config: options.
+        accelerator: device and processes.
+        cache: of log-probs.
+        progress: where to report.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        model: nn.Module,
+        strategy: Strategy,
+        encoder: Encoder,
+        config: RunConfig,
+        accelerator: Accelerator,
+        cache: ReferenceCache,
+        progress: Progress,
+    ) -> None:
+        self.base, self.model, self.strategy, self.encoder = base, model, strategy, encoder
+        self.config, self.accelerator, self.cache, self.progress = config, accelerator, cache, progress
+        self._shared_prefix: bool | None = None
+
+    def shared_prefix(self, pairs: Sequence[EncodedPair]) -> bool:
+        """Whether packed rows are used: as configured, after a probe on the model at hand (once)."""
+        setting = self.config.train.shared_prefix
+        if setting == "never":
+            return False
+        if self._shared_prefix is None:
+            reason = probe(self.model, pairs)
+            if reason is not None and setting == "always":
+                raise ConfigError(f"train.shared_prefix=always, but {reason}; allowed for this model: auto, never")
+            if reason is not None:
+                self.progress.say(f"{reason}; falling back to plain rows (slower, same results)")
+            self._shared_prefix = reason is None
+        return self._shared_prefix
+
+    def prefixed(self, pairs: Sequence[EncodedPair]) -> list[EncodedPair]:
+        """The pairs as the policy sees them."""
+        return with_prefix(pairs, self.strategy.prefix([p.prompt for p in pairs]))
+
+    def logps(self, pairs: Sequence[EncodedPair], *, base: bool, title: str) -> Tensor:
+        """Summed log-probs [N, 2] under the model as it is, or (`base`) with the adapter off; through the cache."""
+        adapter = "off" if base else adapter_sha256({**snapshot(self.model), **self.strategy.state_dict()})
+        if adapter != "off":  # the same tensors at another scale, or used in another way, are another policy
+            adapter += f" x {self.config.lora.alpha / self.config.lora.r} {self.config.strategy.name}"
+        with adapter_off(self.model) if adapter == "off" else nullcontext():
+            return cached_logps(
+                self.model,
+                pairs if base else self.prefixed(pairs),
+                cache=self.cache,
+                base=self.base.identity,
+                adapter=adapter,
+                shared_prefix=self.shared_prefix(pairs),
+                tokens_per_pack=self.config.train.tokens_per_pack,
+                accelerator=self.accelerator,
+                progress=self.progress,
+                title=title,
+            )
+
+    def loss_on(self, rows: Sequence[Row]) -> Tensor:
+        """Mean preference loss of rows against the base model at the current weights, with a graph."""
+        pairs, _ = self.encoder.encode(rows)
+        reference = self.logps(pairs, base=True, title="reference").to(self.accelerator.device)
+        pack = self._pack(pairs)
+        policy = token_logps(self.model, pack).pairs()
+        batch = pack.batch
+        # The plain objective: what a strategy adds for its own training rows has no meaning for others.
+        losses = self.strategy.objective(
+            policy, PairLogps(reference[:, 0], reference[:, 1]), batch.chosen_lengths_B, batch.rejected_lengths_B
+        )
+        return losses.loss.mean()
+
+    def sft_loss_on(self, rows: Sequence[Row]) -> Tensor:
+        """Mean NLL per response token of the chosen answers at the current weights, with a graph."""
+        pairs, _ = self.encoder.encode(rows)
+        return -token_logps(self.model, self._pack(pairs, chosen_only=True)).token_T.mean()
+
+    def kl_to_base(self, pairs: Sequence[EncodedPair]) -> float:
+        """Mean over the response tokens of KL(policy || base model), nats."""
+        base = pack_pairs(pairs, range(len(pairs)), self.shared_prefix(pairs)).to(self.accelerator.device)
+        return kl_to_base(self.model, self._pack(pairs), base)
+
+    def pair_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """See `strategies.base.ModelView`."""
+        pairs, _ = self.encoder.encode(rows)
+        found = torch.full((len(rows), 2), torch.nan)
+        with self._with(weights):
+            values = pair_logps(
+                self.model,
+                self.prefixed(pairs),
+                shared_prefix=self.shared_prefix(pairs),
+                tokens_per_pack=self.config.train.tokens_per_pack,
+                accelerator=self.accelerator,
+            )
+        found[[p.position for p in pairs]] = values
+        return found
+
+    @torch.no_grad()
+    def token_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+        """See `strategies.base.ModelView`."""
+        found = [torch.full((1,), torch.nan)] * len(rows)
+        with self._with(weights):
+            for pairs in self._groups(rows):
+                pack = self._pack(pairs)
+                sizes = [len(p.chosen) + len(p.rejected) for p in pairs]
+                parts = torch.split(token_logps(self.model, pack).token_T.cpu(), sizes)
+                for pair, part in zip(pairs, parts, strict=True):
+                    found[pair.position] = part.clone()
+        return found
+
+    def divergence(self, rows: Sequence[Row], weights: Mapping[str, Tensor]) -> Tensor:
+        """See `strategies.base.ModelView`."""
+        pairs, _ = self.encoder.encode(rows)
+        pack = self._pack(pairs, chosen_only=True)
+        parts = torch.split(token_divergence(self.model, pack, weights), list(pack.sizes))
+        means = dict(zip([p.position for p in pairs], [part.mean() for part in parts], strict=True))
+        missing = torch.tensor(torch.nan, device=pack.input_ids.device)
+        return torch.stack([means.get(i, missing) for i in range(len(rows))])
+
+    @torch.no_grad()
+    def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """See `strategies.base.ModelView`."""
+        lm = causal_lm(self.model)
+        device = self.accelerator.device
+        found: dict[int, Tensor] = {}
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        with adapter_off(self.model):
+            for start in range(0, len(order), FEATURE_ROWS):
+                chosen = order[start : start + FEATURE_ROWS]
+                width = max(len(prompts[i]) for i in chosen)
+                ids = torch.zeros(len(chosen), width, dtype=torch.long)
+                mask = torch.zeros_like(ids)
+                for row, i in enumerate(chosen):
+                    ids[row, : len(prompts[i])] = torch.tensor(list(prompts[i]))
+                    mask[row, : len(prompts[i])] = 1
+                hidden = lm.base_model(
+                    input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+                ).last_hidden_state.float()
+                weight = mask.to(device)[..., None].float()
+                found |= zip(chosen, ((hidden * weight).sum(1) / weight.sum(1)).cpu(), strict=True)
+        return torch.stack([found[i] for i in range(len(prompts))])
+
+    @torch.no_grad()
+    def input_moments(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """See `strategies.base.ModelView`."""
+        sums: dict[str, Tensor] = {}
+        count = 0
+        columns = torch.ones(0, dtype=torch.bool)  # of the forward under way: those that hold a token
+
+        def collect(name: str) -> Any:
+            def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])[columns].double().cpu()
+                sums[name] = sums.get(name, torch.zeros(())) + x.T @ x
+
+            return hook
+
+        handles = [
+            module.register_forward_pre_hook(collect(name.removeprefix("base_model.model.")))
+            for name, module in self.model.named_modules()
+            if hasattr(module, "lora_A")
+        ]
+        try:
+            for pairs in self._groups(rows):
+                pack = self._pack(pairs)
+                columns = (torch.ones_like(pack.input_ids) if pack.mask is None else pack.mask).reshape(-1).bool()
+                token_logps(self.model, pack)
+                count += int(columns.sum())
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: total / max(count, 1) for name, total in sums.items()}
+
+    @contextmanager
+    def _with(self, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
+        with nullcontext() if weights is None else holding(self.model, weights):
+            yield
+
+    def _groups(self, rows: Sequence[Row]) -> Iterator[list[EncodedPair]]:
+        pairs, _ = self.encoder.encode(rows)
+        budget = self.config.train.tokens_per_pack
+        for group in split_by_budget(pairs, range(len(pairs)), budget, self.shared_prefix(pairs)):
+            yield [pairs[i] for i in group]
+
+    def _pack(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Pack:
+        shown = self.prefixed(pairs)
+        pack = pack_pairs(shown, range(len(shown)), self.shared_prefix(pairs), chosen_only)
+        return pack.to(self.accelerator.device)
