@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from conftest import make_task
 from lifealign.config import LoraConfig, RunConfig, StrategyChoice
 from lifealign.consolidate import consolidate
-from lifealign.data import Encoder, pack_pairs
+from lifealign.data import pack_pairs
 from lifealign.files import decode_tensors, encode_tensors
 from lifealign.logps import token_logps
 from lifealign.losses import PairLogps
@@ -28,7 +28,6 @@ from lifealign.store import MemoryStore
 from lifealign.strategies import STRATEGIES, Step, Strategy, make_strategy
 from lifealign.subspace import SubspaceBasis
 from lifealign.tasks import Task
-from tiny import make_model, make_tokenizer
 
 METHODS = sorted(STRATEGIES)
 TASKS = [make_task(name, train=6, test=2) for name in ("bread", "stars", "music")]
