@@ -142,6 +142,9 @@ def test_floor_answers() -> None:
     assert floor_answers(ROWS[1:3], ROWS)["other"] == floors["other"][1:], "a row's draw is its own"
     drawn = floor_answers(ROWS, ROWS)["other"]
     assert len(set(drawn)) > 2, "not one answer for all"
+    for i in range(len(ROWS) - 1):
+        first, second = ROWS[i : i + 2]
+        assert floor_answers(ROWS[i : i + 2], ROWS[i : i + 2])["other"] == [second.chosen, first.chosen]
     assert set(floor_answers(ROWS[:1], ROWS[:1])) == {"prompt", "rejected"}, "no other row: missing, not zero"
 
 

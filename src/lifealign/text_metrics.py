@@ -25,7 +25,8 @@ def paper_bleu4(prediction: str, reference: str) -> float:
     """Character BLEU-4 as the LifeAlign paper reports it (arXiv 2509.17183, table 1), in percent, [0, 100].
 
     nltk's `sentence_bleu` on lists of characters with smoothing method 3 (Chen & Cherry 2014). For comparison with the
-    paper only: unrelated English answers score near 28, since they share their letters.
+    paper only: texts of one language share their letters, and a copy of the question scores 50.3 on TruthfulQA's test
+    rows.
     """
     scorer, smoothing = _nltk_bleu()
     return 100.0 * float(scorer([list(reference)], list(prediction), smoothing_function=smoothing))
