@@ -111,6 +111,9 @@ RUN: dict[str, Case] = {
     "evaluate.unseen": case("true", "measured matrix", keeps=TRAINED),
     "evaluate.generations": case("1", "measured answers", keeps=TRAINED),
     "evaluate.max_new_tokens": case("2", "answers", "evaluate.generations=1", keeps=TRAINED),
+    "evaluate.text_metrics": case(
+        "[chrf, distinct_2]", "measured answers", "evaluate.generations=1", keeps=TRAINED + " scores"
+    ),
     "evaluate.bootstrap": case("1", "intervals", keeps=TRAINED + " measured scores"),
     "seed": case("1", "adapter replay identity", "strategy.name=replay"),
 }
@@ -176,6 +179,13 @@ REFUSED = [
         r"replay_capacity 1 leaves no row for each of 2 tasks",
     ),
     (("model.template=chat", "model.name={plain}"), DataError, r"tokenizer has no chat template; allowed: plain"),
+    (("evaluate.text_metrics=[chrf]",), ConfigError, r"evaluate: text_metrics \['chrf'\] .* but generations=0"),
+    (("evaluate.generations=1", "evaluate.text_metrics=[chrf,chrf]"), ConfigError, r"text_metrics must be unique"),
+    (
+        ("evaluate.generations=1", "evaluate.text_metrics=[meteor]"),
+        ConfigError,
+        r"text_metrics.*'paper_bleu4', .*meteor",
+    ),
     (("lora.target_modules=[lm_head]",), ConfigError, r"tied embeddings"),
     (("strategy.name=replay", "strategy.theta=0.5"), ConfigError, r"strategy.theta: unknown key.*replay_share"),
 ]

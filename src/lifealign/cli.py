@@ -135,7 +135,10 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Held-out rows to score: test or validation.")] = "test",
     as_of: AsOf = None,
     generations: Annotated[
-        int | None, typer.Option(min=0, help="Greedy answers per rule-scored task, for its pass rate.")
+        int | None, typer.Option(min=0, help="Greedy answers per task, for its pass rate and the text metrics.")
+    ] = None,
+    text_metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A score of the greedy answers, e.g. chrf; repeats.")
     ] = None,
     gate: Annotated[
         list[str] | None,
@@ -158,7 +161,12 @@ def evaluate(
         raise ConfigError("--gate judges the memory as it is, so it does not go with --as-of")
     store = Memory.open(memory)
     evaluation = store.evaluate(
-        task or None, split=split, as_of=as_of, generations=generations, progress=make_progress()
+        task or None,
+        split=split,
+        as_of=as_of,
+        generations=generations,
+        text_metrics=text_metric or None,
+        progress=make_progress(),
     )
     results = check_gates(gates, evaluation.summary)
     document = {**evaluation.to_json(), "gates": [result.to_json() for result in results]}
@@ -293,22 +301,48 @@ def export(
 @answers
 def generate(
     memory: MemoryPath,
-    prompt: Annotated[list[str], typer.Option(help="A user turn to answer; repeats.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="A user turn to answer; repeats.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Rows with `prompt` or `messages`; answers come as jsonl.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers here, as jsonl.")] = None,
     as_of: AsOf = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 answers greedily.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once; sampled answers depend on it.")] = 16,
     as_json: AsJson = False,
 ) -> Answer:
     """Answer prompts with the model as it is, or as it was after an earlier task."""
+    from lifealign.files import replace_file, writing
     from lifealign.memory import Memory
+    from lifealign.progress import make_progress
+    from lifealign.prompts import Prompt, read_prompts
 
+    if bool(prompt) == (prompts is not None):
+        raise ConfigError("give either --prompt TEXT (repeats) or --prompts FILE")
+    asked = read_prompts(prompts) if prompts is not None else [Prompt.of_text(text) for text in prompt or ()]
+    if out is not None:
+        with writing(out):  # before answers that could then not be kept
+            out.parent.mkdir(parents=True, exist_ok=True)
     texts = Memory.open(memory).generate(
-        prompt, as_of=as_of, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        [one.turns for one in asked],
+        as_of=as_of,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        batch_size=batch_size,
+        progress=make_progress(),
     )
-    pairs = [{"prompt": one, "answer": text} for one, text in zip(prompt, texts, strict=True)]
-    return Answer(pairs, ["\n\n".join(texts)])
+    records = [one.with_answer(text) for one, text in zip(asked, texts, strict=True)]
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    if out is not None:
+        with writing(out):
+            replace_file(out, "".join(f"{line}\n" for line in lines).encode())
+        return Answer({"answers": len(records), "out": out}, [f"written: {len(records)} answers to {out}"])
+    return Answer(records, lines if prompts is not None else ["\n\n".join(texts)])
 
 
 def _print_version(wanted: bool) -> None:

@@ -166,6 +166,20 @@ class TrainConfig(Frozen):
     """Experiment trackers, by the names accelerate knows."""
 
 
+TextMetricName = Literal[
+    "paper_bleu4",
+    "paper_rouge_l",
+    "bleu",
+    "chrf",
+    "rouge_l",
+    "length_words",
+    "distinct_1",
+    "distinct_2",
+    "refusal_rate",
+]
+"""The names of `text_metrics.TEXT_METRICS`."""
+
+
 class EvaluateConfig(Frozen):
     """What is measured after each task."""
 
@@ -178,11 +192,22 @@ class EvaluateConfig(Frozen):
     unseen: bool = False
     """Also score tasks that are not learnt yet, after each task (the upper triangle of R)."""
     generations: int = Field(0, ge=0)
-    """Greedy answers per rule-scored task, for its pass rate; 0: none. 0 <= generations."""
+    """Greedy answers per task, for its pass rate (where it has a rule) and the text metrics; 0: none. 0 <= generations."""
+    text_metrics: tuple[TextMetricName, ...] = ()
+    """Scores of the greedy answers against the chosen ones, by name (docs/design/metrics.md); needs generations > 0."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest greedy answer, in tokens. 1 <= max_new_tokens."""
     bootstrap: int = Field(1000, ge=1)
     """Bootstrap resamples behind every interval. 1 <= bootstrap."""
+
+    @model_validator(mode="after")
+    def _answers_to_score(self) -> EvaluateConfig:
+        names = list(self.text_metrics)
+        if names and not self.generations:
+            raise ValueError(f"text_metrics {names} score generated answers, but generations=0; set it to 1 or more")
+        if len(set(names)) != len(names):
+            raise ValueError(f"text_metrics must be unique, got {names}")
+        return self
 
 
 class StrategyChoice(BaseModel):

@@ -76,7 +76,7 @@ def _parse_strings(prompt: Any, chosen: str, rejected: str) -> Parsed:
         repairs = (DIALOGUE_PARSED, *((TURNS_JOINED,) if left.joined or right.joined else ()))
         answers = left.turns[-1].content, right.turns[-1].content
         return Parsed(left.turns[:-1], *answers, "dialogue strings, implicit prompt", repairs)
-    turns, repairs = _prompt(prompt)
+    turns, repairs = parse_prompt(prompt)
     kind = "dialogue prompt, string answers" if DIALOGUE_PARSED in repairs else "strings"
     return Parsed(
         turns, chosen, rejected, kind if isinstance(prompt, str) else "message prompt, string answers", repairs
@@ -96,7 +96,7 @@ def _parse_messages(prompt: Any, chosen: tuple[Message, ...], rejected: tuple[Me
             raise UnusableRowError("prompt is missing")
         chosen, rejected = chosen[shared:], rejected[shared:]
     else:
-        turns, repairs = _prompt(prompt)
+        turns, repairs = parse_prompt(prompt)
         kind = "string prompt, message answers" if isinstance(prompt, str) else "messages"
         if len(chosen) > 1 and chosen[: len(turns)] == turns == rejected[: len(turns)]:
             chosen, rejected = chosen[len(turns) :], rejected[len(turns) :]
@@ -106,7 +106,12 @@ def _parse_messages(prompt: Any, chosen: tuple[Message, ...], rejected: tuple[Me
     return Parsed(turns, chosen[0].content, rejected[0].content, kind, repairs)
 
 
-def _prompt(prompt: Any) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+def parse_prompt(prompt: Any) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """Turns of a prompt that is a string or a list of messages, and what was repaired.
+
+    Raises:
+        UnusableRowError: with the reason.
+    """
     if isinstance(prompt, list):
         return _messages(prompt), ()
     if not isinstance(prompt, str):

@@ -24,7 +24,7 @@ from lifealign.store import MemoryStore
 
 if TYPE_CHECKING:
     from lifealign.session import Session
-    from lifealign.tasks import Task
+    from lifealign.tasks import Message, Task
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Evaluation:
     Attributes:
         after: directory of the commit.
         split: held-out split.
-        tasks: task -> metric -> {"value", "low", "high", "rows"}; percent for accuracies and pass rates.
+        tasks: task -> metric -> {"value", "low", "high", "rows"}; percent for rates.
         summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval.
     """
 
@@ -172,6 +172,7 @@ class Memory:
         split: str = "test",
         as_of: str | None = None,
         generations: int | None = None,
+        text_metrics: Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> Evaluation:
         """Score tasks on the held-out rows that the memory keeps; what was measured already is not measured again.
@@ -180,15 +181,21 @@ class Memory:
             tasks: names; None: all learnt up to `as_of`.
             split: ``test`` or ``validation``.
             as_of: the model as it was after this task; None: as it is.
-            generations: greedy answers per rule-scored task; None: as configured.
+            generations: greedy answers per task, for its rule and the text metrics; None: as configured.
+            text_metrics: names of `text_metrics.TEXT_METRICS`; None: as configured, none where `generations` is 0.
             progress: where to report.
 
         Raises:
             DataError: no such task, or a split without rows.
+            ConfigError: no such text metric, no generations for one, or its library is not installed.
         """
         from lifealign.pipeline import heldout, score_row, writing
 
+        if generations == 0 and text_metrics is None:
+            text_metrics = ()
         options: dict[str, Any] = {"split": split} | ({} if generations is None else {"generations": generations})
+        if text_metrics is not None:
+            options["text_metrics"] = list(text_metrics)
         config = self._with_settings([f"evaluate.{key}={value}" for key, value in options.items()])
         point = self._point(as_of)
         available = {t.name: t for t in heldout(self._store, point)}
@@ -226,7 +233,9 @@ class Memory:
         """Everything the report shows of this memory, as plain values."""
         return run_results(self._store, self._table(split))
 
-    def generate(self, prompts: Sequence[str], *, as_of: str | None = None, **options: Any) -> list[str]:
+    def generate(
+        self, prompts: Sequence[str | Sequence[Message]], *, as_of: str | None = None, **options: Any
+    ) -> list[str]:
         """Answers of the model as it is, or as it was after a task; options as in `generate.generate`."""
         session = self._session(self.config, options.pop("progress", None))
         session.load(self._store, self._point(as_of))

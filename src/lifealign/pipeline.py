@@ -30,6 +30,7 @@ from lifealign.session import ADAPTER, STATE, UPDATE, Session
 from lifealign.store import MemoryStore
 from lifealign.strategies import STRATEGIES
 from lifealign.tasks import Row, Task, load_stream
+from lifealign.text_metrics import require
 from lifealign.train import Loop, Stage, stage_reached, train_stage
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def learn_group(
     """
     started = time.perf_counter()
     session.start_tracking()
+    require(config.evaluate.text_metrics)
     task = _merge(group)
     if not task.train:
         raise DataError(f"task {task.name!r} has no training rows; give it at least one")
@@ -222,9 +224,11 @@ def score_row(
 ) -> list[TaskScores]:
     """Score `tasks` with the weights as they were after `after` and append the record, unless it is there already."""
     options = config.evaluate
-    wanted = {"split": options.split, "rows": options.rows, "generations": options.generations}
+    wanted: dict[str, Any] = {"split": options.split, "rows": options.rows, "generations": options.generations}
     if options.generations:
         wanted["max_new_tokens"] = options.max_new_tokens
+    if options.text_metrics:
+        wanted["text_metrics"] = list(options.text_metrics)
     done = {
         (score["task"], score["rows_sha256"])
         for record in store.evaluations()
@@ -235,6 +239,7 @@ def score_row(
     missing = [t for t in tasks if rows[t.name] and (t.name, rows_sha256(rows[t.name])) not in done]
     if not missing:
         return []
+    require(options.text_metrics)
     session.load(store, after)
     scores = []
     for task in missing:
@@ -246,6 +251,7 @@ def score_row(
             generations=options.generations,
             max_new_tokens=options.max_new_tokens,
             title=title,
+            text_metrics=options.text_metrics,
         )
         scores.append(replace(score, rows_sha256=rows_sha256(rows[task.name])))
     record = {"kind": "row", "after": after.directory, "options": wanted, "scores": [s.to_json() for s in scores]}

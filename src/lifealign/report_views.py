@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from lifealign import report_charts as charts
 from lifealign import report_tables as tables
 from lifealign.metrics import seeds_interval
-from lifealign.results import LOWER_IS_BETTER
+from lifealign.results import LOWER_IS_BETTER, NEITHER_IS_BETTER
+from lifealign.text_metrics import FLOORS, TEXT_METRICS
 
 View = dict[str, Any]
 _LABELS = {
@@ -23,6 +24,7 @@ _LABELS = {
     "likelihood_accuracy": "Likelihood accuracy, %",
     "nll": "NLL per token, nats",
     "pass_rate": "Pass rate, %",
+    **{name: metric.label for name, metric in TEXT_METRICS.items()},
 }
 _NOTES = {
     "accuracy": "Share of held-out rows whose chosen answer has the higher implicit reward against the base model.",
@@ -30,6 +32,7 @@ _NOTES = {
     "likelihood_accuracy": "Share of held-out rows whose chosen answer is the more likely one per token; no reference.",
     "nll": "Negative log-likelihood per token of the chosen answer. Lower is better.",
     "pass_rate": "Share of greedy answers that pass the task's own rule.",
+    **{name: metric.note for name, metric in TEXT_METRICS.items()},
 }
 
 
@@ -161,8 +164,10 @@ def _panel(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
         "label": metric_label(metric),
         "note": _NOTES.get(metric, ""),
         "lower": metric in LOWER_IS_BETTER,
+        "neither": metric in NEITHER_IS_BETTER,
         "scale": scale,
         "table": _summary_table(metric, runs, labels),
+        "floors": _floors(metric, held),
         "seeds": _seeds(metric, runs),
         "matrices": [_matrix(metric, run, label, scale) for run, label in held],
         "absent": [label for run, label in zip(runs, labels, strict=True) if metric not in run.get("scores", {})],
@@ -216,7 +221,7 @@ def _summary_table(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> V
     shown = [key for key in SUMMARIES if any(c["value"] is not None for c in cells[key])]
     measured = [run for run in runs if metric in run.get("summary", {})]
     comparable = len(measured) > 1 and _comparable(measured)
-    for key in shown if comparable else ():
+    for key in shown if comparable and metric not in NEITHER_IS_BETTER else ():
         ranked = [c for c in cells[key] if not c["partial"]]
         best = _best(metric, key, [c["value"] for c in ranked])
         for cell in ranked:
@@ -228,6 +233,23 @@ def _summary_table(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> V
         "comparable": comparable,
         "several": len(measured) > 1,
     }
+
+
+def _floors(metric: str, held: Sequence[tuple[Any, str]]) -> list[View]:
+    """What trivial answers score on the same rows; runs that were scored on the same ones share a table."""
+    groups: dict[str, tuple[list[str], Any, Any]] = {}
+    for run, label in held:
+        if found := (run.get("floors") or {}).get(metric):
+            key = json.dumps([run["tasks"], found], sort_keys=True)
+            groups.setdefault(key, ([], run["tasks"], found))[0].append(label)
+    return [
+        {
+            "runs": labels,
+            "tasks": tasks,
+            "rows": [{"label": text, **found[name]} for name, text in FLOORS.items() if name in found],
+        }
+        for labels, tasks, found in groups.values()
+    ]
 
 
 def _seeds(metric: str, runs: Sequence[Any]) -> list[View]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lifealign import metrics
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.reader import MemoryReader
+from lifealign.text_metrics import FLOORS, TEXT_METRICS
 
-PERCENT = frozenset({"accuracy", "likelihood_accuracy", "pass_rate"})
+PERCENT = frozenset(
+    {"accuracy", "likelihood_accuracy", "pass_rate"} | {n for n, m in TEXT_METRICS.items() if m.is_rate}
+)
 """Metrics whose rows are in [0, 1] and whose means are shown in percent."""
-METRICS = ("accuracy", "margin", "likelihood_accuracy", "nll", "pass_rate")
-LOWER_IS_BETTER = frozenset({"nll"})
+METRICS = ("accuracy", "margin", "likelihood_accuracy", "nll", "pass_rate", *TEXT_METRICS)
+LOWER_IS_BETTER = frozenset({"nll"} | {n for n, m in TEXT_METRICS.items() if m.higher_is_better is False})
+NEITHER_IS_BETTER = frozenset(n for n, m in TEXT_METRICS.items() if m.higher_is_better is None)
+"""Metrics that describe: no value is the better one."""
 LEVEL_SEED = 0
 """Seed of the bootstrap: intervals are the same whenever they are asked for."""
 
@@ -27,11 +32,18 @@ class ScoreTable:
         tasks: in the order they were learnt, then those only scored.
         stages: for each task, the directory of the commit that learnt it.
         rows: the values; of several records of one cell, the latest of those with most rows.
+        floors: task -> trivial answer -> metric -> values on the same rows; they are the same at every stage.
     """
 
     tasks: tuple[str, ...]
     stages: tuple[str, ...]
     rows: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+    floors: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]] = field(default_factory=dict)
+
+    def floor(self, task: str, floor: str, metric: str) -> float:
+        """Mean of what a trivial answer scores, in the metric's unit; NaN where that was not measured."""
+        values = self.floors.get(task, {}).get(floor, {}).get(metric, ())
+        return (100.0 if metric in PERCENT else 1.0) * sum(values) / len(values) if values else math.nan
 
     def values(self, stage: str, task: str, metric: str) -> Sequence[float]:
         """Per-row values, scaled to percent where the metric is a rate; empty where nothing was measured."""
@@ -79,13 +91,20 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     lineage = store.lineage()
     stages = {name: m.directory for m in lineage[1:] for name in m.members}
     rows: dict[str, dict[str, dict[str, list[float]]]] = {}
+    floors: dict[str, dict[str, dict[str, list[float]]]] = {}
     for record in store.evaluations():
         if record["kind"] == "row" and record["options"]["split"] == split:
             for score in record["scores"]:
                 cell = rows.setdefault(record["after"], {}).setdefault(score["task"], {})
-                # The latest record counts, unless it looked at fewer rows than an earlier one.
-                cell.update({m: v for m, v in score["rows"].items() if len(v) >= len(cell.get(m, ()))})
-    return ScoreTable(tuple(stages), tuple(stages.values()), rows)
+                _update(cell, score["rows"])
+                for floor, values in score.get("floors", {}).items():  # older records have none
+                    _update(floors.setdefault(score["task"], {}).setdefault(floor, {}), values)
+    return ScoreTable(tuple(stages), tuple(stages.values()), rows, floors)
+
+
+def _update(cell: dict[str, list[float]], found: Mapping[str, list[float]]) -> None:
+    """The latest record counts, unless it looked at fewer rows than an earlier one."""
+    cell.update({m: v for m, v in found.items() if len(v) >= len(cell.get(m, ()))})
 
 
 def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
@@ -102,6 +121,7 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         "tasks": list(table.tasks),
         "scores": {m: _scores(table, m, resamples) for m in found},
         "summary": {m: _summary(table, m, resamples) for m in found},
+        "floors": {m: floors for m in found if (floors := _floors(table, m))},
         "training": {m.name: store.load_lines(m, "training.jsonl") for m in lineage},
         "consolidation": {m.name: d for m in lineage if "summed" in (d := store.load_document(m, "diagnostics.json"))},
         "data": {name: reports for m in lineage for name, reports in _data(store, m).items()},
@@ -131,6 +151,20 @@ def _scores(table: ScoreTable, metric: str, resamples: int) -> dict[str, Any]:
         "high": [[c and c.high for c in row] for row in cells],
         "before": [None if math.isnan(v) else v for v in _before(table, metric)],
     }
+
+
+def _floors(table: ScoreTable, metric: str) -> dict[str, Any]:
+    """Floor -> {"tasks": mean per task, "mean": over the tasks}, to be read beside the last row of R and `last`."""
+    found = {}
+    for floor in FLOORS:
+        values = [table.floor(task, floor, metric) for task in table.tasks]
+        present = [v for v in values if not math.isnan(v)]
+        if present:
+            found[floor] = {
+                "tasks": [None if math.isnan(v) else v for v in values],
+                "mean": sum(present) / len(present),
+            }
+    return found
 
 
 def _summary(table: ScoreTable, metric: str, resamples: int) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lifealign import suites
 from lifealign.config import RunConfig
 from lifealign.data import Encoder
 from lifealign.errors import ConfigError, StoreError
-from lifealign.evaluate import TaskScores, answer_rows, score_rows
+from lifealign.evaluate import AnswerScorer, TaskScores, answer_rows, score_rows
 from lifealign.generate import generate
 from lifealign.logps import causal_lm
 from lifealign.manifest import TaskManifest
@@ -127,7 +128,15 @@ class Session:
         restore(self.model, weights)
 
     def score(
-        self, task: str, rows: Sequence[Row], checker: str | None, *, generations: int, max_new_tokens: int, title: str
+        self,
+        task: str,
+        rows: Sequence[Row],
+        checker: str | None,
+        *,
+        generations: int,
+        max_new_tokens: int,
+        title: str,
+        text_metrics: Sequence[str] = (),
     ) -> TaskScores:
         """Scores of one task's held-out rows with the model as it is."""
         self.strategy.select(self.model, task)
@@ -136,29 +145,29 @@ class Session:
         policy = self.view.logps(pairs, base=False, title=title)
         beta = float(getattr(self.strategy.config, "beta", 0.1))
         scores = score_rows(policy, reference, pairs, beta)
-        answers: list[dict[str, Any]] = []
-        if checker is not None and generations > 0:
-            rule: Callable[[str], bool] = suites.checker(checker)
-            encoded = {p.digest for p in pairs}
-            asked = [row for row in rows if row.digest in encoded][:generations]
-            answers = answer_rows(
-                self.model,
-                self.encoder,
-                asked,
-                rule,
-                max_new_tokens,
-                self.progress,
-                f"{title}: answers",
-                prefix=self.strategy.prefix,
-            )
-            scores["pass_rate"] = [float(a["passed"]) for a in answers]
-        return TaskScores(task, scores, answers)
+        scorer = AnswerScorer(None if checker is None else suites.checker(checker), text_metrics)
+        if not scorer or not generations:
+            return TaskScores(task, scores)
+        encoded = {p.digest for p in pairs}
+        fitting = [row for row in rows if row.digest in encoded]
+        found = answer_rows(
+            self.model,
+            self.encoder,
+            fitting,
+            scorer,
+            generations,
+            max_new_tokens,
+            self.progress,
+            f"{title}: answers",
+            prefix=self.strategy.prefix,
+        )
+        return replace(found, task=task, rows=scores | dict(found.rows))
 
-    def generate(self, prompts: Sequence[str], **options: Any) -> list[str]:
-        """Answers to prompts, each one user turn; see `generate.generate`."""
+    def generate(self, prompts: Sequence[str | Sequence[Message]], **options: Any) -> list[str]:
+        """Answers to prompts, each one user turn or a conversation that ends with one; see `generate.generate`."""
         self.strategy.select(self.model, None)
-        messages = [(Message("user", p),) for p in prompts]
-        return generate(self.model, self.encoder, messages, prefix=self.strategy.prefix, **options)
+        turns = [(Message("user", p),) if isinstance(p, str) else p for p in prompts]
+        return generate(self.model, self.encoder, turns, progress=self.progress, prefix=self.strategy.prefix, **options)
 
     def export(self, out: Path, *, merged: bool) -> Path:
         """Write a PEFT adapter, or the base model with the adapter merged in (float32), with its tokenizer.

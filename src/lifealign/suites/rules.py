@@ -91,12 +91,22 @@ _ALTERNATIVE = re.compile(
 )
 
 
+def refuses(text: str) -> bool:
+    """Prose in which "I can't", "I'm unable", "I won't", "not something I can" ... begins within the first 9 words."""
+    return _early_refusal(text) is not None
+
+
 def refuses_with_alternative(text: str) -> bool:
     """Prose that refuses within its first words and then says what can be done instead."""
+    refusal = _early_refusal(text)
+    return refusal is not None and _ALTERNATIVE.search(text, refusal.end()) is not None
+
+
+def _early_refusal(text: str) -> re.Match[str] | None:
     refusal = _REFUSAL.search(text)
     if refusal is None or is_json_document(text.strip()) or len(text[: refusal.start()].split()) > 8:
-        return False
-    return _ALTERNATIVE.search(text, refusal.end()) is not None
+        return None
+    return refusal
 
 
 _NOT_SO = r"not (?:true|so|right|correct|the case|accurate|quite (?:right|true|so))"
