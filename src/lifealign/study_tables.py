@@ -1,0 +1,473 @@
+"""The tables of a study's report, as plain values that HTML and LaTeX are made of. See `study_report`.
+
+A missing number is None from here on and is shown as such; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from lifealign.report_views import SUMMARIES, cells_of, higher_is_better, interval, metric_label, number
+
+PAPER_FORM = ("bwt", "last", "ap")
+"""Summaries of the main table, in the order of the paper's tables."""
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: for people; None where nothing was measured.
+        value: the number behind the text; None for words.
+        low: lower end of the interval, for people; "" without one.
+        high: its upper end.
+        rank: 1 the best of its column, 2 the second, 0 neither or not ranked.
+        note: what a reader must know, such as how many cells a mean lacks.
+        values: the single values behind a mean, for people.
+    """
+
+    text: str | None
+    value: float | None = None
+    low: str = ""
+    high: str = ""
+    rank: int = 0
+    note: str = ""
+    values: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its heading, the heading above it (shared by neighbours), and what it says."""
+
+    label: str
+    above: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        name: of its file, letters, digits and hyphens.
+        title: heading.
+        note: what its numbers are.
+        first: heading of the first column.
+        columns: the others.
+        rows: (name, cells) each.
+        show: which choices of the reader it belongs to: metric, order, model.
+    """
+
+    name: str
+    title: str
+    note: str
+    first: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    show: Mapping[str, str]
+
+    def above(self) -> list[tuple[str, int]]:
+        """Headings above the columns with the number of columns of each; empty if there are none."""
+        spans = [(label, len(list(group))) for label, group in groupby(c.above for c in self.columns)]
+        return spans if any(label for label, _ in spans) else []
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lines of the study's table that may be compared: one order of the tasks on one base model."""
+
+    order: str
+    model: str
+    lines: tuple[Json, ...]
+    label: str
+
+    def show(self) -> dict[str, str]:
+        """The reader's choices that it belongs to."""
+        return {"order": self.order, "model": self.model}
+
+
+def slug(*parts: str) -> str:
+    """A file name's stem: letters, digits and hyphens."""
+    return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)))
+
+
+def groups(results: Json) -> list[Group]:
+    """The comparable lines of the study's table, in its order; the label names order and model as far as they vary."""
+    found: dict[tuple[str, str], list[Json]] = {}
+    for line in results.get("table") or ():
+        found.setdefault((str(line["order"]), str(line.get("model"))), []).append(line)
+    models = {model for _, model in found}
+    return [
+        Group(order, model, tuple(lines), f"order {order}" + (f", {model}" if len(models) > 1 else ""))
+        for (order, model), lines in found.items()
+    ]
+
+
+def metrics_of(results: Json) -> list[str]:
+    """Metrics of the table and of the runs, in the order of the first that has them."""
+    lines = [line.get("metrics") or {} for line in results.get("table") or ()]
+    runs = [run.get("scores") or {} for run in results.get("runs") or ()]
+    return list(dict.fromkeys(metric for held in (*lines, *runs) for metric in held))
+
+
+def runs_of(results: Json, **wanted: Any) -> list[Json]:
+    """Finished runs with these values, e.g. method="replay"; ordered by seed."""
+    held = [
+        run
+        for run in results.get("runs") or ()
+        if run.get("status") == "done" and all(run.get(key) == value for key, value in wanted.items())
+    ]
+    return sorted(held, key=lambda run: (run.get("seed") is None, run.get("seed")))
+
+
+def all_tables(results: Json) -> dict[str, list[Table]]:
+    """Every table of the report, by section; sections without one are left out."""
+    comparable, metrics = groups(results), metrics_of(results)
+    sections = {
+        "main": [main_table(results, group, metrics) for group in comparable],
+        "details": [_details(results, group, metric) for group in comparable for metric in metrics],
+        "differences": [t for group in comparable for metric in metrics if (t := _differences(results, group, metric))],
+        "spread": [t for metric in metrics if (t := _spread(results, metric))],
+        "interference": _interference(results),
+        "cost": _cost(results),
+        "selection": _selection(results),
+        "unfinished": _unfinished(results),
+    }
+    return {section: _with_own_names(tables) for section, tables in sections.items() if tables}
+
+
+def _with_own_names(tables: Sequence[Table]) -> list[Table]:
+    """Names that differ only in signs which no file name has are told apart by a number."""
+    seen: dict[str, int] = {}
+    named = []
+    for table in tables:
+        key = table.name.lower()
+        seen[key] = seen.get(key, 0) + 1
+        named.append(replace(table, name=f"{table.name}-{seen[key]}") if seen[key] > 1 else table)
+    return named
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def main_table(results: Json, group: Group, metrics: Sequence[str]) -> Table:
+    """BWT, Last and AP of every metric, a row for each method: the form of the paper's tables."""
+    pairs = [(metric, key) for metric in metrics for key in PAPER_FORM if _measured(group, metric, key)]
+    columns = tuple(Column(SUMMARIES[key].label, metric_label(metric), SUMMARIES[key].text) for metric, key in pairs)
+    return Table(
+        slug("main", group.order, _model_part(results, group)),
+        f"Results, {group.label}",
+        "Mean over seeds with its 95 % interval.",
+        "Method",
+        columns,
+        _score_rows(results, group, pairs),
+        group.show(),
+    )
+
+
+def _details(results: Json, group: Group, metric: str) -> Table:
+    """Every summary of one metric."""
+    pairs = [(metric, key) for key in SUMMARIES if _measured(group, metric, key)]
+    return Table(
+        slug("summary", metric, group.order, _model_part(results, group)),
+        f"{metric_label(metric)}, {group.label}",
+        "Mean over seeds with its 95 % interval.",
+        "Method",
+        tuple(Column(SUMMARIES[key].label, "", SUMMARIES[key].text) for _, key in pairs),
+        _score_rows(results, group, pairs),
+        {**group.show(), "metric": metric},
+    )
+
+
+def _model_part(results: Json, group: Group) -> str:
+    return group.model if len({line.get("model") for line in results["table"]}) > 1 else ""
+
+
+def _stored(line: Json, metric: str, key: str) -> Json:
+    """What the table's line says of a summary."""
+    found: Json = ((line.get("metrics") or {}).get(metric) or {}).get(key) or {}
+    return found
+
+
+def _measured(group: Group, metric: str, key: str) -> bool:
+    return any(_stored(line, metric, key).get("mean") is not None for line in group.lines)
+
+
+def _score_rows(
+    results: Json, group: Group, pairs: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
+    columns = []
+    most = max((len(line.get("seeds") or ()) for line in group.lines), default=0)
+    for metric, key in pairs:
+        cells = [_score_cell(results, line, metric, key, most) for line in group.lines]
+        columns.append(ranked(cells, higher_is_better(metric, key)))
+    return tuple((str(line["method"]), tuple(column[i] for column in columns)) for i, line in enumerate(group.lines))
+
+
+def _score_cell(results: Json, line: Json, metric: str, key: str, most: int) -> Cell:
+    """A mean over seeds; its note says which seeds or cells it lacks."""
+    stored = _stored(line, metric, key)
+    seeds, values = line.get("seeds") or [], stored.get("values") or []
+    cell = mean_cell(stored, metric)
+    if cell.text is None:
+        return cell
+    there = sum(value is not None for value in values) if values else len(seeds)
+    notes = [f"{there} of {most} seeds"] if there < most else []
+    notes += _partial(results, line, metric, key)
+    singles = [
+        f"seed {seed}: {number(value, metric) or 'not measured'}" for seed, value in zip(seeds, values, strict=False)
+    ]
+    return replace(cell, note=", ".join(notes), values="; ".join(singles))
+
+
+def _partial(results: Json, line: Json, metric: str, key: str) -> list[str]:
+    """How many cells of R lie behind the mean, where some that it is a mean over were not measured."""
+    there = needed = 0
+    for run in runs_of(results, method=line["method"], order=line["order"], model=line.get("model")):
+        R = ((run.get("scores") or {}).get(metric) or {}).get("R") or []
+        wanted = cells_of(key, len(R))
+        needed += len(wanted)
+        there += sum(R[k][j] is not None for k, j in wanted)
+    return [f"{there} of {needed} cells"] if there < needed else []
+
+
+def mean_cell(stored: Json, metric: str) -> Cell:
+    """A mean with its interval, both for people."""
+    found = interval({**stored, "value": stored.get("mean")})
+    if found["value"] is None:
+        return Cell(None)
+    low, high = (number(found[side], metric) for side in ("low", "high"))
+    return Cell(number(found["value"], metric), found["value"], *((low, high) if low and high else ("", "")))
+
+
+def ranked(cells: Sequence[Cell], higher: bool) -> list[Cell]:
+    """The best and the second marked; equal as shown is equal, and after two that are best there is no second.
+
+    A column of fewer than two numbers has no best. Cells with a note are not ranked.
+    """
+    held = [float(c.text) * (1 if higher else -1) for c in cells if c.text is not None and not c.note]
+    if len(held) < 2:
+        return list(cells)
+
+    def mark(cell: Cell) -> Cell:
+        if cell.text is None or cell.note:
+            return cell
+        better = sum(other > float(cell.text) * (1 if higher else -1) for other in held)
+        return replace(cell, rank=better + 1 if better < 2 else 0)
+
+    return [mark(cell) for cell in cells]
+
+
+def _differences(results: Json, group: Group, metric: str) -> Table | None:
+    """Paired difference to the study's baseline, seed by seed."""
+    held = [
+        (str(line["method"]), (line.get("difference") or {}).get(metric) or {})
+        for line in group.lines
+        if (line.get("difference") or {}).get(metric)
+    ]
+    keys = [key for key in SUMMARIES if any((d.get(key) or {}).get("mean") is not None for _, d in held)]
+    if not keys:
+        return None
+    rows = tuple((method, tuple(_difference(stored.get(key) or {}, metric) for key in keys)) for method, stored in held)
+    baseline = results.get("baseline")
+    return Table(
+        slug("difference", metric, group.order, _model_part(results, group)),
+        f"{metric_label(metric)}: difference to {baseline}, {group.label}",
+        f"Method minus {baseline}, paired over seeds, with its 95 % interval. * : the interval excludes zero.",
+        "Method",
+        tuple(Column(SUMMARIES[key].label, "", SUMMARIES[key].text) for key in keys),
+        rows,
+        {**group.show(), "metric": metric},
+    )
+
+
+def _difference(stored: Json, metric: str) -> Cell:
+    cell = mean_cell(stored, metric)
+    low, high = stored.get("low"), stored.get("high")
+    if cell.text is None:
+        return cell
+    sure = low is not None and high is not None and (low > 0 or high < 0)
+    signed = f"+{cell.text}" if float(cell.text) > 0 else cell.text
+    return replace(cell, text=signed + ("*" if sure else ""))
+
+
+# --- orders and interference ------------------------------------------------------------------------------------------
+
+
+def _spread(results: Json, metric: str) -> Table | None:
+    """Largest minus smallest mean over the orders, and the means themselves."""
+    held = {method: (by or {}).get(metric) or {} for method, by in (results.get("orders_spread") or {}).items()}
+    held = {method: stored for method, stored in held.items() if stored}
+    keys = [key for key in PAPER_FORM if any(key in stored for stored in held.values())]
+    orders = list(dict.fromkeys(o for s in held.values() for k in keys for o in (s.get(k) or {}).get("by_order") or {}))
+    if not keys or len(orders) < 2:
+        return None
+    columns = [Column(o, SUMMARIES[key].label, SUMMARIES[key].text) for key in keys for o in ("spread", *orders)]
+    spreads = {
+        key: ranked([number_cell((s.get(key) or {}).get("spread"), metric) for s in held.values()], False)
+        for key in keys
+    }
+    rows = []
+    for i, (method, stored) in enumerate(held.items()):
+        cells: list[Cell] = []
+        for key in keys:
+            by_order = (stored.get(key) or {}).get("by_order") or {}
+            cells += [spreads[key][i], *(number_cell(by_order.get(order), metric) for order in orders)]
+        rows.append((method, tuple(cells)))
+    return Table(
+        slug("orders", metric),
+        f"Order sensitivity: {metric_label(metric)}",
+        "Spread: the largest minus the smallest mean over the orders; less is better.",
+        "Method",
+        tuple(columns),
+        tuple(rows),
+        {"metric": metric},
+    )
+
+
+def number_cell(value: Any, metric: str = "") -> Cell:
+    """A number alone."""
+    return Cell(None) if value is None else Cell(number(value, metric), value)
+
+
+def _interference(results: Json) -> list[Table]:
+    tables = []
+    for method, stored in (results.get("interference") or {}).items():
+        tasks, matrix = stored["tasks"], stored["matrix"]
+        if not any(value is not None for row in matrix for value in row):
+            continue
+        metric = stored.get("metric") or "accuracy"
+        rows = tuple((t, tuple(number_cell(v, metric) for v in row)) for t, row in zip(tasks, matrix, strict=True))
+        tables.append(
+            Table(
+                slug("interference", method),
+                f"Interference: {method}",
+                f"{metric_label(metric)}: mean change of the column's task by learning the row's task.",
+                "Learnt",
+                tuple(Column(task, "Change of") for task in tasks),
+                rows,
+                {"method": method},
+            )
+        )
+    return tables
+
+
+# --- cost, selection, what did not finish -----------------------------------------------------------------------------
+
+
+def _cost(results: Json) -> list[Table]:
+    held = results.get("cost") or {}
+    if not held:
+        return []
+    columns = {
+        "seconds": Column("Run, s", "", "whole run, with its evaluations"),
+        "train_seconds": Column("Training, s", "", "training alone"),
+        "relative": Column("Relative", "", "training time divided by that of sequential"),
+        "peak_memory_gb": Column("Peak memory, GB", "", "of the process"),
+        "state_bytes": Column("State kept, MB", "", "what the method keeps between tasks"),
+    }
+    rows = tuple(
+        (method, tuple(_cost_cell(key, stored.get(key)) for key in columns)) for method, stored in held.items()
+    )
+    return [Table("cost", "Cost", "Means over the runs of a method.", "Method", tuple(columns.values()), rows, {})]
+
+
+def _cost_cell(key: str, value: float | None) -> Cell:
+    if value is None:
+        return Cell(None)
+    match key:
+        case "state_bytes":
+            return Cell(f"{value / 1e6:.2f}", value)
+        case "peak_memory_gb" | "relative":
+            return Cell(f"{value:.2f}", value)
+        case _:
+            return Cell(f"{value:.1f}", value)
+
+
+def settings_text(settings: Json | None) -> str:
+    """Settings on one line; "" if there are none."""
+    return ", ".join(f"{key}={number(value)}" for key, value in (settings or {}).items())
+
+
+def _words(text: str) -> Cell:
+    return Cell(text or None)
+
+
+def _selection(results: Json) -> list[Table]:
+    held = {method: stored for method, stored in (results.get("selection") or {}).items() if stored}
+    if not held:
+        return []
+    split = results.get("selected_on")
+    trials = [(method, s.get("metric") or "", trial) for method, s in held.items() for trial in s.get("trials") or ()]
+    return [
+        Table(
+            "selection",
+            "Selection",
+            f"What was chosen, on the {split} rows; the tables report the {results.get('reported_on')} rows.",
+            "Method",
+            tuple(Column(label) for label in ("Trials", "Failed", "Chosen", "Value", "Metric")),
+            tuple((method, _selection_cells(stored)) for method, stored in held.items()),
+            {},
+        ),
+        Table(
+            "trials",
+            "All trials",
+            f"Every setting tried, and its value on the {split} rows.",
+            "Method",
+            tuple(Column(label) for label in ("Settings", "Value", "Metric", "Message")),
+            tuple(
+                (
+                    method,
+                    (
+                        _words(settings_text(trial.get("settings")) or "defaults"),
+                        number_cell(trial.get("value"), metric.rpartition(".")[2]),
+                        _words(metric),
+                        Cell(trial.get("error") or ""),
+                    ),
+                )
+                for method, metric, trial in trials
+            ),
+            {},
+        ),
+    ]
+
+
+def _selection_cells(stored: Json) -> tuple[Cell, ...]:
+    trials, metric = stored.get("trials") or [], stored.get("metric") or ""
+    chosen = stored.get("chosen")
+    value = next((trial.get("value") for trial in trials if trial.get("settings") == chosen), None)
+    return (
+        number_cell(len(trials)),
+        number_cell(sum(bool(trial.get("error")) for trial in trials)),
+        _words("" if chosen is None else settings_text(chosen) or "defaults"),
+        number_cell(value, metric.rpartition(".")[2]),
+        _words(metric),
+    )
+
+
+def _unfinished(results: Json) -> list[Table]:
+    runs: Iterable[Json] = results.get("runs") or ()
+    held = [run for run in runs if run.get("status") != "done"]
+    if not held:
+        return []
+    labels = ("Order", "Seed", "Model", "Settings", "Run", "State", "Message")
+    rows = tuple(
+        (
+            str(run.get("method")),
+            (
+                *(_words(str(run.get(key, ""))) for key in ("order", "seed", "model")),
+                Cell(settings_text(run.get("settings"))),
+                *(_words(str(run.get(key, ""))) for key in ("id", "status")),
+                Cell(run.get("error") or ""),
+            ),
+        )
+        for run in held
+    )
+    note = "These runs are in no mean above."
+    return [Table("unfinished", "Runs without a result", note, "Method", tuple(map(Column, labels)), rows, {})]
