@@ -12,7 +12,7 @@ from lifealign.report_charts import COLOURS, Frame, Point, path, spread_names, t
 
 View = dict[str, Any]
 _BAR, _GAP = 11.0, 9.0  # height of a bar; between methods
-_WIDTH = 600.0
+_WIDTH = 480.0
 _LETTER = 5.9  # width of one, about
 _LONGEST = 24  # letters of a name that is shown in full
 
@@ -71,7 +71,7 @@ def pareto(view: Mapping[str, Any]) -> View:
     points = view["points"]
     xs, ys = ends(p["x"] for p in points), ends(p["y"] for p in points)
     marks = ticks(min(xs), max(xs))
-    frame = Frame((marks[0], marks[-1]), (min(ys), max(ys)), (_WIDTH, 380), right=20, top=12)
+    frame = Frame((marks[0], marks[-1]), (min(ys), max(ys)), (_WIDTH, 340), right=20, top=12)
     drawn = []
     for p in points:
         x, y = p["x"], p["y"]
@@ -93,7 +93,7 @@ def _place_names(points: Sequence[View], frame: Frame) -> None:
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in (p["at"] for p in points)]
     for p in points:
         (x, y), width = p["at"], _LETTER * len(p["short"])
-        places = [(x + dx if dx > 0 else x + dx - width, y + dy) for dy in (3.5, -8, 15, -20, 27) for dx in (8, -8)]
+        places = [(x + dx if dx > 0 else x + dx - width, y + dy) for dy in (-8, 15, -20, 27) for dx in (6, -6)]
         inside = [
             at
             for at in places
@@ -114,7 +114,7 @@ def sensitivity(view: Mapping[str, Any]) -> View:
     held = ends(point for line in view["lines"] for point in line["points"])
     last = max(len(view["values"]) - 1, 1)
     several = len(view["lines"]) > 1
-    frame = Frame((0, last), (min(held), max(held)), (_WIDTH, 300), right=150 if several else 24, top=12)
+    frame = Frame((0, last), (min(held), max(held)), (_WIDTH, 260), right=130 if several else 24, top=12)
     lines = []
     for index, line in enumerate(view["lines"]):
         marks = [

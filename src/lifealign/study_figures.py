@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 
 from lifealign import study_views
 from lifealign.report_views import SUMMARIES, metric_label, number
-from lifealign.study_tables import Json, slug
+from lifealign.study_tables import Json, order_label, slug, unused
 
 View = Mapping[str, Any]
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
+    **{key: value for key, value in dict(matplotlib.rcParamsDefault).items() if key != "backend"},
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 8.0,
     "text.parse_math": False,
@@ -44,11 +45,12 @@ _ACROSS = 4  # score matrices side by side
 def figures(results: Json) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of every figure, in a folder for each metric; each as PNG and as PDF."""
     # The user's own settings would change the bytes.
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "backend": "agg"}):
+    with matplotlib.rc_context(_STYLE):
         for name, figure in _all(results):
             for kind, metadata in _NO_DATES.items():
                 out = io.BytesIO()
                 figure.savefig(out, format=kind, dpi=_DPI, metadata=metadata)
+                figure.set_layout_engine("none")  # keeps the places found for the first kind
                 yield f"{name}.{kind}", out.getvalue()
 
 
@@ -56,12 +58,7 @@ def _all(results: Json) -> Iterator[tuple[str, Figure]]:
     seen: set[str] = set()
 
     def own(folder: str, *parts: str) -> str:
-        name = f"{slug(folder)}/{slug(*parts)}"
-        count = 1
-        while (full := name if count == 1 else f"{name}-{count}").lower() in seen:
-            count += 1
-        seen.add(full.lower())
-        return full
+        return unused(f"{slug(folder)}/{slug(*parts)}", seen)
 
     maps: dict[tuple[str, str, str], list[View]] = {}
     for view in study_views.heatmaps(results):
@@ -70,7 +67,7 @@ def _all(results: Json) -> Iterator[tuple[str, Figure]]:
     models = {model for _, _, model in maps}
     for (metric, order, model), views in maps.items():
         name = own(metric, "scores", order, model if len(models) > 1 else "")
-        yield name, _heatmaps(views, f"{metric_label(metric)}, order {order}")
+        yield name, _heatmaps(views, f"{metric_label(metric)}, {order_label(order)}")
     for view in study_views.bars(results):
         model = view["show"]["model"] if len(models) > 1 else ""
         yield own(view["show"]["metric"], "orders", view["key"], model), _bars(view)
@@ -83,33 +80,41 @@ def _all(results: Json) -> Iterator[tuple[str, Figure]]:
 
 
 def _heatmaps(views: Sequence[View], title: str) -> Figure:
+    """Score matrices side by side; stages and tasks are named at the edges only, being the same for all."""
+    tasks = list(views[0]["tasks"])
+    there = {row["label"] for view in views for row in view["rows"]}
+    stages = [label for label in ("before", *(f"after {task}" for task in tasks)) if label in there]
     columns = min(_ACROSS, len(views))
     rows = math.ceil(len(views) / columns)
-    longest = max(len(view["tasks"]) for view in views)
-    side = 0.8 + 0.5 * longest
-    figure = Figure(figsize=(columns * side + 0.6, rows * (side + 0.1) + 0.3))
-    places = figure.subplots(rows, columns, squeeze=False).flat
-    figure.suptitle(title)
-    for axes, view in zip(places, views, strict=False):
-        _heatmap(axes, view)
-    for axes in list(places)[len(views) :]:
-        axes.set_axis_off()
+    width, height = 0.36 * len(tasks), 0.21 * len(stages)  # of one matrix, inches
+    left, below = 0.15 + 0.055 * max(map(len, stages)), 0.15 + 0.055 * max(map(len, tasks))
+    whole = (left + columns * (width + 0.12), below + rows * (height + 0.24) + 0.3)
+    figure = Figure(figsize=whole)
+    figure.set_layout_engine("none")
+    figure.suptitle(title, x=0.02, y=1 - 0.08 / whole[1], ha="left", va="top")
+    for index, view in enumerate(views):
+        row, column = divmod(index, columns)
+        x, y = left + column * (width + 0.12), whole[1] - 0.3 - (row + 1) * (height + 0.24)
+        axes = figure.add_axes((x / whole[0], y / whole[1], width / whole[0], height / whole[1]))
+        _heatmap(axes, view, stages, names=(column == 0, index + columns >= len(views)))
     return figure
 
 
-def _heatmap(axes: Axes, view: View) -> None:
-    shares = [[math.nan if c is None else c["share"] for c in row["cells"]] for row in view["rows"]]
+def _heatmap(axes: Axes, view: View, stages: Sequence[str], names: tuple[bool, bool]) -> None:
+    held = {row["label"]: row["cells"] for row in view["rows"]}
+    cells = [held.get(stage) or [None] * len(view["tasks"]) for stage in stages]
+    shares = [[math.nan if c is None else c["share"] for c in row] for row in cells]
     axes.imshow(shares, cmap="GnBu", vmin=-0.05, vmax=1.6, aspect="auto")
-    for k, row in enumerate(view["rows"]):
-        for j, cell in enumerate(row["cells"]):
+    for k, row in enumerate(cells):
+        for j, cell in enumerate(row):
             if cell is not None:
-                text = number(cell["value"], view["show"]["metric"])
-                axes.text(j, k, text, ha="center", va="center", fontsize=6.5)
-    axes.set_xticks(range(len(view["tasks"])), view["tasks"], rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(view["rows"])), [row["label"] for row in view["rows"]])
-    axes.tick_params(length=0, labelsize=6.5)
+                axes.text(j, k, number(cell["value"], view["show"]["metric"]), ha="center", va="center", fontsize=6)
+    tasks = range(len(view["tasks"]))
+    axes.set_xticks(tasks, view["tasks"] if names[1] else [""] * len(tasks), rotation=90)
+    axes.set_yticks(range(len(stages)), stages if names[0] else [""] * len(stages))
+    axes.tick_params(length=0, labelsize=6.5, pad=1.5)
     axes.spines[:].set_visible(False)
-    axes.set_title(view["show"]["method"])
+    axes.set_title(view["show"]["method"], fontsize=7.5, pad=3)
 
 
 def _bars(view: View) -> Figure:
@@ -120,7 +125,7 @@ def _bars(view: View) -> Figure:
     for i, order in enumerate(orders):
         held = [(k, row["values"][i]) for k, row in enumerate(rows) if row["values"][i] is not None]
         places = [k - 0.4 + (i + 0.5) * height for k, _ in held]
-        axes.barh(places, [v["value"] for _, v in held], height * 0.9, color=_COLOURS[i % 8], label=f"order {order}")
+        axes.barh(places, [v["value"] for _, v in held], height * 0.9, color=_COLOURS[i % 8], label=order_label(order))
         for place, (_, v) in zip(places, held, strict=True):
             if v["low"] is not None and v["high"] is not None:
                 axes.plot([v["low"], v["high"]], [place, place], color="#333333", linewidth=0.8)
@@ -141,7 +146,7 @@ def _pareto(view: View) -> Figure:
     axes.plot(*zip(*front, strict=True), color="#9aa4ab", linewidth=1, linestyle="--", zorder=1)
     for i, p in enumerate(view["points"]):
         x, y = p["x"], p["y"]
-        style = {"color": _COLOURS[i % 8], "linewidth": 0.8, "alpha": 0.5}
+        style: dict[str, Any] = {"color": _COLOURS[i % 8], "linewidth": 0.8, "alpha": 0.5}
         if x["low"] is not None and x["high"] is not None:
             axes.plot([x["low"], x["high"]], [y["value"]] * 2, **style)
         if y["low"] is not None and y["high"] is not None:

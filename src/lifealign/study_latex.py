@@ -1,4 +1,4 @@
-"""A table of a study's report as LaTeX: a tabular with booktabs rules, to be put into a document with \\input."""
+"""A table of a study's report as LaTeX: a tabular with booktabs rules, to be included in a document's table."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def escape(text: str) -> str:
 
 def latex(table: Table) -> str:
     """The table as a tabular; the best of a column is bold, the second underlined, an interval stands in brackets."""
-    count = len(table.columns)
+    kinds = "".join("l" if column.words else "r" for column in table.columns)
     lines = [f"% {_comment(line)}" for line in (table.title, table.note) if line]
-    lines += [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{l{'r' * count}}}", r"\toprule"]
+    lines += [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{l{kinds}}}", r"\toprule"]
     if above := table.above():
         heads, rules, at = [""], [], 2
         for label, span in above:

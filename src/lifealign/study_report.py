@@ -20,13 +20,19 @@ from lifealign.report import BEFORE, template
 from lifealign.report_views import metric_label, plain
 from lifealign.results import LOWER_IS_BETTER
 from lifealign.study_latex import latex
-from lifealign.study_tables import Json, Table, all_tables, groups, metrics_of
+from lifealign.study_tables import Json, Table, all_tables, groups, metrics_of, order_label
 
 RUN_COLUMNS = ("run", "method", "order", "model", "seed", "status", "metric", "quantity", "stage", "task", "value")
 TABLE_COLUMNS = ("method", "order", "model", "seeds", "metric", "summary", "mean", "low", "high")
 DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high")
 PAGE = "study.html"
-_ABSENT = {"note": None, "lifealign_version": None, "selected_on": None, "reported_on": None, "orders": {}}
+_ABSENT: dict[str, Any] = {
+    "note": None,
+    "lifealign_version": None,
+    "selected_on": None,
+    "reported_on": None,
+    "orders": {},
+}
 
 
 def write_study_report(results: Mapping[str, Any], directory: str | Path) -> list[Path]:
@@ -98,6 +104,7 @@ def page(results: Json) -> dict[str, Any]:
     }
     return {
         "results": results,
+        "order_label": order_label,
         "choices": choices,
         "labels": {metric: metric_label(metric) for metric in choices["metric"]},
         "lower": [metric for metric in choices["metric"] if metric in LOWER_IS_BETTER],
@@ -173,7 +180,7 @@ def lines(results: Json, written: Sequence[Path]) -> list[str]:
     clean = checked(results)
     states = [str(run.get("status")) for run in clean["runs"]]
     said = [f"study {clean['study']}: " + ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))]
-    for table in all_tables(clean).get("main", []):
+    for table in all_tables(clean)["main"]:
         said += ["", *_terminal(table)]
     page_file = next(path for path in written if path.name == PAGE)
     said += ["", f"report: {page_file}"]

@@ -5,6 +5,7 @@ A missing number is None from here on and is shown as such; nothing is filled in
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ class Cell:
         rank: 1 the best of its column, 2 the second, 0 neither or not ranked.
         note: what a reader must know, such as how many cells a mean lacks.
         values: the single values behind a mean, for people.
+        tint: how good a change is, from -1 (the worst of its table) to 1; None for a cell without colour.
     """
 
     text: str | None
@@ -39,15 +41,17 @@ class Cell:
     rank: int = 0
     note: str = ""
     values: str = ""
+    tint: float | None = None
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its heading, the heading above it (shared by neighbours), and what it says."""
+    """One column: its heading, the heading above it (shared by neighbours), what it says, and whether it holds words."""
 
     label: str
     above: str = ""
     text: str = ""
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,21 @@ def slug(*parts: str) -> str:
     return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)))
 
 
+def unused(name: str, seen: set[str]) -> str:
+    """The name, with a number where names differ only in signs or in case that file names do not keep apart."""
+    full, count = name, 1
+    while full.lower() in seen:
+        count += 1
+        full = f"{name}-{count}"
+    seen.add(full.lower())
+    return full
+
+
+def order_label(order: str) -> str:
+    """An order's name for people: "order given", "order2"."""
+    return order if order.startswith("order") else f"order {order}"
+
+
 def groups(results: Json) -> list[Group]:
     """The comparable lines of the study's table, in its order; the label names order and model as far as they vary."""
     found: dict[tuple[str, str], list[Json]] = {}
@@ -104,7 +123,7 @@ def groups(results: Json) -> list[Group]:
         found.setdefault((str(line["order"]), str(line.get("model"))), []).append(line)
     models = {model for _, model in found}
     return [
-        Group(order, model, tuple(lines), f"order {order}" + (f", {model}" if len(models) > 1 else ""))
+        Group(order, model, tuple(lines), order_label(order) + (f", {model}" if len(models) > 1 else ""))
         for (order, model), lines in found.items()
     ]
 
@@ -127,7 +146,7 @@ def runs_of(results: Json, **wanted: Any) -> list[Json]:
 
 
 def all_tables(results: Json) -> dict[str, list[Table]]:
-    """Every table of the report, by section; sections without one are left out."""
+    """Every table of the report, by section; a section may have none."""
     comparable, metrics = groups(results), metrics_of(results)
     sections = {
         "main": [main_table(results, group, metrics) for group in comparable],
@@ -139,18 +158,11 @@ def all_tables(results: Json) -> dict[str, list[Table]]:
         "selection": _selection(results),
         "unfinished": _unfinished(results),
     }
-    return {section: _with_own_names(tables) for section, tables in sections.items() if tables}
-
-
-def _with_own_names(tables: Sequence[Table]) -> list[Table]:
-    """Names that differ only in signs which no file name has are told apart by a number."""
-    seen: dict[str, int] = {}
-    named = []
-    for table in tables:
-        key = table.name.lower()
-        seen[key] = seen.get(key, 0) + 1
-        named.append(replace(table, name=f"{table.name}-{seen[key]}") if seen[key] > 1 else table)
-    return named
+    seen: set[str] = set()
+    return {
+        section: [replace(table, name=unused(table.name, seen)) for table in tables]
+        for section, tables in sections.items()
+    }
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -293,8 +305,7 @@ def _difference(stored: Json, metric: str) -> Cell:
     if cell.text is None:
         return cell
     sure = low is not None and high is not None and (low > 0 or high < 0)
-    signed = f"+{cell.text}" if float(cell.text) > 0 else cell.text
-    return replace(cell, text=signed + ("*" if sure else ""))
+    return replace(cell, text=_signed(cell) + ("*" if sure else ""))
 
 
 # --- orders and interference ------------------------------------------------------------------------------------------
@@ -340,10 +351,10 @@ def _interference(results: Json) -> list[Table]:
     tables = []
     for method, stored in (results.get("interference") or {}).items():
         tasks, matrix = stored["tasks"], stored["matrix"]
-        if not any(value is not None for row in matrix for value in row):
+        largest = max((abs(value) for row in matrix for value in row if value is not None), default=None)
+        if largest is None:
             continue
         metric = stored.get("metric") or "accuracy"
-        rows = tuple((t, tuple(number_cell(v, metric) for v in row)) for t, row in zip(tasks, matrix, strict=True))
         tables.append(
             Table(
                 slug("interference", method),
@@ -351,11 +362,27 @@ def _interference(results: Json) -> list[Table]:
                 f"{metric_label(metric)}: mean change of the column's task by learning the row's task.",
                 "Learnt",
                 tuple(Column(task, "Change of") for task in tasks),
-                rows,
+                tuple(
+                    (task, tuple(_change(v, metric, largest) for v in row))
+                    for task, row in zip(tasks, matrix, strict=True)
+                ),
                 {"method": method},
             )
         )
     return tables
+
+
+def _change(value: float | None, metric: str, largest: float) -> Cell:
+    cell = number_cell(value, metric)
+    if value is None:
+        return cell
+    sign = 1 if higher_is_better(metric, "last") else -1
+    return replace(cell, text=_signed(cell), tint=round(sign * value / largest, 3) if largest else 0.0)
+
+
+def _signed(cell: Cell) -> str:
+    text = cell.text or ""
+    return f"+{text}" if float(text) > 0 else text
 
 
 # --- cost, selection, what did not finish -----------------------------------------------------------------------------
@@ -375,7 +402,17 @@ def _cost(results: Json) -> list[Table]:
     rows = tuple(
         (method, tuple(_cost_cell(key, stored.get(key)) for key in columns)) for method, stored in held.items()
     )
-    return [Table("cost", "Cost", "Means over the runs of a method.", "Method", tuple(columns.values()), rows, {})]
+    return [
+        Table(
+            "cost",
+            "Time, memory and state kept",
+            "Means over the runs of a method.",
+            "Method",
+            tuple(columns.values()),
+            rows,
+            {},
+        )
+    ]
 
 
 def _cost_cell(key: str, value: float | None) -> Cell:
@@ -392,7 +429,16 @@ def _cost_cell(key: str, value: float | None) -> Cell:
 
 def settings_text(settings: Json | None) -> str:
     """Settings on one line; "" if there are none."""
-    return ", ".join(f"{key}={number(value)}" for key, value in (settings or {}).items())
+    return ", ".join(f"{key}={setting(value)}" for key, value in (settings or {}).items())
+
+
+def setting(value: Any) -> str:
+    """A setting's value as one would write it."""
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
+
+
+def _word_columns(*labels: str) -> tuple[Column, ...]:
+    return tuple(Column(label, words=True) for label in labels)
 
 
 def _words(text: str) -> Cell:
@@ -408,10 +454,10 @@ def _selection(results: Json) -> list[Table]:
     return [
         Table(
             "selection",
-            "Selection",
+            "What was chosen",
             f"What was chosen, on the {split} rows; the tables report the {results.get('reported_on')} rows.",
             "Method",
-            tuple(Column(label) for label in ("Trials", "Failed", "Chosen", "Value", "Metric")),
+            (Column("Trials"), Column("Failed"), *_word_columns("Chosen"), Column("Value"), *_word_columns("Metric")),
             tuple((method, _selection_cells(stored)) for method, stored in held.items()),
             {},
         ),
@@ -420,7 +466,7 @@ def _selection(results: Json) -> list[Table]:
             "All trials",
             f"Every setting tried, and its value on the {split} rows.",
             "Method",
-            tuple(Column(label) for label in ("Settings", "Value", "Metric", "Message")),
+            (*_word_columns("Settings"), Column("Value"), *_word_columns("Metric", "Message")),
             tuple(
                 (
                     method,
@@ -470,4 +516,4 @@ def _unfinished(results: Json) -> list[Table]:
         for run in held
     )
     note = "These runs are in no mean above."
-    return [Table("unfinished", "Runs without a result", note, "Method", tuple(map(Column, labels)), rows, {})]
+    return [Table("unfinished", "Failed and pending runs", note, "Method", _word_columns(*labels), rows, {})]

@@ -12,7 +12,7 @@ from typing import Any
 from lifealign.metrics import seeds_interval
 from lifealign.report_views import SUMMARIES, higher_is_better, interval, metric_label, number, plain
 from lifealign.results import LOWER_IS_BETTER
-from lifealign.study_tables import Group, Json, groups, metrics_of, number_cell, runs_of
+from lifealign.study_tables import Group, Json, groups, metrics_of, order_label, runs_of, setting
 
 View = dict[str, Any]
 BAR_SUMMARIES = ("last", "bwt")
@@ -66,7 +66,7 @@ def _heatmap(results: Json, metric: str, order: str, model: str, method: str) ->
             cells = [_mean_of([row[j] for row in stage], seeds, metric, j <= k) for j in range(len(tasks))]
             rows.append({"label": f"after {task}", "cells": cells})
     show = {"metric": metric, "order": order, "model": model, "method": method}
-    return {"title": f"{method}, order {order}", "show": show, "tasks": tasks, "rows": rows, "seeds": seeds}
+    return {"title": f"{method}, {order_label(order)}", "show": show, "tasks": tasks, "rows": rows, "seeds": seeds}
 
 
 def _mean_of(values: Sequence[float | None], seeds: Sequence[Any], metric: str, learnt: bool) -> View | None:
@@ -95,7 +95,7 @@ def bars(results: Json) -> list[View]:
             for key in BAR_SUMMARIES:
                 rows = [{"method": m, "values": [_of_method(g, m, metric, key) for g in own]} for m in methods]
                 if any(value is not None for row in rows for value in row["values"]):
-                    show = {"metric": metric, "model": model}
+                    show: View = {"metric": metric, "model": model}
                     orders = [g.order for g in own]
                     views.append(
                         {"show": show, "key": key, "title": _title(metric, key), "orders": orders, "rows": rows}
@@ -137,7 +137,7 @@ def pareto(results: Json) -> list[View]:
                 _mark_front(points, metric)
                 views.append(
                     {
-                        "show": {**group.show(), "metric": metric},
+                        "show": {"metric": metric, "order": group.order, "model": group.model},
                         "title": f"{metric_label(metric)}, {group.label}",
                         "points": points,
                         "missing": missing,
@@ -172,7 +172,7 @@ def sensitivity(results: Json) -> list[View]:
                     if any(point is not None for point in points):
                         drawn.append({"label": label, "points": points})
                 if drawn:
-                    texts = [number_cell(value).text or "none" for value in values]
+                    texts = [setting(value) for value in values]
                     title = f"{_title(metric, key)}, by {axis}"
                     views.append(
                         {
@@ -200,7 +200,7 @@ def _lines(results: Json, axis: str) -> list[tuple[str, list[Json]]]:
     named = []
     for runs, part in zip(found.values(), parts, strict=True):
         short = [
-            str(part[key]) if key in ("strategy", "order", "model") else f"{key}={number(part[key])}"
+            str(part[key]) if key in ("strategy", "order", "model") else f"{key}={setting(part[key])}"
             for key in varying
             if key in part
         ]
