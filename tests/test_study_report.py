@@ -310,38 +310,37 @@ def test_two_names_that_make_one_file_name_keep_their_own_files(study: dict[str,
     assert len({n.lower() for n in names}) == 4
 
 
-def written_by_a_fresh_process(results: Path, out: Path, **environment: str) -> dict[str, bytes]:
-    source = str(Path(study_report.__file__).parents[1])
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """(results.json, its report): one metric and one order, and a name that matplotlib would read as a broken formula."""
+    directory = tmp_path_factory.mktemp("report")
+    results = directory / "results.json"
+    results.write_text(json.dumps(small_study()).replace('"sequential"', '"$\\\\frac$"'), encoding="utf-8")
+    files = write_study_report(json.loads(results.read_text(encoding="utf-8")), directory / "out")
+    return results, {str(p.relative_to(directory / "out")): p.read_bytes() for p in files}
+
+
+def test_same_input_same_bytes(written: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    """Again in a fresh process, with another hash seed and a user's own settings of matplotlib."""
+    results, here = written
+    settings, out = tmp_path / "matplotlibrc", tmp_path / "out"
+    settings.write_text("font.size: 20\nsavefig.dpi: 30\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(study_report.__file__).parents[1]), "PYTHONHASHSEED": "2"}
     command = [sys.executable, "-m", "lifealign", "study-report", str(results), "--out", str(out)]
     subprocess.run(
-        command, check=True, env={**os.environ, "PYTHONPATH": source, **environment}, capture_output=True, timeout=300
+        command, check=True, env=environment | {"MATPLOTLIBRC": str(settings)}, capture_output=True, timeout=300
     )
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+    there = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+    assert here.keys() == there.keys()
+    assert [name for name in here if here[name] != there[name]] == []
+    assert {"study.html", "results.csv", "table.csv", "tables/main-given.tex", "tables/cost.tex"} <= here.keys()
 
 
-def test_same_input_same_bytes(tmp_path: Path) -> None:
-    """In two processes with other hash seeds and, in the second, with a user's own settings of matplotlib."""
-    results, settings = tmp_path / "results.json", tmp_path / "matplotlibrc"
-    results.write_text(json.dumps(small_study()), encoding="utf-8")
-    settings.write_text("font.size: 20\nsavefig.dpi: 30\n", encoding="utf-8")
-    one = written_by_a_fresh_process(results, tmp_path / "one", PYTHONHASHSEED="1")
-    other = written_by_a_fresh_process(results, tmp_path / "other", PYTHONHASHSEED="2", MATPLOTLIBRC=str(settings))
-    assert one.keys() == other.keys()
-    assert [name for name in one if one[name] != other[name]] == []
-    assert {"study.html", "results.csv", "table.csv", "tables/main-given.tex", "tables/cost.tex"} <= one.keys()
-
-
-def test_figures_are_png_and_pdf(tmp_path: Path) -> None:
+def test_figures_are_png_and_pdf(written: tuple[Path, dict[str, bytes]]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'lifealign[figures]'")
-    study = small_study()
-    # A name that matplotlib would read as a formula that it cannot parse.
-    text = json.dumps(study).replace('"sequential"', '"$\\\\frac$"')
-    written = write_study_report(json.loads(text), tmp_path / "out")
-    figures = {
-        str(p.relative_to(tmp_path / "out" / "figures")): p.read_bytes() for p in written if "figures" in p.parts
-    }
-    names = ["accuracy/orders-bwt", "accuracy/orders-last", "accuracy/pareto-given", "accuracy/scores-given"]
-    assert sorted(figures) == sorted(f"{name}.{kind}" for name in names for kind in ("pdf", "png"))
+    figures = {name: data for name, data in written[1].items() if name.startswith("figures/")}
+    names = ["orders-bwt", "orders-last", "pareto-given", "scores-given"]
+    assert sorted(figures) == sorted(f"figures/accuracy/{name}.{kind}" for name in names for kind in ("pdf", "png"))
     assert all(data.startswith(b"%PDF" if name.endswith("pdf") else b"\x89PNG") for name, data in figures.items())
 
 
