@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 from lifealign import study_charts, study_report, study_views
 from lifealign.cli import app
 from lifealign.errors import StoreError
+from lifealign.study_cells import Cell, Column, Table, ranked
 from lifealign.study_latex import escape, latex
 from lifealign.study_report import checked, render_html, runs_csv, table_csv, write_study_report
-from lifealign.study_tables import Cell, Column, Table, all_tables, ranked
+from lifealign.study_tables import all_tables
 from study_document import LAMBDA, make_run, make_study
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from lifealign import study_views
 from lifealign.report_views import SUMMARIES, metric_label, number
-from lifealign.study_tables import Json, order_label, slug, unused
+from lifealign.study_cells import Json, order_label, slug, unused
 
 View = Mapping[str, Any]
 _STYLE: Any = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifealign.study_tables import Cell, Table
+from lifealign.study_cells import Cell, Table
 
 _SIGNS = {
     "\\": r"\textbackslash{}",

@@ -19,8 +19,9 @@ from lifealign.files import decode_json, read_bytes, replace_file, writing
 from lifealign.report import BEFORE, template
 from lifealign.report_views import metric_label, plain
 from lifealign.results import LOWER_IS_BETTER
+from lifealign.study_cells import Json, Table, order_label
 from lifealign.study_latex import latex
-from lifealign.study_tables import Json, Table, all_tables, groups, metrics_of, order_label
+from lifealign.study_tables import all_tables, groups, metrics_of
 
 RUN_COLUMNS = ("run", "method", "order", "model", "seed", "status", "metric", "quantity", "stage", "task", "value")
 TABLE_COLUMNS = ("method", "order", "model", "seeds", "metric", "summary", "mean", "low", "high")

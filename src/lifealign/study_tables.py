@@ -1,85 +1,34 @@
 """The tables of a study's report, as plain values that HTML and LaTeX are made of. See `study_report`.
 
-A missing number is None from here on and is shown as such; nothing is filled in.
+Each table is made once, as `Table` of `Cell`, so that the page and the LaTeX cannot disagree.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
-from lifealign.report_views import SUMMARIES, cells_of, higher_is_better, interval, metric_label, number
+from lifealign.report_views import SUMMARIES, cells_of, higher_is_better, metric_label, number
+from lifealign.study_cells import (
+    Cell,
+    Column,
+    Json,
+    Table,
+    mean_cell,
+    number_cell,
+    order_label,
+    ranked,
+    settings_text,
+    signed,
+    slug,
+    unused,
+    word_columns,
+    words,
+)
 
 PAPER_FORM = ("bwt", "last", "ap")
 """Summaries of the main table, in the order of the paper's tables."""
-Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell.
-
-    Attributes:
-        text: for people; None where nothing was measured.
-        value: the number behind the text; None for words.
-        low: lower end of the interval, for people; "" without one.
-        high: its upper end.
-        rank: 1 the best of its column, 2 the second, 0 neither or not ranked.
-        note: what a reader must know, such as how many cells a mean lacks.
-        values: the single values behind a mean, for people.
-        tint: how good a change is, from -1 (the worst of its table) to 1; None for a cell without colour.
-    """
-
-    text: str | None
-    value: float | None = None
-    low: str = ""
-    high: str = ""
-    rank: int = 0
-    note: str = ""
-    values: str = ""
-    tint: float | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its heading, the heading above it (shared by neighbours), what it says, and whether it holds words."""
-
-    label: str
-    above: str = ""
-    text: str = ""
-    words: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table.
-
-    Attributes:
-        name: of its file, letters, digits and hyphens.
-        title: heading.
-        note: what its numbers are.
-        first: heading of the first column.
-        columns: the others.
-        rows: (name, cells) each.
-        show: which choices of the reader it belongs to: metric, order, model.
-    """
-
-    name: str
-    title: str
-    note: str
-    first: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
-    show: Mapping[str, str]
-
-    def above(self) -> list[tuple[str, int]]:
-        """Headings above the columns with the number of columns of each; empty if there are none."""
-        spans = [(label, len(list(group))) for label, group in groupby(c.above for c in self.columns)]
-        return spans if any(label for label, _ in spans) else []
 
 
 @dataclass(frozen=True)
@@ -94,26 +43,6 @@ class Group:
     def show(self) -> dict[str, str]:
         """The reader's choices that it belongs to."""
         return {"order": self.order, "model": self.model}
-
-
-def slug(*parts: str) -> str:
-    """A file name's stem: letters, digits and hyphens."""
-    return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)))
-
-
-def unused(name: str, seen: set[str]) -> str:
-    """The name, with a number where names differ only in signs or in case that file names do not keep apart."""
-    full, count = name, 1
-    while full.lower() in seen:
-        count += 1
-        full = f"{name}-{count}"
-    seen.add(full.lower())
-    return full
-
-
-def order_label(order: str) -> str:
-    """An order's name for people: "order given", "order2"."""
-    return order if order.startswith("order") else f"order {order}"
 
 
 def groups(results: Json) -> list[Group]:
@@ -249,33 +178,6 @@ def _partial(results: Json, line: Json, metric: str, key: str) -> list[str]:
     return [f"{there} of {needed} cells"] if there < needed else []
 
 
-def mean_cell(stored: Json, metric: str) -> Cell:
-    """A mean with its interval, both for people."""
-    found = interval({**stored, "value": stored.get("mean")})
-    if found["value"] is None:
-        return Cell(None)
-    low, high = (number(found[side], metric) for side in ("low", "high"))
-    return Cell(number(found["value"], metric), found["value"], *((low, high) if low and high else ("", "")))
-
-
-def ranked(cells: Sequence[Cell], higher: bool) -> list[Cell]:
-    """The best and the second marked; equal as shown is equal, and after two that are best there is no second.
-
-    A column of fewer than two numbers has no best. Cells with a note are not ranked.
-    """
-    held = [float(c.text) * (1 if higher else -1) for c in cells if c.text is not None and not c.note]
-    if len(held) < 2:
-        return list(cells)
-
-    def mark(cell: Cell) -> Cell:
-        if cell.text is None or cell.note:
-            return cell
-        better = sum(other > float(cell.text) * (1 if higher else -1) for other in held)
-        return replace(cell, rank=better + 1 if better < 2 else 0)
-
-    return [mark(cell) for cell in cells]
-
-
 def _differences(results: Json, group: Group, metric: str) -> Table | None:
     """Paired difference to the study's baseline, seed by seed."""
     held = [
@@ -305,7 +207,7 @@ def _difference(stored: Json, metric: str) -> Cell:
     if cell.text is None:
         return cell
     sure = low is not None and high is not None and (low > 0 or high < 0)
-    return replace(cell, text=_signed(cell) + ("*" if sure else ""))
+    return replace(cell, text=signed(cell) + ("*" if sure else ""))
 
 
 # --- orders and interference ------------------------------------------------------------------------------------------
@@ -342,11 +244,6 @@ def _spread(results: Json, metric: str) -> Table | None:
     )
 
 
-def number_cell(value: Any, metric: str = "") -> Cell:
-    """A number alone."""
-    return Cell(None) if value is None else Cell(number(value, metric), value)
-
-
 def _interference(results: Json) -> list[Table]:
     tables = []
     for method, stored in (results.get("interference") or {}).items():
@@ -377,12 +274,7 @@ def _change(value: float | None, metric: str, largest: float) -> Cell:
     if value is None:
         return cell
     sign = 1 if higher_is_better(metric, "last") else -1
-    return replace(cell, text=_signed(cell), tint=round(sign * value / largest, 3) if largest else 0.0)
-
-
-def _signed(cell: Cell) -> str:
-    text = cell.text or ""
-    return f"+{text}" if float(text) > 0 else text
+    return replace(cell, text=signed(cell), tint=round(sign * value / largest, 3) if largest else 0.0)
 
 
 # --- cost, selection, what did not finish -----------------------------------------------------------------------------
@@ -427,24 +319,6 @@ def _cost_cell(key: str, value: float | None) -> Cell:
             return Cell(f"{value:.1f}", value)
 
 
-def settings_text(settings: Json | None) -> str:
-    """Settings on one line; "" if there are none."""
-    return ", ".join(f"{key}={setting(value)}" for key, value in (settings or {}).items())
-
-
-def setting(value: Any) -> str:
-    """A setting's value as one would write it."""
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
-
-
-def _word_columns(*labels: str) -> tuple[Column, ...]:
-    return tuple(Column(label, words=True) for label in labels)
-
-
-def _words(text: str) -> Cell:
-    return Cell(text or None)
-
-
 def _selection(results: Json) -> list[Table]:
     held = {method: stored for method, stored in (results.get("selection") or {}).items() if stored}
     if not held:
@@ -457,7 +331,7 @@ def _selection(results: Json) -> list[Table]:
             "What was chosen",
             f"What was chosen, on the {split} rows; the tables report the {results.get('reported_on')} rows.",
             "Method",
-            (Column("Trials"), Column("Failed"), *_word_columns("Chosen"), Column("Value"), *_word_columns("Metric")),
+            (Column("Trials"), Column("Failed"), *word_columns("Chosen"), Column("Value"), *word_columns("Metric")),
             tuple((method, _selection_cells(stored)) for method, stored in held.items()),
             {},
         ),
@@ -466,14 +340,14 @@ def _selection(results: Json) -> list[Table]:
             "All trials",
             f"Every setting tried, and its value on the {split} rows.",
             "Method",
-            (*_word_columns("Settings"), Column("Value"), *_word_columns("Metric", "Message")),
+            (*word_columns("Settings"), Column("Value"), *word_columns("Metric", "Message")),
             tuple(
                 (
                     method,
                     (
-                        _words(settings_text(trial.get("settings")) or "defaults"),
+                        words(settings_text(trial.get("settings")) or "defaults"),
                         number_cell(trial.get("value"), metric.rpartition(".")[2]),
-                        _words(metric),
+                        words(metric),
                         Cell(trial.get("error") or ""),
                     ),
                 )
@@ -491,9 +365,9 @@ def _selection_cells(stored: Json) -> tuple[Cell, ...]:
     return (
         number_cell(len(trials)),
         number_cell(sum(bool(trial.get("error")) for trial in trials)),
-        _words("" if chosen is None else settings_text(chosen) or "defaults"),
+        words("" if chosen is None else settings_text(chosen) or "defaults"),
         number_cell(value, metric.rpartition(".")[2]),
-        _words(metric),
+        words(metric),
     )
 
 
@@ -507,13 +381,13 @@ def _unfinished(results: Json) -> list[Table]:
         (
             str(run.get("method")),
             (
-                *(_words(str(run.get(key, ""))) for key in ("order", "seed", "model")),
+                *(words(str(run.get(key, ""))) for key in ("order", "seed", "model")),
                 Cell(settings_text(run.get("settings"))),
-                *(_words(str(run.get(key, ""))) for key in ("id", "status")),
+                *(words(str(run.get(key, ""))) for key in ("id", "status")),
                 Cell(run.get("error") or ""),
             ),
         )
         for run in held
     )
     note = "These runs are in no mean above."
-    return [Table("unfinished", "Failed and pending runs", note, "Method", _word_columns(*labels), rows, {})]
+    return [Table("unfinished", "Failed and pending runs", note, "Method", word_columns(*labels), rows, {})]

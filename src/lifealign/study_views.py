@@ -12,7 +12,8 @@ from typing import Any
 from lifealign.metrics import seeds_interval
 from lifealign.report_views import SUMMARIES, higher_is_better, interval, metric_label, number, plain
 from lifealign.results import LOWER_IS_BETTER
-from lifealign.study_tables import Group, Json, groups, metrics_of, order_label, runs_of, setting
+from lifealign.study_cells import Json, order_label, setting
+from lifealign.study_tables import Group, groups, metrics_of, runs_of
 
 View = dict[str, Any]
 BAR_SUMMARIES = ("last", "bwt")
