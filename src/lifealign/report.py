@@ -11,11 +11,10 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 import lifealign
 from lifealign import report_views
@@ -51,10 +50,20 @@ def build_results(
 
 def render_html(results: Mapping[str, Any]) -> str:
     """One self-contained page: no other file and no network; all text of the results is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return template("report.html.j2").render(report_views.page(plain(results)))
+
+
+def template(name: str) -> Template:
+    """A page's layout, one of the package's files; every value put into it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("lifealign", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["number"] = number
-    source = (package_files("lifealign") / "report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(report_views.page(plain(results)))
+    return environment.get_template(name)
 
 
 def write_report(results: Mapping[str, Any], directory: str | Path) -> list[Path]:

@@ -40,9 +40,10 @@ class Frame:
 
     def view(self) -> View:
         """What the template draws of it."""
-        step = self.ticks[1] - self.ticks[0]
-        digits = next(d for d in range(13) if d == 12 or abs(round(step, d) - step) < 1e-9 * step)
-        marks = [{"y": self.at(self.x[0], t)[1], "text": f"{t:.{digits}f}"} for t in self.ticks]
+        marks = [
+            {"y": self.at(self.x[0], t)[1], "text": text}
+            for t, text in zip(self.ticks, tick_texts(self.ticks), strict=True)
+        ]
         keys = ("width", "height", "left", "right", "top", "bottom")
         return {**{k: getattr(self, k) for k in keys}, "ticks": marks}
 
@@ -56,6 +57,13 @@ def ticks(low: float, high: float) -> list[float]:
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * (1 - 1e-9))
     first, final = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, final + 1)]
+
+
+def tick_texts(values: Sequence[float]) -> list[str]:
+    """The numbers of `ticks`, all with as many decimals as their step needs."""
+    step = values[1] - values[0]
+    digits = next(d for d in range(13) if d == 12 or abs(round(step, d) - step) < 1e-9 * step)
+    return [f"{value:.{digits}f}" for value in values]
 
 
 def path(points: Sequence[Point]) -> str:
@@ -82,13 +90,13 @@ def curves(metric: str, held: Sequence[tuple[Mapping[str, Any], str]], scale: tu
                 lines.append({"task": task, "colour": index % COLOURS, "dashed": index >= COLOURS, "marks": marks})
         for line in lines:
             line["path"] = path([m["at"] for m in line["marks"]])
-        _spread(lines, frame)
+        spread_names(lines, frame)
         axis = [{"x": frame.at(k, 0)[0], "text": str(k)} for k in range(1, most + 1)]
         views.append({"label": label, "frame": frame.view(), "lines": lines, "axis": axis})
     return views
 
 
-def _spread(lines: list[View], frame: Frame) -> None:
+def spread_names(lines: list[View], frame: Frame) -> None:
     """Names at the ends of the lines, moved apart where they would cover each other."""
     ordered = sorted(lines, key=lambda line: (line["marks"][-1]["at"][1], line["task"]))
     places: list[float] = []

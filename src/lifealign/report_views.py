@@ -180,9 +180,12 @@ def _best(metric: str, key: str, values: Sequence[float | None]) -> float | None
     present = [v for v in values if v is not None]
     if len(present) < 2:
         return None
-    if key == "forgetting":
-        return min(present)
-    return max(present) if SUMMARIES[key].higher != (metric in LOWER_IS_BETTER) else min(present)
+    return max(present) if higher_is_better(metric, key) else min(present)
+
+
+def higher_is_better(metric: str, key: str) -> bool:
+    """Whether more of this summary of this metric is better. Forgetting is a loss whatever the metric."""
+    return key != "forgetting" and SUMMARIES[key].higher != (metric in LOWER_IS_BETTER)
 
 
 def _comparable(runs: Sequence[Any]) -> bool:
@@ -190,7 +193,7 @@ def _comparable(runs: Sequence[Any]) -> bool:
     return len({(run.get("base_model"), tuple(sorted(run.get("tasks", [])))) for run in runs}) == 1
 
 
-def _cells_of(key: str, count: int) -> list[tuple[int, int]]:
+def cells_of(key: str, count: int) -> list[tuple[int, int]]:
     """The cells of R [N, N] that a summary is a mean over; see `metrics`."""
     final, diagonal = [(count - 1, j) for j in range(count)], [(j, j) for j in range(count)]
     match key:
@@ -210,7 +213,7 @@ def _summary_cell(metric: str, key: str, run: Mapping[str, Any]) -> View:
     """A summary with its interval; `partial` says so where cells that it is a mean over were not measured."""
     cell = interval(run.get("summary", {}).get(metric, {}).get(key))
     R = run.get("scores", {}).get(metric, {}).get("R", [])
-    needed = _cells_of(key, len(R))
+    needed = cells_of(key, len(R))
     there = sum(R[k][j] is not None for k, j in needed)
     partial = f"{there} of {len(needed)} cells" if cell["value"] is not None and there < len(needed) else ""
     return {**cell, "partial": partial, "best": False}
