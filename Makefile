@@ -36,11 +36,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP_INSTALL) -e ".[models,dev]"
-	@touch $@
-
-$(VENV)/.browser: $(VENV)/.dev
-	$(PIP_INSTALL) -e ".[models,dev,browser]"
+	$(PIP_INSTALL) -e ".[dev]"
 	@touch $@
 
 # --- targets ------------------------------------------------------------------------------------------------------------
@@ -54,7 +50,7 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
-test-browser: $(VENV)/.browser
+test-browser: $(VENV)/.dev
 	@command -v chromium > /dev/null || { echo "chromium is missing; on Debian: apt-get install chromium" >&2; exit 1; }
 	$(BIN)/python -m pytest -m browser
 
