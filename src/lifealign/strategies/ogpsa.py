@@ -29,7 +29,8 @@ def project_out(gradient_N: Tensor, references_KN: Tensor) -> Tensor:
     _, singular, basis_KN = torch.linalg.svd(unit_KN, full_matrices=False)
     basis_KN = basis_KN[singular > RANK_TOLERANCE * singular[0]]
     g = gradient_N.double()
-    return (g - basis_KN.T @ (basis_KN @ g)).to(gradient_N.dtype)
+    rest_N: Tensor = g - basis_KN.T @ (basis_KN @ g)
+    return rest_N.to(gradient_N.dtype)
 
 
 class Ogpsa(GradientMemory):
@@ -66,7 +67,7 @@ class Ogpsa(GradientMemory):
         self._references_KN = state.get("references")
 
     def _due(self, step: Step) -> bool:
-        return step.index % self.config.refresh == 0
+        return step.index % int(self.config.refresh) == 0
 
     def _project(self, vector: Tensor, step: Step) -> Tensor:
         assert self._references_KN is not None
