@@ -299,7 +299,7 @@ def test_memory_is_a_seeded_sample_of_each_task_for_good(config: Build) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_stored_rows_that_cannot_be_encoded_are_left_out(name: str, config: Build) -> None:
     """One of 9 rows is too long: taken 8 at a time, it would be a part without a loss of its own."""
-    long = Row((Message("user", "bread " * 200),), "yes it is", "no", "bread.jsonl:99")
+    long = Row((Message("user", "bread " * 900),), "yes it is", "no", "bread.jsonl:99")
     bread = make_task("bread", train=8, test=2)
     bread = replace(bread, train=(*bread.train, long))
     session, store = start(config(f"strategy.name={name}", "data.long_prompts=drop"))
@@ -324,4 +324,3 @@ def test_memory_gradients_in_the_supervised_stage_are_those_of_the_likelihood(co
     assert {stage for stage, _ in seen} == {"sft", "preference"}
     # Per token of 300 ids against per pair: nats a token of a random model, and something below ln 2.
     assert all((value > 1) == (stage == "sft") for stage, value in seen)
-
