@@ -291,7 +291,7 @@ def test_memory_is_a_seeded_sample_of_each_task_for_good(config: Build) -> None:
     store = learn(session, store, BREAD, STARS)
     rows = stored(store)
     assert {name: len(own) for name, own in rows.items()} == {"bread": 4, "stars": 4}
-    assert set(r.digest for r in rows["bread"]) < {r.digest for r in BREAD.train}
+    assert {r.digest for r in rows["bread"]} < {r.digest for r in BREAD.train}
     assert rows["bread"] != list(BREAD.train[:4])
     assert store.load_tensors(store.head, STATE) == {}
 
