@@ -140,7 +140,43 @@ CONSOLIDATION = {
     "projection": case("shrink", "adapter", keeps="replay"),
     "basis_capacity": case("1", "state"),
 }
+# A rate at which learning the second task goes against the first one's rows, or their gradients would change nothing.
+CONFLICT = "train.learning_rate=0.05"
+MEMORY = {
+    "memory_pairs": case("1", "replay adapter", CONFLICT),
+    "target": case("update", "adapter", CONFLICT, keeps="replay"),
+}
+# Statistics of two pairs, and thresholds near their mean, so that weights are not all 1.
+NARROW = ("strategy.window=2", "strategy.k=0.1")
 STRATEGY: Mapping[str, Mapping[str, Case]] = {
+    "agem": {**OBJECTIVE, **MEMORY, "sample_pairs": case("1", "adapter", CONFLICT, keeps="replay")},
+    "copr": {
+        **REPLAY,
+        "replay_policy": case("oldest_out", "replay state", "strategy.replay_capacity=3", "strategy.replay_share=0.75"),
+        "beta": case("0.5", "adapter scores state", keeps="replay"),
+        "reward": case("0.5", "adapter state", keeps="replay"),
+        "reward_concentration": case("5.0", "adapter state", keeps="replay"),
+        "slack": case("0.0", "state", keeps="replay"),
+        "multiplier": case("0.0", "adapter state", keeps="replay"),
+        "multiplier_rate": case("10.0", "adapter state", "strategy.replay_share=1.0", keeps="replay"),
+        "sft_weight": case("0.0", "adapter", keeps="replay"),
+    },
+    "cppo": {
+        **OBJECTIVE,
+        "beta": case("0.5", "adapter scores state", keeps="replay"),
+        "retention": case("3.0", "adapter", keeps="replay"),
+        "k": case("0.1", "adapter", "strategy.window=2"),
+        "lower": case("0.1", "adapter", *NARROW),
+        "upper": case("5.0", "adapter", *NARROW),
+        "window": case("2", "adapter state", "strategy.k=0.1"),
+    },
+    "gem": {
+        **OBJECTIVE,
+        **MEMORY,
+        "margin": case("0.0", "adapter", CONFLICT, keeps="replay"),
+        "eps": case("10.0", "adapter", CONFLICT, keeps="replay"),
+    },
+    "ogpsa": {**OBJECTIVE, **MEMORY, "refresh": case("1", "adapter", keeps="replay")},
     "sequential": OBJECTIVE,
     "joint": {
         **OBJECTIVE,
@@ -187,6 +223,8 @@ REFUSED = [
         r"text_metrics.*'paper_bleu4', .*meteor",
     ),
     (("lora.target_modules=[lm_head]",), ConfigError, r"tied embeddings"),
+    (("strategy.name=copr", "strategy.loss=ipo"), ConfigError, r"strategy.loss: unknown key.*multiplier_rate"),
+    (("strategy.name=agem", "strategy.margin=0.1"), ConfigError, r"strategy.margin: unknown key.*sample_pairs"),
     (("strategy.name=replay", "strategy.theta=0.5"), ConfigError, r"strategy.theta: unknown key.*replay_share"),
 ]
 

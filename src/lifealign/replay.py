@@ -119,7 +119,8 @@ def update_buffer(
         raise ConfigError(f"replay_share must be in (0, 1], got {share}")
     if capacity < 1:
         raise ConfigError(f"replay_capacity must be at least 1, got {capacity}")
-    new = _candidates(buffer, rows, task, share, seed)
+    count = max(1, int(share * len({row.digest for row in rows}) + 0.5))
+    new = _candidates(buffer, rows, task, count, seed)
     seen = buffer.seen + len(new)
     match policy:
         case "reservoir":
@@ -133,15 +134,21 @@ def update_buffer(
     return ReplayBuffer(tuple(kept), seen)
 
 
+def add_rows(buffer: ReplayBuffer, rows: Sequence[Row], task: str, *, count: int, seed: int = 0) -> ReplayBuffer:
+    """The buffer with up to `count` (>= 1) random rows of a task added; nothing leaves. Rows count once, as above."""
+    new = _candidates(buffer, rows, task, count, seed)
+    return ReplayBuffer((*buffer.exemplars, *new), buffer.seen + len(new))
+
+
 def _draw(seed: int, task: str, what: str) -> int:
     """A number uniform in [0, 2^256), the same for the same arguments on every machine."""
     return int.from_bytes(hashlib.sha256(json.dumps([seed, task, what]).encode()).digest(), "big")
 
 
-def _candidates(buffer: ReplayBuffer, rows: Sequence[Row], task: str, share: float, seed: int) -> list[Exemplar]:
+def _candidates(buffer: ReplayBuffer, rows: Sequence[Row], task: str, count: int, seed: int) -> list[Exemplar]:
     distinct = {row.digest: row for row in reversed(rows)}  # of equal rows the first stays
     # The rows with the smallest hashes: a uniform sample without replacement, in random order.
-    drawn = sorted(distinct, key=lambda digest: _draw(seed, task, digest))[: max(1, int(share * len(distinct) + 0.5))]
+    drawn = sorted(distinct, key=lambda digest: _draw(seed, task, digest))[:count]
     present = {e.row.digest for e in buffer.exemplars}
     fresh = [digest for digest in drawn if digest not in present]
     return [Exemplar(distinct[digest], task, buffer.seen + i) for i, digest in enumerate(fresh)]

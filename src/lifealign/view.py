@@ -94,6 +94,10 @@ class LoadedView:
                 title=title,
             )
 
+    def usable(self, rows: Sequence[Row]) -> list[Row]:
+        """See `strategies.base.ModelView`."""
+        return [rows[p.position] for p in self.encoder.encode(rows)[0]]
+
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
         """Mean preference loss of rows against the base model at the current weights, with a graph."""
         pairs, _ = self.encoder.encode(rows)

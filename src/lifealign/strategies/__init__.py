@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lifealign.config import LoraConfig, StrategyChoice
+from lifealign.strategies.agem import AGem
 from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
+from lifealign.strategies.copr import Copr
+from lifealign.strategies.cppo import Cppo
+from lifealign.strategies.gem import Gem
 from lifealign.strategies.joint import Joint
 from lifealign.strategies.lifealign import LifeAlign
+from lifealign.strategies.ogpsa import Ogpsa
 from lifealign.strategies.replay import Replay
 from lifealign.strategies.sequential import Sequential
 
 __all__ = ["STRATEGIES", "History", "PreferenceDataset", "Step", "Strategy", "make_strategy"]
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
+    "agem": AGem,
+    "copr": Copr,
+    "cppo": Cppo,
+    "gem": Gem,
     "joint": Joint,
     "lifealign": LifeAlign,
+    "ogpsa": Ogpsa,
     "replay": Replay,
     "sequential": Sequential,
 }

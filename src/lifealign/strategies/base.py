@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lifealign.config import LoraConfig
+from lifealign.config import Frozen, LoraConfig
 from lifealign.data import PreferenceBatch
 from lifealign.losses import Objective, ObjectiveConfig, PairLogps
 from lifealign.models import attach_lora
@@ -60,6 +60,9 @@ class ModelView(Protocol):
 
     `weights` are tensors of `models.snapshot`, put in the place of the trained ones for this call; None: as they are now.
     """
+
+    def usable(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that can be encoded, in order; the others have no loss and no gradient."""
 
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
         """Mean preference loss of rows at the current weights, against the base model, with a graph."""
@@ -124,7 +127,7 @@ class Strategy:
         seed: of the run.
     """
 
-    Config: ClassVar[type[ObjectiveConfig]] = ObjectiveConfig
+    Config: ClassVar[type[Frozen]] = ObjectiveConfig
     HOOKS: ClassVar[frozenset[str]] = frozenset(
         [
             "schedule",

@@ -1,0 +1,151 @@
+"""Continual optimal policy regularization (COPR; Zhang et al., ACL Findings 2025, arXiv 2402.14228), for pairs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object
+from pydantic import Field
+from torch import Tensor, nn
+
+from lifealign.data import PreferenceBatch
+from lifealign.losses import Objective, ObjectiveConfig, PairLogps, sft_nll
+from lifealign.replay import ReplayBuffer, ReplayConfig, update_buffer
+from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
+from lifealign.tasks import Row, Task
+
+
+def target_logit(previous: Tensor, reward: Tensor, beta: float) -> Tensor:
+    """Logit of the optimal policy's P*(chosen | the two answers): D_{t-1} + 2 r_x / beta, any shape.
+
+    P* is in proportion to pi_{t-1}(y|x) exp(Adv(y) / beta), where the advantages of a pair are +r_x and -r_x.
+
+    Args:
+        previous: D_{t-1}, the previous policy's log-prob of the chosen answer less that of the rejected one, nats.
+        reward: r_x, in (0, 1).
+        beta: reward per nat, > 0.
+    """
+    return previous + 2 * reward / beta
+
+
+def fit_loss(logit: Tensor, target: Tensor) -> Tensor:
+    """Mean over the two answers of (log P(y) - log P*(y))^2, P = sigmoid(+-logit), P* = sigmoid(+-target), any shape."""
+    chosen, rejected = (F.logsigmoid(sign * logit) - F.logsigmoid(sign * target) for sign in (1, -1))
+    return (chosen**2 + rejected**2) / 2
+
+
+class Copr(Strategy):
+    """Fit the task's optimal policy, held by a multiplier to the optimal policies of the past on a few replayed rows.
+
+    min over weights, max over lambda >= 0 of J_fit + lambda (J_replay - slack) + sft_weight NLL(chosen). J_fit is the mean
+    `fit_loss` of the task's rows against the target that `target_logit` makes of the policy before the task; J_replay that of
+    replayed rows against the targets of the time when they were learnt, which are stored.
+
+    Adapted: the two answers of a stored pair are all of Y_x. r_x is drawn for each row from a Beta distribution of mean
+    `reward`, as a function of the seed; the spread is this package's choice. One multiplier for all earlier tasks: it
+    rises by `multiplier_rate` times the violation on the replayed rows of each optimizer step. Rows are mixed as in
+    replay, so lambda also stands for the share of replayed rows in a step. There is no other preference loss, so of the
+    objective's options only `beta` is here.
+    Kept: the buffer, one float a row of it, lambda. Cost: 1 + buffer / task rows, and one forward of the task's rows.
+    """
+
+    class Config(ReplayConfig):
+        """Target, constraint, buffer."""
+
+        replay_share: float = Field(0.05, gt=0, le=1)
+        """Share of a task's distinct rows that become candidates after it. 0 < replay_share <= 1."""
+        beta: float = Field(0.1, gt=0)
+        """Reward per nat, of the target and of the margins that are reported. 0 < beta."""
+        reward: float = Field(0.25, gt=0, lt=1)
+        """Mean of r_x; the target is 2 r_x / beta nats above the previous policy. 0 < reward < 1."""
+        reward_concentration: float = Field(20.0, gt=0)
+        """Sum of the Beta distribution's parameters: the larger, the nearer each r_x to its mean. 0 < reward_concentration."""
+        slack: float = Field(0.1, ge=0)
+        """Mean fit loss that is allowed on replayed rows, squared nats. 0 <= slack."""
+        multiplier: float = Field(1.0, ge=0)
+        """Lambda at the first replayed row. 0 <= multiplier."""
+        multiplier_rate: float = Field(0.1, ge=0)
+        """Rise of lambda per optimizer step and unit of violation. 0 <= multiplier_rate."""
+        sft_weight: float = Field(1.0, ge=0)
+        """Weight of the NLL per token of the task's chosen answers. 0 <= sft_weight."""
+
+    def __post_init__(self) -> None:
+        self.objective = Objective(ObjectiveConfig(beta=self.config.beta))  # for the log's margins; not trained on
+        self._multiplier = self.config.multiplier
+        self._stored_M = torch.zeros(0)  # targets of the buffer's rows, in its order
+        self._known: dict[str, float] = {}  # targets by the row's digest, of buffer and task
+        self._target_N = torch.zeros(0)
+        self._own_rows = 0  # rows of the task come first in the training set
+        self._step: list[tuple[int, float]] = []  # row, fit loss: replayed rows of the optimizer step under way
+
+    def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
+        """Find the stored target of each replayed row."""
+        digests = [e.row.digest for e in history.replay.exemplars]
+        self._known = dict(zip(digests, self._stored_M.tolist(), strict=True))
+        self._step = []
+
+    def training_set(self, task: Task, history: History) -> PreferenceDataset:
+        """The task's rows with their new targets, then the buffer's with the old ones. A row in both counts as new."""
+        logps_N2 = self.view.pair_logps(task.train)
+        rewards_N = torch.tensor([self._reward(row) for row in task.train])
+        own_N = target_logit(logps_N2[:, 0] - logps_N2[:, 1], rewards_N, self.config.beta)
+        own = {row.digest: float(target) for row, target in zip(task.train, own_N, strict=True)}
+        past = [e for e in history.replay.exemplars if e.row.digest not in own]
+        self._target_N = torch.tensor([*own_N.tolist(), *(self._known[e.row.digest] for e in past)])
+        self._own_rows = len(task.train)
+        self._known |= own
+        rows = (*task.train, *(e.row for e in past))
+        return PreferenceDataset(rows, ((task.name,) * len(task.train)) + tuple(e.task for e in past))
+
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+        """Fit and likelihood of the task's rows, lambda times the fit of replayed ones, [B]; the reference is not read."""
+        fit_B = fit_loss(policy.chosen - policy.rejected, self._target_N.to(policy.chosen.device)[batch.index_B])
+        own_B = batch.index_B < self._own_rows
+        rows, fits = batch.index_B[~own_B].tolist(), fit_B.detach()[~own_B].tolist()
+        self._step += zip(rows, fits, strict=True)
+        task_B = fit_B + self.config.sft_weight * sft_nll(policy.chosen, batch.chosen_lengths_B)
+        return torch.where(own_B, task_B, self._multiplier * fit_B)
+
+    def adjust_update(self, step: Step) -> None:
+        """Ascent of lambda by the violation on the step's replayed rows, of all processes."""
+        fits = [fit for _, fit in sorted(gather_object(self._step))]
+        self._step = []
+        if fits:
+            violation = sum(fits) / len(fits) - self.config.slack
+            self._multiplier = max(0.0, self._multiplier + self.config.multiplier_rate * violation)
+
+    def retain(self, task: Task, history: History) -> ReplayBuffer:
+        """As replay; a row that could not be encoded has no target and stays out."""
+        c = self.config
+        buffer = update_buffer(
+            history.replay,
+            [row for row in task.train if self._known[row.digest] == self._known[row.digest]],
+            task.name,
+            policy=c.replay_policy,
+            share=c.replay_share,
+            capacity=c.replay_capacity,
+            seed=self.seed,
+        )
+        self._stored_M = torch.tensor([self._known[e.row.digest] for e in buffer.exemplars])
+        return buffer
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Lambda, and the buffer's targets in the order of its rows."""
+        state = {"multiplier": torch.tensor(self._multiplier, dtype=torch.float64)}
+        return state | ({"targets": self._stored_M} if len(self._stored_M) else {})
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        self._multiplier = float(state["multiplier"])
+        self._stored_M = state.get("targets", torch.zeros(0))
+
+    def _reward(self, row: Row) -> float:
+        """r_x of a row: a function of the seed and the row's content."""
+        digest = hashlib.sha256(f"{self.seed}|copr|{row.digest}".encode()).digest()
+        c = self.config
+        generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
+        return float(generator.beta(c.reward * c.reward_concentration, (1 - c.reward) * c.reward_concentration))

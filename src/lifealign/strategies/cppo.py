@@ -1,0 +1,129 @@
+"""Continual proximal policy optimization (CPPO; Zhang et al., ICLR 2024), adapted to offline preference pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from accelerate.utils import gather_object
+from pydantic import Field
+from torch import Tensor, nn
+
+from lifealign.data import PreferenceBatch
+from lifealign.losses import ObjectiveConfig, PairLogps
+from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
+from lifealign.tasks import Task
+
+
+def balance_weights(
+    margin_B: Tensor, logp_B: Tensor, seen_M2: Tensor, k: float, lower: float, upper: float
+) -> tuple[Tensor, Tensor]:
+    """Weights alpha, beta [B] of the policy and the retention loss, by how a pair stands among those seen.
+
+    A value is high above mean + k std (population), low below mean - k std, of its column of `seen_M2`.
+
+    | probability | reward margin | alpha | beta |
+    |---|---|---|---|
+    | high | high | upper | upper |
+    | high | low | upper | lower |
+    | low | high | upper | lower |
+    | low | low | lower | lower |
+    | all others | | 1 | 1 |
+
+    Args:
+        margin_B: reward margins.
+        logp_B: mean log-prob per token of the chosen answer, nats.
+        seen_M2: (margin, mean log-prob) of M >= 1 pairs.
+        k: standard deviations, >= 0.
+        lower: weight below 1.
+        upper: weight above 1.
+    """
+    mean, spread = seen_M2.mean(0), k * seen_M2.std(0, correction=0)
+    high_B2, low_B2 = ((sign * (torch.stack([margin_B, logp_B], 1) - mean)) > spread for sign in (1, -1))
+    good, likely, bad, unlikely = high_B2[:, 0], high_B2[:, 1], low_B2[:, 0], low_B2[:, 1]
+    alpha_B, beta_B = torch.ones_like(margin_B), torch.ones_like(margin_B)
+    alpha_B[(good | bad) & (likely | unlikely)] = upper
+    alpha_B[bad & unlikely] = lower
+    beta_B[(good | bad) & (likely | unlikely)] = lower
+    beta_B[good & likely] = upper
+    return alpha_B, beta_B
+
+
+class Cppo(Strategy):
+    """Loss of a pair: alpha L_preference + beta retention mean_t (log pi_t - log pi_prev,t)^2, weights by `balance_weights`.
+
+    The paper weighs on-policy samples of PPO. Adapted: a sample is a stored pair; its reward is the implicit margin
+    against the reference, its probability the mean log-prob per token of the chosen answer, L_preference the objective.
+    Thresholds come from the last `window` pairs trained on, in whichever task, and hold still during an optimizer step;
+    until so many were seen all weights are 1. Weights step to the bounds; they carry no gradient. pi_prev is the policy
+    before the task, frozen: its log-probs of the task's response tokens (both answers) are computed once. The first task
+    has no earlier policy and no retention.
+    Kept: 2 floats a pair of the window. While training one float a response token of the task. Cost: 1, and one forward
+    of the task's rows.
+    """
+
+    class Config(ObjectiveConfig):
+        """Objective, retention, thresholds."""
+
+        retention: float = Field(0.1, ge=0)
+        """Weight of the squared difference to the previous policy, per response token. 0 <= retention."""
+        k: float = Field(1.0, ge=0)
+        """Standard deviations from the mean at which a margin or probability counts as high or low. 0 <= k."""
+        lower: float = Field(0.5, ge=0, le=1)
+        """Weight of what is to count less. 0 <= lower <= 1."""
+        upper: float = Field(2.0, ge=1)
+        """Weight of what is to count more. 1 <= upper."""
+        window: int = Field(256, ge=2)
+        """Pairs behind the running mean and standard deviation; before, all weights are 1. 2 <= window."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._seen_M2 = torch.zeros(0, 2)
+        self._step: list[tuple[int, float, float]] = []  # row, margin, mean log-prob: of the optimizer step under way
+        self._previous: list[Tensor] = []
+
+    def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
+        """Forget what an interrupted step has seen."""
+        self._step = []
+
+    def training_set(self, task: Task, history: History) -> PreferenceDataset:
+        """The task's rows; the previous policy's log-probs of their tokens are kept beside."""
+        dataset = super().training_set(task, history)
+        self._previous = self.view.token_logps(dataset.rows) if history.tasks else []
+        return dataset
+
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+        """Balanced preference and retention loss [B]."""
+        losses = self.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
+        logp_B = policy.chosen.detach() / batch.chosen_lengths_B
+        rows: list[int] = batch.index_B.tolist()
+        self._step += zip(rows, losses.margin.tolist(), logp_B.tolist(), strict=True)
+        alpha_B, beta_B = torch.ones_like(logp_B), torch.ones_like(logp_B)
+        if len(self._seen_M2) == self.config.window:
+            c = self.config
+            seen_M2 = self._seen_M2.to(logp_B.device)
+            alpha_B, beta_B = balance_weights(losses.margin, logp_B, seen_M2, c.k, c.lower, c.upper)
+        loss_B = alpha_B * losses.loss
+        if self._previous:
+            drift = [
+                ((now - self._previous[row].to(now.device)) ** 2).mean()
+                for row, now in zip(rows, batch.tokens(), strict=True)
+            ]
+            loss_B = loss_B + self.config.retention * beta_B * torch.stack(drift)
+        return loss_B
+
+    def adjust_update(self, step: Step) -> None:
+        """The step's pairs enter the window, in the order of their rows: whatever the packing and the processes."""
+        pairs = sorted(gather_object(self._step))
+        self._step = []
+        if pairs:
+            new_M2 = torch.tensor([[margin, logp] for _, margin, logp in pairs])
+            self._seen_M2 = torch.cat([self._seen_M2, new_M2])[-self.config.window :]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The window: (margin, mean log-prob) of the pairs last trained on, oldest first."""
+        return {"seen": self._seen_M2} if len(self._seen_M2) else {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        self._seen_M2 = state.get("seen", torch.zeros(0, 2))[-self.config.window :]
