@@ -79,6 +79,11 @@ def read_config(path: Path | None, settings: Sequence[str] = (), base: Mapping[s
             f"train.skip_weight_below={config.train.skip_weight_below} is about focal weights, which loss {loss!r} has none of; "
             "set it to 0, or strategy.loss=fpo"
         )
+    if config.train.skip_weight_below > 0 and STRATEGIES[config.strategy.name].Config.own_terms:
+        raise ConfigError(
+            f"train.skip_weight_below={config.train.skip_weight_below} leaves pairs out by their focal weight, and with them what "
+            f"strategy {config.strategy.name} adds to their loss; set it to 0"
+        )
     return config
 
 

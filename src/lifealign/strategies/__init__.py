@@ -6,18 +6,26 @@ from collections.abc import Mapping
 
 from lifealign.config import LoraConfig, StrategyChoice
 from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
+from lifealign.strategies.derpp import DERpp
+from lifealign.strategies.ewc import EWC
 from lifealign.strategies.joint import Joint
 from lifealign.strategies.lifealign import LifeAlign
+from lifealign.strategies.lwf import LwF
 from lifealign.strategies.replay import Replay
 from lifealign.strategies.sequential import Sequential
+from lifealign.strategies.si import SI
 
 __all__ = ["STRATEGIES", "History", "PreferenceDataset", "Step", "Strategy", "make_strategy"]
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
+    "derpp": DERpp,
+    "ewc": EWC,
     "joint": Joint,
     "lifealign": LifeAlign,
+    "lwf": LwF,
     "replay": Replay,
     "sequential": Sequential,
+    "si": SI,
 }
 
 
