@@ -137,7 +137,27 @@ CONSOLIDATION = {
     "projection": case("shrink", "adapter", keeps="replay"),
     "basis_capacity": case("1", "state"),
 }
+OWN_TERMS = {"normalise_weights": refused("true", ConfigError, r"this strategy's own terms", "strategy.loss=fpo")}
 STRATEGY: Mapping[str, Mapping[str, Case]] = {
+    "derpp": {
+        **OBJECTIVE,
+        **OWN_TERMS,
+        **REPLAY,
+        "a": case("3.0", "adapter losses", keeps="replay"),
+        "b": case("2.0", "adapter losses", keeps="replay"),
+    },
+    "ewc": {
+        **OBJECTIVE,
+        "lam": case("1.0", "adapter", keeps="replay"),
+        "decay": case("0.5", "state diagnostics", keeps="adapter losses"),
+        "fisher_pairs": case("1", "state diagnostics adapter"),
+    },
+    "lwf": {**OBJECTIVE, **OWN_TERMS, "weight": case("5.0", "adapter losses")},
+    "si": {
+        **OBJECTIVE,
+        "c": case("100.0", "adapter", keeps="replay"),
+        "xi": case("1e-6", "state diagnostics adapter"),
+    },
     "sequential": OBJECTIVE,
     "joint": {
         **OBJECTIVE,
@@ -165,6 +185,11 @@ REFUSED = [
     (("strategy.loss=orpo", "strategy.beta=1.0"), ConfigError, r"loss orpo reads no beta"),
     (("strategy.loss=simpo", "strategy.reference=task_start"), ConfigError, r"simpo reads no reference"),
     (("strategy.reference=task_start",), ConfigError, r"policy after the SFT stage, but sft.epochs=0"),
+    (
+        ("strategy.name=lwf", "strategy.loss=fpo", "train.skip_weight_below=0.1"),
+        ConfigError,
+        r"skip_weight_below=0.1 leaves pairs out by their focal weight, and with them what strategy lwf adds",
+    ),
     (("strategy.name=lifealign", "strategy.projection=none", "strategy.lam=1"), ConfigError, r"none reads no lam"),
     (
         (
