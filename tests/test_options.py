@@ -148,6 +148,7 @@ MEMORY = {
 }
 # Statistics of two pairs, and thresholds near their mean, so that weights are not all 1.
 NARROW = ("strategy.window=2", "strategy.k=0.1")
+OWN_TERMS = {"normalise_weights": refused("true", ConfigError, r"this strategy's own terms", "strategy.loss=fpo")}
 STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "agem": {**OBJECTIVE, **MEMORY, "sample_pairs": case("1", "adapter", CONFLICT, keeps="replay")},
     "copr": {
@@ -163,6 +164,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     },
     "cppo": {
         **OBJECTIVE,
+        **OWN_TERMS,
         "beta": case("0.5", "adapter scores state", keeps="replay"),
         "retention": case("3.0", "adapter", keeps="replay"),
         "k": case("0.1", "adapter", "strategy.window=2"),
@@ -177,6 +179,25 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "eps": case("10.0", "adapter", CONFLICT, keeps="replay"),
     },
     "ogpsa": {**OBJECTIVE, **MEMORY, "refresh": case("1", "adapter", keeps="replay")},
+    "derpp": {
+        **OBJECTIVE,
+        **OWN_TERMS,
+        **REPLAY,
+        "a": case("3.0", "adapter losses", keeps="replay"),
+        "b": case("2.0", "adapter losses", keeps="replay"),
+    },
+    "ewc": {
+        **OBJECTIVE,
+        "lam": case("1.0", "adapter", keeps="replay"),
+        "decay": case("0.5", "state diagnostics", keeps="adapter losses"),
+        "fisher_pairs": case("1", "state diagnostics adapter"),
+    },
+    "lwf": {**OBJECTIVE, **OWN_TERMS, "weight": case("5.0", "adapter losses")},
+    "si": {
+        **OBJECTIVE,
+        "c": case("100.0", "adapter", keeps="replay"),
+        "xi": case("1e-6", "state diagnostics adapter"),
+    },
     "sequential": OBJECTIVE,
     "joint": {
         **OBJECTIVE,
@@ -204,6 +225,11 @@ REFUSED = [
     (("strategy.loss=orpo", "strategy.beta=1.0"), ConfigError, r"loss orpo reads no beta"),
     (("strategy.loss=simpo", "strategy.reference=task_start"), ConfigError, r"simpo reads no reference"),
     (("strategy.reference=task_start",), ConfigError, r"policy after the SFT stage, but sft.epochs=0"),
+    (
+        ("strategy.name=lwf", "strategy.loss=fpo", "train.skip_weight_below=0.1"),
+        ConfigError,
+        r"skip_weight_below=0.1 leaves pairs out by their focal weight, and with them what strategy lwf adds",
+    ),
     (("strategy.name=lifealign", "strategy.projection=none", "strategy.lam=1"), ConfigError, r"none reads no lam"),
     (
         (

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import make_task
+from lifealign import train
 from lifealign.config import LoraConfig, RunConfig, StrategyChoice
 from lifealign.consolidate import consolidate
 from lifealign.data import pack_pairs
@@ -128,6 +129,44 @@ def test_base_weights_are_untouched_and_a_fresh_session_gives_the_live_logps(met
     assert torch.equal(policy_logps(fresh), untrained)
     fresh.load(MemoryStore.open(settings.memory), store.head)
     assert torch.equal(policy_logps(fresh), live)
+
+
+def test_stopped_in_both_stages_equals_not_stopped(
+    method: str, config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second task stops at the last step of each stage; a new session goes on from the checkpoint before it."""
+
+    class StoppedError(Exception):
+        pass
+
+    settings = (f"strategy.name={method}", "lora.dropout=0.1", "sft.epochs=1", "sft.learning_rate=5e-3")
+    session, whole = start(config(*settings, f"memory={tmp_path / 'whole'}"))
+    whole = learn(session, whole, *TASKS[:2])
+    lines = whole.load_lines(whole.head, "training.jsonl")
+    ends = [max(i for i, line in enumerate(lines, 1) if line["stage"] == stage) for stage in ("sft", "preference")]
+    parts = config(*settings, f"memory={tmp_path / 'parts'}")
+    session, store = start(parts)
+    learn(session, store, TASKS[0])
+    real = train._step
+    done = 0
+    for end in ends:
+        left = [end - 1 - done]
+
+        def step(*args: Any, left: list[int] = left) -> Any:
+            if not left[0]:
+                raise StoppedError
+            left[0] -= 1
+            return real(*args)
+
+        monkeypatch.setattr(train, "_step", step)
+        with pytest.raises(StoppedError):
+            learn(Session(parts, NullProgress()), MemoryStore.open(parts.memory), TASKS[1])
+        done = end - 1  # the checkpoint's steps are not done again
+    monkeypatch.setattr(train, "_step", real)
+    store = learn(Session(parts, NullProgress()), MemoryStore.open(parts.memory), TASKS[1])
+    assert_same(tensors(store), tensors(whole))
+    told = [s.load_document(s.head, "diagnostics.json") for s in (store, whole)]
+    assert told[0] == told[1]
 
 
 def test_loss_is_one_finite_value_a_pair_with_gradient(method: str, config: Build) -> None:

@@ -125,11 +125,11 @@ class Encoder:
         """Ids of a prompt as it is fed to the model for generation."""
         return self._ids(self._prompt_text(prompt))
 
-    def encode(self, rows: Sequence[Row]) -> tuple[list[EncodedPair], EncodingReport]:
+    def encode(self, rows: Sequence[Row], allow_none: bool = False) -> tuple[list[EncodedPair], EncodingReport]:
         """Encode rows in order; what was cut or left out is reported.
 
         Raises:
-            DataError: a prompt is too long and `long_prompts` is `error`, or no row is left.
+            DataError: a prompt is too long and `long_prompts` is `error`, or no row is left and `allow_none` is not set.
         """
         pairs: list[EncodedPair] = []
         cut: list[str] = []
@@ -165,7 +165,7 @@ class Encoder:
             if pair.chosen_cut or pair.rejected_cut:
                 cut.append(row.source)
             pairs.append(pair)
-        if rows and not pairs:
+        if rows and not pairs and not allow_none:
             raise DataError(
                 f"none of {len(rows)} rows can be used: {len(long_prompt)} prompts leave no room within data.max_length="
                 f"{self.max_length}, {len(boundary)} rows have no token boundary between prompt and answer (first: {rows[0].source})"
@@ -238,8 +238,8 @@ class PreferenceBatch:
         index_B: positions of the pairs' rows in the training set that the strategy gave.
         chosen_lengths_B: response tokens of the chosen answers, float32.
         rejected_lengths_B: likewise for the rejected answers.
-        token_T: the policy's log-probs of all response tokens, chosen then rejected of each pair, with a graph; None
-            outside of training.
+        token_T: the policy's log-probs of all response tokens, chosen then rejected of each pair (SFT: chosen only), with
+            a graph; None outside of training.
     """
 
     index_B: Tensor
@@ -248,7 +248,7 @@ class PreferenceBatch:
     token_T: Tensor | None = None
 
     def tokens(self) -> list[Tensor]:
-        """`token_T` cut into one part a pair."""
+        """`token_T` of the preference stage cut into one part a pair."""
         assert self.token_T is not None
         sizes = (self.chosen_lengths_B + self.rejected_lengths_B).long().tolist()
         return list(torch.split(self.token_T, sizes))

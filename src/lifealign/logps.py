@@ -233,22 +233,37 @@ class _TokenDivergence(torch.autograd.Function):
 
 
 def token_divergence(model: nn.Module, pack: Pack, weights: Mapping[str, Tensor]) -> Tensor:
-    """KL(policy with `weights` || policy now) at each response token of a pack, [T] nats, with a graph for the latter."""
+    """KL(policy with `weights` || policy now) at each response token of a pack, [T] nats, with a graph for the latter.
+
+    Dropout, where it is on, is the policy's alone: what is stored is compared with as it is.
+    """
     lm = causal_lm(model)
     if not pack.segments:
         student_TV = _response_logits(lm, pack)
-        with torch.no_grad(), holding(model, weights):
+        with torch.no_grad(), holding(model, weights), _dropout_off(model):
             teacher_TV = torch.log_softmax(_response_logits(lm, pack), -1)
         return (teacher_TV.exp() * (teacher_TV - torch.log_softmax(student_TV, -1))).sum(-1)
     head = lm.get_output_embeddings()
     assert head is not None
     hidden_TD = _response_hidden(lm, pack).to(head.weight.dtype)
-    with torch.no_grad(), holding(model, weights):
+    with torch.no_grad(), holding(model, weights), _dropout_off(model):
         teacher_TD = _response_hidden(lm, pack).to(head.weight.dtype)
     kl_T: Tensor = _TokenDivergence.apply(  # type: ignore[no-untyped-call]
         hidden_TD, teacher_TD, head.weight, getattr(head, "bias", None)
     )
     return kl_T
+
+
+@contextmanager
+def _dropout_off(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode; afterwards each is as it was (in training, the adapter's dropout alone is on)."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _response_logits(lm: PreTrainedModel, pack: Pack) -> Tensor:

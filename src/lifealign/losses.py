@@ -143,6 +143,8 @@ class ObjectiveConfig(Frozen):
         "simpo": {"beta": 2.0, "simpo_margin": 0.5},
         "orpo": {"orpo_weight": 0.1},
     }
+    own_terms: ClassVar[bool] = False
+    """The strategy's loss of a pair has terms besides the objective, which a focal weight says nothing of."""
     readers: ClassVar[Mapping[str, str]] = {"gamma": "fpo", "simpo_margin": "simpo", "orpo_weight": "orpo"}
 
     loss: ObjectiveName = "dpo"
@@ -178,6 +180,11 @@ class ObjectiveConfig(Frozen):
                 raise ValueError(f"{key} is read by loss {owner} only, got {key} {value} with loss {self.loss}")
         if self.normalise_weights and self.loss != "fpo":
             raise ValueError(f"normalise_weights is read by loss fpo only, got loss {self.loss}")
+        if self.normalise_weights and self.own_terms:
+            raise ValueError(
+                "normalise_weights divides a step's whole gradient by its mean focal weight, this strategy's own terms "
+                "included: leave it at false"
+            )
         if self.loss in REFERENCE_FREE and self.reference != "base":
             raise ValueError(f"loss {self.loss} reads no reference: leave reference at base, got {self.reference}")
         if self.loss == "orpo" and self.beta != type(self).model_fields["beta"].default:

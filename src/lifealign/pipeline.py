@@ -21,6 +21,7 @@ from torch import Tensor
 from lifealign.config import RunConfig, load_config
 from lifealign.errors import ConfigError, DataError, StoreError
 from lifealign.evaluate import TaskScores
+from lifealign.losses import ObjectiveConfig
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.models import snapshot
 from lifealign.progress import NullProgress, Progress
@@ -79,6 +80,12 @@ def read_config(path: Path | None, settings: Sequence[str] = (), base: Mapping[s
         raise ConfigError(
             f"train.skip_weight_below={config.train.skip_weight_below} is about focal weights, which loss {loss!r} has none of; "
             "set it to 0, or strategy.loss=fpo"
+        )
+    options = STRATEGIES[config.strategy.name].Config
+    if config.train.skip_weight_below > 0 and issubclass(options, ObjectiveConfig) and options.own_terms:
+        raise ConfigError(
+            f"train.skip_weight_below={config.train.skip_weight_below} leaves pairs out by their focal weight, and with them what "
+            f"strategy {config.strategy.name} adds to their loss; set it to 0"
         )
     return config
 

@@ -140,6 +140,11 @@ def add_rows(buffer: ReplayBuffer, rows: Sequence[Row], task: str, *, count: int
     return ReplayBuffer((*buffer.exemplars, *new), buffer.seen + len(new))
 
 
+def shuffled(keys: Sequence[str], seed: int, task: str, what: str) -> list[int]:
+    """Positions of `keys` (distinct) in an order that is random, and the same for the same arguments on every machine."""
+    return sorted(range(len(keys)), key=lambda i: _draw(seed, task, f"{what} {keys[i]}"))
+
+
 def _draw(seed: int, task: str, what: str) -> int:
     """A number uniform in [0, 2^256), the same for the same arguments on every machine."""
     return int.from_bytes(hashlib.sha256(json.dumps([seed, task, what]).encode()).digest(), "big")

@@ -176,7 +176,7 @@ def _step(
     for group in groups[accelerator.process_index :: accelerator.num_processes]:
         pack = _policy_pack(loop, stage, group, chosen_only)
         if chosen_only:
-            loss, seen = _sft_loss(loop.model, pack, response_tokens), None
+            loss, seen = _sft_loss(loop, pack, response_tokens), None
         else:
             loss, seen, skipped = _preference_loss(loop, stage, pack, group, len(window))
             bound = max(bound, skipped)
@@ -220,9 +220,10 @@ def _policy_pack(loop: Loop, stage: Stage, group: Sequence[int], chosen_only: bo
     return pack_pairs(shown, range(len(shown)), loop.shared_prefix, chosen_only).to(loop.accelerator.device)
 
 
-def _sft_loss(model: nn.Module, pack: Pack, response_tokens: int) -> Tensor:
-    """Mean NLL per response token over the optimizer step (this pack's part of it)."""
-    return -token_logps(model, pack).token_T.sum() / response_tokens
+def _sft_loss(loop: Loop, pack: Pack, response_tokens: int) -> Tensor:
+    """Mean loss per response token over the optimizer step (this pack's part of it)."""
+    batch = replace(pack.batch, token_T=token_logps(loop.model, pack).token_T)
+    return loop.strategy.sft_loss(batch).sum() / response_tokens
 
 
 @dataclass(frozen=True)

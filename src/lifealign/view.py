@@ -60,7 +60,7 @@ class LoadedView:
     def shared_prefix(self, pairs: Sequence[EncodedPair]) -> bool:
         """Whether packed rows are used: as configured, after a probe on the model at hand (once)."""
         setting = self.config.train.shared_prefix
-        if setting == "never":
+        if setting == "never" or not pairs:
             return False
         if self._shared_prefix is None:
             reason = probe(self.model, pairs)
@@ -96,7 +96,7 @@ class LoadedView:
 
     def usable(self, rows: Sequence[Row]) -> list[Row]:
         """See `strategies.base.ModelView`."""
-        return [rows[p.position] for p in self.encoder.encode(rows)[0]]
+        return [rows[p.position] for p in self._encode(rows)]
 
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
         """Mean preference loss of rows against the base model at the current weights, with a graph."""
@@ -123,7 +123,7 @@ class LoadedView:
 
     def pair_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """See `strategies.base.ModelView`."""
-        pairs, _ = self.encoder.encode(rows)
+        pairs = self._encode(rows)
         found = torch.full((len(rows), 2), torch.nan)
         with self._with(weights):
             values = pair_logps(
@@ -151,12 +151,14 @@ class LoadedView:
 
     def divergence(self, rows: Sequence[Row], weights: Mapping[str, Tensor]) -> Tensor:
         """See `strategies.base.ModelView`."""
-        pairs, _ = self.encoder.encode(rows)
+        pairs = self._encode(rows)
+        missing = torch.full((len(rows),), torch.nan, device=self.accelerator.device)
+        if not pairs:
+            return missing
         pack = self._pack(pairs, chosen_only=True)
         parts = torch.split(token_divergence(self.model, pack, weights), list(pack.sizes))
         means = dict(zip([p.position for p in pairs], [part.mean() for part in parts], strict=True))
-        missing = torch.tensor(torch.nan, device=pack.input_ids.device)
-        return torch.stack([means.get(i, missing) for i in range(len(rows))])
+        return torch.stack([means.get(i, missing[i]) for i in range(len(rows))])
 
     @torch.no_grad()
     def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -216,8 +218,11 @@ class LoadedView:
         with nullcontext() if weights is None else holding(self.model, weights):
             yield
 
+    def _encode(self, rows: Sequence[Row]) -> list[EncodedPair]:
+        return self.encoder.encode(rows, allow_none=True)[0]
+
     def _groups(self, rows: Sequence[Row]) -> Iterator[list[EncodedPair]]:
-        pairs, _ = self.encoder.encode(rows)
+        pairs = self._encode(rows)
         budget = self.config.train.tokens_per_pack
         for group in split_by_budget(pairs, range(len(pairs)), budget, self.shared_prefix(pairs)):
             yield [pairs[i] for i in group]

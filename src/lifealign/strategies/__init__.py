@@ -9,12 +9,16 @@ from lifealign.strategies.agem import AGem
 from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
 from lifealign.strategies.copr import Copr
 from lifealign.strategies.cppo import Cppo
+from lifealign.strategies.derpp import DERpp
+from lifealign.strategies.ewc import EWC
 from lifealign.strategies.gem import Gem
 from lifealign.strategies.joint import Joint
 from lifealign.strategies.lifealign import LifeAlign
+from lifealign.strategies.lwf import LwF
 from lifealign.strategies.ogpsa import Ogpsa
 from lifealign.strategies.replay import Replay
 from lifealign.strategies.sequential import Sequential
+from lifealign.strategies.si import SI
 
 __all__ = ["STRATEGIES", "History", "PreferenceDataset", "Step", "Strategy", "make_strategy"]
 
@@ -22,12 +26,16 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "agem": AGem,
     "copr": Copr,
     "cppo": Cppo,
+    "derpp": DERpp,
+    "ewc": EWC,
     "gem": Gem,
     "joint": Joint,
     "lifealign": LifeAlign,
+    "lwf": LwF,
     "ogpsa": Ogpsa,
     "replay": Replay,
     "sequential": Sequential,
+    "si": SI,
 }
 
 

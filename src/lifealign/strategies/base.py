@@ -136,6 +136,7 @@ class Strategy:
             "training_set",
             "prefix",
             "loss",
+            "sft_loss",
             "penalty",
             "adjust_gradients",
             "adjust_update",
@@ -191,6 +192,11 @@ class Strategy:
     def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
         """Preference loss [B] of the pairs of one forward; the loop averages over the optimizer step."""
         return self.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B).loss
+
+    def sft_loss(self, batch: PreferenceBatch) -> Tensor:
+        """SFT loss [T] of the chosen answers' tokens of one forward (`batch.token_T`), nats; the loop averages over tokens."""
+        assert batch.token_T is not None
+        return -batch.token_T
 
     def penalty(self, model: nn.Module) -> Tensor:
         """Scalar added once per optimizer step; a zero without graph where there is none."""

@@ -65,6 +65,8 @@ class Cppo(Strategy):
     class Config(ObjectiveConfig):
         """Objective, retention, thresholds."""
 
+        own_terms = True
+
         retention: float = Field(0.1, ge=0)
         """Weight of the squared difference to the previous policy, per response token. 0 <= retention."""
         k: float = Field(1.0, ge=0)

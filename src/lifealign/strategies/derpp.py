@@ -1,0 +1,122 @@
+"""Dark experience replay (DER++): old pairs keep their loss, and the log-probs that they had when their task ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lifealign.data import PreferenceBatch
+from lifealign.losses import PairLogps
+from lifealign.replay import Exemplar, ReplayBuffer, shuffled
+from lifealign.strategies.base import History, PreferenceDataset
+from lifealign.strategies.replay import Replay
+from lifealign.tasks import Task
+
+
+def matching_loss(now: Tensor, stored: Tensor) -> Tensor:
+    """Mean square of now - stored over the last dimension, [B, K] -> [B] (DER, arXiv 2004.07211, eq. 5)."""
+    return ((now - stored) ** 2).mean(-1)
+
+
+def draw(exemplars: Sequence[Exemplar], size: int, seed: int, task: str, what: str) -> list[Exemplar]:
+    """`size` exemplars: as often as is needed through all of them, each time in another random order."""
+    keys = [e.row.digest for e in exemplars]
+    drawn: list[Exemplar] = []
+    while exemplars and len(drawn) < size:
+        order = shuffled(keys, seed, task, f"{what} {len(drawn)}")
+        drawn += [exemplars[i] for i in order][: size - len(drawn)]
+    return drawn
+
+
+class DERpp(Replay):
+    """L(task's pairs) + a MSE(z now, z stored) on one draw from the buffer + b L(pairs) on another.
+
+    DER++ (Buzzega et al. 2020, arXiv 2004.07211, eq. 6). Adapted: z, the logits there, are the two mean log-probs a token of
+    a pair's answers, as they were at the end of the pair's task. The two draws are independent and each as large as the
+    task (a small buffer comes up several times); all three parts are shuffled together, and a step's loss is the mean
+    over its pairs, so the parts weigh 1 : a : b.
+
+    SFT stage: the same with the NLL of the chosen answers for L and the chosen answer's z alone.
+    Kept: the buffer (rows) and two floats a row of it. Cost: 3 (each part has the task's size).
+    """
+
+    class Config(Replay.Config):
+        """Objective, buffer and weights."""
+
+        own_terms = True
+
+        a: float = Field(0.3, ge=0)
+        """Weight of the stored log-probs, per square nat a token (the paper's alpha). 0 <= a; with b 0 it is DER."""
+        b: float = Field(0.5, ge=0)
+        """Weight of the buffer's own loss (the paper's beta). 0 <= b; with a 0 it is replay."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._logps: dict[int, tuple[float, float]] = {}  # exemplar's number -> summed log-probs when its task ended
+        self._weights_N2 = torch.zeros(0, 2)  # of the loss and of the stored log-probs, by row of the training set
+        self._stored_N2 = torch.zeros(0, 2)  # summed log-probs; zeros where there are none
+
+    def training_set(self, task: Task, history: History) -> PreferenceDataset:
+        """The task's rows, a draw whose log-probs are matched, and a draw that is trained on."""
+        own = {row.digest for row in task.train}
+        usable = {row.digest for row in self.view.usable([e.row for e in history.replay.exemplars])} - own
+        past = [e for e in history.replay.exemplars if e.row.digest in usable]
+        matched, again = (draw(past, len(task.train), self.seed, task.name, what) for what in ("match", "again"))
+        parts = (
+            (len(task.train), (1.0, 0.0)),
+            (len(matched), (0.0, self.config.a)),
+            (len(again), (self.config.b, 0.0)),
+        )
+        self._weights_N2 = torch.tensor([weights for size, weights in parts for _ in range(size)])
+        self._stored_N2 = torch.zeros(len(self._weights_N2), 2)
+        for i, exemplar in enumerate(matched, len(task.train)):
+            self._stored_N2[i] = torch.tensor(self._logps[exemplar.index])
+        drawn = (*matched, *again)
+        rows = (*task.train, *(e.row for e in drawn))
+        return PreferenceDataset(rows, (*((task.name,) * len(task.train)), *(e.task for e in drawn)))
+
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+        """The part of each pair's draw, [B]."""
+        weights_B2, stored_B2 = self._of(batch)
+        lengths_B2 = torch.stack([batch.chosen_lengths_B, batch.rejected_lengths_B], -1)
+        now_B2 = torch.stack([policy.chosen, policy.rejected], -1) / lengths_B2
+        match_B = matching_loss(now_B2, stored_B2 / lengths_B2)
+        return weights_B2[:, 0] * super().loss(batch, policy, reference) + weights_B2[:, 1] * match_B
+
+    def sft_loss(self, batch: PreferenceBatch) -> Tensor:
+        """The part of each pair's draw, the same for all tokens of a matched answer, [T]."""
+        assert batch.token_T is not None
+        weights_B2, stored_B2 = self._of(batch)
+        lengths = batch.chosen_lengths_B.long()
+        now_B = torch.stack([part.mean() for part in torch.split(batch.token_T, lengths.tolist())])
+        match_B = matching_loss(now_B[:, None], (stored_B2[:, 0] / lengths)[:, None])
+        nll_T = weights_B2[:, 0].repeat_interleave(lengths) * super().sft_loss(batch)
+        return nll_T + (weights_B2[:, 1] * match_B).repeat_interleave(lengths)
+
+    def _of(self, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
+        """Weights and stored log-probs [B, 2] of a batch's pairs."""
+        index, device = batch.index_B.cpu(), batch.index_B.device
+        return self._weights_N2[index].to(device), self._stored_N2[index].to(device)
+
+    def retain(self, task: Task, history: History) -> ReplayBuffer:
+        """As replay, with the log-probs of the rows that are new, at the weights that the task ended with."""
+        buffer = super().retain(task, history)
+        fresh = [e for e in buffer.exemplars if e.index >= history.replay.seen]
+        logps = self.view.pair_logps([e.row for e in fresh])  # NaN for rows too long to be trained on
+        known = self._logps | {e.index: (float(c), float(r)) for e, (c, r) in zip(fresh, logps, strict=True)}
+        self._logps = {e.index: known[e.index] for e in buffer.exemplars}
+        return buffer
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Numbers [K] of the buffer's rows, and their summed log-probs [K, 2] (chosen, rejected), nats."""
+        if not self._logps:
+            return {}
+        return {"index": torch.tensor(list(self._logps)), "logps": torch.tensor(list(self._logps.values()))}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        pairs = zip(state["index"].tolist(), state["logps"].tolist(), strict=True) if state else ()
+        self._logps = {int(i): (float(c), float(r)) for i, (c, r) in pairs}

@@ -1,0 +1,113 @@
+"""Synaptic intelligence: each weight is held by how much its way through training lowered the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lifealign.losses import ObjectiveConfig
+from lifealign.models import trainable
+from lifealign.strategies.base import History, Step, Strategy
+from lifealign.strategies.quadratic import weighted_distance
+from lifealign.tasks import Task
+
+
+def importance(path: Tensor, displacement: Tensor, xi: float) -> Tensor:
+    """max(w, 0) / (d^2 + xi) by entry: what one task adds to Omega (Zenke et al. 2017, eq. 5).
+
+    Args:
+        path: w, the fall of the loss that an entry's way accounts for.
+        displacement: d, where the entry ended less where it began.
+        xi: > 0; keeps entries that came back to where they began finite.
+    """
+    return path.clamp(min=0) / (displacement**2 + xi)
+
+
+class SI(Strategy):
+    """The weights are held where the last task left them, each by its importance: c sum Omega (theta - theta*)^2.
+
+    Synaptic intelligence (Zenke, Poole & Ganguli 2017, arXiv 1703.04200). w = - sum over the steps of g dtheta, an
+    estimate of how much of the loss's fall is an entry's own; Omega += w / (d^2 + xi) at the end of a task. Adapted: g is
+    the gradient of the loss that is trained, on the step's pairs, without the penalty and before clipping; dtheta is what
+    AdamW made of it. A way along which the loss rose counts as 0, or the penalty would have no lower bound.
+
+    SFT stage: the same penalty, and w goes on over both stages, each with its own loss.
+    The entries of a LoRA adapter move by hundredths at most: with the paper's xi of 0.1 the denominator is xi for nearly
+    all of them, and `c` (or a smaller xi) has to be chosen on validation rows.
+    Kept: Omega, n numbers (theta* is the stored adapter); within a task n more for w. Cost: 1.
+    """
+
+    class Config(ObjectiveConfig):
+        """Objective and penalty."""
+
+        c: float = Field(0.1, ge=0)
+        """Strength of the penalty. 0 <= c."""
+        xi: float = Field(0.1, gt=0)
+        """Added to the squared displacement of an entry, in units of the squared weight. 0 < xi."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._omega: dict[str, Tensor] = {}
+        self._path: dict[str, Tensor] = {}
+        self._anchor: dict[str, Tensor] = {}
+        self._gradients: dict[str, Tensor] = {}
+
+    def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
+        """theta* is where the last task ended; a new way begins there."""
+        self._anchor = dict(history.adapter())
+        self._path = {}
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """Penalty c sum Omega (theta - theta*)^2; nothing before the first task's end."""
+        if not self._omega:
+            return super().penalty(model)
+        return float(self.config.c) * weighted_distance(trainable(model), self._anchor, self._omega)
+
+    @torch.no_grad()
+    def adjust_gradients(self, step: Step) -> None:
+        """Set the loss's own gradient aside: total less that of the penalty. Nothing is changed."""
+        self._gradients = {}
+        for name, p in step.parameters.items():
+            assert p.grad is not None
+            self._gradients[name] = p.grad.clone()
+            if self._omega:
+                omega, anchor = self._omega[name].to(p.device), self._anchor[name].to(p.device)
+                self._gradients[name] -= 2 * self.config.c * omega * (p - anchor)
+
+    @torch.no_grad()
+    def adjust_update(self, step: Step) -> None:
+        """One step of the path integral: w -= g dtheta. Nothing is changed."""
+        for name, p in step.parameters.items():
+            fall = -self._gradients[name] * (p - step.before[name])
+            self._path[name] = self._path[name].to(p.device) + fall if name in self._path else fall
+        self._gradients = {}
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Omega of this task, added to the earlier ones'."""
+        falls = {name: path.cpu() for name, path in self._path.items()}
+        for name, p in trainable(model).items():
+            if name in falls:  # else no step was taken
+                fresh = importance(falls[name], p.detach().cpu() - self._anchor[name], self.config.xi)
+                self._omega[name] = self._omega[name] + fresh if name in self._omega else fresh
+        self._path = {}
+        total = sum(float(path.sum()) for path in falls.values())
+        rising = sum(float(path.clamp(max=0).sum()) for path in falls.values())
+        omega = sum(float(t.sum()) for t in self._omega.values())
+        return {"path": {"loss_fall": total, "rising_part": rising, "omega_sum": omega}}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Omega and, within a task, w; by parameter."""
+        return {f"omega/{name}": t for name, t in self._omega.items()} | {
+            f"path/{name}": t for name, t in self._path.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        self._omega, self._path = (
+            {name.removeprefix(part): t for name, t in state.items() if name.startswith(part)}
+            for part in ("omega/", "path/")
+        )
