@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
-from lifealign.config import RunConfig, load_config
+from lifealign.config import RunConfig, check_config, load_config
 from lifealign.data import pack_pairs
 from lifealign.errors import ConfigError, DataError, StoreError
 from lifealign.evaluate import TaskScores
@@ -74,7 +75,19 @@ class StoreHistory:
 
 def read_config(path: Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
     """A run configuration, the strategy's own options checked as well; see `config.load_config`."""
-    config = load_config(path, settings, {name: cls.Config for name, cls in STRATEGIES.items()}, base)
+    return _check_focal(load_config(path, settings, _strategy_configs(), base))
+
+
+def check_tree(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """A tree of plain values as a run configuration, checked like a file; mistakes begin with `where`."""
+    return _check_focal(check_config(tree, where, _strategy_configs()))
+
+
+def _strategy_configs() -> dict[str, type[BaseModel]]:
+    return {name: cls.Config for name, cls in STRATEGIES.items()}
+
+
+def _check_focal(config: RunConfig) -> RunConfig:
     loss = (config.strategy.model_extra or {}).get("loss")
     if config.train.skip_weight_below > 0 and loss != "fpo":
         raise ConfigError(
