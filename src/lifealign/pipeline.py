@@ -172,6 +172,7 @@ def learn_group(
         task.name, model, strategy, config.train, config.seed, shared_prefix, accelerator, workspace, session.progress
     )
     reached = stage_reached(workspace)
+    reference_seconds = 0.0
     unused = torch.zeros(len(pairs), 2)
     if config.sft.epochs and (reached is None or reached[0] == "sft"):
         sft = Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, session.preference_loss)
@@ -179,7 +180,9 @@ def learn_group(
     if reached is not None and reached[0] == "preference":
         reference = reached[1]
     else:
+        begun = time.perf_counter()
         reference = _reference(session, store, pairs, config)
+        reference_seconds = time.perf_counter() - begun
     train_stage(
         loop,
         Stage("preference", config.train.epochs, config.train.learning_rate, pairs, reference, session.preference_loss),
@@ -222,6 +225,7 @@ def learn_group(
             config=config.model_dump(mode="json"),
             meta={
                 "seconds": time.perf_counter() - started,
+                "reference_seconds": reference_seconds,
                 "rows_sha256": rows_sha256(task.train),
                 "shared_prefix": shared_prefix,
                 "processes": accelerator.num_processes,

@@ -122,7 +122,8 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
         "tasks": list(table.tasks),
         "scores": scores,
         "summary": summary,
-        "train_seconds": sum(m.meta["seconds"] for m in store.lineage()[1:]),
+        # Reference log-probs are shared between runs: who comes first would pay for all.
+        "train_seconds": sum(m.meta["seconds"] - m.meta["reference_seconds"] for m in store.lineage()[1:]),
         "state_bytes": sum(files[name].size for name in (f"{STATE}.safetensors", REPLAY) if name in files),
     }
 
