@@ -23,8 +23,8 @@ from lifealign.files import replace_file, writing
 from lifealign.progress import NullProgress, Progress, duration
 from lifealign.study_config import STUDIES
 from lifealign.study_plan import Plan, Run, make_plan
-from lifealign.study_results import COSTS, build, select
-from lifealign.study_worker import CONTEXT, LOG, RECORD, RUN, Place, here, start
+from lifealign.study_results import build, select
+from lifealign.study_worker import CONTEXT, HEAD, LOG, RECORD, RUN, here, start, too_long, write_failure
 
 RUNS, MEMORIES, LOCK, RESULTS = "runs", "memories", ".study.lock", "results.json"
 ATTEMPTS = 3
@@ -57,22 +57,22 @@ class Here:
             yield job, run_here(job, timeout)
 
 
-def run_here(job: Path, timeout: float | None, place: Place | None = None) -> str | None:
+def run_here(job: Path, timeout: float | None) -> str | None:
     """One run in a process; None if it wrote its record, else why not.
 
     Args:
         job: directory of the run.
         timeout: seconds; None: for ever.
-        place: environment and working directory; None: those of this process.
     """
     code = 0
     for _ in range(ATTEMPTS):
-        process = CONTEXT.Process(target=start, args=(job, *(place or here())))
+        process = CONTEXT.Process(target=start, args=(job, *here()))
         process.start()
         try:
             process.join(timeout)
             if process.is_alive():
-                return f"no end within {timeout:g} s (`timeout`)"
+                assert timeout is not None
+                return too_long(timeout)
         finally:
             process.kill()
             process.join()
@@ -187,9 +187,7 @@ class Study:
         for ended, (job, reason) in enumerate(self.engine.run(list(jobs), self.plan.study.timeout), 1):
             run = jobs.pop(job)
             if reason is not None:
-                failed = {"status": "failed", "error": reason, **dict.fromkeys(COSTS)}
-                with writing(job):
-                    replace_file(job / RECORD, to_json({**_head(run), **failed}).encode() + b"\n")
+                write_failure(job, reason)
             self._write()
             took = duration(time.monotonic() - begun)
             self.progress.say(f"{what} {ended}/{len(runs)}: {self._line(run)}; {took} so far{self._left(jobs)}")
@@ -214,7 +212,7 @@ class Study:
         directory = self.plan.study.runs_directory.absolute()
         job = directory / RUNS / run.id
         memory = directory / MEMORIES / run.memory_id
-        content = {**_head(run), "memory": str(memory), "config": run.config}
+        content = {**{key: getattr(run, key) for key in HEAD}, "memory": str(memory), "config": run.config}
         with writing(job):
             job.mkdir(exist_ok=True)
             (job / RECORD).unlink(missing_ok=True)
@@ -226,11 +224,6 @@ class Study:
         with writing(self.out):
             replace_file(self.out / RESULTS, to_json(results).encode() + b"\n")
         return results
-
-
-def _head(run: Run) -> Record:
-    """What a run's files begin with."""
-    return {"id": run.id, "memory_id": run.memory_id, "strategy": run.strategy, "model": run.model}
 
 
 def describe(run: Run) -> str:

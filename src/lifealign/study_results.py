@@ -105,6 +105,9 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
     known = [_entry(plan, run, records) for run in planned]
     groups = _groups(planned, known)
     study = plan.study
+    place = {(seed, order, model, m.label): i for i, (seed, order, model, m) in enumerate(plan.cells())}
+    entries = [*known, *_unknown(plan, selection)]
+    entries.sort(key=lambda r: place[r["seed"], r["order"], r["model"], r["method"]])
     axes: dict[str, list[Any]] = {}
     for key, values in itertools.chain.from_iterable(study.sweep_of(m).items() for m in study.methods):
         axes[key] = [*axes.get(key, []), *(v for v in values if v not in axes.get(key, []))]
@@ -117,7 +120,7 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
         "reported_on": "test",
         "orders": {name: plan.task_order(name) for name in plan.orders},
         "baseline": study.baseline,
-        "runs": known + _unknown(plan, selection),
+        "runs": entries,
         "selection": {
             label: {"metric": study.selection.metric, "trials": list(s.trials), "chosen": s.chosen}
             for label, s in selection.items()

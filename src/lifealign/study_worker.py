@@ -23,12 +23,14 @@ import filelock
 
 from lifealign.answers import to_json
 from lifealign.errors import ConfigError, UserError
-from lifealign.files import replace_file
+from lifealign.files import replace_file, writing
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["lifealign.pipeline", "lifealign.memory"])
 
 RUN, RECORD, LOG = "run.json", "record.json", "log.txt"
+HEAD = ("id", "memory_id", "strategy", "model")
+"""What a record repeats of its run."""
 LOCK_SECONDS = 60
 """How long a run waits for the one before it, whose study was killed, to notice and end."""
 
@@ -85,7 +87,7 @@ def work(job: Path) -> None:
     memory = Path(run["memory"])
     memory.parent.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
-    record: dict[str, Any] = {key: run[key] for key in ("id", "memory_id", "strategy", "model")}
+    record = {key: run[key] for key in HEAD}
     with filelock.FileLock(f"{memory}.lock", timeout=LOCK_SECONDS):
         fresh = not memory.exists()
         try:
@@ -100,7 +102,23 @@ def work(job: Path) -> None:
     }
     if not clean:
         record["train_seconds"] = None
-    replace_file(job / RECORD, to_json(record).encode() + b"\n")
+    _write(job, record)
+
+
+def write_failure(job: Path, reason: str) -> None:
+    """The record of a run whose process could not write it."""
+    run = json.loads((job / RUN).read_bytes())
+    _write(job, {key: run[key] for key in HEAD} | {"status": "failed", "error": reason, "seconds": None})
+
+
+def too_long(timeout: float) -> str:
+    """The reason of a run that was stopped after `timeout` seconds."""
+    return f"no end within {timeout:g} s (`timeout`)"
+
+
+def _write(job: Path, record: Mapping[str, Any]) -> None:
+    with writing(job):
+        replace_file(job / RECORD, to_json(record).encode() + b"\n")
 
 
 def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
