@@ -133,7 +133,7 @@ def trained(tmp_path: Path, strategy: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def killing(runs: Path, when: Callable[[Path], bool], times: int = 1) -> Iterator[list[int]]:
+def killing(runs: Path, when: Callable[[Path], Any], times: int = 1) -> Iterator[list[int]]:
     """Kills the study's run, by SIGKILL, as soon as `when(directory)` holds; yields the list of those killed."""
     killed: list[int] = []
     stop = threading.Event()
@@ -154,8 +154,9 @@ def killing(runs: Path, when: Callable[[Path], bool], times: int = 1) -> Iterato
         thread.join()
 
 
-def in_second_task(runs: Path) -> bool:
-    return any(runs.glob("memories/*/tasks/0001-one/task.json"))
+def in_second_task(runs: Path) -> list[Path]:
+    """Memories whose first task is committed and the second is not."""
+    return [head.parent for head in runs.glob("memories/*/HEAD") if head.read_text().startswith("0001-one")]
 
 
 def scores(results: dict[str, Any], method: str = "replay") -> Any:
@@ -200,7 +201,7 @@ def test_killed_study_goes_on(write: Write, tmp_path: Path) -> None:
     study = CONTEXT.Process(target=_study, args=(path, out, *place))
     study.start()
     deadline = time.monotonic() + 120
-    while len(list(runs.glob("memories/*/tasks/0001-one/task.json"))) < 2:  # in the second run
+    while not (any(runs.glob("runs/*/record.json")) and in_second_task(runs)):  # in the second run
         assert time.monotonic() < deadline and study.is_alive()
         time.sleep(0.005)
     study.kill()

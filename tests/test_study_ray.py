@@ -15,7 +15,7 @@ from lifealign.errors import ConfigError
 from lifealign.reader import MemoryReader
 from lifealign.study import run_study
 from lifealign.study_ray import RayEngine
-from test_study import Write, rows_dir, write
+from test_study import Write, in_second_task, rows_dir, write
 
 __all__ = ["rows_dir", "write"]
 
@@ -31,10 +31,13 @@ def locked_by(lock: Path) -> int | None:
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="finds the worker by Linux's list of locks")
-def test_killed_worker_is_replaced_and_its_run_goes_on(write: Write, tmp_path: Path) -> None:
+def test_killed_worker_is_replaced_and_its_run_goes_on(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'lifealign[ray]'")
-    path, runs = write(seeds=[0, 1]), tmp_path / "runs"
-    whole, _, _ = run_study(write("whole", seeds=[0, 1], directory=str(tmp_path / "whole")), out=tmp_path / "w")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else the workers starve beside other work
+    path, runs = write(), tmp_path / "runs"
+    whole, _, _ = run_study(write("whole", directory=str(tmp_path / "whole")), out=tmp_path / "w")
     killed: list[int] = []
     stop = threading.Event()
 
@@ -56,7 +59,7 @@ def test_killed_worker_is_replaced_and_its_run_goes_on(write: Write, tmp_path: P
         thread.join()
         ray.shutdown()
     assert len(killed) == 1 and problems == []
-    assert [r["status"] for r in results["runs"]] == ["done"] * 4
+    assert [r["status"] for r in results["runs"]] == ["done"] * 2
     assert [r["scores"] for r in results["runs"]] == [r["scores"] for r in whole["runs"]]
     assert [r["seconds"] is None for r in results["runs"]].count(True) == 1, "one run was interrupted"
     for head in (runs / "memories").glob("*/HEAD"):
