@@ -43,8 +43,8 @@ def test_killed_worker_is_replaced_and_its_run_goes_on(
 
     def watch() -> None:
         while not stop.wait(0.005) and not killed:
-            for task in runs.glob("memories/*/tasks/0001-one/task.json"):
-                pid = locked_by(Path(f"{task.parents[2]}.lock"))
+            for memory in in_second_task(runs):
+                pid = locked_by(Path(f"{memory}.lock"))
                 if pid is not None and not killed:
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
