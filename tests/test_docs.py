@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from lifealign.config import RunConfig, StrategyChoice, _models_in
 from lifealign.losses import ObjectiveConfig
 from lifealign.strategies import STRATEGIES
+from lifealign.study_config import StudyConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -24,7 +25,7 @@ def shown(default: Any) -> str:
     if default is None:
         return "none"
     if isinstance(default, tuple):
-        return "[" + ", ".join(default) + "]"
+        return "[" + ", ".join(map(str, default)) + "]"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
@@ -35,7 +36,7 @@ def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
         if inner is not None:
             many = "[]" if "tuple" in str(field.annotation) else ""
             yield from settings(inner, f"{prefix}{name}{many}.")
-        elif name != "strategy":
+        elif f"{prefix}{name}" != "strategy":
             default = "required" if field.is_required() else shown(field.default)
             yield f"{prefix}{name}", default, field.description or ""
 
@@ -59,6 +60,7 @@ def strategy_settings() -> Iterator[tuple[str, str, str]]:
 def expected_lines() -> list[str]:
     every = [
         *settings(RunConfig),
+        *settings(StudyConfig),
         ("strategy.name", StrategyChoice().name, "Name of the strategy."),
         *strategy_settings(),
     ]

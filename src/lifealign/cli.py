@@ -58,6 +58,27 @@ def run(
 
 @app.command()
 @answers
+def study(
+    file: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="A YAML file, such as examples/studies/main-table.yaml.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and the time they take; do none.")] = False,
+    ray: Annotated[str | None, typer.Option(metavar="local|ADDRESS", help="Do the runs on Ray.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory for results.json; default: runs/studies/NAME.")
+    ] = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Compare methods over task orders, seeds, settings and models. Stopped and started again, it goes on."""
+    from lifealign.progress import make_progress
+    from lifealign.study import run_study
+
+    document, lines, problems = run_study(file, dry_run=dry_run, ray=ray, out=out, progress=make_progress())
+    return Answer(document, lines, EXIT_USER_ERROR if problems else 0, problems)
+
+
+@app.command()
+@answers
 def learn(
     memory: MemoryPath,
     rows: Annotated[

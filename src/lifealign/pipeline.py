@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
-from lifealign.config import RunConfig, load_config
+from lifealign.config import RunConfig, check_config, load_config
 from lifealign.errors import ConfigError, DataError, StoreError
 from lifealign.evaluate import TaskScores
 from lifealign.losses import ObjectiveConfig
@@ -74,7 +75,19 @@ class StoreHistory:
 
 def read_config(path: Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
     """A run configuration, the strategy's own options checked as well; see `config.load_config`."""
-    config = load_config(path, settings, {name: cls.Config for name, cls in STRATEGIES.items()}, base)
+    return _check_focal(load_config(path, settings, _strategy_configs(), base))
+
+
+def check_tree(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """A tree of plain values as a run configuration, checked like a file; mistakes begin with `where`."""
+    return _check_focal(check_config(tree, where, _strategy_configs()))
+
+
+def _strategy_configs() -> dict[str, type[BaseModel]]:
+    return {name: cls.Config for name, cls in STRATEGIES.items()}
+
+
+def _check_focal(config: RunConfig) -> RunConfig:
     loss = (config.strategy.model_extra or {}).get("loss")
     if config.train.skip_weight_below > 0 and loss != "fpo":
         raise ConfigError(
@@ -166,6 +179,7 @@ def learn_group(
         task.name, model, strategy, config.train, config.seed, shared_prefix, accelerator, workspace, session.progress
     )
     reached = stage_reached(workspace)
+    reference_seconds = 0.0
     unused = torch.zeros(len(pairs), 2)
     if config.sft.epochs and (reached is None or reached[0] == "sft"):
         sft = Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, session.view.sft_loss_on)
@@ -173,7 +187,9 @@ def learn_group(
     if reached is not None and reached[0] == "preference":
         reference = reached[1]
     else:
+        begun = time.perf_counter()
         reference = _reference(session, store, pairs, config)
+        reference_seconds = time.perf_counter() - begun
     train_stage(
         loop,
         Stage("preference", config.train.epochs, config.train.learning_rate, pairs, reference, session.view.loss_on),
@@ -215,6 +231,7 @@ def learn_group(
             config=config.model_dump(mode="json"),
             meta={
                 "seconds": time.perf_counter() - started,
+                "reference_seconds": reference_seconds,
                 "rows_sha256": rows_sha256(task.train),
                 "shared_prefix": shared_prefix,
                 "processes": accelerator.num_processes,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from lifealign import metrics
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.reader import MemoryReader
@@ -20,6 +22,7 @@ METRICS = ("accuracy", "margin", "likelihood_accuracy", "nll", "pass_rate", *TEX
 LOWER_IS_BETTER = frozenset({"nll"} | {n for n, m in TEXT_METRICS.items() if m.higher_is_better is False})
 NEITHER_IS_BETTER = frozenset(n for n, m in TEXT_METRICS.items() if m.higher_is_better is None)
 """Metrics that describe: no value is the better one."""
+SUMMARIES = ("last", "ap", "bwt", "forgetting", "learning_accuracy", "forward_transfer")
 LEVEL_SEED = 0
 """Seed of the bootstrap: intervals are the same whenever they are asked for."""
 
@@ -167,10 +170,15 @@ def _floors(table: ScoreTable, metric: str) -> dict[str, Any]:
     return found
 
 
-def _summary(table: ScoreTable, metric: str, resamples: int) -> dict[str, Any]:
-    before = _before(table, metric)
+def summary_functions(metric: str, before: Sequence[float]) -> dict[str, metrics.Metric]:
+    """`SUMMARIES` as functions of R.
+
+    Args:
+        metric: a key of `METRICS`; says whether lower is better.
+        before: score of each task before any was learnt; NaN where it was not measured.
+    """
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    functions = {
+    return {
         "last": metrics.last,
         "ap": metrics.ap,
         "bwt": metrics.bwt,
@@ -179,5 +187,22 @@ def _summary(table: ScoreTable, metric: str, resamples: int) -> dict[str, Any]:
         "learning_accuracy": metrics.learning_accuracy,
         "forward_transfer": lambda R: metrics.forward_transfer(R, before),
     }
+
+
+def point_results(table: ScoreTable) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score matrices and their summaries without intervals, by metric; what a study keeps of a run."""
+    scores: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    for metric in METRICS:
+        R = metrics.as_matrix(table.matrix(metric))
+        if not np.isnan(R).all():
+            before = _before(table, metric)
+            scores[metric] = {"R": R.tolist(), "before": None if np.isnan(before).all() else before}
+            summary[metric] = {name: f(R) for name, f in summary_functions(metric, before).items()}
+    return scores, summary
+
+
+def _summary(table: ScoreTable, metric: str, resamples: int) -> dict[str, Any]:
+    functions = summary_functions(metric, _before(table, metric))
     intervals = metrics.bootstrap_metrics(table.samples(metric), functions, resamples=resamples, seed=LEVEL_SEED)
     return {name: {"value": i.value, "low": i.low, "high": i.high} for name, i in intervals.items()}

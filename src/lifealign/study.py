@@ -1,0 +1,325 @@
+"""A study from its file to its results: choose settings on validation rows, run every cell, keep what is finished.
+
+Every run has a directory of its own, named by its id. A run whose record says `done` is never repeated; one that was
+killed or failed is taken up where its memory stands, the next time the study is started. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import filelock
+
+from lifealign import study_stats
+from lifealign.answers import to_json
+from lifealign.errors import StoreError
+from lifealign.files import replace_file, writing
+from lifealign.progress import NullProgress, Progress, duration
+from lifealign.study_config import STUDIES
+from lifealign.study_plan import Plan, Run, make_plan
+from lifealign.study_results import build, select
+from lifealign.study_worker import CONTEXT, HEAD, LOG, RECORD, RUN, here, start, too_long, write_failure
+
+RUNS, MEMORIES, LOCK, RESULTS = "runs", "memories", ".study.lock", "results.json"
+ATTEMPTS = 3
+"""How often a run is started whose process is killed; each time it goes on from its last checkpoint."""
+
+Record = dict[str, Any]
+
+
+class Engine(Protocol):
+    """Where runs are done.
+
+    Attributes:
+        workers: how many at a time.
+    """
+
+    workers: int
+
+    def run(self, jobs: Sequence[Path], timeout: float | None) -> Iterator[tuple[Path, str | None]]:
+        """Do the runs of these directories; yields each as it ends, with the reason if it wrote no record."""
+
+
+class Here:
+    """This machine, one run after another, each in a process of its own."""
+
+    workers = 1
+
+    def run(self, jobs: Sequence[Path], timeout: float | None) -> Iterator[tuple[Path, str | None]]:
+        """See `Engine.run`."""
+        for job in jobs:
+            yield job, run_here(job, timeout)
+
+
+def run_here(job: Path, timeout: float | None) -> str | None:
+    """One run in a process; None if it wrote its record, else why not.
+
+    Args:
+        job: directory of the run.
+        timeout: seconds; None: for ever.
+    """
+    code = 0
+    for _ in range(ATTEMPTS):
+        process = CONTEXT.Process(target=start, args=(job, *here()))
+        process.start()
+        try:
+            process.join(timeout)
+            if process.is_alive():
+                assert timeout is not None
+                return too_long(timeout)
+        finally:
+            process.kill()
+            process.join()
+        code = process.exitcode or 0
+        if code >= 0:
+            break
+    if code < 0:
+        return f"its process was killed {ATTEMPTS} times, at last by {signal.Signals(-code).name}; see {job / LOG}"
+    return None if code == 0 else f"{_last_line(job / LOG)} (exit code {code}; see {job / LOG})"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "its process ended without a word")
+
+
+class Records:
+    """Records of runs in one directory; what is done is read once."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._done: dict[str, Record] = {}
+
+    def __call__(self, run: str) -> Record | None:
+        """The record of a run, done or failed; None if there is none."""
+        if run in self._done:
+            return self._done[run]
+        path = self.directory / run / RECORD
+        if not path.exists():
+            return None
+        record: Record = json.loads(path.read_bytes())
+        if record["status"] == "done":
+            self._done[run] = record
+        return record
+
+    def done(self, run: str) -> bool:
+        """Whether a run is finished and need not be repeated."""
+        record = self(run)
+        return record is not None and record["status"] == "done"
+
+    def estimate(self, run: Run) -> float | None:
+        """Seconds that a run will take: the mean of the finished ones of its strategy and model; None: not known."""
+        every = (self(p.name) for p in sorted(self.directory.glob("*")))
+        same = [r["seconds"] for r in every if r and (r["strategy"], r["model"]) == (run.strategy, run.model)]
+        mean = study_stats.mean(same)
+        return None if mean != mean else mean
+
+    def total(self, runs: Sequence[Run], workers: int = 1) -> tuple[float, int]:
+        """Seconds that runs will take together, and of how many of them nothing is known."""
+        kinds = {(run.strategy, run.model): run for run in runs}
+        known = {kind: self.estimate(run) for kind, run in kinds.items()}
+        each = [known[run.strategy, run.model] for run in runs]
+        return sum(e for e in each if e is not None) / workers, sum(e is None for e in each)
+
+
+@dataclass
+class Study:
+    """A study under way.
+
+    Attributes:
+        plan: what it consists of.
+        records: what is finished.
+        out: directory of results.json.
+        engine: where runs are done.
+        progress: where to report.
+    """
+
+    plan: Plan
+    records: Records
+    out: Path
+    engine: Engine
+    progress: Progress
+
+    def execute(self) -> dict[str, Any]:
+        """Selection, then everything that is reported; returns the results."""
+        directory = self.plan.study.runs_directory
+        with writing(directory):
+            for path in (directory / RUNS, directory / MEMORIES, self.out):
+                path.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(directory / LOCK, timeout=0):
+                self._do("trials", self.pending_trials())
+                self._do("runs", self.pending_runs())
+        except filelock.Timeout:
+            raise StoreError(f"{directory}: another study is under way here; wait for it, or set `directory`") from None
+        return self._write()
+
+    def pending_trials(self) -> list[Run]:
+        """Selection runs that are not finished."""
+        plan = self.plan
+        return self._pending(
+            [
+                run
+                for method in plan.study.methods
+                for trial in plan.trials(method)
+                if len(plan.trials(method)) > 1
+                for run in plan.selection_runs(method, trial)
+            ]
+        )
+
+    def pending_runs(self) -> list[Run]:
+        """Reported runs that are not finished and whose settings are known."""
+        chosen = {label: s.chosen for label, s in select(self.plan, self.records).items()}
+        return self._pending(self.plan.reported_runs(chosen))
+
+    def _pending(self, runs: Sequence[Run]) -> list[Run]:
+        return list({run.id: run for run in runs if not self.records.done(run.id)}.values())
+
+    def _do(self, what: str, runs: Sequence[Run]) -> None:
+        jobs = {self._prepare(run): run for run in runs}
+        begun = time.monotonic()
+        for ended, (job, reason) in enumerate(self.engine.run(list(jobs), self.plan.study.timeout), 1):
+            run = jobs.pop(job)
+            if reason is not None:
+                write_failure(job, reason)
+            self._write()
+            took = duration(time.monotonic() - begun)
+            self.progress.say(f"{what} {ended}/{len(runs)}: {self._line(run)}; {took} so far{self._left(jobs)}")
+
+    def _left(self, jobs: dict[Path, Run]) -> str:
+        seconds, unknown = self.records.total(list(jobs.values()), self.engine.workers)
+        more = f" and {unknown} runs of unknown length" if unknown else ""
+        return f", about {duration(seconds)}{more} left" if jobs else ""
+
+    def _line(self, run: Run) -> str:
+        record = self.records(run.id)
+        assert record is not None
+        name = describe(run)
+        if record["status"] != "done":
+            return f"{name}: FAILED: {record['error']}"
+        summary, _, metric = self.plan.study.selection.metric.partition(".")
+        value = record["summary"].get(metric, {}).get(summary)
+        return f"{name}: done" + ("" if value is None else f", {run.config['evaluate']['split']} {value:.2f}")
+
+    def _prepare(self, run: Run) -> Path:
+        """The directory of a run, without the record of an earlier failure."""
+        directory = self.plan.study.runs_directory.absolute()
+        job = directory / RUNS / run.id
+        memory = directory / MEMORIES / run.memory_id
+        content = {**{key: getattr(run, key) for key in HEAD}, "memory": str(memory), "config": run.config}
+        with writing(job):
+            job.mkdir(exist_ok=True)
+            (job / RECORD).unlink(missing_ok=True)
+            replace_file(job / RUN, to_json(content).encode() + b"\n")
+        return job
+
+    def _write(self) -> dict[str, Any]:
+        results = build(self.plan, self.records)
+        with writing(self.out):
+            replace_file(self.out / RESULTS, to_json(results).encode() + b"\n")
+        return results
+
+
+def describe(run: Run) -> str:
+    """A run for people."""
+    settings = {key.rpartition(".")[2]: value for key, value in run.settings.items()}
+    shown_settings = " ".join(f"{key}={value}" for key, value in settings.items())
+    name = f"{run.method} {shown_settings}".strip()
+    return f"{name}, {run.order}, seed {run.seed}, {run.model}"
+
+
+def run_study(
+    path: Path,
+    *,
+    dry_run: bool = False,
+    ray: str | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Do a study, or go on with it.
+
+    Args:
+        path: the study's file.
+        dry_run: list the runs that are left and the time they will take; do none.
+        ray: `local` or the address of a Ray cluster that sees the study's directory; None: one run after another, here.
+        out: directory of results.json; None: runs/studies/NAME.
+        progress: where to report.
+
+    Returns:
+        The document (results.json, or the list of a dry run), lines for people, and what went wrong.
+
+    Raises:
+        ConfigError: mistakes in the file, all of them.
+        StoreError: a directory cannot be written, or another study is under way in it.
+    """
+    progress = progress or NullProgress()
+    progress.say(f"{path}: checking every setting")
+    plan = make_plan(path)
+    records = Records(plan.study.runs_directory / RUNS)
+    study = Study(plan, records, out or Path(STUDIES) / plan.study.name, Here(), progress)
+    if dry_run:
+        return _listing(study)
+    if ray is not None:
+        from lifealign.study_ray import RayEngine
+
+        study.engine = RayEngine(ray)
+    results = study.execute()
+    failed = [r for r in results["runs"] if r["status"] == "failed"]
+    problems = [f"{r['method']}, {r['order']}, seed {r['seed']}, {r['model']}: {r['error']}" for r in failed]
+    lines = [*table_lines(results, plan.study.selection.metric), "", f"results: {study.out / RESULTS}"]
+    return results, lines, problems
+
+
+def _listing(study: Study) -> tuple[dict[str, Any], list[str], list[str]]:
+    """What is left to do, with the time that finished runs of the same strategy and model took."""
+    plan, records = study.plan, study.records
+    trials, runs = study.pending_trials(), study.pending_runs()
+    selection = select(plan, records)
+    waiting = [cell for cell in plan.cells() if selection[cell[3].label].chosen is None]
+    entries: list[Record] = [
+        {"id": run.id, "kind": kind, "run": describe(run), "seconds": records.estimate(run)}
+        for kind, group in (("trial", trials), ("run", runs))
+        for run in group
+    ]
+    seconds, unknown = records.total([*trials, *runs])
+    lines = [
+        f"{e['kind']:<5} {e['id']}  {'?' if e['seconds'] is None else duration(e['seconds']):>7}  {e['run']}"
+        for e in entries
+    ]
+    if waiting:
+        lines.append(f"and {len(waiting)} runs or more whose settings are chosen when the trials have ended")
+    known = f"{duration(seconds)} for those of known length" if unknown else duration(seconds)
+    lines.append(f"{len(entries)} to do; time: {known}" + (f", {unknown} unknown" if unknown else ""))
+    document = {
+        "study": plan.study.name,
+        "to_do": entries,
+        "waiting_for_selection": len(waiting),
+        "seconds": seconds,
+        "unknown": unknown,
+    }
+    return document, lines, []
+
+
+def table_lines(results: dict[str, Any], metric: str) -> list[str]:
+    """The table for a terminal: mean and interval over seeds of what settings are chosen by, and of BWT and AP."""
+    name = metric.partition(".")[2]
+    head = ("method", "order", "model", f"last {name}", "bwt", "ap")
+    rows = [head]
+    for row in results["table"]:
+        cells = row["metrics"].get(name, {})
+        rows.append((row["method"], row["order"], row["model"], *(_cell(cells.get(s)) for s in ("last", "bwt", "ap"))))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _cell(value: dict[str, Any] | None) -> str:
+    if value is None or value["mean"] is None or value["mean"] != value["mean"]:
+        return "-"
+    low, high = value["low"], value["high"]
+    return f"{value['mean']:.2f}" + ("" if low is None or low != low else f" [{low:.2f}, {high:.2f}]")

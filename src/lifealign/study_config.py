@@ -1,0 +1,228 @@
+"""Configuration of a study: methods, task orders, seeds, models, and the settings that are tried. Imports no torch.
+
+A study file is read as a run's file is: frozen models, unknown keys refused, all mistakes at once. What can only be said
+of a whole run (the options of its strategy) is checked by `study_plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+
+from lifealign.config import Frozen, RunConfig, StreamConfig, _explain, _nearest, _read_yaml
+from lifealign.errors import ConfigError
+from lifealign.results import METRICS, SUMMARIES
+from lifealign.suites.rules import TASKS
+
+SECTIONS = ("lora", "sft", "strategy", "train")
+"""What a method may set; the rows, the model and the scoring are the same for all methods."""
+STUDIES = "runs/studies"
+
+Options = dict[str, tuple[Any, ...]]
+"""Dotted key -> the values that are tried."""
+
+
+def _check_keys(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in settings:
+        section, _, rest = key.partition(".")
+        if section not in SECTIONS or not rest:
+            raise ValueError(
+                f"{key!r} is no setting of a method{_nearest(section, SECTIONS)}; expected a dotted key of "
+                f"{', '.join(SECTIONS)}, such as train.learning_rate"
+            )
+        if key == "strategy.name":
+            raise ValueError("write the strategy's name as the method's `strategy`, not as a setting")
+    return settings
+
+
+def _check_options(options: Options) -> Options:
+    _check_keys(options)
+    for key, values in options.items():
+        if not values or any(value in values[:i] for i, value in enumerate(values)):
+            raise ValueError(f"{key}: expected different values, at least one, got {list(values)}")
+    return options
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(_check_keys)]
+Choices = Annotated[Options, AfterValidator(_check_options)]
+
+
+class MethodConfig(Frozen):
+    """One row of the table: a strategy with settings of its own."""
+
+    label: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _+.-]{0,63}$")
+    """Name in the results; unique. A method that is only a name is the strategy of that name."""
+    strategy: str | None = None
+    """Name of the strategy; None: the label."""
+    set: Settings = Field({})
+    """Dotted key: value, over `base`; of lora, sft, strategy and train."""
+    grid: Choices | None = None
+    """The method's own grid, in place of the common one."""
+    sweep: Choices | None = None
+    """The method's own sweep, in place of the common one."""
+
+
+class SelectionConfig(Frozen):
+    """How the settings of a grid are chosen: on validation rows, in the first order, on all models."""
+
+    metric: str = "last.accuracy"
+    """SUMMARY.METRIC of the validation scores; the mean over the runs decides, the first of equals wins."""
+    seeds: tuple[int, ...] | None = Field(None, min_length=1)
+    """Seeds of the trials; None: the first of `seeds`."""
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        summary, _, metric = value.partition(".")
+        if summary not in SUMMARIES or metric not in METRICS:
+            raise ValueError(f"expected SUMMARY.METRIC of {', '.join(SUMMARIES)} and {', '.join(METRICS)}")
+        return value
+
+
+class StudyConfig(Frozen):
+    """Everything a study is a function of."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    """Letters, digits, `-`, `_`."""
+    note: str | None = None
+    """Shown with the results."""
+    directory: str | None = None
+    """Where runs live; studies that share it share their runs. None: runs/studies/NAME."""
+    base: dict[str, Any]
+    """Settings of every run, as in a run's file, without memory, seed, strategy.name and evaluate.split."""
+    methods: tuple[MethodConfig, ...] = Field(min_length=1)
+    """Methods by name or with settings."""
+    orders: tuple[str, ...] = Field(("given",), min_length=1)
+    """Task orders: `given`, `reversed`, `order1` to `order3` (the paper's, six tasks), `random:N`, `all` (up to 6 tasks)."""
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    """Seeds of the runs. 0 <= seed."""
+    models: tuple[str, ...] = ()
+    """Names of base models; none: that of `base`."""
+    grid: Choices = Field({})
+    """Dotted key: values to choose from on validation rows; every combination is one trial."""
+    sweep: Choices = Field({})
+    """Dotted key: values that are each reported (sensitivity), one key at a time; nothing is chosen."""
+    selection: SelectionConfig = SelectionConfig()
+    unequal_trials: bool = False
+    """Allow methods with different numbers of trials; the numbers are part of the results."""
+    baseline: str | None = None
+    """Label of the method that paired differences are taken to."""
+    timeout: float | None = Field(None, gt=0)
+    """Longest run, in seconds; a longer one is recorded as failed. 0 < timeout."""
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return [{"label": m} if isinstance(m, str) else m for m in value] if isinstance(value, list) else value
+
+    @field_validator("methods")
+    @classmethod
+    def _unique_labels(cls, value: tuple[MethodConfig, ...]) -> tuple[MethodConfig, ...]:
+        labels = [m.label for m in value]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"labels must be unique, got {', '.join(twice)} more than once")
+        return value
+
+    @field_validator("seeds", "models", "orders")
+    @classmethod
+    def _different(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) != len(value) or any(isinstance(v, int) and v < 0 for v in value):
+            raise ValueError(f"expected different values, seeds from 0 on, got {list(value)}")
+        return value
+
+    @field_validator("base")
+    @classmethod
+    def _no_axis_in_base(cls, value: dict[str, Any]) -> dict[str, Any]:
+        mine = {"memory": "the study", "seed": "`seeds`"} | {
+            "strategy.name": "`methods`",
+            "evaluate.split": "the study (validation to choose, test to report)",
+        }
+        for key, who in mine.items():
+            section, _, name = key.partition(".")
+            inner = value.get(section)
+            if (isinstance(inner, Mapping) and name in inner) if name else section in value:
+                raise ValueError(f"{key} is set by {who}; leave it out")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> StudyConfig:
+        labels = [m.label for m in self.methods]
+        if self.baseline is not None and self.baseline not in labels:
+            raise ValueError(
+                f"baseline {self.baseline!r} is none of the methods{_nearest(self.baseline, labels)}; "
+                f"allowed: {', '.join(labels)}"
+            )
+        counts = {m.label: self.trials(m) for m in self.methods}
+        if len(set(counts.values())) > 1 and not self.unequal_trials:
+            shown = ", ".join(f"{label} {count}" for label, count in counts.items())
+            raise ValueError(
+                f"methods are tried with different numbers of settings ({shown}), which favours those with more; "
+                "give each the same number, or set unequal_trials: true"
+            )
+        for method in self.methods:
+            if both := sorted(set(self.grid_of(method)) & set(self.sweep_of(method))):
+                raise ValueError(f"{both[0]} stands in the grid and in the sweep of {method.label}; choose one")
+        return self
+
+    def grid_of(self, method: MethodConfig) -> Options:
+        """Values that a method's settings are chosen from."""
+        return self.grid if method.grid is None else method.grid
+
+    def sweep_of(self, method: MethodConfig) -> Options:
+        """Values that a method is reported at."""
+        return self.sweep if method.sweep is None else method.sweep
+
+    def trials(self, method: MethodConfig) -> int:
+        """Number of settings that a method is tried with; 1 where nothing is chosen."""
+        count = 1
+        for values in self.grid_of(method).values():
+            count *= len(values)
+        return count
+
+    @property
+    def runs_directory(self) -> Path:
+        """Where runs live."""
+        return Path(self.directory or f"{STUDIES}/{self.name}").expanduser()
+
+
+def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
+    """Read a study file; the second value is its `base`, checked but for the options of strategies.
+
+    Raises:
+        ConfigError: lists every mistake, each with its file and key, the value got and what is allowed.
+    """
+    tree = _read_yaml(path)
+    mistakes: list[str] = []
+    study: StudyConfig | None = None
+    base: RunConfig | None = None
+    try:
+        study = StudyConfig.model_validate(tree)
+    except ValidationError as error:
+        mistakes += _explain(error, str(path), StudyConfig, ())
+    if isinstance(tree.get("base"), Mapping):
+        try:
+            base = RunConfig.model_validate(tree["base"])
+        except ValidationError as error:
+            mistakes += _explain(error, str(path), RunConfig, ("base",))
+        if base is not None and base.stream is None:
+            mistakes.append(f"{path}: base.stream: missing, so there is nothing to learn; see examples/studies")
+        chooses = study is not None and any(study.trials(m) > 1 for m in study.methods)
+        if chooses and base is not None and base.stream is not None and not _has_validation(base.stream):
+            mistakes.append(f"{path}: base.stream: a grid is chosen on validation rows, but validation_rows is 0")
+    if mistakes or study is None or base is None:
+        raise ConfigError("\n".join(mistakes))
+    return study, base
+
+
+def _has_validation(stream: StreamConfig) -> bool:
+    if stream.planted is not None:
+        return stream.planted.validation_rows != 0
+    return all(task.validation_rows for task in stream.tasks)
+
+
+def task_names(stream: StreamConfig) -> list[str]:
+    """Names of the tasks as listed, before `stream.order`."""
+    return list(TASKS) if stream.planted is not None else [task.name for task in stream.tasks]

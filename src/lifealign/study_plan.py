@@ -1,0 +1,252 @@
+"""From a study's configuration to its runs, each with an id that is a function of its content. Imports no torch.
+
+The options of a strategy belong to the strategy, whose file needs torch. So they are checked, and completed by their
+defaults, in a process of its own: the id of a run covers every value that it uses, written or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lifealign
+from lifealign.config import StreamConfig, _merge
+from lifealign.errors import ConfigError
+from lifealign.sources import expand_path
+from lifealign.study_config import MethodConfig, StudyConfig, load_study, task_names
+from lifealign.study_worker import CONTEXT, here, resolve
+
+PAPER_ORDERS = {"order1": (1, 2, 3, 4, 5, 6), "order2": (6, 5, 4, 3, 2, 1), "order3": (3, 1, 6, 4, 2, 5)}
+"""Task orders of the LifeAlign paper (arXiv 2509.17183), 1-based positions in its list of six tasks."""
+MOST_PERMUTED = 6
+"""`all` is refused for more tasks: 7 would be 5,040 orders."""
+ID_DIGITS = 16
+
+Settings = dict[str, Any]
+Order = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study.
+
+    Attributes:
+        id: of its content (hex): the same id is the same run, in whichever study.
+        memory_id: of what its weights are a function of; runs that differ in what is scored share a memory.
+        method: label.
+        point: the swept setting and its value; empty where nothing is swept.
+        settings: what the method sets, those chosen and swept included.
+        order: name of the task order.
+        seed: of the run.
+        model: name of the base model.
+        config: the whole run configuration but its memory.
+    """
+
+    id: str
+    memory_id: str
+    method: str
+    point: Settings
+    settings: Settings
+    order: str
+    seed: int
+    model: str
+    config: Mapping[str, Any]
+
+    @property
+    def strategy(self) -> str:
+        """Name of the strategy."""
+        return str(self.config["strategy"]["name"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked study.
+
+    Attributes:
+        study: its configuration.
+        orders: name -> 1-based positions of the tasks as listed.
+        tasks: names of the tasks as listed.
+        models: names of base models.
+        trees: (label, settings) -> complete run configuration, without what the axes set.
+        files: path of each local file of rows -> sha256.
+    """
+
+    study: StudyConfig
+    orders: Mapping[str, Order]
+    tasks: Sequence[str]
+    models: Sequence[str]
+    trees: Mapping[tuple[str, str], Mapping[str, Any]]
+    files: Mapping[str, str]
+
+    def trials(self, method: MethodConfig) -> list[Settings]:
+        """Every combination of the grid; one, empty, where there is no grid."""
+        return trials(self.study, method)
+
+    def selection_runs(self, method: MethodConfig, trial: Settings) -> list[Run]:
+        """Runs on validation rows that judge one trial."""
+        order = next(iter(self.orders))
+        seeds = self.study.selection.seeds or self.study.seeds[:1]
+        return [
+            self._run(method, trial, {}, order, seed, model, "validation") for seed in seeds for model in self.models
+        ]
+
+    def reported_runs(self, chosen: Mapping[str, Settings | None]) -> list[Run]:
+        """Runs on test rows of the methods whose settings are known, seed by seed, so that all methods grow together.
+
+        Args:
+            chosen: label -> the trial that was chosen; None or missing: not yet, or none could be.
+        """
+        return [
+            self._run(method, trial, point, order, seed, model, "test")
+            for seed, order, model, method in self.cells()
+            if (trial := chosen.get(method.label)) is not None
+            for point in points(self.study, method)
+        ]
+
+    def cells(self) -> list[tuple[int, str, str, MethodConfig]]:
+        """(seed, order, model, method) of everything reported."""
+        return list(itertools.product(self.study.seeds, self.orders, self.models, self.study.methods))
+
+    def task_order(self, name: str) -> list[str]:
+        """Task names in an order."""
+        return [self.tasks[i - 1] for i in self.orders[name]]
+
+    def _run(
+        self, method: MethodConfig, trial: Settings, point: Settings, order: str, seed: int, model: str, split: str
+    ) -> Run:
+        config = dict(self.trees[method.label, _key({**trial, **point})])
+        config |= {
+            "seed": seed,
+            "model": {**config["model"], "name": model},
+            "stream": {**config["stream"], "order": list(self.orders[order])},
+            "evaluate": {**config["evaluate"], "split": split},
+        }
+        settings = {**method.set, **trial, **point}
+        ids = (self._digest(config), self._digest({k: v for k, v in config.items() if k != "evaluate"}))
+        return Run(*ids, method.label, point, settings, order, seed, model, config)
+
+    def _digest(self, config: Mapping[str, Any]) -> str:
+        release = ".".join(lifealign.__version__.split(".")[:2])
+        stream = {k: v for k, v in config["stream"].items() if k != "name"}  # the name is only shown
+        content = [release, {**config, "stream": stream}, self.files]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
+
+
+def make_plan(path: Path) -> Plan:
+    """Read and check a study file, every setting of every method included.
+
+    Raises:
+        ConfigError: lists every mistake.
+    """
+    study, base = load_study(path)
+    assert base.stream is not None
+    listed = task_names(base.stream)
+    given = base.stream.order or tuple(range(1, len(listed) + 1))
+    mistakes: list[str] = []
+    orders: dict[str, Order] = {}
+    for name in study.orders:
+        try:
+            orders |= {n: tuple(given[i - 1] for i in p) for n, p in named_orders(name, len(given)).items()}
+        except ConfigError as error:
+            mistakes.append(f"{path}: orders: {error}")
+    wanted = {
+        (m.label, _key({**trial, **point})): (m, {**trial, **point})
+        for m in study.methods
+        for trial in trials(study, m)
+        for point in [{}, *points(study, m)]
+    }
+    trees = [(f"{path}: method {m.label!r}", _tree(study, m, settings)) for m, settings in wanted.values()]
+    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
+        found = pool.submit(resolve, trees, *here()).result()
+    for one in found:
+        mistakes += one if isinstance(one, list) else []
+    if mistakes:
+        raise ConfigError("\n".join(dict.fromkeys(mistakes)))
+    resolved = {key: one for key, one in zip(wanted, found, strict=True) if isinstance(one, dict)}
+    return Plan(study, orders, listed, study.models or (base.model.name,), resolved, _file_digests(base.stream))
+
+
+def trials(study: StudyConfig, method: MethodConfig) -> list[Settings]:
+    """Every combination of a method's grid; one, empty, where there is no grid."""
+    grid = study.grid_of(method)
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def points(study: StudyConfig, method: MethodConfig) -> list[Settings]:
+    """What a method is reported at: one key of its sweep at a time; one, empty, where nothing is swept."""
+    return [{key: value} for key, values in study.sweep_of(method).items() for value in values] or [{}]
+
+
+def named_orders(name: str, count: int) -> dict[str, Order]:
+    """The orders that an entry of `orders` stands for: name -> 1-based positions.
+
+    Args:
+        name: `given`, `reversed`, `order1` to `order3`, `random:N` or `all`.
+        count: number of tasks.
+
+    Raises:
+        ConfigError: unknown, or not to be had of so many tasks.
+    """
+    given = tuple(range(1, count + 1))
+    if name in PAPER_ORDERS:
+        if count != len(PAPER_ORDERS[name]):
+            raise ConfigError(f"{name} is an order of six tasks, but the stream has {count}")
+        return {name: PAPER_ORDERS[name]}
+    if name == "given":
+        return {name: given}
+    if name == "reversed":
+        return {name: given[::-1]}
+    if name == "all":
+        if count > MOST_PERMUTED:
+            raise ConfigError(f"all is for up to {MOST_PERMUTED} tasks, but the stream has {count}; take random:N")
+        return {"-".join(map(str, p)): p for p in itertools.permutations(given)}
+    kind, _, number = name.partition(":")
+    if kind == "random" and number.isdecimal() and 1 <= int(number) <= math.factorial(count):
+        return {f"random{i}": p for i, p in enumerate(_random_orders(int(number), count), 1)}
+    raise ConfigError(
+        f"{name!r} is none of given, reversed, order1, order2, order3, all, random:N "
+        f"(N different orders, 1 <= N <= {count}! for {count} tasks)"
+    )
+
+
+def _random_orders(number: int, count: int) -> list[Order]:
+    """`number` different permutations; the i-th does not depend on how many are asked for."""
+    generator = np.random.default_rng(0)
+    found: dict[Order, None] = {}
+    while len(found) < number:
+        found[tuple(int(i) + 1 for i in generator.permutation(count))] = None
+    return list(found)
+
+
+def _tree(study: StudyConfig, method: MethodConfig, settings: Settings) -> dict[str, Any]:
+    tree: Mapping[str, Any] = _merge(study.base, {"strategy": {"name": method.strategy or method.label}})
+    for key, value in {**method.set, **settings}.items():
+        nested: Any = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        tree = _merge(tree, nested)
+    return dict(tree)
+
+
+def _key(settings: Settings) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _file_digests(stream: StreamConfig) -> dict[str, str]:
+    """sha256 of the content of the suite, or of every local file of rows; a data set of a hub has none here."""
+    if stream.planted is not None:
+        content = resources.files("lifealign.suites").joinpath("planted.json").read_bytes()
+        return {"planted": hashlib.sha256(content).hexdigest()}
+    paths = {s.path for t in stream.tasks for s in (t.train, t.test) if s is not None}
+    found = {path: Path(expand_path(path)) for path in sorted(paths)}
+    return {path: hashlib.sha256(p.read_bytes()).hexdigest() for path, p in found.items() if p.is_file()}

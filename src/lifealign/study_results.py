@@ -1,0 +1,298 @@
+"""results.json of a study, from its plan and the records of its runs; no torch, no memory is opened."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lifealign
+from lifealign import study_stats
+from lifealign.metrics import Interval
+from lifealign.results import LOWER_IS_BETTER, METRICS, SUMMARIES
+from lifealign.study_plan import Plan, Run, Settings, points
+
+Record = Mapping[str, Any]
+Records = Callable[[str], Record | None]
+"""Run id -> its record, done or failed; None: it has not ended yet."""
+
+COSTS = ("seconds", "train_seconds", "peak_memory_gb", "state_bytes")
+MEASURED = ("seconds", "train_seconds", "peak_memory_gb")
+REFERENCE_METHOD = "sequential"
+"""The strategy whose training time the others' is given relative to."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What became of one method's trials.
+
+    Attributes:
+        trials: settings, value on validation rows, ids of the runs, error.
+        chosen: settings of the best; None while trials are missing, or if none ended well.
+        error: why nothing can be chosen.
+    """
+
+    trials: Sequence[Mapping[str, Any]]
+    chosen: Settings | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in their seed alone: one row of the table."""
+
+    method: str
+    strategy: str
+    point: Settings
+    order: str
+    model: str
+    runs: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The method, with the swept setting where there is one."""
+        return shown(self.method, self.point)
+
+    def by_seed(self, metric: str, summary: str) -> dict[int, float | None]:
+        """Seed -> value."""
+        return {seed: run["summary"].get(metric, {}).get(summary) for seed, run in sorted(self.runs.items())}
+
+
+def shown(method: str, point: Settings) -> str:
+    """Label of a method at a swept setting, such as ``lifealign theta=0.5``."""
+    return " ".join([method, *(f"{key.rpartition('.')[2]}={value}" for key, value in point.items())])
+
+
+def select(plan: Plan, records: Records) -> dict[str, Selected]:
+    """The settings of each method: the trial with the best mean validation value; label -> what was found."""
+    return {m.label: _select_one(plan, m, records) for m in plan.study.methods}
+
+
+def _select_one(plan: Plan, method: Any, records: Records) -> Selected:
+    trials = plan.trials(method)
+    if len(trials) == 1:
+        return Selected((), trials[0])
+    summary, _, metric = plan.study.selection.metric.partition(".")
+    lines: list[dict[str, Any]] = []
+    waiting = False
+    for trial in trials:
+        runs = plan.selection_runs(method, trial)
+        ended = [records(run.id) for run in runs]
+        waiting |= any(record is None for record in ended)
+        values = [r["summary"].get(metric, {}).get(summary) for r in ended if r and r["status"] == "done"]
+        complete = len(values) == len(runs) and None not in values
+        error = next((r["error"] for r in ended if r and r["error"]), None)
+        if error is None and len(values) == len(runs) and not complete:
+            error = f"{plan.study.selection.metric} was not measured on the validation rows"
+        value = sum(values) / len(values) if complete else None
+        lines.append({"settings": trial, "value": value, "runs": [run.id for run in runs], "error": error})
+    lower = summary == "forgetting" or metric in LOWER_IS_BETTER
+    best = None if waiting else study_stats.best([line["value"] for line in lines], lower)
+    if best is not None:
+        return Selected(lines, lines[best]["settings"])
+    first = next((line["error"] for line in lines if line["error"]), None)
+    return Selected(
+        lines, None, None if waiting else f"no settings to report: every trial failed, the first by: {first}"
+    )
+
+
+def build(plan: Plan, records: Records) -> dict[str, Any]:
+    """The whole document; numbers that are missing are NaN or None."""
+    selection = select(plan, records)
+    planned = plan.reported_runs({label: s.chosen for label, s in selection.items()})
+    known = [_entry(plan, run, records) for run in planned]
+    groups = _groups(planned, known)
+    study = plan.study
+    place = {(seed, order, model, m.label): i for i, (seed, order, model, m) in enumerate(plan.cells())}
+    entries = [*known, *_unknown(plan, selection)]
+    entries.sort(key=lambda r: place[r["seed"], r["order"], r["model"], r["method"]])
+    axes: dict[str, list[Any]] = {}
+    for key, values in itertools.chain.from_iterable(study.sweep_of(m).items() for m in study.methods):
+        axes[key] = [*axes.get(key, []), *(v for v in values if v not in axes.get(key, []))]
+    note = study_stats.interval_name(len(study.seeds))
+    return {
+        "study": study.name,
+        "lifealign_version": lifealign.__version__,
+        "note": note if study.note is None else f"{study.note.strip()} ({note})",
+        "selected_on": "validation",
+        "reported_on": "test",
+        "orders": {name: plan.task_order(name) for name in plan.orders},
+        "baseline": study.baseline,
+        "runs": entries,
+        "selection": {
+            label: {"metric": study.selection.metric, "trials": list(s.trials), "chosen": s.chosen}
+            for label, s in selection.items()
+            if s.trials
+        },
+        "table": _table(groups, study.baseline),
+        "orders_spread": _orders_spread(groups),
+        "interference": _interference(plan, groups),
+        "cost": _cost(groups),
+        "axes": axes,
+    }
+
+
+def _entry(plan: Plan, run: Run, records: Records) -> dict[str, Any]:
+    record = records(run.id) or {"status": "pending"}
+    # The seed that settings were chosen with was trained then: its cost stands in the record of that run.
+    trained = next((r for r in (record, *_twins(plan, run, records)) if r.get("seconds") is not None), {})
+    return {
+        "id": run.id,
+        "method": run.method,
+        "strategy": run.strategy,
+        "settings": run.settings,
+        "order": run.order,
+        "seed": run.seed,
+        "model": run.model,
+        "status": record["status"],
+        "error": record.get("error"),
+        **{key: trained.get(key) for key in MEASURED},
+        "state_bytes": record.get("state_bytes"),
+        "tasks": record.get("tasks", plan.task_order(run.order)),
+        "scores": record.get("scores", {}),
+        "summary": record.get("summary", {}),
+    }
+
+
+def _twins(plan: Plan, run: Run, records: Records) -> list[Record]:
+    """Records of the selection runs that trained the memory of a reported run."""
+    method = next(m for m in plan.study.methods if m.label == run.method)
+    every = [r for trial in plan.trials(method) for r in plan.selection_runs(method, trial)]
+    found = (records(r.id) for r in every if r.memory_id == run.memory_id)
+    return [record for record in found if record is not None and record["status"] == "done"]
+
+
+def _unknown(plan: Plan, selection: Mapping[str, Selected]) -> list[dict[str, Any]]:
+    """Entries of the runs whose settings are not chosen: without id, pending, or failed if none can be chosen."""
+    return [
+        {
+            "id": None,
+            "method": method.label,
+            "strategy": method.strategy or method.label,
+            "settings": {**method.set, **point},
+            "order": order,
+            "seed": seed,
+            "model": model,
+            "status": "failed" if selection[method.label].error else "pending",
+            "error": selection[method.label].error,
+            **dict.fromkeys(COSTS),
+            "tasks": plan.task_order(order),
+            "scores": {},
+            "summary": {},
+        }
+        for seed, order, model, method in plan.cells()
+        if selection[method.label].chosen is None
+        for point in points(plan.study, method)
+    ]
+
+
+def _groups(planned: Sequence[Run], entries: Sequence[dict[str, Any]]) -> list[Group]:
+    groups: dict[tuple[str, str, str], Group] = {}
+    for run, entry in zip(planned, entries, strict=True):
+        key = (shown(run.method, run.point), run.order, run.model)
+        group = groups.setdefault(key, Group(run.method, run.strategy, run.point, run.order, run.model))
+        if entry["status"] == "done":
+            group.runs[run.seed] = entry
+    return [group for group in groups.values() if group.runs]
+
+
+def _limits(interval: Interval) -> dict[str, Any]:
+    return {"mean": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _measured(groups: Sequence[Group]) -> list[str]:
+    found = {metric for group in groups for run in group.runs.values() for metric in run["summary"]}
+    return [m for m in METRICS if m in found]
+
+
+def _table(groups: Sequence[Group], baseline: str | None) -> list[dict[str, Any]]:
+    rows = []
+    for group in groups:
+        metrics: dict[str, Any] = {}
+        for metric, summary in itertools.product(_measured([group]), SUMMARIES):
+            values = list(group.by_seed(metric, summary).values())
+            cell = {**_limits(study_stats.interval(values)), "values": values}
+            metrics.setdefault(metric, {})[summary] = cell
+        rows.append(
+            {
+                "method": group.label,
+                "order": group.order,
+                "model": group.model,
+                "seeds": sorted(group.runs),
+                "metrics": metrics,
+                "difference": _difference(group, _baseline(group, groups, baseline)),
+            }
+        )
+    return rows
+
+
+def _baseline(group: Group, groups: Sequence[Group], baseline: str | None) -> Group | None:
+    """The baseline's row of the same order and model: at the same swept setting, or unswept; not the row itself."""
+    same = [g for g in groups if (g.method, g.order, g.model) == (baseline, group.order, group.model)]
+    chosen = next((g for point in (group.point, {}) for g in same if g.point == point), None)
+    return None if chosen is group else chosen
+
+
+def _difference(group: Group, other: Group | None) -> dict[str, Any] | None:
+    if other is None:
+        return None
+    found: dict[str, Any] = {}
+    for metric, summary in itertools.product(_measured([group]), SUMMARIES):
+        pair = study_stats.paired(group.by_seed(metric, summary), other.by_seed(metric, summary))
+        found.setdefault(metric, {})[summary] = _limits(pair)
+    return found
+
+
+def _by_label(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.label, []).append(group)
+    return found
+
+
+def _orders_spread(groups: Sequence[Group]) -> dict[str, Any]:
+    """Per method with two orders or more: means by order, over seeds and models, and how far they lie apart."""
+    found: dict[str, Any] = {}
+    for label, own in _by_label(groups).items():
+        orders = list(dict.fromkeys(g.order for g in own))
+        if len(orders) < 2:
+            continue
+        for metric, summary in itertools.product(_measured(own), SUMMARIES):
+            by_order = {
+                order: study_stats.mean(
+                    [v for g in own if g.order == order for v in g.by_seed(metric, summary).values()]
+                )
+                for order in orders
+            }
+            cell = {"spread": study_stats.spread(by_order), "by_order": by_order}
+            found.setdefault(label, {}).setdefault(metric, {})[summary] = cell
+    return found
+
+
+def _interference(plan: Plan, groups: Sequence[Group]) -> dict[str, Any]:
+    """Per method, of the metric that settings are chosen by."""
+    metric = plan.study.selection.metric.partition(".")[2]
+    tasks = plan.task_order(next(iter(plan.orders)))
+    found = {}
+    for label, own in _by_label(groups).items():
+        runs = [r for g in own for r in g.runs.values() if metric in r["scores"]]
+        if runs:
+            learnt = [(r["tasks"], r["scores"][metric]["R"], r["scores"][metric]["before"]) for r in runs]
+            found[label] = {"tasks": tasks, "matrix": study_stats.interference(learnt, tasks).tolist()}
+    return found
+
+
+def _cost(groups: Sequence[Group]) -> dict[str, Any]:
+    """Per method, means over all runs that were not interrupted."""
+    found: dict[str, dict[str, Any]] = {}
+    reference = math.nan
+    for label, own in _by_label(groups).items():
+        runs = [r for g in own for r in g.runs.values()]
+        found[label] = {key: study_stats.mean([r[key] for r in runs]) for key in COSTS}
+        if own[0].strategy == REFERENCE_METHOD and math.isnan(reference):
+            reference = found[label]["train_seconds"]
+    for cost in found.values():
+        cost["relative"] = cost["train_seconds"] / reference if reference else math.nan
+    return found

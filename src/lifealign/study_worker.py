@@ -1,0 +1,152 @@
+"""What a study does in processes of their own: check settings, and do one run. Imports torch only there.
+
+Processes are forked from a server that has imported everything and computed nothing: a run costs no import, its peak
+memory is its own, and a crash ends nothing but the run. A process whose study was killed ends by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from lifealign.answers import to_json
+from lifealign.errors import ConfigError, UserError
+from lifealign.files import replace_file, writing
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["lifealign.pipeline", "lifealign.memory"])
+
+RUN, RECORD, LOG = "run.json", "record.json", "log.txt"
+HEAD = ("id", "memory_id", "strategy", "model")
+"""What a record repeats of its run."""
+LOCK_SECONDS = 60
+"""How long a run waits for the one before it, whose study was killed, to notice and end."""
+
+Place = tuple[dict[str, str], str]
+
+
+def here() -> Place:
+    """Environment and working directory, which a forked process would else have from the server's start."""
+    return dict(os.environ), str(Path.cwd())
+
+
+def _go(environment: Mapping[str, str], directory: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
+
+
+def resolve(
+    trees: Sequence[tuple[str, Mapping[str, Any]]], environment: Mapping[str, str], directory: str
+) -> list[dict[str, Any] | list[str]]:
+    """Each tree (with where it stands, for messages) as a complete configuration without memory, or its mistakes."""
+    _go(environment, directory)
+    from lifealign.pipeline import check_tree
+
+    found: list[dict[str, Any] | list[str]] = []
+    for where, tree in trees:
+        try:
+            found.append(check_tree(tree, where).model_dump(mode="json", exclude={"memory"}))
+        except ConfigError as error:
+            found.append(str(error).splitlines())
+    return found
+
+
+def start(job: Path, environment: Mapping[str, str], directory: str) -> None:
+    """Entry of a run's process: output goes to the run's log; ends when the study does."""
+    _go(environment, directory)
+    log = os.open(job / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    work(job)
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def work(job: Path) -> None:
+    """Do the run of a directory, or go on with it, and write its record; a mistake of the user is a record, too."""
+    run = json.loads((job / RUN).read_bytes())
+    memory = Path(run["memory"])
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    begun = time.perf_counter()
+    record = {key: run[key] for key in HEAD}
+    with filelock.FileLock(f"{memory}.lock", timeout=LOCK_SECONDS):
+        fresh = not memory.exists()
+        try:
+            record |= {"status": "done", "error": None, **_learn(run["config"], memory)}
+        except UserError as error:
+            record |= {"status": "failed", "error": str(error)}
+    # What an earlier process spent on this memory is not known: no figure rather than a part of one.
+    clean = fresh and record["status"] == "done"
+    record |= {
+        "seconds": time.perf_counter() - begun if clean else None,
+        "peak_memory_gb": peak_memory_gb() if clean else None,
+    }
+    if not clean:
+        record["train_seconds"] = None
+    _write(job, record)
+
+
+def write_failure(job: Path, reason: str) -> None:
+    """The record of a run whose process could not write it."""
+    run = json.loads((job / RUN).read_bytes())
+    _write(job, {key: run[key] for key in HEAD} | {"status": "failed", "error": reason, "seconds": None})
+
+
+def too_long(timeout: float) -> str:
+    """The reason of a run that was stopped after `timeout` seconds."""
+    return f"no end within {timeout:g} s (`timeout`)"
+
+
+def _write(job: Path, record: Mapping[str, Any]) -> None:
+    with writing(job):
+        replace_file(job / RECORD, to_json(record).encode() + b"\n")
+
+
+def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
+    from lifealign.config import RunConfig
+    from lifealign.pipeline import REPLAY, run_stream
+    from lifealign.progress import LineProgress
+    from lifealign.reader import MemoryReader
+    from lifealign.results import point_results, read_scores
+    from lifealign.session import STATE
+
+    settings = RunConfig.model_validate({**config, "memory": str(memory)})
+    with contextlib.redirect_stdout(sys.stderr):
+        run_stream(settings, progress=LineProgress())
+    store = MemoryReader.open(memory)
+    table = read_scores(store, settings.evaluate.split)
+    scores, summary = point_results(table)
+    files = store.head.files
+    return {
+        "tasks": list(table.tasks),
+        "scores": scores,
+        "summary": summary,
+        # Reference log-probs are shared between runs: who comes first would pay for all.
+        "train_seconds": sum(m.meta["seconds"] - m.meta["reference_seconds"] for m in store.lineage()[1:]),
+        "state_bytes": sum(files[name].size for name in (f"{STATE}.safetensors", REPLAY) if name in files),
+    }
+
+
+def peak_memory_gb() -> float:
+    """Largest resident memory of this process so far, in GB (1e9 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,0 +1,129 @@
+"""Statistics of a study against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lifealign import study_stats
+from lifealign.study_results import Group, _baseline, _cost, _difference, _orders_spread, _table, shown
+
+nan = math.nan
+
+
+def test_interval_of_few_seeds_is_students_t() -> None:
+    # mean 4, standard deviation 2, standard error 2 / sqrt(3); t(0.975, 2) = 4.303
+    half = 4.303 * 2 / math.sqrt(3)
+    assert study_stats.interval([2.0, None, 4.0, nan, 6.0]) == pytest.approx((4, 4 - half, 4 + half))
+    one = study_stats.interval([5.0])
+    assert one.value == 5 and math.isnan(one.low) and math.isnan(one.high)
+    assert math.isnan(study_stats.interval([]).value)
+
+
+def test_interval_of_many_seeds_is_a_bootstrap() -> None:
+    # 10 zeros and 10 ones: the mean of a resample is Binomial(20, 1/2) / 20, whose 2.5% and 97.5% points are 6 and 14.
+    assert study_stats.interval([0.0, 1.0] * 10) == pytest.approx((0.5, 0.3, 0.7), abs=0.051)
+    assert "bootstrap" in study_stats.interval_name(20) and "Student" in study_stats.interval_name(19)
+    assert "no interval" in study_stats.interval_name(1)
+
+
+def test_coverage_is_what_the_threshold_is_argued_with() -> None:
+    samples = np.random.default_rng(0).normal(size=(1500, 3))
+    from lifealign.metrics import mean_interval
+
+    def covered(intervals: list[Any]) -> float:
+        return float(np.mean([i.low <= 0 <= i.high for i in intervals]))
+
+    assert covered([study_stats.interval(list(s)) for s in samples]) == pytest.approx(0.95, abs=0.02)
+    assert covered([mean_interval(list(s), resamples=300) for s in samples]) == pytest.approx(0.75, abs=0.03)
+
+
+def test_pairs_are_of_the_same_seed() -> None:
+    # seeds 0 and 2 are in both: 3 - 1 = 2 and 9 - 5 = 4; mean 3, sd sqrt(2), t(0.975, 1) = 12.706
+    half = 12.706 * math.sqrt(2) / math.sqrt(2)
+    found = study_stats.paired({0: 3.0, 1: 100.0, 2: 9.0, 3: None}, {0: 1.0, 2: 5.0, 3: 1.0})
+    assert found == pytest.approx((3, 3 - half, 3 + half))
+
+
+def test_spread_and_best() -> None:
+    assert study_stats.spread({"a": 1.0, "b": 4.0, "c": nan}) == 3.0
+    assert math.isnan(study_stats.spread({"a": 1.0, "b": nan}))
+    assert study_stats.best([1.0, None, 3.0, 3.0], lower_is_better=False) == 2
+    assert study_stats.best([2.0, None, 1.0], lower_is_better=True) == 2
+    assert study_stats.best([None, nan], lower_is_better=False) is None
+
+
+def test_interference_by_hand() -> None:
+    """Two orders of two tasks; row: task learnt, column: task scored.
+
+    order a b: before (50, 40), R = [[80], [70, 60]]: learning a: a +30; b not scored. learning b: a -10, b not scored before.
+    order b a: no `before`, R (b, a) = [[90, 45], [70, 85]]: learning a (second): b -20, a +40.
+    """
+    runs = [
+        (["a", "b"], [[80.0, None], [70.0, 60.0]], [50.0, 40.0]),
+        (["b", "a"], [[90.0, 45.0], [70.0, 85.0]], None),
+    ]
+    found = study_stats.interference(runs, ["a", "b"])
+    expected = [[(30 + 40) / 2, -20.0], [-10.0, nan]]
+    np.testing.assert_allclose(found, expected)
+
+
+def entry(last: float | None, seconds: float | None = None, state: int = 0) -> dict[str, Any]:
+    return {
+        "summary": {"accuracy": {"last": last}},
+        "scores": {},
+        "seconds": seconds,
+        "train_seconds": None if seconds is None else seconds / 2,
+        "peak_memory_gb": 1.0,
+        "state_bytes": state,
+    }
+
+
+def group(method: str, values: dict[int, float | None], order: str = "given", **more: Any) -> Group:
+    runs = {seed: entry(v, **more) for seed, v in values.items()}
+    return Group(method, method, {}, order, "tiny", runs)
+
+
+def test_table_and_difference() -> None:
+    ours, base = group("replay", {0: 70.0, 1: 80.0, 2: 84.0}), group("sequential", {0: 60.0, 1: 70.0})
+    first, second = _table([ours, base], "sequential")
+    assert first["metrics"]["accuracy"]["last"]["mean"] == pytest.approx(78)
+    assert first["metrics"]["accuracy"]["last"]["values"] == [70.0, 80.0, 84.0]
+    # Paired: +10 for either seed, without any spread, although the means differ by 13.
+    assert first["difference"]["accuracy"]["last"] == {"mean": 10.0, "low": 10.0, "high": 10.0}
+    assert second["difference"] is None
+    assert math.isnan(first["metrics"]["accuracy"]["bwt"]["mean"])
+    assert _table([ours], None)[0]["difference"] is None
+
+
+def test_baseline_of_a_swept_setting_is_the_same_setting() -> None:
+    def at(method: str, theta: float | None) -> Group:
+        return Group(
+            method, method, {} if theta is None else {"strategy.theta": theta}, "given", "tiny", {0: entry(1.0)}
+        )
+
+    rows = [at("a", 0.5), at("b", 0.5), at("b", 0.9), at("c", None)]
+    assert _baseline(rows[1], rows, "a") is rows[0]
+    assert _baseline(rows[2], rows, "a") is None
+    assert _baseline(rows[1], rows, "c") is rows[3]
+    assert rows[0].label == shown("a", {"strategy.theta": 0.5}) == "a theta=0.5"
+    assert _difference(rows[0], None) is None
+
+
+def test_orders_and_cost() -> None:
+    rows = [
+        group("sequential", {0: 50.0, 1: 60.0}, seconds=10.0),
+        group("sequential", {0: 80.0, 1: None}, "reversed", seconds=30.0),
+        group("replay", {0: 1.0}, seconds=60.0, state=7),
+        group("ewc", {0: 1.0}),
+    ]
+    found = _orders_spread(rows)
+    assert set(found) == {"sequential"}, "one order has no spread"
+    assert found["sequential"]["accuracy"]["last"] == {"spread": 25.0, "by_order": {"given": 55.0, "reversed": 80.0}}
+    cost = _cost(rows)
+    assert cost["sequential"]["seconds"] == 20 and cost["sequential"]["relative"] == 1
+    assert cost["replay"]["state_bytes"] == 7 and cost["replay"]["relative"] == 3  # 30 s of training against 10
+    assert math.isnan(cost["ewc"]["relative"]), "an interrupted run has no time"
