@@ -144,6 +144,14 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         # All tasks in one run from the initial adapter: only a task start after SFT differs from the base model.
         "reference": case("task_start", "adapter losses", "sft.epochs=1"),
     },
+    "merge": {
+        **OBJECTIVE,
+        "method": case("magmax", "adapter diagnostics"),
+        "scale": case("0.7", "adapter diagnostics"),
+        "keep": case("0.5", "adapter diagnostics", "strategy.method=ties"),
+        "drop": case("0.5", "adapter diagnostics", "strategy.method=dare"),
+        "t": case("0.2", "adapter diagnostics", "strategy.method=slerp"),
+    },
     "replay": OBJECTIVE | REPLAY,
     "lifealign": {
         **OBJECTIVE,
@@ -174,6 +182,12 @@ REFUSED = [
         ),
         ConfigError,
         r"replay_capacity 1 leaves no row for each of 2 tasks",
+    ),
+    (("strategy.name=merge", "strategy.keep=0.5"), ConfigError, r"keep is read by method ties only, got keep 0.5"),
+    (
+        ("strategy.name=merge", "strategy.method=slerp", "strategy.scale=1"),
+        ConfigError,
+        r"scale is read by method task_",
     ),
     (("model.template=chat", "model.name={plain}"), DataError, r"tokenizer has no chat template; allowed: plain"),
     (("lora.target_modules=[lm_head]",), ConfigError, r"tied embeddings"),

@@ -8,6 +8,7 @@ from lifealign.config import LoraConfig, StrategyChoice
 from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
 from lifealign.strategies.joint import Joint
 from lifealign.strategies.lifealign import LifeAlign
+from lifealign.strategies.merge import Merge
 from lifealign.strategies.replay import Replay
 from lifealign.strategies.sequential import Sequential
 
@@ -16,6 +17,7 @@ __all__ = ["STRATEGIES", "History", "PreferenceDataset", "Step", "Strategy", "ma
 STRATEGIES: Mapping[str, type[Strategy]] = {
     "joint": Joint,
     "lifealign": LifeAlign,
+    "merge": Merge,
     "replay": Replay,
     "sequential": Sequential,
 }
