@@ -28,8 +28,9 @@ from lifealign.strategies import make_strategy
 from lifealign.tasks import Message, Row
 from lifealign.view import LoadedView
 
-ADAPTER, UPDATE, STATE = "adapter", "update", "state"
-"""Stems of a task's tensor files: long-term weights, what the task changed in them, the strategy's state."""
+ADAPTER, UPDATE, STATE, SIGNATURE = "adapter", "update", "state", "signature"
+"""Stems of a task's tensor files: long-term weights, what the task changed in them, the strategy's state, and where its
+prompts lie in the base model's hidden space."""
 
 
 class Session:
