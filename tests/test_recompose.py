@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Callable
@@ -413,3 +414,49 @@ def test_routing_options_that_make_no_sense(options: Any, message: str, build: C
 def test_signature_file_is_named_in_the_manifest(memory: Memory) -> None:
     names = memory._store.tensor_names(memory._store.head, SIGNATURE)
     assert names == ["music.centroid", "music.count", "music.variance"]
+
+
+# --- the benchmark ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "recompose.py"
+    spec = importlib.util.spec_from_file_location("bench_recompose", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rank_correlation_by_hand(bench: Any) -> None:
+    """Ranks (0, 1, 2, 3) and (0, 2, 1, 3): 1 - 6 * 2 / (4 * 15) = 0.8. A tie shares rank 1.5."""
+    assert bench.rank_correlation([1, 5, 6, 9], [10, 30, 20, 90]) == pytest.approx(0.8)
+    assert bench.rank_correlation([1, 2, math.nan, 3], [3, 2, 7, 1]) == pytest.approx(-1)
+    # Ranks (0, 1.5, 1.5, 3) and (0, 1, 2, 3): covariance 4.5, variances 4.5 and 5.
+    assert bench.rank_correlation([1, 4, 4, 9], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+    assert math.isnan(bench.rank_correlation([1, 1, 1], [1, 2, 3])) and math.isnan(
+        bench.rank_correlation([1, 2], [1, 2])
+    )
+
+
+def test_benchmark_measures_a_finished_memory(bench: Any, config: Build, tmp_path: Path, capsys: Any) -> None:
+    stream = "stream={planted: {train_rows: 4, validation_rows: 1, test_rows: 3}, order: [1, 2, 5]}"
+    memory = pipeline.run_stream(config(stream, "evaluate.before=false", "data.max_length=400", "train.epochs=2"))
+    before = files(memory.path)
+    bench.main([str(memory.path), "--out", str(tmp_path / "r.json"), "--steps", "1", "--temperatures", "1e6"])
+    assert files(memory.path) == before
+    result = json.loads((tmp_path / "r.json").read_text())
+    names = ["data-json", "how-to-steps", "private-data"]
+    assert list(result["withdrawn"]) == names and "withdrawn: own accuracy" in capsys.readouterr().out
+    last = memory.scores("margin")[2]
+    for name, value in zip(names, last, strict=True):
+        assert result["plain"][name]["margin"] == pytest.approx(value, abs=1e-6)
+        own = result["withdrawn"][name]["own"]["margin"]
+        assert own["stored"] == pytest.approx(value, abs=1e-6) and own["composed"] != own["stored"]
+        # At a temperature without bounds every weight is 1: routed is the plain sum.
+        assert result["routed"]["1000000.0"][name]["scores"]["margin"] == pytest.approx(value, abs=1e-6)
+    R = memory.scores("nll")
+    pairs = result["forecast"]["pairs"]
+    assert [(p["new"], p["task"]) for p in pairs] == [(names[1], names[0]), (names[2], names[0]), (names[2], names[1])]
+    assert pairs[2]["lost"]["nll"] == pytest.approx(R[2][1] - R[1][1])
