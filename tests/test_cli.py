@@ -38,6 +38,8 @@ COMMANDS = (
     "rollback",
     "export",
     "generate",
+    "related",
+    "compose",
 )
 
 
@@ -55,6 +57,17 @@ class Evaluation:
 
     def lines(self):
         return ["accuracy 80.0"]
+
+
+class Result:
+    def __init__(self, what):
+        self.what = what
+
+    def to_json(self):
+        return {"what": self.what, "overlap": math.nan}
+
+    def lines(self):
+        return [self.what]
 
 
 class TaskResult:
@@ -107,6 +120,14 @@ class FakeMemory:
     def export(self, out, *, merged=False, as_of=None):
         self.calls.append(("export", out, merged, as_of))
         return out
+
+    def related(self, rows, **options):
+        self.calls.append(("related", rows, {k: v for k, v in options.items() if k != "progress"}))
+        return Result("related")
+
+    def compose(self, weights, **options):
+        self.calls.append(("compose", weights, {k: v for k, v in options.items() if k != "progress"}))
+        return Result("composed")
 
     def log(self):
         entry = {"directory": "0001-tone", "created": "2030-01-01", "bytes": 2_500_000, "head": False, "current": True}
@@ -419,7 +440,8 @@ def test_generate_passes_its_options_on(memory, fake):
     )
     assert json.loads(result.stdout) == [{"prompt": "a", "answer": "<a>"}, {"prompt": "b", "answer": "<b>"}]
     options = {"as_of": "t", "max_new_tokens": 9, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 16}
-    assert fake.calls == [("generate", [(Message("user", "a"),), (Message("user", "b"),)], options)]
+    plain = {"weights": None, "route": False, "route_temperature": None}
+    assert fake.calls == [("generate", [(Message("user", "a"),), (Message("user", "b"),)], options | plain)]
     assert lifealign("generate", memory, "--prompt", "a", "--prompt", "b").stdout == "<a>\n\n<b>\n"
 
 
@@ -486,6 +508,48 @@ def test_generate_finds_out_first_where_it_may_not_write(memory, fake, tmp_path)
     (tmp_path / "file").touch()
     result = lifealign("generate", memory, "--prompt", "a", "--out", tmp_path / "file" / "answers.jsonl")
     assert result.exit_code == 2 and "cannot be written" in result.stderr and fake.calls == []
+
+
+def test_generate_passes_weights_and_routing_on(memory, fake):
+    assert lifealign("generate", memory, "--prompt", "a", "--weight", "t=0", "--weight", "u=1.5").exit_code == 0
+    assert lifealign("generate", memory, "--prompt", "a", "--route", "--route-temperature", 0.2).exit_code == 0
+    given = [{k: call[2][k] for k in ("weights", "route", "route_temperature")} for call in fake.calls]
+    assert given == [
+        {"weights": {"t": 0.0, "u": 1.5}, "route": False, "route_temperature": None},
+        {"weights": None, "route": True, "route_temperature": 0.2},
+    ]
+
+
+def test_related_and_compose_pass_their_options_on(memory, fake):
+    result = lifealign("related", memory, "rows.jsonl", "--steps", 0, "--as-of", "t", "--recipe", "hc3", "--json")
+    assert json.loads(result.stdout) == {"what": "related", "overlap": None}
+    assert (
+        lifealign("compose", memory, "--weight", "a=-0.5", "--out", "there", "--space", "delta_w").stdout
+        == "composed\n"
+    )
+    assert lifealign("compose", memory, "--weight", "a=1", "--split", "validation", "--as-of", "t").exit_code == 0
+    assert fake.calls == [
+        ("related", "rows.jsonl", {"steps": 0, "recipe": "hc3", "as_of": "t"}),
+        ("compose", {"a": -0.5}, {"space": "delta_w", "out": Path("there"), "as_of": None, "split": "test"}),
+        ("compose", {"a": 1.0}, {"space": None, "out": None, "as_of": "t", "split": "validation"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to compose: give --weight TASK=WEIGHT"),
+        (("--weight", "tone"), "--weight 'tone': expected TASK=WEIGHT with a number"),
+        (("--weight", "tone=half"), "--weight 'tone=half': expected TASK=WEIGHT with a number"),
+        (("--weight", "a=1", "--weight", "a=2"), "--weight 'a=2': task 'a' has a weight already (1)"),
+        (("--weight", "a=1", "--split", "train"), "--split 'train': allowed: test, validation"),
+    ],
+)
+def test_weights_that_cannot_be_read(memory, fake, arguments, message):
+    result = lifealign("compose", memory, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert fake.calls == []
 
 
 def test_export_passes_its_options_on(memory, fake):

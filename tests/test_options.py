@@ -204,6 +204,14 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         # All tasks in one run from the initial adapter: only a task start after SFT differs from the base model.
         "reference": case("task_start", "adapter losses", "sft.epochs=1"),
     },
+    "merge": {
+        **OBJECTIVE,
+        "method": case("magmax", "adapter diagnostics"),
+        "scale": case("0.7", "adapter diagnostics"),
+        "keep": case("0.5", "adapter diagnostics", "strategy.method=ties"),
+        "drop": case("0.5", "adapter diagnostics", "strategy.method=dare"),
+        "t": case("0.2", "adapter diagnostics", "strategy.method=slerp"),
+    },
     "replay": OBJECTIVE | REPLAY,
     "lifealign": {
         **OBJECTIVE,
@@ -239,6 +247,12 @@ REFUSED = [
         ),
         ConfigError,
         r"replay_capacity 1 leaves no row for each of 2 tasks",
+    ),
+    (("strategy.name=merge", "strategy.keep=0.5"), ConfigError, r"keep is read by method ties only, got keep 0.5"),
+    (
+        ("strategy.name=merge", "strategy.method=slerp", "strategy.scale=1"),
+        ConfigError,
+        r"scale is read by method task_",
     ),
     (("model.template=chat", "model.name={plain}"), DataError, r"tokenizer has no chat template; allowed: plain"),
     (("evaluate.text_metrics=[chrf]",), ConfigError, r"evaluate: text_metrics \['chrf'\] .* but generations=0"),

@@ -169,6 +169,20 @@ def test_stopped_in_both_stages_equals_not_stopped(
     assert told[0] == told[1]
 
 
+def test_a_method_that_sums_updates_goes_on_from_one_plain_adapter(method: str, config: Build) -> None:
+    """What `sums_updates` promises; a method that adds, selects or restarts must say False."""
+    cls = STRATEGIES[method]
+    if not cls.sums_updates:
+        pytest.skip("keeps its tasks in another way")
+    for hook in ("schedule", "attach", "prefix", "mount", "select", "to_peft"):
+        assert getattr(cls, hook) is getattr(Strategy, hook), hook
+    session, store = start(config(f"strategy.name={method}"))
+    store = learn(session, store, TASKS[0])
+    session.load(store, store.head)
+    session.strategy.begin_task(session.model, TASKS[1], StoreHistory(store))
+    assert_same(snapshot(session.model), store.load_tensors(store.head, ADAPTER))
+
+
 def test_loss_is_one_finite_value_a_pair_with_gradient(method: str, config: Build) -> None:
     """On the second task, so that there is a past to look at."""
     session, store = start(config(f"strategy.name={method}"))

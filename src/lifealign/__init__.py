@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from lifealign.errors import UserError
     from lifealign.memory import Evaluation, Memory, TaskResult
     from lifealign.pipeline import read_config, run_stream
+    from lifealign.recompose import Composition, Related
     from lifealign.tasks import Message, Row, Task, TaskStream, load_stream, task_from_rows
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Composition",
     "Evaluation",
     "Memory",
     "Message",
+    "Related",
     "Row",
     "RunConfig",
     "Task",
@@ -39,6 +42,7 @@ _HOMES = {
     "errors": ("UserError",),
     "memory": ("Evaluation", "Memory", "TaskResult"),
     "pipeline": ("read_config", "run_stream"),
+    "recompose": ("Composition", "Related"),
     "tasks": ("Message", "Row", "Task", "TaskStream", "load_stream", "task_from_rows"),
 }
 

@@ -28,6 +28,16 @@ def combine(terms: Sequence[tuple[float, Product]]) -> Product:
     return Product(torch.cat([c * x.b_OK for c, x in terms], 1), torch.cat([x.a_KI for _, x in terms], 0))
 
 
+def difference(start: Product, now: Product) -> Product:
+    """Now - start as dB A + B_start dA, without the cancellation: exactly zero for an untouched adapter."""
+    return Product(torch.cat([now.b_OK - start.b_OK, start.b_OK], 1), torch.cat([now.a_KI, now.a_KI - start.a_KI], 0))
+
+
+def inner(x: Product, y: Product) -> float:
+    """<X, Y> = trace(X^T Y), by K x K matrices."""
+    return float(((x.b_OK.T @ y.b_OK) * (x.a_KI @ y.a_KI.T)).sum())
+
+
 class Stack:
     """All combinations sum_i c_i X_i of some products, through one QR of all their factors.
 
@@ -138,9 +148,7 @@ def consolidate_product(
     eps = torch.finfo(now.b_OK.dtype).eps
     start, now = (Product(scaling * x.b_OK.double(), x.a_KI.double()) for x in (start, now))
     past = [Product(x.b_OK.double(), x.a_KI.double()) for x in history]
-    # dB A + B_start dA, which is now - start without the cancellation: exactly zero for an untouched adapter.
-    update = Product(torch.cat([now.b_OK - start.b_OK, start.b_OK], 1), torch.cat([now.a_KI, now.a_KI - start.a_KI], 0))
-    u, singular, v = Stack([update]).svd([1.0])
+    u, singular, v = Stack([difference(start, now)]).svd([1.0])
     rank, energy = energy_rank(singular, theta, eps)
     denoised = split(u[:, :rank], singular[:rank], v[:rank])
     size = float(torch.linalg.vector_norm(singular[:rank]))
@@ -156,7 +164,7 @@ def consolidate_product(
         len(past),
         start.b_OK.shape[0] * start.a_KI.shape[1],
     )
-    adapter, truncated = _truncate(stack.svd([1.0, *terms]), start.a_KI.shape[0], scaling, generator)
+    adapter, truncated = truncate(stack.svd([1.0, *terms]), start.a_KI.shape[0], scaling, generator)
     if outside > tol * size:
         past.append(denoised)
     if capacity is not None and len(past) > capacity:
@@ -197,10 +205,20 @@ def _gaussian_like(x: Product, generator: torch.Generator) -> Product:
     return Product(*draws)
 
 
-def _truncate(
+def truncate(
     long_term: tuple[Tensor, Tensor, Tensor], rank: int, scaling: float, generator: torch.Generator
 ) -> tuple[Product, dict[str, float]]:
-    """The best product of the adapter's rank, unscaled, and what the truncation lost."""
+    """The best balanced product of a rank, unscaled, and what the truncation lost.
+
+    Args:
+        long_term: SVD of dW = scaling b a: u_OK, singular_K (falling), v_KI, float64.
+        rank: of the result, R.
+        scaling: alpha / r. 0 < scaling.
+        generator: for the directions that are left over.
+
+    Returns:
+        b_OR and a_RI; `truncation_error` = ||dW - dW_R|| / ||dW|| (0 for a zero dW) and `long_term_norm` = ||dW||.
+    """
     u, singular, v = long_term
     total = float(torch.linalg.vector_norm(singular))
     error = float(torch.linalg.vector_norm(singular[rank:])) / total if total else 0.0

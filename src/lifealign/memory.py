@@ -23,8 +23,9 @@ from lifealign.results import ScoreTable, read_scores, run_results
 from lifealign.store import MemoryStore
 
 if TYPE_CHECKING:
+    from lifealign.recompose import Composition, Related
     from lifealign.session import Session
-    from lifealign.tasks import Message, Task
+    from lifealign.tasks import Message, Row, Task
 
 
 @dataclass(frozen=True)
@@ -234,18 +235,137 @@ class Memory:
         return run_results(self._store, self._table(split))
 
     def generate(
-        self, prompts: Sequence[str | Sequence[Message]], *, as_of: str | None = None, **options: Any
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        *,
+        as_of: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        route: bool = False,
+        route_temperature: float | None = None,
+        **options: Any,
     ) -> list[str]:
-        """Answers of the model as it is, or as it was after a task; options as in `generate.generate`."""
+        """Answers of the model as it is, or as it was after a task; other options as in `generate.generate`.
+
+        Args:
+            prompts: each one user turn, or a conversation that ends with one.
+            as_of: the model as it was after this task; None: as it is.
+            weights: task -> weight of its update, 1 where none is given; see `compose`.
+            route: weigh the tasks for each prompt by its likeness to their training prompts (`signatures.route`).
+            route_temperature: of that; None: `recompose.TEMPERATURE`.
+            options: of `generate.generate`, and `progress`.
+
+        Raises:
+            ConfigError: weights or routing for a strategy whose memory is no sum of updates, or both at once.
+            StoreError: an unknown task, or one without a signature.
+        """
+        if weights and route:
+            raise ConfigError("weights and route both decide how much of each task is used; give one of them")
+        if route_temperature is not None and not route:
+            raise ConfigError("route_temperature is read by route only")
         session = self._session(self.config, options.pop("progress", None))
-        session.load(self._store, self._point(as_of))
-        return session.generate(prompts, **options)
+        point = self._point(as_of)
+        session.load(self._store, point)
+        if not weights and not route:
+            return session.generate(prompts, **options)
+        from lifealign.models import restore
+        from lifealign.recompose import TEMPERATURE, Composer
+        from lifealign.tasks import turns_of
+
+        composer = Composer(self._store, point)
+        groups = [(composer.weights(weights or {}), list(range(len(prompts))))]
+        if route:
+            ids = [session.encoder.prompt_ids(turns_of(prompt)) for prompt in prompts]
+            groups = composer.groups(session, ids, TEMPERATURE if route_temperature is None else route_temperature)
+        answers = [""] * len(prompts)
+        for chosen, members in groups:
+            restore(session.model, composer(chosen).adapter)
+            for i, text in zip(members, session.generate([prompts[i] for i in members], **options), strict=True):
+                answers[i] = text
+        return answers
+
+    def related(
+        self,
+        rows: str | Path | Sequence[Row | Mapping[str, Any]],
+        *,
+        steps: int = 4,
+        recipe: str | None = None,
+        as_of: str | None = None,
+        progress: Progress | None = None,
+    ) -> Related:
+        """Which stored tasks new rows are like, and what a few steps on them would do to each; writes nothing.
+
+        Args:
+            rows: as of `task_from_rows`.
+            steps: gradient steps of the forecast; 0: none.
+            recipe: of `suites.paper`, for upstream columns.
+            as_of: the memory as it was after this task; None: as it is.
+            progress: where to report.
+
+        Raises:
+            ConfigError: fewer than 0 steps.
+            DataError: rows that cannot be used, or nothing is learnt yet.
+        """
+        from lifealign.recompose import relate
+        from lifealign.tasks import load_rows
+
+        if steps < 0:
+            raise ConfigError(f"steps={steps}: allowed: 0 <= steps")
+        found = load_rows(rows, "rows", recipe=recipe, seed=self.config.seed)
+        session = self._session(self.config, progress)
+        return relate(session, self._store, self._point(as_of), found.rows, steps)
+
+    def compose(
+        self,
+        weights: Mapping[str, float],
+        *,
+        space: str | None = None,
+        out: str | Path | None = None,
+        as_of: str | None = None,
+        split: str = "test",
+        progress: Progress | None = None,
+    ) -> Composition:
+        """Weigh tasks differently, or withdraw them, without training: initial + sum_t w_t * what task t changed.
+
+        With `out` a PEFT adapter is written there. Without, the held-out rows of all tasks are scored with the stored and
+        with the composed weights. The memory is left as it is.
+
+        Args:
+            weights: task -> weight of its update; 0 withdraws it, 1 (where none is given) leaves it as it is.
+            space: `factors` (exact, on A and on B) or `delta_w` (on B A, cut to the adapter's rank); None: the space that
+                the memory was consolidated in, else `factors`.
+            out: a directory that is missing or empty.
+            as_of: the memory as it was after this task; None: as it is.
+            split: held-out rows to score, `test` or `validation`.
+            progress: where to report.
+
+        Raises:
+            ConfigError: a strategy whose memory is no sum of updates, a weight that is not finite, or something at `out`.
+            StoreError: no such task.
+        """
+        from lifealign.models import restore
+        from lifealign.pipeline import heldout
+        from lifealign.recompose import Composer, Composition, score_composed
+
+        target = None if out is None else _free(out)
+        config = self._with_settings([f"evaluate.split={split}"])
+        point = self._point(as_of)
+        composer = Composer(self._store, point, space)
+        every = composer.weights(weights)
+        made = composer(every)
+        session = self._session(config, progress)
+        scores = None
+        if target is None:
+            scores = score_composed(session, self._store, point, made.adapter, heldout(self._store, point), split)
+        else:
+            session.load(self._store, point)
+            restore(session.model, made.adapter)
+            session.export(target, merged=False)
+            self._loaded = None  # its adapter has another form now
+        return Composition(point.directory, every, composer.space, made.truncation_error, made.change, target, scores)
 
     def export(self, out: str | Path, *, merged: bool = False, as_of: str | None = None) -> Path:
         """Write a PEFT adapter, or (`merged`) a whole model, that need nothing of this package."""
-        target = Path(out)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ConfigError(f"{target}: there is something already; give a directory that is missing or empty")
+        target = _free(out)
         session = self._session(self.config, None)
         session.load(self._store, self._point(as_of))
         session.export(target, merged=merged)
@@ -335,3 +455,11 @@ class Memory:
         if progress is not None:
             self._loaded.progress = progress
         return self._loaded
+
+
+def _free(out: str | Path) -> Path:
+    """A directory to write to, refused if there is something in it."""
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target}: there is something already; give a directory that is missing or empty")
+    return target

@@ -27,8 +27,9 @@ from lifealign.manifest import ROOT, TaskManifest
 from lifealign.models import snapshot
 from lifealign.progress import NullProgress, Progress
 from lifealign.reader import MemoryReader
+from lifealign.recompose import task_signatures
 from lifealign.replay import ReplayBuffer
-from lifealign.session import ADAPTER, STATE, UPDATE, Session
+from lifealign.session import ADAPTER, SIGNATURE, STATE, UPDATE, Session
 from lifealign.store import MemoryStore
 from lifealign.strategies import STRATEGIES
 from lifealign.tasks import Row, Task, load_stream
@@ -201,11 +202,17 @@ def learn_group(
     diagnostics = strategy.end_task(model, task, history)
     after, before = snapshot(model), history.adapter()
     kept = strategy.retain(task, history)
+    signature = task_signatures(session, group, config.seed)
     if accelerator.is_main_process:
         store.commit(
             task.name,
             members=[t.name for t in group],
-            tensors={ADAPTER: after, UPDATE: {n: after[n] - before[n] for n in after}, STATE: strategy.state_dict()},
+            tensors={
+                ADAPTER: after,
+                UPDATE: {n: after[n] - before[n] for n in after},
+                STATE: strategy.state_dict(),
+                SIGNATURE: signature,
+            },
             documents={
                 DIAGNOSTICS: dict(diagnostics),
                 DATA: {

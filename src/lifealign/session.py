@@ -26,11 +26,12 @@ from lifealign.progress import Progress
 from lifealign.reader import MemoryReader
 from lifealign.reference import ReferenceCache
 from lifealign.strategies import make_strategy
-from lifealign.tasks import Message, Row
+from lifealign.tasks import Message, Row, turns_of
 from lifealign.view import LoadedView
 
-ADAPTER, UPDATE, STATE = "adapter", "update", "state"
-"""Stems of a task's tensor files: long-term weights, what the task changed in them, the strategy's state."""
+ADAPTER, UPDATE, STATE, SIGNATURE = "adapter", "update", "state", "signature"
+"""Stems of a task's tensor files: long-term weights, what the task changed in them, the strategy's state, and where its
+prompts lie in the base model's hidden space."""
 
 
 class Session:
@@ -166,7 +167,7 @@ class Session:
     def generate(self, prompts: Sequence[str | Sequence[Message]], **options: Any) -> list[str]:
         """Answers to prompts, each one user turn or a conversation that ends with one; see `generate.generate`."""
         self.strategy.select(self.model, None)
-        turns = [(Message("user", p),) if isinstance(p, str) else p for p in prompts]
+        turns = [turns_of(p) for p in prompts]
         return generate(self.model, self.encoder, turns, progress=self.progress, prefix=self.strategy.prefix, **options)
 
     def export(self, out: Path, *, merged: bool) -> Path:

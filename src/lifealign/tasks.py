@@ -16,6 +16,7 @@ from lifealign.errors import ConfigError
 
 if TYPE_CHECKING:
     from lifealign.config import StreamConfig, TaskConfig
+    from lifealign.rows import Cleaned
 
 SHOWN_ROW_NUMBERS = 10
 
@@ -28,6 +29,11 @@ class Message:
 
     role: Role
     content: str
+
+
+def turns_of(prompt: str | Sequence[Message]) -> Sequence[Message]:
+    """A prompt as a conversation; a string is one user turn."""
+    return (Message("user", prompt),) if isinstance(prompt, str) else prompt
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,32 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
     return TaskStream(config.name, tuple(load_task(task, seed) for task in chosen))
 
 
+def load_rows(
+    rows: str | PathLike[str] | Sequence[Row | Mapping[str, Any]],
+    label: str,
+    *,
+    recipe: str | None = None,
+    seed: int = 0,
+) -> Cleaned:
+    """Usable rows of a file (or hub data set id), or of rows at hand (named `label` in messages).
+
+    Raises:
+        ConfigError: an unknown recipe.
+        DataError: rows that cannot be used; or none is left (lists why).
+    """
+    from lifealign.config import SourceConfig
+    from lifealign.rows import clean, read_source, require_rows
+    from lifealign.suites.paper import find_recipe
+
+    if isinstance(rows, str | PathLike):
+        found = read_source(SourceConfig(path=fspath(rows), recipe=recipe), seed)
+    else:
+        records = [row.to_json() if isinstance(row, Row) else row for row in rows]
+        found = clean(records, label, find_recipe(recipe) if recipe else None, seed)
+    require_rows(found.report)
+    return found
+
+
 def task_from_rows(
     name: str,
     rows: str | PathLike[str] | Sequence[Row | Mapping[str, Any]],
@@ -234,15 +266,8 @@ def task_from_rows(
     from pydantic import ValidationError
 
     from lifealign.config import SourceConfig, TaskConfig
-    from lifealign.rows import Cleaned, clean, read_source, require_rows
+    from lifealign.rows import require_rows
     from lifealign.splits import DEFAULT_TEST_ROWS, drop_shared_prompts, split_task
-    from lifealign.suites.paper import find_recipe
-
-    def read(given: str | PathLike[str] | Sequence[Row | Mapping[str, Any]], label: str) -> Cleaned:
-        if isinstance(given, str | PathLike):
-            return read_source(SourceConfig(path=fspath(given), recipe=recipe), seed)
-        records = [row.to_json() if isinstance(row, Row) else row for row in given]
-        return clean(records, label, find_recipe(recipe) if recipe else None, seed)
 
     try:
         config = TaskConfig(
@@ -255,14 +280,12 @@ def task_from_rows(
     except ValidationError as error:
         mistakes = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise ConfigError("task " + "; ".join(mistakes)) from None
-    found = read(rows, name)
-    require_rows(found.report)
+    found = load_rows(rows, name, recipe=recipe, seed=seed)
     if test is None:
         if test_rows is None:
             config = config.model_copy(update={"test_rows": max(1, min(DEFAULT_TEST_ROWS, len(found.rows) // 5))})
         return split_task(config, found.rows, None, (found.report,), seed)
-    held_out = read(test, f"{name} (test)")
-    require_rows(held_out.report)
+    held_out = load_rows(test, f"{name} (test)", recipe=recipe, seed=seed)
     train, report = drop_shared_prompts(found.rows, found.report, held_out.rows)
     require_rows(report)
     return split_task(config, train, held_out.rows, (report, held_out.report), seed)

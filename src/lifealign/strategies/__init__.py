@@ -15,6 +15,7 @@ from lifealign.strategies.gem import Gem
 from lifealign.strategies.joint import Joint
 from lifealign.strategies.lifealign import LifeAlign
 from lifealign.strategies.lwf import LwF
+from lifealign.strategies.merge import Merge
 from lifealign.strategies.ogpsa import Ogpsa
 from lifealign.strategies.replay import Replay
 from lifealign.strategies.sequential import Sequential
@@ -33,6 +34,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "lifealign": LifeAlign,
     "lwf": LwF,
     "ogpsa": Ogpsa,
+    "merge": Merge,
     "replay": Replay,
     "sequential": Sequential,
     "si": SI,

@@ -150,6 +150,11 @@ class Strategy:
         ]
     )
 
+    sums_updates: ClassVar[bool] = True
+    """One plain adapter for life, each task trained on from it: its weights are the initial ones plus what every task
+    changed, so a task can be weighted or withdrawn (`compose`). False where a task starts elsewhere, or where more than
+    the adapter makes the policy."""
+
     config: Any
     lora: LoraConfig
     seed: int

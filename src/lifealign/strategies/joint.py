@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from torch import nn
 
@@ -19,6 +20,8 @@ class Joint(Strategy):
     A stream is one group, learnt in one go. A task added later is learnt by training anew on everything. Kept: all rows.
     Cost of a stream: 1 (per row); of a task added later: all rows.
     """
+
+    sums_updates: ClassVar[bool] = False
 
     def schedule(self, tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
         """All tasks at once."""

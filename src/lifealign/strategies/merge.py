@@ -1,0 +1,159 @@
+"""Merging of task vectors: task arithmetic, TIES, DARE, SLERP, MagMax; see `merging` for the formulas and their papers."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, assert_never
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from lifealign import merging
+from lifealign.losses import ObjectiveConfig
+from lifealign.lowrank import Product, truncate
+from lifealign.models import restore, snapshot
+from lifealign.strategies.base import History, Strategy
+from lifealign.tasks import Task
+
+Method = Literal["task_arithmetic", "ties", "dare", "slerp", "magmax"]
+
+
+class Merge(Strategy):
+    """Tasks are trained apart, and after each one the updates of all are merged.
+
+    By task arithmetic (Ilharco et al. 2023, arXiv 2212.04089), TIES (Yadav et al. 2023, arXiv 2306.01708), DARE (Yu et al.
+    2024, arXiv 2311.03099), SLERP (Shoemake 1985; two at a time, as the tasks came) or MagMax (Marczak et al. 2024, arXiv
+    2407.06322).
+
+    Each task is trained from the initial adapter, for MagMax from where the training of the task before it ended (not
+    from the merged weights). The initial dW is 0, so tau_t = dW_t = (alpha/r) B_t A_t, which the state keeps as factors.
+    The long-term weights are the merged dW of each module, cut to rank r by an SVD; `truncation_error` of the diagnostics
+    is what that lost.
+
+    Adapted: the papers merge whole models, here each module's dW is merged by itself (trimming, sign election and angle
+    are per module); the merged weights are those after task t for every t, not only at the end.
+    Kept: t n. Cost: 1 and, once per task, t dense copies and an SVD of one module at a time.
+    """
+
+    sums_updates: ClassVar[bool] = False
+
+    class Config(ObjectiveConfig):
+        """Objective and merging."""
+
+        owners: ClassVar[Mapping[str, tuple[str, ...]]] = {
+            "scale": ("task_arithmetic", "ties", "dare", "magmax"),
+            "keep": ("ties",),
+            "drop": ("dare",),
+            "t": ("slerp",),
+        }
+        method_defaults: ClassVar[Mapping[str, Mapping[str, float]]] = {
+            "ties": {"scale": 1.0, "keep": 0.2},
+            "dare": {"drop": 0.9},
+            "slerp": {"t": 0.5},
+            "magmax": {"scale": 0.5},
+        }
+
+        method: Method = "task_arithmetic"
+        """`task_arithmetic`, `ties`, `dare` (then task arithmetic), `slerp` or `magmax`."""
+        scale: float | None = Field(None, gt=0)
+        """Factor of the merged update; slerp has none. 0 < scale. None: 1/T after T tasks; ties 1.0, magmax 0.5."""
+        keep: float | None = Field(None, gt=0, le=1)
+        """ties only: share of each task's entries that stay, the largest. 0 < keep <= 1. 0.2."""
+        drop: float | None = Field(None, ge=0, lt=1)
+        """dare only: probability with which an entry is dropped. 0 <= drop < 1. 0.9."""
+        t: float | None = Field(None, ge=0, le=1)
+        """slerp only: how far from the merged update to the new one. 0 <= t <= 1. 0.5."""
+
+        @model_validator(mode="before")
+        @classmethod
+        def _fill_method_defaults(cls, values: Any) -> Any:
+            if not isinstance(values, Mapping):
+                return values
+            method = values.get("method")
+            own = cls.method_defaults.get(method, {}) if isinstance(method, str) else {}
+            return {**values, **{key: value for key, value in own.items() if values.get(key) is None}}
+
+        @model_validator(mode="after")
+        def _refuse_options_of_other_methods(self) -> Merge.Config:
+            for key, readers in self.owners.items():
+                value = getattr(self, key)
+                if value is not None and self.method not in readers:
+                    raise ValueError(
+                        f"{key} is read by method {', '.join(readers)} only, got {key} {value} with method {self.method}"
+                    )
+            return self
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._tasks: list[dict[str, Tensor]] = []
+
+    def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
+        """The task starts from the initial adapter; MagMax goes on from the unmerged weights of the last task."""
+        sequential = self.config.method == "magmax" and self._tasks
+        restore(model, self._tasks[-1] if sequential else history.adapter("initial"))
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Merge all tasks' updates; the model holds the merged weights afterwards."""
+        self._tasks = [*self._tasks, snapshot(model)]
+        merged: dict[str, Tensor] = {}
+        modules: dict[str, dict[str, float]] = {}
+        for name in sorted({key.rpartition(".")[0] for key in self._tasks[0]}):
+            product, modules[name] = self._merge(name, len(history.tasks))
+            merged |= {f"{name}.lora_A": product.a_KI.float(), f"{name}.lora_B": product.b_OK.float()}
+        restore(model, merged)
+        norm, lost = (
+            math.hypot(*(m["long_term_norm"] * m.get(share, 1.0) for m in modules.values()))
+            for share in ("", "truncation_error")
+        )
+        summed = {"matrices": len(modules), "long_term_norm": norm, "truncation_error": lost / norm if norm else 0.0}
+        return {"matrices": modules, "summed": summed}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Factors of every task's update."""
+        return {f"{i:05d}.{name}": tensor for i, task in enumerate(self._tasks) for name, tensor in task.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        tasks: dict[str, dict[str, Tensor]] = {}
+        for key in sorted(state):
+            index, _, name = key.partition(".")
+            tasks.setdefault(index, {})[name] = state[key]
+        self._tasks = list(tasks.values())
+
+    def _merge(self, module: str, task_index: int) -> tuple[Product, dict[str, float]]:
+        """The merged dW of a module in the adapter's rank, and what the truncation lost."""
+        scaling = self.lora.alpha / self.lora.r
+        taus_TOI = torch.stack(
+            [scaling * f[f"{module}.lora_B"].double() @ f[f"{module}.lora_A"].double() for f in self._tasks]
+        )
+        u, singular, v = torch.linalg.svd(self._combine(module, taus_TOI), full_matrices=False)
+        return truncate((u, singular, v), self.lora.r, scaling, self._generator(f"spare/{task_index}", module))
+
+    def _combine(self, module: str, taus_TOI: Tensor) -> Tensor:
+        c = self.config
+        scale = 1 / len(taus_TOI) if c.scale is None else c.scale
+        method: Method = c.method
+        match method:
+            case "task_arithmetic":
+                return merging.task_arithmetic(taus_TOI, scale)
+            case "ties":
+                return merging.ties(taus_TOI, c.keep, scale)
+            case "dare":
+                # A task's draws are its own: what is dropped of it is the same in every later merge.
+                sparse = [
+                    merging.dare(tau, c.drop, self._generator(f"dare/{i}", module)) for i, tau in enumerate(taus_TOI)
+                ]
+                return merging.task_arithmetic(torch.stack(sparse), scale)
+            case "slerp":
+                return merging.running_slerp(list(taus_TOI), c.t)
+            case "magmax":
+                return scale * merging.magmax(taus_TOI)
+            case _:
+                assert_never(method)
+
+    def _generator(self, what: str, module: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{self.seed}/merge/{what}/{module}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
