@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from lifealign.config import LoraConfig, StrategyChoice
 from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
 from lifealign.strategies.joint import Joint
+from lifealign.strategies.l2p import L2P
 from lifealign.strategies.lifealign import LifeAlign
+from lifealign.strategies.ready2blend import Ready2Blend
 from lifealign.strategies.replay import Replay
 from lifealign.strategies.sequential import Sequential
 
@@ -15,7 +17,9 @@ __all__ = ["STRATEGIES", "History", "PreferenceDataset", "Step", "Strategy", "ma
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
     "joint": Joint,
+    "l2p": L2P,
     "lifealign": LifeAlign,
+    "ready2blend": Ready2Blend,
     "replay": Replay,
     "sequential": Sequential,
 }
