@@ -137,6 +137,20 @@ CONSOLIDATION = {
     "projection": case("shrink", "adapter", keeps="replay"),
     "basis_capacity": case("1", "state"),
 }
+L2P = {
+    "pool": case("12", "shapes"),
+    "length": case("2", "shapes"),
+    "top_k": case("2", "adapter", keeps="shapes"),
+    "key_pull": case("0", "adapter losses", keeps="shapes"),
+}
+READY2BLEND = {
+    "tokens": case("2", "shapes state"),
+    "width": case("8", "shapes"),
+    "point": case("1.0", "adapter losses", keeps="shapes"),
+    "pair": case("10.0", "adapter norms", keeps="shapes"),
+    # The third task is scored while it is unknown, by a blend of the two in the bank.
+    "temperature": case("10.0", "scores", "stream.order=[1, 2, 3]", "evaluate.unseen=true", keeps="state " + TRAINED),
+}
 STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "sequential": OBJECTIVE,
     "joint": {
@@ -145,6 +159,8 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "reference": case("task_start", "adapter losses", "sft.epochs=1"),
     },
     "replay": OBJECTIVE | REPLAY,
+    "l2p": OBJECTIVE | L2P,
+    "ready2blend": OBJECTIVE | READY2BLEND,
     "lifealign": {
         **OBJECTIVE,
         "loss": case("ipo", "adapter", keeps="replay"),

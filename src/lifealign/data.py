@@ -143,8 +143,8 @@ class Encoder:
         head, tail = self._frame
         if text.startswith(head) and text.endswith(tail):
             text = text[len(head) : len(text) - len(tail)]
-        for token in self.tokenizer.all_special_tokens:
-            text = text.replace(token, " ")
+        for token in self.tokenizer.added_tokens_decoder.values():
+            text = text.replace(token.content, " ") if token.special else text
         return text.strip()
 
     def encode(self, rows: Sequence[Row]) -> tuple[list[EncodedPair], EncodingReport]:
