@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,30 @@ def shared(*parts: str) -> Path:
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFEALIGN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+class HashedWords:
+    """Stands for a sentence encoder where the wheel is not installed: texts that share words are alike."""
+
+    width = 16
+
+    def __call__(self, texts: Sequence[str]) -> Any:
+        import torch
+
+        found = torch.zeros(len(texts), self.width)
+        for row, text in enumerate(texts):
+            for word in ["", *re.findall(r"[a-z]+", text.lower())]:
+                generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
+                found[row] += torch.randn(self.width, generator=generator)
+        return torch.nn.functional.normalize(found, dim=-1)
+
+
+@pytest.fixture(autouse=True)
+def tiny_sentences(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads the real sentence encoder by accident; those about it make one (`sentences.MiniLM`)."""
+    import lifealign.sentences
+
+    monkeypatch.setattr(lifealign.sentences, "load_encoder", HashedWords)
 
 
 @pytest.fixture(scope="session")

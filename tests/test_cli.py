@@ -320,6 +320,13 @@ def test_learn_uses_the_test_file(memory, fake, rows, tmp_path):
     assert len(task.train) == 10
 
 
+def test_learn_hands_on_what_the_task_asks_for(memory, fake, rows):
+    assert lifealign("learn", memory, rows, "--name", "tone", "--requirement", "Be kind.").exit_code == 0
+    assert fake.calls[0][1].requirement == "Be kind."
+    result = lifealign("learn", memory, rows, "--name", "tone", "--requirement", "  ")
+    assert result.exit_code == 2 and "task requirement: String should match pattern" in result.stderr
+
+
 def test_learn_without_memory_and_base_model_is_refused(tmp_path, fake, rows):
     for path in (tmp_path / "none", tmp_path / "empty"):
         result = lifealign("learn", path, rows, "--name", "tone")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lifealign.config import RunConfig
 from lifealign.errors import ConfigError, DataError, ModelError, StoreError
 from lifealign.manifest import ROOT
 from lifealign.memory import Memory
-from lifealign.pipeline import run_stream
+from lifealign.pipeline import heldout, run_stream
 from lifealign.progress import NullProgress
 from lifealign.session import ADAPTER, Session
 from lifealign.store import MemoryStore
@@ -369,3 +370,14 @@ def test_a_tracker_that_is_not_installed_is_refused(config: Callable[..., RunCon
         memory.learn(make_task("one"), settings=["train.trackers=[mlflow]"])
     memory.learn(make_task("one"), settings=["train.trackers=[tensorboard]"])
     assert list((tmp_path / "tracked" / "work" / "trackers").rglob("events*"))
+
+
+def test_a_requirement_is_kept_with_its_task(config: Build, tmp_path: Path) -> None:
+    memory = Memory.create(tmp_path / "memory", config("train.epochs=0"))
+    memory.learn(replace(BREAD, requirement="Say how bread is baked."))
+    memory.learn(STARS)
+    assert [memory.show(name)["data"]["requirements"] for name in ("bread", "stars")] == [
+        {"bread": "Say how bread is baked."},
+        {"stars": None},
+    ]
+    assert [t.requirement for t in heldout(MemoryStore.open(memory.path))] == ["Say how bread is baked.", None]

@@ -149,6 +149,20 @@ MEMORY = {
 # Statistics of two pairs, and thresholds near their mean, so that weights are not all 1.
 NARROW = ("strategy.window=2", "strategy.k=0.1")
 OWN_TERMS = {"normalise_weights": refused("true", ConfigError, r"this strategy's own terms", "strategy.loss=fpo")}
+L2P = {
+    "pool": case("12", "shapes"),
+    "length": case("2", "shapes"),
+    "top_k": case("2", "adapter", keeps="shapes"),
+    "key_pull": case("0", "adapter losses", keeps="shapes"),
+}
+READY2BLEND = {
+    "tokens": case("2", "shapes state"),
+    "width": case("8", "shapes"),
+    "point": case("1.0", "adapter losses", keeps="shapes"),
+    "pair": case("10.0", "adapter norms", keeps="shapes"),
+    # The third task is scored while it is unknown, by a blend of the two in the bank.
+    "temperature": case("10.0", "scores", "stream.order=[1, 2, 3]", "evaluate.unseen=true", keeps="state " + TRAINED),
+}
 STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "agem": {**OBJECTIVE, **MEMORY, "sample_pairs": case("1", "adapter", CONFLICT, keeps="replay")},
     "copr": {
@@ -213,6 +227,8 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "t": case("0.2", "adapter diagnostics", "strategy.method=slerp"),
     },
     "replay": OBJECTIVE | REPLAY,
+    "l2p": OBJECTIVE | OWN_TERMS | L2P,
+    "ready2blend": OBJECTIVE | OWN_TERMS | READY2BLEND,
     "lifealign": {
         **OBJECTIVE,
         "loss": case("ipo", "adapter", keeps="replay"),

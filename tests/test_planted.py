@@ -375,3 +375,9 @@ def test_checker_accepts(name: str, text: str) -> None:
 )
 def test_checker_refuses(name: str, text: str) -> None:
     assert not CHECKERS[name](text)
+
+
+def test_every_task_says_what_it_asks_for(stream: TaskStream) -> None:
+    requirements = [task.requirement for task in stream.tasks]
+    assert set(CONTENT["requirements"]) == set(TASKS) and requirements == [CONTENT["requirements"][n] for n in TASKS]
+    assert len(set(requirements)) == 6 and all(r and r.endswith(".") and "\n" not in r for r in requirements)

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -422,6 +423,19 @@ def test_draw_keeps_every_row_once_and_groups_whole(prompts, sizes, seed):
     assert all(len(part) <= size for part, size in zip(parts, sizes, strict=True))
     keys = [{prompt_key(r) for r in part} for part in (*parts, rest)]
     assert sum(map(len, keys)) == len(set(prompts))
+
+
+def test_a_requirement_goes_with_the_task_from_wherever_it_comes(tmp_path):
+    task = task_from_rows("support-tone", numbered(20), requirement="Be kind.")
+    assert (task.requirement, task.requirement_text) == ("Be kind.", "Be kind.")
+    plain = task_from_rows("support-tone-2_a", numbered(20))
+    assert (plain.requirement, plain.requirement_text) == (None, "support tone 2_a")
+    assert plain.train == replace(plain, requirement="Be kind.").train
+    path = write_jsonl(tmp_path / "rows.jsonl", numbered(60))
+    tone = TaskConfig(name="tone", train=SourceConfig(path=str(path)), validation_rows=5, requirement="Be kind.")
+    assert load_task(tone, 0).requirement == "Be kind."
+    with pytest.raises(ConfigError, match=r"task requirement: String should match pattern .*, got ' '"):
+        task_from_rows("tone", numbered(20), requirement=" ")
 
 
 def test_task_from_rows(tmp_path):

@@ -96,6 +96,9 @@ def learn(
         str | None, typer.Option(help="Create the memory on this model: path, hub id or built-in name.")
     ] = None,
     recipe: Recipe = None,
+    requirement: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the task asks for, in words, for strategies that read it.")
+    ] = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> Answer:
@@ -107,7 +110,7 @@ def learn(
     found = _open(memory, base_model)
     config = found.config if found else _new_config(memory, base_model, settings or ())
     # Rows first: a mistake in them leaves no empty memory behind.
-    task = task_from_rows(name, rows, test, recipe=recipe, seed=config.seed)
+    task = task_from_rows(name, rows, test, recipe=recipe, seed=config.seed, requirement=requirement)
     result = (found or Memory.create(memory, config)).learn(task, settings=settings or (), progress=make_progress())
     lines = [line for report in task.reports for line in report.lines()]
     lines.append(f"learnt {result.name} in {result.seconds:.0f} s: {result.directory}")

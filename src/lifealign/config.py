@@ -87,6 +87,8 @@ class TaskConfig(Frozen):
     """Rows taken from train with the seed for validation. 0 <= validation_rows."""
     test_rows: int | None = Field(None, ge=1)
     """At most so many test rows, drawn with the seed; where `test` is None, so many are taken from train (40)."""
+    requirement: str | None = Field(None, pattern=r"\S")
+    """What the task asks for, in words; read by `ready2blend`. Not blank; None: the name, hyphens as spaces."""
 
 
 class PlantedConfig(Frozen):

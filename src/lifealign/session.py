@@ -177,6 +177,10 @@ class Session:
         """
         self.strategy.select(self.model, None)
         model: Any = self.strategy.to_peft(self.model)
+        if merged and not hasattr(model, "merge_and_unload"):
+            raise ConfigError(
+                f"what strategy {self.config.strategy.name} trains cannot be merged into the model's weights; export without --merged"
+            )
         if merged:
             # In float32 whatever the base was loaded in: small updates would be lost in bfloat16.
             model = model.float().merge_and_unload()

@@ -65,7 +65,8 @@ def split_task(
             f"{f'{wanted_test} test rows, ' if test is None else ''}{config.validation_rows} validation rows and at "
             "least one training row; give more rows, or lower test_rows and validation_rows"
         )
-    return Task(config.name, rest[: config.train_rows], validation, drawn_test, reports=reports)
+    train = rest[: config.train_rows]
+    return Task(config.name, train, validation, drawn_test, reports=reports, requirement=config.requirement)
 
 
 def _draw(

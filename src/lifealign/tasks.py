@@ -147,6 +147,7 @@ class Task:
         test: rows to report on; no row of them stands in train.
         checker: name of the rule that scores generated answers (a key of `suites.planted.CHECKERS`), or None.
         reports: one data report for each source read.
+        requirement: what the task asks for, in words; None: not written down.
     """
 
     name: str
@@ -155,6 +156,12 @@ class Task:
     test: tuple[Row, ...] = ()
     checker: str | None = None
     reports: tuple[DataReport, ...] = ()
+    requirement: str | None = None
+
+    @property
+    def requirement_text(self) -> str:
+        """What the task asks for, in words: its requirement, else its name with hyphens as spaces."""
+        return self.requirement or self.name.replace("-", " ")
 
 
 @dataclass(frozen=True)
@@ -245,6 +252,7 @@ def task_from_rows(
     train_rows: int | None = None,
     validation_rows: int = 0,
     test_rows: int | None = None,
+    requirement: str | None = None,
 ) -> Task:
     """One task from a file (or hub data set id), or from rows at hand.
 
@@ -258,6 +266,7 @@ def task_from_rows(
         validation_rows: rows taken from `rows` for validation.
         test_rows: at most so many test rows; None: all of `test`, or, where `test` is None, a fifth of the rows but
             at most 40.
+        requirement: what the task asks for, in words; None: its name, hyphens as spaces, where a strategy reads it.
 
     Raises:
         ConfigError: a name or size out of range, an unknown recipe.
@@ -276,6 +285,7 @@ def task_from_rows(
             train_rows=train_rows,
             validation_rows=validation_rows,
             test_rows=test_rows,
+            requirement=requirement,
         )
     except ValidationError as error:
         mistakes = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())

@@ -79,7 +79,7 @@ class LoadedView:
         """Summed log-probs [N, 2] under the model as it is, or (`base`) with the adapter off; through the cache."""
         adapter = "off" if base else adapter_sha256({**snapshot(self.model), **self.strategy.state_dict()})
         if adapter != "off":  # the same tensors at another scale, or used in another way, are another policy
-            adapter += f" x {self.config.lora.alpha / self.config.lora.r} {self.config.strategy.name}"
+            adapter += f" x {self.config.lora.alpha / self.config.lora.r} {self.config.strategy.model_dump_json()}"
         with adapter_off(self.model) if adapter == "off" else nullcontext():
             return cached_logps(
                 self.model,
@@ -182,6 +182,10 @@ class LoadedView:
                 weight = mask.to(device)[..., None].float()
                 found |= zip(chosen, ((hidden * weight).sum(1) / weight.sum(1)).cpu(), strict=True)
         return torch.stack([found[i] for i in range(len(prompts))])
+
+    def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """See `strategies.base.ModelView`."""
+        return [self.encoder.prompt_text(ids) for ids in prompts]
 
     @torch.no_grad()
     def input_moments(self, rows: Sequence[Row]) -> dict[str, Tensor]:

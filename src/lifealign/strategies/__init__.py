@@ -13,10 +13,12 @@ from lifealign.strategies.derpp import DERpp
 from lifealign.strategies.ewc import EWC
 from lifealign.strategies.gem import Gem
 from lifealign.strategies.joint import Joint
+from lifealign.strategies.l2p import L2P
 from lifealign.strategies.lifealign import LifeAlign
 from lifealign.strategies.lwf import LwF
 from lifealign.strategies.merge import Merge
 from lifealign.strategies.ogpsa import Ogpsa
+from lifealign.strategies.ready2blend import Ready2Blend
 from lifealign.strategies.replay import Replay
 from lifealign.strategies.sequential import Sequential
 from lifealign.strategies.si import SI
@@ -31,10 +33,12 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "ewc": EWC,
     "gem": Gem,
     "joint": Joint,
+    "l2p": L2P,
     "lifealign": LifeAlign,
     "lwf": LwF,
-    "ogpsa": Ogpsa,
     "merge": Merge,
+    "ogpsa": Ogpsa,
+    "ready2blend": Ready2Blend,
     "replay": Replay,
     "sequential": Sequential,
     "si": SI,

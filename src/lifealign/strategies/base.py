@@ -79,6 +79,9 @@ class ModelView(Protocol):
     def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Mean of the base model's last hidden states over each prompt's ids (>= 1), [N, D] float32, without a graph."""
 
+    def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """What prompts' ids spell: of a single user turn the turn alone, without the template's frame."""
+
     def input_moments(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Mean of x x^T over all token columns, [I, I] float64, for the input x of each adapted module, as it is now."""
 

@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
 from lifealign.errors import ConfigError
 from lifealign.suites.rules import CHECKERS, TASKS
@@ -59,12 +60,17 @@ def _answers(voice: Voice, topic: Topic, other: str, longer: bool) -> tuple[str,
 
 
 @functools.cache
+def _content() -> Any:
+    return json.loads(resources.files("lifealign.suites").joinpath("planted.json").read_text(encoding="utf-8"))
+
+
+@functools.cache
 def _rows(task: str, split: Split) -> tuple[tuple[str, bool, Row], ...]:
     """All rows of one split in file order, each with its rejected behaviour and whether chosen is the longer answer.
 
     They depend on nothing but the package, so they are drawn once per process.
     """
-    content = json.loads(resources.files("lifealign.suites").joinpath("planted.json").read_text(encoding="utf-8"))
+    content = _content()
     rng = random.Random(f"planted/{task}/{split}")
     voice = Voice(content["wordings"], rng)
     others = [name for name in TASKS if name != task]
@@ -133,5 +139,6 @@ def planted_stream(
             taken[split] = _take(_rows(name, split), count, f"{name}/{split}", seed)
         total = sum(map(len, taken.values()))
         report = DataReport(source=f"planted/{name}", read=total, kept=total)
-        tasks.append(Task(name, **taken, checker=name, reports=(report,)))
+        requirement = _content()["requirements"][name]
+        tasks.append(Task(name, **taken, checker=name, reports=(report,), requirement=requirement))
     return TaskStream("planted", tuple(tasks))
