@@ -58,7 +58,7 @@ class EWC(Strategy):
         """Objective and penalty."""
 
         lam: float = Field(100.0, ge=0)
-        """Lambda: strength of the penalty, per unit of F of mean 1. 0 <= lam; choose among 1e2 .. 1e6 on validation rows."""
+        """Lambda: strength of the penalty, per unit of F of mean 1. 0 <= lam; choose it on validation rows."""
         decay: float = Field(0.95, ge=0, le=1)
         """What of the earlier tasks' F stays with each new task. 0 <= decay <= 1."""
         fisher_pairs: int = Field(500, ge=1)
