@@ -66,7 +66,7 @@ class StoreHistory:
         return self._store.load_tensors(manifest, ADAPTER)
 
     def update(self, task: str) -> Mapping[str, Tensor]:
-        """What a task changed in the long-term weights."""
+        """What a task changed in the long-term weights; see `strategies.base.History`."""
         return self._store.load_tensors(self._store.find(task), UPDATE)
 
 
@@ -180,7 +180,7 @@ def learn_group(
         store.commit(
             task.name,
             members=[t.name for t in group],
-            tensors={ADAPTER: after, UPDATE: {n: after[n] - before[n] for n in after}, STATE: strategy.state_dict()},
+            tensors={ADAPTER: after, UPDATE: _update(before, after), STATE: strategy.state_dict()},
             documents={
                 DIAGNOSTICS: dict(diagnostics),
                 DATA: {
@@ -303,6 +303,11 @@ def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], confi
         return session.view.logps(pairs, base=False, title="reference log-probs (after SFT)")
     with session.as_of(store, store.head):
         return session.view.logps(pairs, base=False, title="reference log-probs (previous task)")
+
+
+def _update(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The change of the trained tensors that were there before; what a method trains may grow from task to task."""
+    return {n: t - before[n] for n, t in after.items() if n in before and t.shape == before[n].shape}
 
 
 def _merge(group: Sequence[Task]) -> Task:

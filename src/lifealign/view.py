@@ -183,6 +183,7 @@ class LoadedView:
         sums: dict[str, Tensor] = {}
         count = 0
         columns = torch.ones(0, dtype=torch.bool)  # of the forward under way: those that hold a token
+        groups = list(self._groups(rows))  # before the hooks: it may try the model on some rows
 
         def collect(name: str) -> Any:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -197,7 +198,7 @@ class LoadedView:
             if hasattr(module, "lora_A")
         ]
         try:
-            for pairs in self._groups(rows):
+            for pairs in groups:
                 pack = self._pack(pairs)
                 columns = (torch.ones_like(pack.input_ids) if pack.mask is None else pack.mask).reshape(-1).bool()
                 token_logps(self.model, pack)
