@@ -227,6 +227,21 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "t": case("0.2", "adapter diagnostics", "strategy.method=slerp"),
     },
     "replay": OBJECTIVE | REPLAY,
+    "single": OBJECTIVE,
+    "olora": {
+        **OBJECTIVE,
+        "lambda_orth": case("5.0", "adapter norms diagnostics"),
+        "lambda_l2": case("0.1", "adapter"),
+    },
+    "nlora": {**OBJECTIVE, "lam": case("0.1", "adapter norms diagnostics")},
+    "sdlora": OBJECTIVE,
+    "inflora": {
+        **OBJECTIVE,
+        "lamb": case("0.5", "adapter state diagnostics"),
+        # What is protected after the second of two tasks: no later one shows it in its weights.
+        "lame": case("0.96", "state diagnostics", "strategy.tasks=2"),
+        "tasks": case("2", "state diagnostics"),
+    },
     "l2p": OBJECTIVE | OWN_TERMS | L2P,
     "ready2blend": OBJECTIVE | OWN_TERMS | READY2BLEND,
     "lifealign": {
@@ -254,6 +269,7 @@ REFUSED = [
         ConfigError,
         r"skip_weight_below=0.1 leaves pairs out by their focal weight, and with them what strategy lwf adds",
     ),
+    (("strategy.name=inflora", "strategy.lamb=0.9", "strategy.lame=0.8"), ConfigError, r"lamb 0.9 must not be above"),
     (("strategy.name=lifealign", "strategy.projection=none", "strategy.lam=1"), ConfigError, r"none reads no lam"),
     (
         (

@@ -317,7 +317,8 @@ def set_past(model: nn.Module, factors: Mapping[str, Tensor], lora: LoraConfig) 
             fan_in_fan_out=own.fan_in_fan_out,
             task_type="CAUSAL_LM",
         )
-        tuner.add_adapter(PAST, settings)
+        with torch.random.fork_rng():  # peft draws values for it, which the factors replace
+            tuner.add_adapter(PAST, settings)
         # Only the tuner takes several names; the model's own method takes one.
         tuner.base_model.set_adapter(["default", PAST])
         with torch.no_grad():
@@ -334,12 +335,15 @@ def concatenated(model: nn.Module) -> nn.Module:
     """The adapter in training and the `PAST` one as a single PEFT adapter of their ranks' sum, for export."""
     tuner = cast(Any, model)
     if PAST in tuner.peft_config:
-        tuner.add_weighted_adapter(["default", PAST], [1.0, 1.0], "sum", combination_type="cat")
-        for name in ("default", PAST):
-            tuner.delete_adapter(name)
-        tuner.add_weighted_adapter(["sum"], [1.0], "default", combination_type="cat")
-        tuner.delete_adapter("sum")
-        tuner.set_adapter("default")
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            warnings.simplefilter("ignore", UserWarning)  # that deleting an active adapter activates another one
+            tuner.add_weighted_adapter(["default", PAST], [1.0, 1.0], "sum", combination_type="cat")
+            for name in ("default", PAST):
+                tuner.delete_adapter(name)
+            # Under the name that `save_pretrained` writes at the top of a directory.
+            tuner.add_weighted_adapter(["sum"], [1.0], "default", combination_type="cat")
+            tuner.delete_adapter("sum")
+            tuner.set_adapter("default")
     return model
 
 

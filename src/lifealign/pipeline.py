@@ -70,7 +70,7 @@ class StoreHistory:
         return self._store.load_tensors(manifest, ADAPTER)
 
     def update(self, task: str) -> Mapping[str, Tensor]:
-        """What a task changed in the long-term weights."""
+        """What a task changed in the long-term weights; see `strategies.base.History`."""
         return self._store.load_tensors(self._store.find(task), UPDATE)
 
 
@@ -209,7 +209,7 @@ def learn_group(
             members=[t.name for t in group],
             tensors={
                 ADAPTER: after,
-                UPDATE: {n: after[n] - before[n] for n in after},
+                UPDATE: _update(before, after),
                 STATE: strategy.state_dict(),
                 SIGNATURE: signature,
             },
@@ -344,6 +344,11 @@ def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], confi
         return session.view.logps(pairs, base=False, title="reference log-probs (after SFT)")
     with session.as_of(store, store.head):
         return session.view.logps(pairs, base=False, title="reference log-probs (previous task)")
+
+
+def _update(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The change of the trained tensors that were there before; what a method trains may grow from task to task."""
+    return {n: t - before[n] for n, t in after.items() if n in before and t.shape == before[n].shape}
 
 
 def _merge(group: Sequence[Task]) -> Task:

@@ -189,13 +189,21 @@ class LoadedView:
 
     @torch.no_grad()
     def input_moments(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """See `strategies.base.ModelView`."""
+        """See `strategies.base.ModelView`; modules that read the same tensor share the result."""
         sums: dict[str, Tensor] = {}
+        reads: dict[str, str] = {}  # module -> the first one that reads the same tensor
+        last: tuple[str, Tensor] = ("", torch.empty(0))
         count = 0
         columns = torch.ones(0, dtype=torch.bool)  # of the forward under way: those that hold a token
+        groups = list(self._groups(rows))  # before the hooks: it may try the model on some rows
 
         def collect(name: str) -> Any:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                nonlocal last
+                if inputs[0] is last[1]:
+                    reads[name] = last[0]
+                    return
+                reads[name], last = name, (name, inputs[0])
                 x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])[columns].double().cpu()
                 sums[name] = sums.get(name, torch.zeros(())) + x.T @ x
 
@@ -207,7 +215,7 @@ class LoadedView:
             if hasattr(module, "lora_A")
         ]
         try:
-            for pairs in self._groups(rows):
+            for pairs in groups:
                 pack = self._pack(pairs)
                 columns = (torch.ones_like(pack.input_ids) if pack.mask is None else pack.mask).reshape(-1).bool()
                 token_logps(self.model, pack)
@@ -215,7 +223,8 @@ class LoadedView:
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: total / max(count, 1) for name, total in sums.items()}
+        means = {name: total / max(count, 1) for name, total in sums.items()}
+        return {name: means[first] for name, first in reads.items()}
 
     @contextmanager
     def _with(self, weights: Mapping[str, Tensor] | None) -> Iterator[None]:

@@ -38,7 +38,11 @@ class History(Protocol):
         """Trained tensors as they were after a task; None: after the latest (before any: the initial ones)."""
 
     def update(self, task: str) -> Mapping[str, Tensor]:
-        """What a task changed in the long-term weights."""
+        """Trained tensors after a task less those before it, where both are there in one shape.
+
+        The task's contribution to the policy only where one adapter is trained for life: a method that begins an adapter
+        anew for each task (`growing`, `single`) has the whole of it in `adapter(task)`.
+        """
 
 
 @dataclass(frozen=True)

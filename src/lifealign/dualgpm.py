@@ -1,0 +1,79 @@
+"""Which directions of a module's inputs belong to earlier tasks (DualGPM, Liang & Li 2023), and what a new adapter may read.
+
+Shapes: I inputs of a module, K kept directions, R rank. Float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+NOISE = 1e-6
+"""Singular values below this share of ||C||_F are rounding of a basis in float32, not directions of inputs."""
+
+
+class Basis(NamedTuple):
+    """What a module's new adapters may not read, by DualGPM (Liang & Li 2023): the smaller of two complements is kept.
+
+    Attributes:
+        vectors_IK: orthonormal columns, K <= I / 2.
+        kind: `remove`: they span the inputs of earlier tasks. `retain`: they span all the rest.
+    """
+
+    vectors_IK: Tensor
+    kind: Literal["remove", "retain"]
+
+    def free(self, x_IJ: Tensor) -> Tensor:
+        """The part of the columns of x that lies outside the inputs of earlier tasks."""
+        inside = self.vectors_IK @ (self.vectors_IK.T @ x_IJ)
+        return x_IJ - inside if self.kind == "remove" else inside
+
+    @property
+    def protected(self) -> int:
+        """Dimensions that belong to earlier tasks."""
+        inputs, kept = self.vectors_IK.shape
+        return kept if self.kind == "remove" else inputs - kept
+
+
+def nothing(inputs: int) -> Basis:
+    """The basis before any task."""
+    return Basis(torch.zeros(inputs, 0, dtype=torch.float64), "remove")
+
+
+def reading(moment_II: Tensor, basis: Basis, rank: int) -> Tensor:
+    """A_t [R, I]: the first left singular vectors of C' = free(C), over sqrt(3); zero rows where C' has no more directions.
+
+    Args:
+        moment_II: C, the mean of x x^T over the new task's inputs, float64.
+        basis: of the earlier tasks.
+        rank: R.
+    """
+    free_II = basis.free(moment_II)
+    values, vectors = torch.linalg.eigh(free_II @ free_II.T)  # left singular vectors; the values squared
+    values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
+    found = values > (NOISE * torch.linalg.matrix_norm(moment_II)) ** 2
+    a_RI = torch.zeros(rank, len(moment_II), dtype=torch.float64)
+    a_RI[: vectors.shape[1]] = (vectors * found).T / math.sqrt(3)
+    return a_RI
+
+
+def protect(moment_II: Tensor, basis: Basis, threshold: float) -> Basis:
+    """The basis after a task: the fewest directions more with which `threshold` of the inputs' energy tr C is protected.
+
+    DualGPM's criterion (InfLoRA, appendix) on the inputs themselves: their squared singular values are C's eigenvalues.
+    """
+    inputs = len(moment_II)
+    total = float(moment_II.trace())
+    energy, vectors = torch.linalg.eigh(basis.free(basis.free(moment_II).T))
+    energy, vectors = energy.flip(0).clamp(min=0) / total, vectors.flip(1)
+    share = 1 - energy.sum() + torch.cat([energy.new_zeros(1), energy.cumsum(0)])
+    more = int((share < threshold - 1e-9).sum())
+    if basis.kind == "remove":
+        q = torch.linalg.qr(torch.cat([basis.vectors_IK, vectors[:, :more]], 1), mode="complete")[0]
+        kept = basis.vectors_IK.shape[1] + more
+        return Basis(q[:, :kept], "remove") if kept <= inputs / 2 else Basis(q[:, kept:], "retain")
+    q = torch.linalg.qr(basis.vectors_IK.T @ vectors[:, :more], mode="complete")[0]
+    return Basis(basis.vectors_IK @ q[:, more:], "retain")

@@ -1,0 +1,130 @@
+"""InfLoRA (Liang & Li 2024, arXiv 2404.00228): adapters that read nothing of what earlier tasks put in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lifealign.dualgpm import Basis, nothing, protect, reading
+from lifealign.losses import ObjectiveConfig
+from lifealign.strategies.base import History
+from lifealign.strategies.growing import Growing
+from lifealign.tasks import Task
+
+
+class InfLora(Growing):
+    """A_t is set once, from the task's inputs less what earlier tasks put in, and only B_t is trained; A_1 .. B_{t-1} stay.
+
+    Adapted: the paper trains image classifiers; here it is the preference loss (and that of an SFT stage), the inputs are
+    those of all tokens of prompts and both answers, and any module may be adapted (the paper: k and v). DualGPM counts the
+    energy of the inputs, as in the paper; the authors' code squares C's eigenvalues once more. Beyond `tasks` tasks the
+    threshold stays at `lame`; where the basis leaves fewer than r directions the other rows of A_t are zero.
+    Kept: the adapters of all tasks, t n, and at most I / 2 columns of length I per module. Cost: 1 + t r columns more in
+    each adapted module; twice a task, a forward of its rows and an eigendecomposition [I, I] per module.
+    """
+
+    class Config(ObjectiveConfig):
+        """Objective and what DualGPM protects."""
+
+        lamb: float = Field(0.95, gt=0, le=1)
+        """Share of the inputs' energy that is protected after the first task. 0 < lamb <= lame."""
+        lame: float = Field(1.0, gt=0, le=1)
+        """The share it grows to, after `tasks` tasks. lamb <= lame <= 1."""
+        tasks: int = Field(10, ge=1)
+        """Tasks over which the share grows, linearly. 1 <= tasks."""
+
+        @model_validator(mode="after")
+        def _grows(self) -> InfLora.Config:
+            if self.lamb > self.lame:
+                raise ValueError(f"lamb {self.lamb} must not be above lame {self.lame}")
+            return self
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._reading: dict[str, Tensor] = {}
+        self._bases: dict[str, Basis] = {}
+
+    def attach(self, base: PreTrainedModel) -> nn.Module:
+        """The adapter, its A frozen."""
+        model = super().attach(base)
+        for parameter in _readers(model).values():
+            parameter.requires_grad_(False)
+        return model
+
+    def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
+        """Set A_t from the task's rows, as the model sees them before it learns them."""
+        super().begin_task(model, task, history)
+        self._reading = {name: p.detach().cpu().clone() for name, p in _readers(model).items()}
+        moments = self.view.input_moments(task.train)
+        found: dict[int, Tensor] = {}  # modules that read the same tensor have one moment, and so one basis and one A
+        for name, moment_II in moments.items():
+            if id(moment_II) not in found:
+                found[id(moment_II)] = reading(moment_II, self._basis(name, len(moment_II)), self.lora.r).float()
+            self._reading[f"{name}.lora_A"] = found[id(moment_II)]
+        self._place(model)
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Protect the task's inputs, as the model sees them now."""
+        c = self.config
+        threshold = min(c.lame, c.lamb + (c.lame - c.lamb) * len(history.tasks) / c.tasks)
+        moments = self.view.input_moments(task.train)
+        found: dict[int, Basis] = {}
+        for name, moment_II in moments.items():
+            if id(moment_II) not in found:
+                basis = protect(moment_II, self._basis(name, len(moment_II)), threshold)
+                found[id(moment_II)] = Basis(basis.vectors_IK.float().contiguous(), basis.kind)
+            self._bases[name] = found[id(moment_II)]
+        shares = [b.protected / len(b.vectors_IK) for b in self._bases.values()]
+        return {
+            "threshold": threshold,
+            "protected_share": sum(shares) / max(len(shares), 1),
+            "protected": {name: b.protected for name, b in self._bases.items()},
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The products of earlier tasks, A_t, and the bases."""
+        state = super().state_dict() | {f"reading/{name}": a for name, a in self._reading.items()}
+        return state | {f"{b.kind}/{name}": b.vectors_IK for name, b in self._bases.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        super().load_state_dict(state)
+        self._reading, self._bases = {}, {}
+        for key, tensor in state.items():
+            kind, _, name = key.partition("/")
+            if kind == "reading":
+                self._reading[name] = tensor
+            elif kind in ("remove", "retain"):
+                self._bases[name] = Basis(tensor, "remove" if kind == "remove" else "retain")
+
+    def mount(self, model: nn.Module) -> None:
+        """Put A_t and the products of earlier tasks in place."""
+        super().mount(model)
+        self._place(model)
+
+    def _finished(self, history: History) -> Mapping[str, Tensor]:
+        return {**history.adapter(), **self._reading}
+
+    @torch.no_grad()
+    def _place(self, model: nn.Module) -> None:
+        for name, parameter in _readers(model).items():
+            if name in self._reading:  # before the first task B is zero, so that any A will do
+                parameter.copy_(self._reading[name])
+
+    def _basis(self, name: str, inputs: int) -> Basis:
+        known = self._bases.get(name)
+        return nothing(inputs) if known is None else Basis(known.vectors_IK.double(), known.kind)
+
+
+def _readers(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The A of the adapter in training, by name."""
+    return {
+        name.removeprefix("base_model.model.").removesuffix(".default.weight"): parameter
+        for name, parameter in model.named_parameters()
+        if name.endswith(".lora_A.default.weight")
+    }

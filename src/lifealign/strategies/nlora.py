@@ -1,0 +1,86 @@
+"""N-LoRA (Yang et al. 2024, arXiv 2410.10179): a new adapter per task, whose product is kept sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lifealign.losses import ObjectiveConfig
+from lifealign.models import snapshot, trainable
+from lifealign.strategies.base import History
+from lifealign.strategies.growing import Growing
+from lifealign.tasks import Task
+
+BLOCK = 1 << 20
+"""Entries of the product held at once."""
+
+
+class _ProductNorm(torch.autograd.Function):
+    """||B A||_1 of B [O, R], A [R, I] in blocks of rows; the gradients sign(BA) A^T and B^T sign(BA) are made on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, b_OR: Tensor, a_RI: Tensor) -> Tensor:
+        grad_OR, grad_RI = torch.empty_like(b_OR), torch.zeros_like(a_RI)
+        total = b_OR.new_zeros(())
+        rows = max(1, BLOCK // a_RI.shape[1])
+        for start in range(0, len(b_OR), rows):
+            part = slice(start, start + rows)
+            product = b_OR[part] @ a_RI
+            total += product.abs().sum()
+            sign = product.sign()
+            grad_OR[part] = sign @ a_RI.T
+            grad_RI += b_OR[part].T @ sign
+        ctx.save_for_backward(grad_OR, grad_RI)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        grad_OR, grad_RI = ctx.saved_tensors
+        return grad * grad_OR, grad * grad_RI
+
+
+def product_norm(b_OR: Tensor, a_RI: Tensor) -> Tensor:
+    """Sum of the absolute values of all O x I entries of B A, a scalar with a graph."""
+    norm: Tensor = _ProductNorm.apply(b_OR, a_RI)  # type: ignore[no-untyped-call]
+    return norm
+
+
+class NLora(Growing):
+    """The preference loss + lam sum ||B_t A_t||_1 over modules: sparse updates seldom meet in the same entry.
+
+    Adapted: the paper trains a language-model loss; here it is the preference loss (and that of an SFT stage). The norm
+    is the paper's, over all O x I entries of the product in hand (without alpha/r), the first task included; the authors'
+    code sums the r x r entries of A B, which is another matrix, so its weights (0.4 to 1.8) mean nothing here.
+    Kept: the adapters of all tasks, t n. Cost: 1 + t r columns more in each adapted module; the penalty is 3 r O I.
+    """
+
+    class Config(ObjectiveConfig):
+        """Objective and weight of the penalty."""
+
+        lam: float = Field(1e-4, ge=0)
+        """Weight of the sum of absolute values of B A. 0 <= lam."""
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """The norm of the new adapter's products; at B = 0 it has no (sub)gradient, so no graph is made."""
+        products = [(b, a) for b, a in self._products(trainable(model)) if bool(b.any())]
+        if not products or not self.config.lam:
+            return torch.zeros(())
+        norm: Tensor = self.config.lam * torch.stack([product_norm(b, a) for b, a in products]).sum()
+        return norm
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Nothing changes; says what the mean absolute entry of the products is."""
+        products = list(self._products(snapshot(model)))
+        entries = sum(b.shape[0] * a.shape[1] for b, a in products)
+        total = sum(float(product_norm(b, a)) for b, a in products)
+        return {"adapters": len(history.tasks) + 1, "mean_abs_entry": total / entries}
+
+    @staticmethod
+    def _products(own: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        for name, a in own.items():
+            if name.endswith(".lora_A"):
+                yield own[f"{name.removesuffix('.lora_A')}.lora_B"], a

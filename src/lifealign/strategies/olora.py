@@ -1,0 +1,61 @@
+"""O-LoRA (Wang et al. 2023, arXiv 2310.14152): a new adapter per task, kept orthogonal to the earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lifealign.losses import ObjectiveConfig
+from lifealign.models import snapshot, trainable
+from lifealign.strategies.base import History
+from lifealign.strategies.growing import Growing
+from lifealign.tasks import Task
+
+
+def overlap(past_KI: Tensor, new_RI: Tensor) -> Tensor:
+    """Sum of the absolute values of A_past A_new^T, a scalar (O-LoRA, eq. 8, with every earlier A_i in A_past)."""
+    return (past_KI @ new_RI.T).abs().sum()
+
+
+class OLora(Growing):
+    """The preference loss + lambda_orth sum |A_i A_t^T| over modules and i < t + lambda_l2 sum ||p||_2 over A_t and B_t.
+
+    Adapted: the paper trains a language-model loss; here it is the preference loss (and that of an SFT stage). The
+    penalties are those of the authors' code: absolute values, norms that are not squared. The scale alpha/r is left out.
+    The earlier adapters stay in their factors, nothing is merged into the base model.
+    Kept: the adapters of all tasks, t n. Cost: 1 + t r columns more in each adapted module; the penalty is r^2 t I.
+    """
+
+    class Config(ObjectiveConfig):
+        """Objective and weights of the two penalties."""
+
+        lambda_orth: float = Field(0.5, ge=0)
+        """Weight of the overlap with the rows of earlier A's. 0 <= lambda_orth."""
+        lambda_l2: float = Field(0.0, ge=0)
+        """Weight of the norms of the new matrices. 0 <= lambda_l2."""
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """Both penalties of the new adapter; there is no overlap in the first task."""
+        own = trainable(model)
+        total = torch.zeros(())
+        if self.config.lambda_orth and self._past:
+            total = total + self.config.lambda_orth * self._overlap(own)
+        if self.config.lambda_l2:
+            total = total + self.config.lambda_l2 * sum(torch.linalg.vector_norm(p) for p in own.values())
+        return total
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Nothing changes; says how large the overlap is."""
+        return {"adapters": len(history.tasks) + 1, "overlap": float(self._overlap(snapshot(model)))}
+
+    def _overlap(self, own: Mapping[str, Tensor]) -> Tensor:
+        parts = [
+            overlap(self._past[name].to(p.device), p)
+            for name, p in own.items()
+            if name.endswith(".lora_A") and name in self._past
+        ]
+        return torch.stack(parts).sum() if parts else torch.zeros(())

@@ -1,0 +1,106 @@
+"""SD-LoRA (Wu et al. 2025, arXiv 2501.13198): directions of earlier tasks are frozen, all magnitudes are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lifealign.models import PAST, snapshot
+from lifealign.strategies.base import History
+from lifealign.strategies.growing import Growing
+from lifealign.tasks import Task
+
+TINY = 1e-12
+"""Norm below which a product counts as zero, and has no direction."""
+
+
+def direction(b_OR: Tensor, a_RI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """B / ||B||_F, A / ||A||_F and the magnitude ||A||_F ||B||_F that goes with them; a zero factor stays zero."""
+    norm_b, norm_a = (torch.linalg.matrix_norm(m) for m in (b_OR, a_RI))
+    return b_OR / norm_b.clamp(min=TINY), a_RI / norm_a.clamp(min=TINY), norm_b * norm_a
+
+
+class SDLora(Growing):
+    """h = W0 x + (alpha/r) (sum_{k<t} a_k B_k A_k x / (||A_k||_F ||B_k||_F) + a_t B_t A_t x), with one a per task and module.
+
+    Adapted: the paper trains image classifiers; here it is the preference loss (and that of an SFT stage). A direction
+    starts its new task at the magnitude a_t ||A_t|| ||B_t|| that it ended the last one with, so that the policy does not
+    jump when it is frozen; a_t of a new task starts at 1, where B_t = 0.
+    The magnitudes [t] are trained parameters of the adapted modules, and so part of the stored adapter.
+    Kept: the adapters of all tasks, t n. Cost: 1 + t r columns more in each adapted module.
+    """
+
+    def attach(self, base: PreTrainedModel) -> nn.Module:
+        """The adapter, and its one magnitude for a start."""
+        model = super().attach(base)
+        for _, layer in _layers(model):
+            layer.register_parameter("magnitudes", nn.Parameter(torch.ones(1)))
+            layer.lora_A["default"].register_forward_hook(self._scale(layer, slice(-1, None)))
+        return model
+
+    def mount(self, model: nn.Module) -> None:
+        """Put the directions beside the adapter, and as many magnitudes as there are tasks."""
+        super().mount(model)
+        for name, layer in _layers(model):
+            past = self._past.get(f"{name}.lora_A")
+            count = 1 if past is None else len(past) // self.lora.r + 1
+            if len(layer.magnitudes) != count:
+                layer.magnitudes = nn.Parameter(torch.ones(count, device=layer.magnitudes.device))
+            if past is not None:
+                layer.lora_A[PAST].register_forward_hook(self._scale(layer, slice(None, -1)))
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Nothing changes; says what the mean absolute magnitude of each task is, the one in hand in the same measure."""
+        own = snapshot(model)
+        magnitudes = []
+        for name in (n.removesuffix(".magnitudes") for n in own if n.endswith(".magnitudes")):
+            new = direction(own[f"{name}.lora_B"], own[f"{name}.lora_A"])[2]
+            magnitudes.append(torch.cat([own[f"{name}.magnitudes"][:-1], own[f"{name}.magnitudes"][-1:] * new]).abs())
+        return {"magnitudes": torch.stack(magnitudes).mean(0).tolist()}
+
+    def to_peft(self, model: nn.Module) -> nn.Module:
+        """One adapter of rank t r, the magnitudes multiplied into its A."""
+        with torch.no_grad():
+            for _, layer in _layers(model):
+                for adapter, part in (("default", slice(-1, None)), (PAST, slice(None, -1))):
+                    if adapter in layer.lora_A:
+                        layer.lora_A[adapter].weight *= self._per_rank(layer, part)[:, None]
+                layer.magnitudes.fill_(1)
+        return super().to_peft(model)
+
+    def _finished(self, history: History) -> Mapping[str, Tensor]:
+        """The direction of HEAD's adapter."""
+        head, factors = history.adapter(), {}
+        for name in (n.removesuffix(".lora_A") for n in head if n.endswith(".lora_A")):
+            factors[f"{name}.lora_B"], factors[f"{name}.lora_A"], _ = direction(
+                head[f"{name}.lora_B"], head[f"{name}.lora_A"]
+            )
+        return factors
+
+    def _fresh(self, model: nn.Module, history: History) -> dict[str, Tensor]:
+        """A new adapter; the magnitudes carry on."""
+        head, fresh = history.adapter(), super()._fresh(model, history)
+        for name in (n.removesuffix(".magnitudes") for n in head if n.endswith(".magnitudes")):
+            ended = head[f"{name}.magnitudes"]
+            size = direction(head[f"{name}.lora_B"], head[f"{name}.lora_A"])[2]
+            fresh[f"{name}.magnitudes"] = torch.cat([ended[:-1], ended[-1:] * size, torch.ones(1)])
+        return fresh
+
+    def _scale(self, layer: Any, part: slice) -> Any:
+        """A hook that multiplies what an A puts out, [..., K], by the magnitudes of its tasks."""
+        return lambda module, inputs, output: output * self._per_rank(layer, part)
+
+    def _per_rank(self, layer: Any, part: slice) -> Tensor:
+        magnitudes: Tensor = layer.magnitudes[part]
+        return magnitudes.repeat_interleave(self.lora.r)
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The adapted modules by name."""
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A"):
+            yield name.removeprefix("base_model.model."), module
