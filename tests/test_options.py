@@ -145,6 +145,21 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "reference": case("task_start", "adapter losses", "sft.epochs=1"),
     },
     "replay": OBJECTIVE | REPLAY,
+    "single": OBJECTIVE,
+    "olora": {
+        **OBJECTIVE,
+        "lambda_orth": case("5.0", "adapter norms diagnostics"),
+        "lambda_l2": case("0.1", "adapter"),
+    },
+    "nlora": {**OBJECTIVE, "lam": case("0.1", "adapter norms diagnostics")},
+    "sdlora": OBJECTIVE,
+    "inflora": {
+        **OBJECTIVE,
+        "lamb": case("0.5", "adapter state diagnostics"),
+        # What is protected after the second of two tasks: no later one shows it in its weights.
+        "lame": case("0.96", "state diagnostics", "strategy.tasks=2"),
+        "tasks": case("2", "state diagnostics"),
+    },
     "lifealign": {
         **OBJECTIVE,
         "loss": case("ipo", "adapter", keeps="replay"),
@@ -165,6 +180,7 @@ REFUSED = [
     (("strategy.loss=orpo", "strategy.beta=1.0"), ConfigError, r"loss orpo reads no beta"),
     (("strategy.loss=simpo", "strategy.reference=task_start"), ConfigError, r"simpo reads no reference"),
     (("strategy.reference=task_start",), ConfigError, r"policy after the SFT stage, but sft.epochs=0"),
+    (("strategy.name=inflora", "strategy.lamb=0.9", "strategy.lame=0.8"), ConfigError, r"lamb 0.9 must not be above"),
     (("strategy.name=lifealign", "strategy.projection=none", "strategy.lam=1"), ConfigError, r"none reads no lam"),
     (
         (
