@@ -389,11 +389,11 @@ def test_both_kinds_of_basis_protect_the_same_space() -> None:
 
 
 def test_input_moments_are_those_of_the_normalised_embeddings_in_the_first_layer(config: Build) -> None:
-    """Plain rows, so that every token of a prompt and an answer is a column; packed rows hold a common beginning once."""
+    """Plain rows: every token but an answer's last, which predicts nothing; packed rows hold a common beginning once."""
     session, _ = start(config("strategy.name=inflora", "train.shared_prefix=never"))
     moments = session.view.input_moments(TASKS[0].train)
     pairs, _ = session.encoder.encode(TASKS[0].train)
-    ids = torch.tensor([i for p in pairs for answer in (p.chosen, p.rejected) for i in (*p.prompt, *answer)])
+    ids = torch.tensor([i for p in pairs for answer in (p.chosen, p.rejected) for i in (*p.prompt, *answer[:-1])])
     decoder: Any = causal_lm(session.model).base_model
     with torch.no_grad():
         x = decoder.layers[0].input_layernorm(decoder.embed_tokens(ids)).double()
