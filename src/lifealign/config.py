@@ -25,7 +25,7 @@ class Frozen(BaseModel):
 
 
 class LoraConfig(Frozen):
-    """The one adapter of a memory's life; fixed when the memory is created."""
+    """The adapter (of a memory's life, or of each task: see the strategy); fixed when the memory is created."""
 
     r: int = Field(8, ge=1)
     """Rank. 1 <= r."""
