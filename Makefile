@@ -47,8 +47,9 @@ demo: $(VENV)/.runtime
 	$(BIN)/lifealign run examples/demo.yaml --set memory=$(DEMO)/sequential --set strategy.name=sequential
 	$(BIN)/lifealign report $(DEMO)/lifealign $(DEMO)/sequential --out $(DEMO)/report
 
+# One worker a core, one thread each; a file's tests stay together, because they share what they set up.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-browser: $(VENV)/.dev
 	@command -v chromium > /dev/null || { echo "chromium is missing; on Debian: apt-get install chromium" >&2; exit 1; }

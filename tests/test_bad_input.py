@@ -87,7 +87,10 @@ def test_missing_file(memory: Path, tmp_path: Path) -> None:
         ("train.epoch=3", ("train.epoch", "epochs")),
         ("train.epochs=-1", ("train.epochs", "-1")),
         ("strategy.theta=1.5", ("strategy.theta", "1.5")),
-        ("strategy.name=lifelong", ("lifelong", "joint, lifealign, replay, sequential")),
+        (
+            "strategy.name=lifelong",
+            ("lifelong", "did you mean 'lifealign'", "allowed: agem, ", ", lifealign, ", ", si, single"),
+        ),
         ("lora.r=4", ("lora", "fixed")),
         ("train.learning_rate=fast", ("train.learning_rate", "fast")),
     ],

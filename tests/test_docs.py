@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from lifealign.config import RunConfig, StrategyChoice, _models_in
 from lifealign.losses import ObjectiveConfig
 from lifealign.strategies import STRATEGIES
-from lifealign.study_config import StudyConfig
+from lifealign.studies.config import StudyConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -134,5 +134,7 @@ def test_the_overview_names_every_module() -> None:
     text = (ROOT / "docs" / "design" / "overview.md").read_text(encoding="utf-8")
     package = ROOT / "src" / "lifealign"
     modules = [p.name for p in package.glob("*.py") if not p.name.startswith("__")]
-    modules += [p.name for p in package.glob("suites/*.py") if p.name != "__init__.py"]
+    modules += [
+        p.name for room in ("studies", "suites") for p in package.glob(f"{room}/*.py") if p.name != "__init__.py"
+    ]
     assert [name for name in modules if f"`{name}`" not in text and f"/{name}`" not in text] == []

@@ -26,7 +26,7 @@ def test_every_public_name_loads_and_the_list_is_sorted() -> None:
         "import lifealign.metrics",
         "import lifealign.results",
         "import lifealign.report",
-        "import lifealign.study_report",
+        "import lifealign.studies.report",
     ],
 )
 def test_no_torch_at_import(statement: str) -> None:

@@ -21,9 +21,9 @@ import yaml
 from conftest import rows
 from lifealign.errors import ConfigError, StoreError
 from lifealign.reader import MemoryReader
-from lifealign.study import run_here, run_study
-from lifealign.study_plan import Plan, make_plan, named_orders
-from lifealign.study_worker import CONTEXT, RUN
+from lifealign.studies.engine import run_here, run_study
+from lifealign.studies.plan import Plan, make_plan, named_orders
+from lifealign.studies.worker import CONTEXT, RUN
 
 Write = Callable[..., Path]
 
@@ -140,7 +140,8 @@ def killing(runs: Path, when: Callable[[Path], Any], times: int = 1) -> Iterator
 
     def watch() -> None:
         while not stop.wait(0.005) and len(killed) < times:
-            for child in multiprocessing.active_children():
+            # Not active_children(): it reaps, and the study that waits for the same child would find no exit code.
+            for child in list(multiprocessing.process._children):  # type: ignore[attr-defined]
                 if child.pid is not None and child.pid not in killed and when(runs):
                     os.kill(child.pid, signal.SIGKILL)
                     killed.append(child.pid)
@@ -393,7 +394,7 @@ def test_command(write: Write, tmp_path: Path) -> None:
 
 
 def test_listing_needs_no_torch() -> None:
-    code = "import sys, lifealign.study, lifealign.study_ray; print('torch' in sys.modules, 'ray' in sys.modules)"
+    code = "import sys, lifealign.studies.engine, lifealign.studies.on_ray; print('torch' in sys.modules, 'ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

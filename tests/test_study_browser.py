@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lifealign.report_views import number
-from lifealign.study_report import render_html
+from lifealign.studies.report import render_html
 from study_document import METHODS, ORDERS, make_study
 
 pytestmark = pytest.mark.browser

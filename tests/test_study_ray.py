@@ -13,8 +13,8 @@ import pytest
 
 from lifealign.errors import ConfigError
 from lifealign.reader import MemoryReader
-from lifealign.study import run_study
-from lifealign.study_ray import RayEngine
+from lifealign.studies.engine import run_study
+from lifealign.studies.on_ray import RayEngine
 from test_study import Write, in_second_task, rows_dir, write
 
 __all__ = ["rows_dir", "write"]

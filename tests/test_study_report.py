@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lifealign import study_charts, study_report, study_views
 from lifealign.cli import app
 from lifealign.errors import StoreError
-from lifealign.study_cells import Cell, Column, Table, ranked
-from lifealign.study_latex import escape, latex
-from lifealign.study_report import checked, render_html, runs_csv, table_csv, write_study_report
-from lifealign.study_tables import all_tables
+from lifealign.studies import charts, views
+from lifealign.studies import report as study_report
+from lifealign.studies.cells import Cell, Column, Table, ranked
+from lifealign.studies.latex import escape, latex
+from lifealign.studies.report import checked, render_html, runs_csv, table_csv, write_study_report
+from lifealign.studies.tables import all_tables
 from study_document import LAMBDA, make_run, make_study
 
 
@@ -183,7 +184,7 @@ def test_order_sensitivity_is_the_spread_and_less_is_better(study: dict[str, Any
 
 def test_heatmaps_are_means_over_the_seeds_that_measured_a_cell(study: dict[str, Any]) -> None:
     wanted = {"metric": "accuracy", "order": "given", "model": "tiny", "method": "replay"}
-    view = next(v for v in study_views.heatmaps(study) if v["show"] == wanted)
+    view = next(v for v in views.heatmaps(study) if v["show"] == wanted)
     assert [row["label"] for row in view["rows"]] == ["before", "after poems", "after facts", "after code"]
     # facts after code: 66 + s / 2 + 3 - 1.5 for seeds 0 and 2 (seed 1 was not measured): 67.5 and 68.5.
     cell = view["rows"][3]["cells"][1]
@@ -196,22 +197,21 @@ def test_the_front_holds_what_no_other_method_beats_in_both(study: dict[str, Any
     for line, (learnt, kept) in zip(study["table"][::2], [(70.0, -3.0), (60.0, -1.0), (65.0, -3.5)], strict=True):
         line["metrics"]["accuracy"]["learning_accuracy"] = {"mean": learnt, "low": None, "high": None}
         line["metrics"]["accuracy"]["bwt"] = {"mean": kept, "low": None, "high": None}
-    view = next(v for v in study_views.pareto(study) if v["show"]["order"] == "given")
+    view = next(v for v in views.pareto(study) if v["show"]["order"] == "given")
     assert {p["method"]: p["front"] for p in view["points"]} == {"lifealign": True, "replay": True, "sequential": False}
-    nll = next(v for v in study_views.pareto(study) if v["show"]["metric"] == "nll")
+    nll = next(v for v in views.pareto(study) if v["show"]["metric"] == "nll")
     # Less is better in both: the start is 2 - start / 100, the loss grows with the method.
     assert {p["method"] for p in nll["points"] if p["front"]} == {"lifealign"}
 
 
 def test_a_method_without_bwt_is_named_beside_the_plot(study: dict[str, Any]) -> None:
     study["table"][0]["metrics"]["accuracy"]["bwt"]["mean"] = None
-    view = study_views.pareto(study)[0]
+    view = views.pareto(study)[0]
     assert view["missing"] == ["lifealign"] and len(view["points"]) == 2
 
 
 def test_sensitivity_is_one_line_over_the_values_with_means_over_seeds(study: dict[str, Any]) -> None:
-    views = study_views.sensitivity(study)
-    view = next(v for v in views if v["show"]["metric"] == "accuracy" and v["key"] == "last")
+    view = next(v for v in views.sensitivity(study) if v["show"]["metric"] == "accuracy" and v["key"] == "last")
     assert view["values"] == ["0.25", "0.5", "1"]
     assert [line["label"] for line in view["lines"]] == ["lifealign"]
     # 70 + s / 2 + shift + 3 - 0.75 for seeds 0 and 1: 72.5 + shift.
@@ -223,18 +223,18 @@ def test_sensitivity_is_one_line_over_the_values_with_means_over_seeds(study: di
 def test_runs_that_differ_in_more_than_the_setting_are_lines_of_their_own(study: dict[str, Any]) -> None:
     more = [make_run("lifealign", "given", 0, {LAMBDA: v, "train.epochs": 2}) for v in (0.25, 1.0)]
     study["runs"] += more
-    lines = study_views.sensitivity(study)[0]["lines"]
+    lines = views.sensitivity(study)[0]["lines"]
     assert [line["label"] for line in lines] == ["lifealign", "train.epochs=2"]
     assert lines[1]["points"][1] is None
-    drawn = study_charts.sensitivity(study_views.sensitivity(study)[0])["drawn"]
+    drawn = charts.sensitivity(views.sensitivity(study)[0])["drawn"]
     # The gap is no line: two single points.
     assert drawn[1]["paths"] == [] and len(drawn[1]["marks"]) == 2 and len(drawn[0]["paths"]) == 1
 
 
 def test_bars_start_at_zero_and_missing_ones_are_not_drawn(study: dict[str, Any]) -> None:
     study["table"] = [line for line in study["table"] if (line["method"], line["order"]) != ("replay", "reversed")]
-    view = next(v for v in study_views.bars(study) if v["show"]["metric"] == "accuracy" and v["key"] == "bwt")
-    drawn = study_charts.bars(view)
+    view = next(v for v in views.bars(study) if v["show"]["metric"] == "accuracy" and v["key"] == "bwt")
+    drawn = charts.bars(view)
     full, missing = drawn["blocks"][1]["bars"]
     assert missing["at"] is None and "width" not in missing
     assert full["x"] + full["width"] == pytest.approx(drawn["zero"], abs=0.11)  # -2.5 ends at zero
@@ -403,7 +403,7 @@ def test_scores_that_only_some_runs_have(study: dict[str, Any]) -> None:
     line = study["table"][0]
     line["metrics"]["chrf"] = {"last": {"mean": 31.4159, "low": 30.0, "high": 33.0, "values": [30, 31, 33]}}
     rows = dict(table_named(study, "main-given").rows)
-    assert [rows[m][-1].text for m in rows] == ["31.416", None, None]
+    assert [rows[m][-1].text for m in rows] == ["31.42", None, None]
     assert rows["lifealign"][-1].rank == 0
     assert "chrf" in render_html(study)
 

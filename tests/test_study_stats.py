@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lifealign import study_stats
-from lifealign.study_results import Group, _baseline, _cost, _difference, _orders_spread, _table, shown
+from lifealign.studies import stats
+from lifealign.studies.results import Group, _baseline, _cost, _difference, _orders_spread, _table, shown
 
 nan = math.nan
 
@@ -17,17 +17,17 @@ nan = math.nan
 def test_interval_of_few_seeds_is_students_t() -> None:
     # mean 4, standard deviation 2, standard error 2 / sqrt(3); t(0.975, 2) = 4.303
     half = 4.303 * 2 / math.sqrt(3)
-    assert study_stats.interval([2.0, None, 4.0, nan, 6.0]) == pytest.approx((4, 4 - half, 4 + half))
-    one = study_stats.interval([5.0])
+    assert stats.interval([2.0, None, 4.0, nan, 6.0]) == pytest.approx((4, 4 - half, 4 + half))
+    one = stats.interval([5.0])
     assert one.value == 5 and math.isnan(one.low) and math.isnan(one.high)
-    assert math.isnan(study_stats.interval([]).value)
+    assert math.isnan(stats.interval([]).value)
 
 
 def test_interval_of_many_seeds_is_a_bootstrap() -> None:
     # 10 zeros and 10 ones: the mean of a resample is Binomial(20, 1/2) / 20, whose 2.5% and 97.5% points are 6 and 14.
-    assert study_stats.interval([0.0, 1.0] * 10) == pytest.approx((0.5, 0.3, 0.7), abs=0.051)
-    assert "bootstrap" in study_stats.interval_name(20) and "Student" in study_stats.interval_name(19)
-    assert "no interval" in study_stats.interval_name(1)
+    assert stats.interval([0.0, 1.0] * 10) == pytest.approx((0.5, 0.3, 0.7), abs=0.051)
+    assert "bootstrap" in stats.interval_name(20) and "Student" in stats.interval_name(19)
+    assert "no interval" in stats.interval_name(1)
 
 
 def test_coverage_is_what_the_threshold_is_argued_with() -> None:
@@ -37,23 +37,23 @@ def test_coverage_is_what_the_threshold_is_argued_with() -> None:
     def covered(intervals: list[Any]) -> float:
         return float(np.mean([i.low <= 0 <= i.high for i in intervals]))
 
-    assert covered([study_stats.interval(list(s)) for s in samples]) == pytest.approx(0.95, abs=0.02)
+    assert covered([stats.interval(list(s)) for s in samples]) == pytest.approx(0.95, abs=0.02)
     assert covered([mean_interval(list(s), resamples=300) for s in samples]) == pytest.approx(0.75, abs=0.03)
 
 
 def test_pairs_are_of_the_same_seed() -> None:
     # seeds 0 and 2 are in both: 3 - 1 = 2 and 9 - 5 = 4; mean 3, sd sqrt(2), t(0.975, 1) = 12.706
     half = 12.706 * math.sqrt(2) / math.sqrt(2)
-    found = study_stats.paired({0: 3.0, 1: 100.0, 2: 9.0, 3: None}, {0: 1.0, 2: 5.0, 3: 1.0})
+    found = stats.paired({0: 3.0, 1: 100.0, 2: 9.0, 3: None}, {0: 1.0, 2: 5.0, 3: 1.0})
     assert found == pytest.approx((3, 3 - half, 3 + half))
 
 
 def test_spread_and_best() -> None:
-    assert study_stats.spread({"a": 1.0, "b": 4.0, "c": nan}) == 3.0
-    assert math.isnan(study_stats.spread({"a": 1.0, "b": nan}))
-    assert study_stats.best([1.0, None, 3.0, 3.0], lower_is_better=False) == 2
-    assert study_stats.best([2.0, None, 1.0], lower_is_better=True) == 2
-    assert study_stats.best([None, nan], lower_is_better=False) is None
+    assert stats.spread({"a": 1.0, "b": 4.0, "c": nan}) == 3.0
+    assert math.isnan(stats.spread({"a": 1.0, "b": nan}))
+    assert stats.best([1.0, None, 3.0, 3.0], lower_is_better=False) == 2
+    assert stats.best([2.0, None, 1.0], lower_is_better=True) == 2
+    assert stats.best([None, nan], lower_is_better=False) is None
 
 
 def test_interference_by_hand() -> None:
@@ -66,7 +66,7 @@ def test_interference_by_hand() -> None:
         (["a", "b"], [[80.0, None], [70.0, 60.0]], [50.0, 40.0]),
         (["b", "a"], [[90.0, 45.0], [70.0, 85.0]], None),
     ]
-    found = study_stats.interference(runs, ["a", "b"])
+    found = stats.interference(runs, ["a", "b"])
     expected = [[(30 + 40) / 2, -20.0], [-10.0, nan]]
     np.testing.assert_allclose(found, expected)
 

@@ -77,7 +77,7 @@ def study(
 ) -> Answer:
     """Compare methods over task orders, seeds, settings and models. Stopped and started again, it goes on."""
     from lifealign.progress import make_progress
-    from lifealign.study import run_study
+    from lifealign.studies.engine import run_study
 
     document, lines, problems = run_study(file, dry_run=dry_run, ray=ray, out=out, progress=make_progress())
     return Answer(document, lines, EXIT_USER_ERROR if problems else 0, problems)
@@ -258,7 +258,7 @@ def study_report(
     as_json: AsJson = False,
 ) -> Answer:
     """Write a study's page, its tables as LaTeX and CSV, and its figures."""
-    from lifealign import study_report as writer
+    from lifealign.studies import report as writer
 
     found = writer.read_results(results)
     written = writer.write_study_report(found, out)

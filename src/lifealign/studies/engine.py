@@ -16,15 +16,15 @@ from typing import Any, Protocol
 
 import filelock
 
-from lifealign import study_stats
 from lifealign.answers import to_json
 from lifealign.errors import StoreError
 from lifealign.files import replace_file, writing
 from lifealign.progress import NullProgress, Progress, duration
-from lifealign.study_config import STUDIES
-from lifealign.study_plan import Plan, Run, make_plan
-from lifealign.study_results import build, select
-from lifealign.study_worker import CONTEXT, HEAD, LOG, RECORD, RUN, here, start, too_long, write_failure
+from lifealign.studies import stats
+from lifealign.studies.config import STUDIES
+from lifealign.studies.plan import Plan, Run, make_plan
+from lifealign.studies.results import build, select
+from lifealign.studies.worker import CONTEXT, HEAD, LOG, RECORD, RUN, here, start, too_long, write_failure
 
 RUNS, MEMORIES, LOCK, RESULTS = "runs", "memories", ".study.lock", "results.json"
 ATTEMPTS = 3
@@ -117,7 +117,7 @@ class Records:
         """Seconds that a run will take: the mean of the finished ones of its strategy and model; None: not known."""
         every = (self(p.name) for p in sorted(self.directory.glob("*")))
         same = [r["seconds"] for r in every if r and (r["strategy"], r["model"]) == (run.strategy, run.model)]
-        mean = study_stats.mean(same)
+        mean = stats.mean(same)
         return None if mean != mean else mean
 
     def total(self, runs: Sequence[Run], workers: int = 1) -> tuple[float, int]:
@@ -266,7 +266,7 @@ def run_study(
     if dry_run:
         return _listing(study)
     if ray is not None:
-        from lifealign.study_ray import RayEngine
+        from lifealign.studies.on_ray import RayEngine
 
         study.engine = RayEngine(ray)
     results = study.execute()

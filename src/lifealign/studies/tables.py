@@ -1,4 +1,4 @@
-"""The tables of a study's report, as plain values that HTML and LaTeX are made of. See `study_report`.
+"""The tables of a study's report, as plain values that HTML and LaTeX are made of. See `report`.
 
 Each table is made once, as `Table` of `Cell`, so that the page and the LaTeX cannot disagree.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lifealign.report_views import SUMMARIES, cells_of, higher_is_better, metric_label, number
-from lifealign.study_cells import (
+from lifealign.studies.cells import (
     Cell,
     Column,
     Json,

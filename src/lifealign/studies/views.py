@@ -1,6 +1,6 @@
-"""What a study's page and its figures show beside the tables: heatmaps, bars, curves, points. See `study_report`.
+"""What a study's page and its figures show beside the tables: heatmaps, bars, curves, points. See `report`.
 
-Plain values; the page's charts (`study_charts`) and the figures (`study_figures`) are drawn from the same ones.
+Plain values; the page's charts (`charts`) and the figures (`figures`) are drawn from the same ones.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from lifealign.metrics import seeds_interval
 from lifealign.report_views import SUMMARIES, higher_is_better, interval, metric_label, number, plain
 from lifealign.results import LOWER_IS_BETTER
-from lifealign.study_cells import Json, order_label, setting
-from lifealign.study_tables import Group, groups, metrics_of, runs_of
+from lifealign.studies.cells import Json, order_label, setting
+from lifealign.studies.tables import Group, groups, metrics_of, runs_of
 
 View = dict[str, Any]
 BAR_SUMMARIES = ("last", "bwt")

@@ -14,9 +14,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lifealign import study_views
 from lifealign.report_views import SUMMARIES, metric_label, number
-from lifealign.study_cells import Json, order_label, slug, unused
+from lifealign.studies import views
+from lifealign.studies.cells import Json, order_label, slug, unused
 
 View = Mapping[str, Any]
 _STYLE: Any = {
@@ -61,21 +61,21 @@ def _all(results: Json) -> Iterator[tuple[str, Figure]]:
         return unused(f"{slug(folder)}/{slug(*parts)}", seen)
 
     maps: dict[tuple[str, str, str], list[View]] = {}
-    for view in study_views.heatmaps(results):
+    for view in views.heatmaps(results):
         show = view["show"]
         maps.setdefault((show["metric"], show["order"], show["model"]), []).append(view)
     models = {model for _, _, model in maps}
-    for (metric, order, model), views in maps.items():
+    for (metric, order, model), shown in maps.items():
         name = own(metric, "scores", order, model if len(models) > 1 else "")
-        yield name, _heatmaps(views, f"{metric_label(metric)}, {order_label(order)}")
-    for view in study_views.bars(results):
+        yield name, _heatmaps(shown, f"{metric_label(metric)}, {order_label(order)}")
+    for view in views.bars(results):
         model = view["show"]["model"] if len(models) > 1 else ""
         yield own(view["show"]["metric"], "orders", view["key"], model), _bars(view)
-    for view in study_views.pareto(results):
+    for view in views.pareto(results):
         show = view["show"]
         name = own(show["metric"], "pareto", show["order"], show["model"] if len(models) > 1 else "")
         yield name, _pareto(view)
-    for view in study_views.sensitivity(results):
+    for view in views.sensitivity(results):
         yield own(view["show"]["metric"], "sensitivity", view["axis"], view["key"]), _sensitivity(view)
 
 
@@ -153,7 +153,7 @@ def _pareto(view: View) -> Figure:
             axes.plot([x["value"]] * 2, [y["low"], y["high"]], **style)
         marker = _MARKERS[(i // 8) % 8]
         axes.plot(x["value"], y["value"], marker, color=_COLOURS[i % 8], markersize=6, label=p["method"])
-    axes.set_xlabel(f"{SUMMARIES[study_views.LEARNING].label} (learning accuracy)")
+    axes.set_xlabel(f"{SUMMARIES[views.LEARNING].label} (learning accuracy)")
     axes.set_ylabel("BWT (retention)")
     axes.grid(color="#dfe3e6", linewidth=0.6)
     axes.set_title(view["title"])

@@ -1,7 +1,7 @@
 """Report of a study: one HTML page that needs no network, a LaTeX file for each table, two CSV files, and figures.
 
 Everything is made from results.json alone: no model, no memory, no torch. The same input gives the same bytes. What is
-shown is in `study_tables` and `study_views`, the layout in study_report.html.j2.
+shown is in `tables` and `views`, the layout in study_report.html.j2.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lifealign import study_charts, study_views
 from lifealign.errors import StoreError
 from lifealign.files import decode_json, read_bytes, replace_file, writing
 from lifealign.report import BEFORE, template
 from lifealign.report_views import metric_label, plain
 from lifealign.results import LOWER_IS_BETTER
-from lifealign.study_cells import Json, Table, order_label
-from lifealign.study_latex import latex
-from lifealign.study_tables import all_tables, groups, metrics_of
+from lifealign.studies import charts, views
+from lifealign.studies.cells import Json, Table, order_label
+from lifealign.studies.latex import latex
+from lifealign.studies.tables import all_tables, groups, metrics_of
 
 RUN_COLUMNS = ("run", "method", "order", "model", "seed", "status", "metric", "quantity", "stage", "task", "value")
 TABLE_COLUMNS = ("method", "order", "model", "seeds", "metric", "summary", "mean", "low", "high")
@@ -55,7 +55,7 @@ def write_study_report(results: Mapping[str, Any], directory: str | Path) -> lis
     contents["table.csv"] = table_csv(clean).encode()
     contents |= {f"tables/{t.name}.tex": latex(t).encode() for section in tables.values() for t in section}
     if find_spec("matplotlib"):
-        from lifealign.study_figures import figures
+        from lifealign.studies.figures import figures
 
         contents |= {f"figures/{name}": data for name, data in figures(clean)}
     target = Path(directory)
@@ -112,10 +112,10 @@ def page(results: Json) -> dict[str, Any]:
         "states": {state: sum(run.get("status") == state for run in runs) for state in ("done", "failed", "pending")},
         "seeds": sorted({run["seed"] for run in runs if run.get("seed") is not None}),
         "tables": all_tables(results),
-        "heatmaps": study_views.heatmaps(results),
-        "bars": [study_charts.bars(view) for view in study_views.bars(results)],
-        "pareto": [study_charts.pareto(view) for view in study_views.pareto(results)],
-        "sensitivity": [study_charts.sensitivity(view) for view in study_views.sensitivity(results)],
+        "heatmaps": views.heatmaps(results),
+        "bars": [charts.bars(view) for view in views.bars(results)],
+        "pareto": [charts.pareto(view) for view in views.pareto(results)],
+        "sensitivity": [charts.sensitivity(view) for view in views.sensitivity(results)],
     }
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import lifealign
-from lifealign import study_stats
 from lifealign.metrics import Interval
 from lifealign.results import LOWER_IS_BETTER, METRICS, SUMMARIES
-from lifealign.study_plan import Plan, Run, Settings, points
+from lifealign.studies import stats
+from lifealign.studies.plan import Plan, Run, Settings, points
 
 Record = Mapping[str, Any]
 Records = Callable[[str], Record | None]
@@ -89,7 +89,7 @@ def _select_one(plan: Plan, method: Any, records: Records) -> Selected:
         value = sum(values) / len(values) if complete else None
         lines.append({"settings": trial, "value": value, "runs": [run.id for run in runs], "error": error})
     lower = summary == "forgetting" or metric in LOWER_IS_BETTER
-    best = None if waiting else study_stats.best([line["value"] for line in lines], lower)
+    best = None if waiting else stats.best([line["value"] for line in lines], lower)
     if best is not None:
         return Selected(lines, lines[best]["settings"])
     first = next((line["error"] for line in lines if line["error"]), None)
@@ -111,7 +111,7 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
     axes: dict[str, list[Any]] = {}
     for key, values in itertools.chain.from_iterable(study.sweep_of(m).items() for m in study.methods):
         axes[key] = [*axes.get(key, []), *(v for v in values if v not in axes.get(key, []))]
-    note = study_stats.interval_name(len(study.seeds))
+    note = stats.interval_name(len(study.seeds))
     return {
         "study": study.name,
         "lifealign_version": lifealign.__version__,
@@ -213,7 +213,7 @@ def _table(groups: Sequence[Group], baseline: str | None) -> list[dict[str, Any]
         metrics: dict[str, Any] = {}
         for metric, summary in itertools.product(_measured([group]), SUMMARIES):
             values = list(group.by_seed(metric, summary).values())
-            cell = {**_limits(study_stats.interval(values)), "values": values}
+            cell = {**_limits(stats.interval(values)), "values": values}
             metrics.setdefault(metric, {})[summary] = cell
         rows.append(
             {
@@ -240,7 +240,7 @@ def _difference(group: Group, other: Group | None) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = {}
     for metric, summary in itertools.product(_measured([group]), SUMMARIES):
-        pair = study_stats.paired(group.by_seed(metric, summary), other.by_seed(metric, summary))
+        pair = stats.paired(group.by_seed(metric, summary), other.by_seed(metric, summary))
         found.setdefault(metric, {})[summary] = _limits(pair)
     return found
 
@@ -261,12 +261,10 @@ def _orders_spread(groups: Sequence[Group]) -> dict[str, Any]:
             continue
         for metric, summary in itertools.product(_measured(own), SUMMARIES):
             by_order = {
-                order: study_stats.mean(
-                    [v for g in own if g.order == order for v in g.by_seed(metric, summary).values()]
-                )
+                order: stats.mean([v for g in own if g.order == order for v in g.by_seed(metric, summary).values()])
                 for order in orders
             }
-            cell = {"spread": study_stats.spread(by_order), "by_order": by_order}
+            cell = {"spread": stats.spread(by_order), "by_order": by_order}
             found.setdefault(label, {}).setdefault(metric, {})[summary] = cell
     return found
 
@@ -280,7 +278,7 @@ def _interference(plan: Plan, groups: Sequence[Group]) -> dict[str, Any]:
         runs = [r for g in own for r in g.runs.values() if metric in r["scores"]]
         if runs:
             learnt = [(r["tasks"], r["scores"][metric]["R"], r["scores"][metric]["before"]) for r in runs]
-            found[label] = {"tasks": tasks, "matrix": study_stats.interference(learnt, tasks).tolist()}
+            found[label] = {"tasks": tasks, "matrix": stats.interference(learnt, tasks).tolist()}
     return found
 
 
@@ -290,7 +288,7 @@ def _cost(groups: Sequence[Group]) -> dict[str, Any]:
     reference = math.nan
     for label, own in _by_label(groups).items():
         runs = [r for g in own for r in g.runs.values()]
-        found[label] = {key: study_stats.mean([r[key] for r in runs]) for key in COSTS}
+        found[label] = {key: stats.mean([r[key] for r in runs]) for key in COSTS}
         if own[0].strategy == REFERENCE_METHOD and math.isnan(reference):
             reference = found[label]["train_seconds"]
     for cost in found.values():

@@ -23,8 +23,8 @@ import lifealign
 from lifealign.config import StreamConfig, _merge
 from lifealign.errors import ConfigError
 from lifealign.sources import expand_path
-from lifealign.study_config import MethodConfig, StudyConfig, load_study, task_names
-from lifealign.study_worker import CONTEXT, here, resolve
+from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
+from lifealign.studies.worker import CONTEXT, here, resolve
 
 PAPER_ORDERS = {"order1": (1, 2, 3, 4, 5, 6), "order2": (6, 5, 4, 3, 2, 1), "order3": (3, 1, 6, 4, 2, 5)}
 """Task orders of the LifeAlign paper (arXiv 2509.17183), 1-based positions in its list of six tasks."""

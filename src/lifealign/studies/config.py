@@ -1,7 +1,7 @@
 """Configuration of a study: methods, task orders, seeds, models, and the settings that are tried. Imports no torch.
 
 A study file is read as a run's file is: frozen models, unknown keys refused, all mistakes at once. What can only be said
-of a whole run (the options of its strategy) is checked by `study_plan`.
+of a whole run (the options of its strategy) is checked by `plan`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifealign.study_cells import Cell, Table
+from lifealign.studies.cells import Cell, Table
 
 _SIGNS = {
     "\\": r"\textbackslash{}",
