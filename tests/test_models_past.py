@@ -152,18 +152,21 @@ def test_dropout_of_the_adapter_in_training_leaves_the_past_alone() -> None:
     assert torch.equal(logits(model), still)
 
 
+@pytest.mark.parametrize(("kind", "lora"), [("llama", LORA), ("gpt2", GPT2)])
 @pytest.mark.parametrize("ranks", [(2,), (2, 2, 3)])
-def test_concatenated_adapter_loads_in_stock_peft_with_the_same_logits(tmp_path: Path, ranks: tuple[int, ...]) -> None:
-    directory = save_tiny(tmp_path / "base")
-    model = attach_lora(make_model(), LORA, 0).eval()
+def test_concatenated_adapter_loads_in_stock_peft_with_the_same_logits(
+    tmp_path: Path, ranks: tuple[int, ...], kind: str, lora: LoraConfig
+) -> None:
+    directory = save_tiny(tmp_path / "base", kind)
+    model = attach_lora(make_model(kind), lora, 0).eval()
     own = random_factors(model, 2, 1)
     restore(model, own)
     pasts = [random_factors(model, rank, 10 + rank + i) for i, rank in enumerate(ranks[1:])]
     if pasts:
         joined = {name: torch.cat([p[name] for p in pasts], 0 if name.endswith(".lora_A") else 1) for name in pasts[0]}
-        set_past(model, joined, LORA)
+        set_past(model, joined, lora)
     live = logits(model)
-    torch.testing.assert_close(live, dense("llama", LORA, own, *pasts), atol=1e-5, rtol=0)
+    torch.testing.assert_close(live, dense(kind, lora, own, *pasts), atol=1e-5, rtol=0)
     one = concatenated(model)
     torch.testing.assert_close(logits(one), live, atol=1e-5, rtol=0)
     assert list(one.peft_config) == ["default"] and one.peft_config["default"].r == sum(ranks)  # type: ignore[arg-type,union-attr,index]

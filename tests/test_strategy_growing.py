@@ -214,6 +214,18 @@ def test_a_task_starts_as_the_policy_that_the_last_one_left(method: str, config:
     assert training(store, "stars")[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)  # logged without a penalty
 
 
+def test_every_task_and_every_seed_draws_an_adapter_of_its_own(config: Build, tmp_path: Path) -> None:
+    """Without training the stored adapter is the one that a task started from."""
+    drawn: list[Tensor] = []
+    for seed in (0, 1):
+        session, store = start(
+            config("strategy.name=olora", "train.epochs=0", f"seed={seed}", f"memory={tmp_path / str(seed)}")
+        )
+        store = learn(session, store, *TASKS)
+        drawn += [torch.cat([a for n, a in factors(store, t.name).items() if n.endswith(".lora_A")]) for t in TASKS]
+    assert [(i, j) for i in range(6) for j in range(i) if bool((drawn[i] == drawn[j]).any())] == []
+
+
 def test_update_holds_what_is_there_before_and_after_in_one_shape(config: Build) -> None:
     session, store = start(config("strategy.name=sdlora"))
     store = learn(session, store, *TASKS[:2])

@@ -63,7 +63,7 @@ def reading(moment_II: Tensor, basis: Basis, rank: int) -> Tensor:
 def protect(moment_II: Tensor, basis: Basis, threshold: float) -> Basis:
     """The basis after a task: the fewest directions more with which `threshold` of the inputs' energy tr C is protected.
 
-    DualGPM's criterion (InfLoRA, appendix) on the inputs themselves: their squared singular values are C's eigenvalues.
+    DualGPM's criterion on the inputs themselves: their squared singular values are C's eigenvalues.
     """
     inputs = len(moment_II)
     total = float(moment_II.trace())

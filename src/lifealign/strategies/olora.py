@@ -17,7 +17,7 @@ from lifealign.tasks import Task
 
 
 def overlap(past_KI: Tensor, new_RI: Tensor) -> Tensor:
-    """Sum of the absolute values of A_past A_new^T, a scalar (O-LoRA, eq. 8, with every earlier A_i in A_past)."""
+    """Sum of the absolute values of A_past A_new^T, a scalar; A_past holds every earlier A_i."""
     return (past_KI @ new_RI.T).abs().sum()
 
 
