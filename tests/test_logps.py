@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
+import lifealign.logps
 from conftest import shared
-from lifealign.config import LoraConfig, ModelConfig
-from lifealign.data import EncodedPair, Encoder, pack_pairs
+from lifealign.config import LoraConfig, ModelConfig, TrainConfig
+from lifealign.data import EncodedPair, Encoder, Pack, pack_pairs
 from lifealign.errors import ConfigError, ModelError
 from lifealign.logps import kl_to_base, probe, token_logps
 from lifealign.losses import dpo_loss, focal_dpo_loss, preference_margin
@@ -113,6 +116,26 @@ def test_probe_refuses_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     real = module._path_mask
     monkeypatch.setattr(module, "_path_mask", lambda q, k, w, d: torch.ones_like(real(q, k, w, d)))
     assert "differ from plain rows" in str(probe(model_with_adapter("llama"), pairs()))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "gemma3"])
+def test_probe_tells_rounding_from_a_wrong_layout_in_bfloat16(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_with_adapter(kind).to(torch.bfloat16)
+    assert probe(model, pairs()) is None
+    real = lifealign.logps.pack_pairs
+
+    def misplaced(given: list[EncodedPair], index: Sequence[int], shared_prefix: bool) -> Pack:
+        """Positions that go on over the whole row."""
+        pack = real(given, index, shared_prefix)
+        return replace(pack, position_ids=torch.arange(pack.tokens)[None]) if shared_prefix else pack
+
+    monkeypatch.setattr(lifealign.logps, "pack_pairs", misplaced)
+    assert "differ from plain rows" in str(probe(model, pairs()))
+
+
+def test_in_half_precision_a_pair_has_a_row_of_its_own_unless_a_budget_is_given() -> None:
+    assert [TrainConfig().pack_budget(dtype) for dtype in ("float32", "bfloat16")] == [512, 1]
+    assert TrainConfig(tokens_per_pack=300).pack_budget("bfloat16") == 300
 
 
 def test_chunked_projection_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

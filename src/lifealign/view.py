@@ -57,6 +57,11 @@ class LoadedView:
         self.config, self.accelerator, self.cache, self.progress = config, accelerator, cache, progress
         self._shared_prefix: bool | None = None
 
+    @property
+    def budget(self) -> int:
+        """Columns of a packed row."""
+        return self.config.train.pack_budget(self.base.identity["dtype"])
+
     def shared_prefix(self, pairs: Sequence[EncodedPair]) -> bool:
         """Whether packed rows are used: as configured, after a probe on the model at hand (once)."""
         setting = self.config.train.shared_prefix
@@ -88,7 +93,7 @@ class LoadedView:
                 base=self.base.identity,
                 adapter=adapter,
                 shared_prefix=self.shared_prefix(pairs),
-                tokens_per_pack=self.config.train.tokens_per_pack,
+                tokens_per_pack=self.budget,
                 accelerator=self.accelerator,
                 progress=self.progress,
                 title=title,
@@ -130,7 +135,7 @@ class LoadedView:
                 self.model,
                 self.prefixed(pairs),
                 shared_prefix=self.shared_prefix(pairs),
-                tokens_per_pack=self.config.train.tokens_per_pack,
+                tokens_per_pack=self.budget,
                 accelerator=self.accelerator,
             )
         found[[p.position for p in pairs]] = values
@@ -236,8 +241,7 @@ class LoadedView:
 
     def _groups(self, rows: Sequence[Row]) -> Iterator[list[EncodedPair]]:
         pairs = self._encode(rows)
-        budget = self.config.train.tokens_per_pack
-        for group in split_by_budget(pairs, range(len(pairs)), budget, self.shared_prefix(pairs)):
+        for group in split_by_budget(pairs, range(len(pairs)), self.budget, self.shared_prefix(pairs)):
             yield [pairs[i] for i in group]
 
     def _pack(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Pack:
