@@ -22,13 +22,14 @@ from lifealign.files import decode_tensors, encode_tensors
 from lifealign.logps import token_logps
 from lifealign.losses import PairLogps
 from lifealign.models import snapshot, trainable
-from lifealign.pipeline import StoreHistory, create_memory, learn_group, writing
+from lifealign.pipeline import StoreHistory
 from lifealign.progress import NullProgress
 from lifealign.session import ADAPTER, STATE, UPDATE, Session
 from lifealign.store import MemoryStore
 from lifealign.strategies import STRATEGIES, Step, Strategy, make_strategy
 from lifealign.subspace import SubspaceBasis
 from lifealign.tasks import Task
+from lives import learn, start
 
 METHODS = sorted(STRATEGIES)
 TASKS = [make_task(name, train=6, test=2) for name in ("bread", "stars", "music")]
@@ -40,18 +41,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def start(config: RunConfig) -> tuple[Session, MemoryStore]:
-    session = Session(config, NullProgress())
-    return session, create_memory(config, session)
-
-
-def learn(session: Session, store: MemoryStore, *tasks: Task) -> MemoryStore:
-    for task in tasks:
-        with writing(session, store):
-            store = learn_group(session, store, [task], session.config)[1]
-    return store
 
 
 def tensors(store: MemoryStore) -> dict[str, Tensor]:

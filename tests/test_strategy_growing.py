@@ -23,7 +23,7 @@ from lifealign.errors import ConfigError
 from lifealign.logps import causal_lm
 from lifealign.memory import Memory
 from lifealign.models import snapshot
-from lifealign.pipeline import StoreHistory, create_memory, learn_group, writing
+from lifealign.pipeline import StoreHistory
 from lifealign.progress import NullProgress
 from lifealign.session import ADAPTER, STATE, UPDATE, Session
 from lifealign.store import MemoryStore
@@ -31,7 +31,7 @@ from lifealign.strategies import Step
 from lifealign.strategies.nlora import product_norm
 from lifealign.strategies.olora import overlap
 from lifealign.strategies.sdlora import direction
-from lifealign.tasks import Task
+from lives import learn, start
 from tiny import make_model
 
 METHODS = ("olora", "nlora", "inflora", "sdlora", "single")
@@ -42,18 +42,6 @@ SCALE = 4 / 2  # alpha / r of the `config` fixture
 Build = Callable[..., RunConfig]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def start(config: RunConfig) -> tuple[Session, MemoryStore]:
-    session = Session(config, NullProgress())
-    return session, create_memory(config, session)
-
-
-def learn(session: Session, store: MemoryStore, *tasks: Task) -> MemoryStore:
-    for task in tasks:
-        with writing(session, store):
-            store = learn_group(session, store, [task], session.config)[1]
-    return store
 
 
 def factors(store: MemoryStore, task: str) -> dict[str, Tensor]:

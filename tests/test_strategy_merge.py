@@ -20,11 +20,12 @@ from lifealign.errors import ConfigError
 from lifealign.lowrank import Product, difference, inner
 from lifealign.memory import Memory
 from lifealign.models import snapshot
-from lifealign.pipeline import create_memory, learn_group, read_config, writing
+from lifealign.pipeline import read_config
 from lifealign.progress import NullProgress
 from lifealign.session import ADAPTER, STATE, Session
 from lifealign.store import MemoryStore
 from lifealign.tasks import Task
+from lives import learn, start
 
 TASKS = [make_task(name, train=6, test=2) for name in ("bread", "stars", "music")]
 METHODS = ("task_arithmetic", "ties", "dare", "slerp", "magmax")
@@ -113,18 +114,6 @@ def test_difference_and_inner_are_those_of_the_matrices() -> None:
 
 
 # --- in training ------------------------------------------------------------------------------------------------------
-
-
-def start(config: RunConfig) -> tuple[Session, MemoryStore]:
-    session = Session(config, NullProgress())
-    return session, create_memory(config, session)
-
-
-def learn(session: Session, store: MemoryStore, *tasks: Task) -> MemoryStore:
-    for task in tasks:
-        with writing(session, store):
-            store = learn_group(session, store, [task], session.config)[1]
-    return store
 
 
 def observed(config: RunConfig) -> tuple[MemoryStore, list[dict[str, Tensor]], list[dict[str, Tensor]]]:

@@ -26,7 +26,7 @@ from lifealign.errors import ConfigError
 from lifealign.files import decode_tensors, encode_tensors
 from lifealign.memory import Memory
 from lifealign.models import restore, snapshot
-from lifealign.pipeline import StoreHistory, create_memory, learn_group, read_config, run_stream, writing
+from lifealign.pipeline import StoreHistory, read_config, run_stream
 from lifealign.progress import NullProgress
 from lifealign.prompt_bank import PromptBank, Stored, blend_weights
 from lifealign.session import ADAPTER, STATE, Session
@@ -34,6 +34,7 @@ from lifealign.store import MemoryStore
 from lifealign.strategies.l2p import key_pull, select_prompts
 from lifealign.tasks import Message, Task
 from lifealign.translator import MEMORY, Translator, pair_inconsistency, point_inconsistency, sentence_anchor
+from lives import learn, start
 
 Build = Callable[..., RunConfig]
 BREAD, STARS, MUSIC = (make_task(name, train=6, test=2) for name in ("bread-baking", "stars", "music"))
@@ -41,18 +42,6 @@ TASKS = [replace(BREAD, requirement="Say how bread is baked."), STARS, MUSIC]
 TABLE, KEYS = "model.embed_tokens.table", "prompt_keys"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def start(config: RunConfig) -> tuple[Session, MemoryStore]:
-    session = Session(config, NullProgress())
-    return session, create_memory(config, session)
-
-
-def learn(session: Session, store: MemoryStore, *tasks: Task) -> MemoryStore:
-    for task in tasks:
-        with writing(session, store):
-            store = learn_group(session, store, [task], session.config)[1]
-    return store
 
 
 def steps(store: MemoryStore, index: int) -> list[dict[str, Any]]:

@@ -133,7 +133,9 @@ def test_gradients_on_rows_are_those_of_their_mean_loss(session: Session) -> Non
 def test_sft_loss_on_rows_is_the_mean_over_tokens(session: Session) -> None:
     every = [chosen_logps(session, row) for row in TASK.train[:2]]
     picked = torch.cat([log_probs[range(len(ids)), ids] for log_probs, ids in every])
-    assert float(session.view.sft_loss_on(TASK.train[:2]).detach()) == pytest.approx(-float(picked.detach().mean()), abs=1e-5)
+    assert float(session.view.sft_loss_on(TASK.train[:2]).detach()) == pytest.approx(
+        -float(picked.detach().mean()), abs=1e-5
+    )
 
 
 def test_hooks_see_stage_tokens_and_updates(config: Build) -> None:

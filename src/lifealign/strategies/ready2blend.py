@@ -39,9 +39,8 @@ class Ready2Blend(Strategy):
     A task's prompt goes to the bank as it is at the task's end and never changes again; the reference `base` has no
     prompt. A task without a requirement has its name, hyphens as spaces, in its place. No adapter is trained: the
     `lora` settings are not read. Exported is the latest task's prompt, as PEFT prompt tuning.
-    Kept: the translator as weights (0.4 to 0.6 million numbers at width 128), and K D + E numbers a task.
-    Cost: 1, attention to K more tokens; the sentence encoder (22 million parameters) on each distinct input of an
-    unknown task.
+    Kept: the translator as weights (0.4 to 0.6 million numbers at width 128), and K D + E numbers a task. Cost: 1, attention
+    to K more tokens; the sentence encoder (22 million parameters) on each distinct input of an unknown task.
     """
 
     sums_updates: ClassVar[bool] = False
@@ -149,10 +148,7 @@ class Ready2Blend(Strategy):
         return prompt, self._current.to(prompt.device)
 
     def _ids(self, place: int) -> tuple[int, ...]:
-        """Ids of the prompt in training (0), of the bank's (from 1) and of the blends (behind them).
-
-        They share none: log-probs are cached by ids.
-        """
+        """Ids of the prompt in training (0), the bank's (from 1), the blends (behind): none shared, log-probs are cached by ids."""
         first = self._first_id + place * self.config.tokens
         return tuple(range(first, first + self.config.tokens))
 
