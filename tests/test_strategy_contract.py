@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from conftest import make_task
 from lifealign import train
@@ -337,3 +339,22 @@ def test_joint_learns_all_tasks_in_one_group_from_the_initial_adapter(config: Bu
 @pytest.mark.parametrize("name", [m for m in METHODS if m != "joint"])
 def test_other_methods_learn_one_task_after_another(name: str) -> None:
     assert make_strategy(StrategyChoice(name=name), LoraConfig(), 0).schedule(TASKS) == [(t,) for t in TASKS]
+
+
+def test_stock_peft_reads_the_export(method: str, config: Build, tmp_path: Path, tiny_dir: Path) -> None:
+    """The same logits to 1e-5; methods that put virtual tokens before a prompt have tests of their own."""
+    if STRATEGIES[method].prefix is not Strategy.prefix:
+        pytest.skip("its prompts stand before the input, not in the weights")
+    session, store = start(config(f"strategy.name={method}"))
+    learn(session, store, *TASKS[:2])
+    session.strategy.select(session.model, None)
+    ids = torch.arange(2, 42)[None]
+    with torch.no_grad():
+        live = session.model(input_ids=ids).logits
+    session.export(tmp_path / "adapter", merged=False)
+    base = AutoModelForCausalLM.from_pretrained(tiny_dir, dtype=torch.float32)
+    with torch.no_grad():
+        bare = base(input_ids=ids).logits
+        read = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(input_ids=ids).logits
+    torch.testing.assert_close(read, live, atol=1e-5, rtol=0)
+    assert float((bare - live).abs().max()) > 1e-3
