@@ -60,6 +60,17 @@ class Call:
         """SHA-256 of `request`."""
         return hashlib.sha256(json.dumps(self.request, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def most_tokens(self) -> int:
+        """Prompt tokens, at most: no tokenizer makes more than one of a byte; 64 a message for the template."""
+        texts = [message["content"] for message in self.messages] + [json.dumps(self.schema)]
+        return sum(len(text.encode()) + 64 for text in texts)
+
+    @property
+    def most_cost(self) -> float | None:
+        """What one try costs, at most; None where prices are not known."""
+        return self.judge.cost(self.most_tokens, self.max_tokens)
+
 
 class Ledger(Protocol):
     """What is told about each try, before it is sent and after."""
@@ -67,13 +78,13 @@ class Ledger(Protocol):
     async def admit(self, call: Call) -> bool:
         """Whether the try may be sent; it is written down if so."""
 
-    def refused(self, call: Call) -> None:
+    async def refused(self, call: Call) -> None:
         """The server answered with an error."""
 
-    def lost(self, call: Call) -> None:
+    async def lost(self, call: Call) -> None:
         """No answer came; it may be paid for all the same."""
 
-    def replied(self, call: Call, body: str) -> None:
+    async def replied(self, call: Call, body: str) -> None:
         """The body of a successful response."""
 
 
@@ -131,35 +142,42 @@ class Judge:
         """
         import openai
 
-        failure = Unscored("unreachable")
+        failure, pause = Unscored("unreachable"), 0.0
         pauses = random.Random(call.key)
         for attempt in range(self._tries):
-            if attempt:
-                await asyncio.sleep(pause)  # noqa: F821  (set by the failure before)
+            await asyncio.sleep(pause)
             if not await ledger.admit(call):
                 return Unscored("max_cost")
             pause = min(8.0, 0.5 * 2**attempt) * pauses.uniform(0.75, 1.0)
             try:
-                response = await self._send(call, ledger)
+                response = await self._send(call)
+            except JudgeError:
+                await ledger.refused(call)
+                raise
             except openai.APITimeoutError:
-                ledger.lost(call)
+                await ledger.lost(call)
                 failure = Unscored("timeout")
             except openai.APIConnectionError as error:
                 failure = self._broken(error)
-                (ledger.refused if failure.reason == "unreachable" else ledger.lost)(call)
+                if failure.reason == "cut":
+                    await ledger.lost(call)
+                else:
+                    await ledger.refused(call)
+                    if not self._answered:
+                        raise JudgeError(f"{self._url}: no server answers there ({failure.detail})") from None
             except openai.APIStatusError as error:
-                ledger.refused(call)
+                await ledger.refused(call)
                 failure = Unscored("http_error", f"HTTP {error.status_code}: {self._said(error)}")
                 if error.status_code < 500 and error.status_code not in (408, 409, 425, 429):
                     return failure
                 pause = _asked_pause(error) or pause
             else:
                 self._answered = True
-                ledger.replied(call, self.hide(response))
+                await ledger.replied(call, self.hide(response))
                 return None
         return failure
 
-    async def _send(self, call: Call, ledger: Ledger) -> str:
+    async def _send(self, call: Call) -> str:
         """The body of the response, asking without what the server does not take."""
         import openai
 
@@ -169,7 +187,8 @@ class Judge:
                 response = await self._client.chat.completions.with_raw_response.create(
                     model=call.judge.model, extra_headers={"Idempotency-Key": call.key}, **wire
                 )
-                return response.text
+                body: str = response.text
+                return body
             except openai.APIStatusError as error:
                 if error.status_code in (401, 403, 404):
                     raise JudgeError(
@@ -203,22 +222,16 @@ class Judge:
             named.append("response_format")
         if "system" in said and "role" in said and len(wire["messages"]) > 1:
             named.append("system")
-        new = [name for name in named if name not in self._left_out]
-        self._left_out += new
-        return bool(new)
+        # Several calls may come back with the same complaint: each of them is asked again.
+        self._left_out += [name for name in named if name not in self._left_out]
+        return bool(named)
 
     def _broken(self, error: openai.APIConnectionError) -> Unscored:
-        """A connection that failed.
-
-        Raises:
-            JudgeError: it could not be made, and the server has never answered: there is none.
-        """
+        """A connection that broke off, or was never made."""
         cause = error.__cause__
         detail = self.hide(f"{type(cause).__name__}: {cause}" if cause is not None else str(error))
         if type(cause).__name__ not in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol"):
             return Unscored("cut", detail)
-        if not self._answered:
-            raise JudgeError(f"{self._url}: no server answers there ({detail})") from None
         return Unscored("unreachable", detail)
 
     def _said(self, error: openai.APIStatusError) -> str:

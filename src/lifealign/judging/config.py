@@ -30,11 +30,11 @@ class EndpointConfig(Frozen):
     price_out: float | None = Field(None, ge=0)
     """Price of a million completion tokens, in the same currency; none: not known. 0 <= price_out."""
 
-    @field_validator("url", mode="wrap")
+    @field_validator("url")
     @classmethod
-    def _plain(cls, url: Any, handler: Any) -> str:
-        parts = urlsplit(url) if isinstance(url, str) else None
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+    def _plain(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected a base URL such as http://127.0.0.1:8000/v1")
         if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
             # The value is not shown: it may hold a key.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from lifealign.rubrics import Rubric
@@ -22,7 +21,9 @@ WINNERS: tuple[Winner, ...] = ("A", "B", "tie")
 
 # Special tokens of common chat formats. Servers on transformers read them inside of a message as if the server had put
 # them there, so an answer could end its own turn.
-_SPECIAL = re.compile(r"<(?=\|[^<>|\n]{1,40}\|>|/?s>|/?(?:start|end)_of_turn>|[|｜][^<>\n]{1,40}[|｜]>)|\[(?=/?INST\])|<(?=</?SYS>>)")
+_SPECIAL = re.compile(
+    r"<(?=\|[^<>|\n]{1,40}\|>|/?s>|/?(?:start|end)_of_turn>|[|｜][^<>\n]{1,40}[|｜]>)|\[(?=/?INST\])|<(?=</?SYS>>)"
+)
 
 _RULES = """\
 You judge answers of an AI assistant by a rubric.
@@ -47,7 +48,9 @@ def messages(rubric: Rubric, first: AnswerRecord, second: AnswerRecord | None = 
     blocks = [("conversation", _conversation(rubric, first))]
     if "reference" in rubric.sees:
         blocks.append(("reference answer", first.reference or ""))
-    blocks += [("answer", first.answer)] if second is None else [("answer A", first.answer), ("answer B", second.answer)]
+    blocks += (
+        [("answer", first.answer)] if second is None else [("answer A", first.answer), ("answer B", second.answer)]
+    )
     blocks = [(name, _SPECIAL.sub(lambda m: m.group() + " ", text)) for name, text in blocks]
     nonce = hashlib.sha256(json.dumps(blocks).encode()).hexdigest()[:12]
     data = "\n\n".join(f"=== {nonce} begin {name} ===\n{text}\n=== {nonce} end {name} ===" for name, text in blocks)
@@ -98,13 +101,3 @@ def schema(rubric: Rubric, pairwise: bool) -> dict[str, Any]:
     else:
         properties["score"] = {"type": "integer", "enum": list(range(rubric.scale.low, rubric.scale.high + 1))}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def characters(asked: Sequence[dict[str, str]]) -> int:
-    """Characters of all messages, to guess tokens from."""
-    return sum(len(message["content"]) for message in asked)
-
-
-def most_tokens(asked: Sequence[dict[str, str]]) -> int:
-    """No tokenizer at hand makes more tokens of the messages: one a byte, and 32 a message for the template."""
-    return sum(len(message["content"].encode()) + 32 for message in asked)

@@ -142,7 +142,9 @@ def read_verdict(text: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscore
 def _verdict(value: Any, words: str, steps: dict[str, str], rubric: Rubric, pairwise: bool) -> Verdict | Unscored:
     if pairwise:
         winner = next((name for name in WINNERS if name == value), None)
-        return Verdict(None, winner, words, steps) if winner else Unscored("wrong_schema", f"winner={value!r:.{_SHOWN}}")
+        return (
+            Verdict(None, winner, words, steps) if winner else Unscored("wrong_schema", f"winner={value!r:.{_SHOWN}}")
+        )
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Unscored("wrong_schema", f"score={_shorten(repr(value))}")
     if value != value or not rubric.scale.low <= value <= rubric.scale.high or value != int(value):
