@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lifealign import cli_judge
+from lifealign import cli_judge, cli_people
 from lifealign.answers import Answer, answers, to_json
 from lifealign.errors import EXIT_GATE_FAILED, EXIT_USER_ERROR, ConfigError, StoreError
 
@@ -490,6 +490,7 @@ def options(
 
 
 cli_judge.register(app)
+cli_people.register(app)
 
 
 def main() -> None:

@@ -77,6 +77,7 @@ def make_batch(
     mode: Mode,
     groups: Sequence[str] = (),
     rubric: Rubric | None = None,
+    task_rubrics: Mapping[str, Rubric] | None = None,
     count: int | None = None,
     gold: int = 0,
     seed: int = 0,
@@ -88,6 +89,7 @@ def make_batch(
         mode: pairs or scores.
         groups: whose answers are asked about, as `choose_groups` reads them.
         rubric: of every question; None: the one that fits each task.
+        task_rubrics: of single tasks, before `rubric`.
         count: number of questions drawn, evenly over tasks and pairs of groups; None: all there are.
         gold: number of gold pairs made of held-out rows: their preferred answer against the rejected one.
         seed: of the draws.
@@ -98,7 +100,11 @@ def make_batch(
     plain = [record for record in records if record.gold is None]
     chosen = choose_groups(plain, groups, mode)
     rubrics: dict[str, Rubric] = {}
-    names = {task: _rubric_name(task, rubric, rubrics) for task in dict.fromkeys(r.task for r in records)}
+    own = task_rubrics or {}
+    tasks = list(dict.fromkeys(r.task for r in records))
+    if unknown := sorted(set(own) - set(tasks)):
+        raise DataError(f"--rubric: no answer is of task {unknown[0]!r}; tasks of the answers: {', '.join(tasks)}")
+    names = {task: _rubric_name(task, own.get(task) or rubric, rubrics) for task in tasks}
     found = _pairs(plain, chosen, names) if mode == "pairwise" else _singles(plain, chosen, names)
     drawn = _draw(found, count, seed)
     equal = tuple(q for q in drawn if _same_text(q))
@@ -154,7 +160,8 @@ def _rubric_name(task: str, given: Rubric | None, rubrics: dict[str, Rubric]) ->
     rubric = given or rubric_for(task)
     if rubric is None:
         raise DataError(f"task {task!r}: no built-in rubric is made for it; give --rubric NAME or FILE.yaml")
-    rubrics[rubric.name] = rubric
+    if rubrics.setdefault(rubric.name, rubric) != rubric:
+        raise DataError(f"two different rubrics have the name {rubric.name!r}; give each its own")
     return rubric.name
 
 

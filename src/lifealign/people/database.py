@@ -108,6 +108,7 @@ class Ratings:
         self.mode: Mode = "absolute" if meta["mode"] == "absolute" else "pairwise"
         self.seed = int(meta["seed"])
         self.digest = meta["digest"]
+        self.overlap = float(meta["overlap"])
         self.rubrics = {
             name: Rubric.model_validate_json(json.dumps(value)) for name, value in json.loads(meta["rubrics"]).items()
         }
@@ -135,6 +136,7 @@ class Ratings:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript("BEGIN IMMEDIATE;" + _SCHEMA)
             _write_batch(db, batch, shared(batch, overlap))
+            db.execute("INSERT INTO meta VALUES ('overlap', ?)", (str(overlap),))
             for name, turns in deal(batch, annotators, overlap).items():
                 _write_annotator(db, name, turns)
             db.execute("COMMIT")
