@@ -126,9 +126,9 @@ def _pair_of(question: Question) -> tuple[str, str]:
 
 def _win_rates(rated: Sequence[Rated]) -> list[dict[str, Any]]:
     rows = []
-    pairs = list(dict.fromkeys(_pair_of(one.question) for one in rated))
-    for pair in pairs:
-        of_pair = [one for one in rated if _pair_of(one.question) == pair and one.values]
+    said = [one for one in rated if one.values]
+    for pair in dict.fromkeys(_pair_of(one.question) for one in said):
+        of_pair = [one for one in said if _pair_of(one.question) == pair]
         tasks = list(dict.fromkeys(one.question.a.task for one in of_pair))
         for task in [ALL, *(tasks if len(tasks) > 1 else [])]:
             rows.append(_win_rate(pair, task, [o for o in of_pair if task in (ALL, o.question.a.task)]))
@@ -160,8 +160,9 @@ def _strengths(rated: Sequence[Rated]) -> list[dict[str, Any]]:
 
 def _mean_scores(rated: Sequence[Rated]) -> list[dict[str, Any]]:
     rows = []
-    for who in dict.fromkeys(group_of(one.question.a) for one in rated):
-        of_group = [one for one in rated if group_of(one.question.a) == who and one.values]
+    said = [one for one in rated if one.values]
+    for who in dict.fromkeys(group_of(one.question.a) for one in said):
+        of_group = [one for one in said if group_of(one.question.a) == who]
         tasks = list(dict.fromkeys(one.question.a.task for one in of_group))
         for task in [ALL, *(tasks if len(tasks) > 1 else [])]:
             means = [one.mean for one in of_group if task in (ALL, one.question.a.task)]

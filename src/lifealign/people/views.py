@@ -82,7 +82,7 @@ def _steps(rubric: Rubric, draft: Rating) -> list[dict[str, Any]]:
 
 def _pair_choices(draft: Rating) -> list[dict[str, Any]]:
     return [
-        {"field": "winner", "value": v, "label": label, "hint": hint, "keys": keys, "chosen": draft.winner == v}
+        {"field": "winner", "value": v, "label": label, "hint": hint, "press": keys, "chosen": draft.winner == v}
         for v, label, hint, keys in _PAIR
     ]
 
@@ -95,7 +95,7 @@ def _score_choices(rubric: Rubric, draft: Rating) -> list[dict[str, Any]]:
             "value": score,
             "label": str(score),
             "hint": None,
-            "keys": _score_key(score, scale.low),
+            "press": _score_key(score, scale.low),
             "chosen": draft.score == score,
             "anchor": scale.anchors.get(score),
         }
