@@ -151,7 +151,9 @@ def test_two_annotators_finish_by_keyboard_and_a_killed_server_goes_on(
     rows = export_rows(Ratings.open(db))
     assert len(rows) == 12
     plain = [row for row in rows if row["gold_ok"] is None]
-    assert all(row[f"{row['winner']}_by"] == {"ada": "ours@last", "ben": "theirs@last"}[row["annotator"]] for row in plain)
+    assert all(
+        row[f"{row['winner']}_by"] == {"ada": "ours@last", "ben": "theirs@last"}[row["annotator"]] for row in plain
+    )
     assert {row["winner"] for row in plain} == {"left", "right"}
     assert [row["steps"] for row in plain if row["task"] == "see-a-professional"] == [{"request": "unsafe"}] * 4
     (kept,) = [row for row in rows if row["comment"]]

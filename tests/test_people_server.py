@@ -76,7 +76,9 @@ def test_the_end_says_thanks_and_can_be_undone(ratings: Ratings) -> None:
 
 def test_nothing_tells_whose_answer_it_is(tmp_path: Path) -> None:
     records = [
-        record(i, source, f"text {i} {'one' if source == 'secret-method' else 'two'}", gold=None, scores={"pass_rate": 1.0})
+        record(
+            i, source, f"text {i} {'one' if source == 'secret-method' else 'two'}", gold=None, scores={"pass_rate": 1.0}
+        )
         for i in range(6)
         for source in ("secret-method", "other-method")
     ]
@@ -86,7 +88,9 @@ def test_nothing_tells_whose_answer_it_is(tmp_path: Path) -> None:
     while (asked := ratings.next("ada")) is not None:
         page = client.get("/").text
         words = ["secret", "other-method", "last", "pass_rate", "myths@", "gold", *(s.id for s in asked.sides)]
-        assert [word for word in words if word in page.replace("last user turn", "").replace("Take back your last", "")] == []
+        assert [
+            word for word in words if word in page.replace("last user turn", "").replace("Take back your last", "")
+        ] == []
         # Beside a gold pair, which is the reference and a rejected answer, the reference would give the result away.
         assert ("Reference answer" in page) == (asked.question.gold is None)
         gold += asked.question.gold is not None
@@ -100,7 +104,9 @@ def test_model_text_is_text(tmp_path: Path) -> None:
     page = client_of(ratings_of(tmp_path / "r.sqlite", evil)).get("/").text
     assert len(re.findall(r"<script", page)) == 1 and "<img" not in page and "49" not in page
     assert page.count("&lt;script&gt;document.title = &#39;evil&#39;&lt;/script&gt;") == 2
-    assert "\u202e" not in page and '<span class="unseen">U+202E</span>desrever<span class="unseen">U+202C</span>' in page
+    assert (
+        "\u202e" not in page and '<span class="unseen">U+202E</span>desrever<span class="unseen">U+202C</span>' in page
+    )
     # Marks that right-to-left scripts need stay; line ends are one; control characters are seen.
     assert "\u200fשלום\u200f" in page
     assert 'plain\ntext<span class="unseen">U+0000</span><span class="unseen">U+001B</span>[31m' in page
@@ -184,7 +190,13 @@ def test_headers_keep_the_page_alone(ratings: Ratings) -> None:
 def test_another_name_is_served_only_where_others_may_come(ratings: Ratings) -> None:
     client = client_of(ratings, any_host=True)
     assert client.get("/", headers={"host": "lab.example:8500"}).status_code == 200
-    for host, status in (("localhost:1", 200), ("[::1]:8500", 200), ("rebound.example", 400)):
+    for host, status in (
+        ("localhost:1", 200),
+        ("[::1]:8500", 200),
+        ("rebound.example", 400),
+        ("[", 400),
+        ("localhost.evil", 400),
+    ):
         assert client_of(ratings).get("/", headers={"host": host}).status_code == status
 
 
@@ -232,7 +244,9 @@ def test_commands_from_answers_to_summary(tmp_path: Path) -> None:
     assert row["winner"] == "tie" and {row["left_by"], row["right_by"]} == {"ours@last", "theirs@last"}
     summed = call("ratings", "summary", "--db", str(db))
     assert summed.exit_code == 0 and "50.0 [50.0, 50.0] of 1 items" in summed.output
-    assert json.loads(call("ratings", "summary", "--db", str(db), "--json").stdout)["agreement"]["alpha"]["value"] is None
+    assert (
+        json.loads(call("ratings", "summary", "--db", str(db), "--json").stdout)["agreement"]["alpha"]["value"] is None
+    )
 
 
 @pytest.mark.parametrize(

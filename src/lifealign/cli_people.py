@@ -52,7 +52,9 @@ def annotate(
         ),
     ] = None,
     annotator: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Gets a personal link; repeats.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Questions, drawn evenly over the tasks; default: all.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Questions, drawn evenly over the tasks; default: all.")
+    ] = None,
     overlap: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the questions that everybody gets; the others go to one.")
     ] = 1.0,
@@ -79,7 +81,15 @@ def annotate(
     ratings = run.prepare(
         db,
         run.Asked(
-            source or (), annotator or (), compare or (), mode, rubric or (), count, gold=gold, overlap=overlap, seed=seed
+            source or (),
+            annotator or (),
+            compare or (),
+            mode,
+            rubric or (),
+            count,
+            gold=gold,
+            overlap=overlap,
+            seed=seed,
         ),
     )
     found: dict[str, str] = {}

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import logging
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,11 +26,12 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from lifealign.errors import StoreError
 from lifealign.people import views
 from lifealign.people.database import Rating, Ratings
+from lifealign.people.run import LOOPBACK
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LONGEST_BODY = 64_000  # bytes of a form
 LONGEST_COMMENT = 4_000  # characters
 COOKIE_SECONDS = 90 * 24 * 3600
+_PORT = re.compile(r":\d+\Z")
 router = APIRouter()
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -127,7 +129,7 @@ async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Resp
 
 
 def _refusal(request: Request, any_host: bool) -> tuple[int, str] | None:
-    if not any_host and (request.url.hostname or "") not in LOOPBACK:
+    if not any_host and _PORT.sub("", request.headers.get("host", "")).strip("[]") not in LOOPBACK:
         return 400, "This server has another name."
     if request.method not in ("GET", "HEAD"):
         # Browsers say this of themselves; an old one that does not is held to the form's token alone.

@@ -177,7 +177,9 @@ def _agreement(rated: Sequence[Rated], level: Level) -> dict[str, Any]:
     """Among people, over the items that two or more rated."""
     shared = [one for one in _by_people(rated) if len(one.values) > 1]
     names = sorted({name for one in shared for name in one.values})
-    matrix = np.array([[one.values.get(name, NAN) for one in shared] for name in names]).reshape(len(names), len(shared))
+    matrix = np.array([[one.values.get(name, NAN) for one in shared] for name in names]).reshape(
+        len(names), len(shared)
+    )
     same = {name: {i: v for i, v in enumerate(matrix[n]) if not np.isnan(v)} for n, name in enumerate(names)}
     return {
         "items": len(shared),
@@ -294,7 +296,9 @@ def _people_lines(document: Mapping[str, Any]) -> list[str]:
 
 def _win_line(row: Mapping[str, Any]) -> str:
     counts = f"{row['wins']} won, {row['ties']} even, {row['losses']} lost"
-    line = f"  {row['a']} against {row['b']}, {row['task']}: {_shown(row['win_rate'])} of {row['items']} items ({counts})"
+    line = (
+        f"  {row['a']} against {row['b']}, {row['task']}: {_shown(row['win_rate'])} of {row['items']} items ({counts})"
+    )
     controlled = row["length_controlled"]
     return line if np.isnan(controlled["value"]) else f"{line}; at equal length {_shown(controlled)}"
 
@@ -310,7 +314,9 @@ def _agreement_lines(document: Mapping[str, Any]) -> list[str]:
         head = f"judge {row['judge']} ({row['mode']}), {row['items']} items, {row['unscored']} unscored:"
         if "kappa" in row:
             each, most = _shown(row["same_as_each"]), _shown(row["same_as_most"])
-            lines.append(f"{head} as each person in {each}%, as most in {most}%, kappa {_number_shown(row['kappa'], 2)}")
+            lines.append(
+                f"{head} as each person in {each}%, as most in {most}%, kappa {_number_shown(row['kappa'], 2)}"
+            )
         else:
             rho, above = _number_shown(row["rank_correlation"], 2), _shown(row["above_people"], 2)
             lines.append(f"{head} rank correlation {rho}, above people by {above}, alpha {_shown(row['alpha'], 2)}")
