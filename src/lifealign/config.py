@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lifealign.errors import ConfigError
 
@@ -150,8 +150,8 @@ class TrainConfig(Frozen):
     """Peak learning rate of the preference stage. 0 < learning_rate."""
     pairs_per_step: int = Field(16, ge=1)
     """Pairs per optimizer step, over all processes. 1 <= pairs_per_step."""
-    tokens_per_pack: int | None = Field(None, ge=1)
-    """Token budget of one packed forward; a longer pair goes alone. None: 512, in half precision one pair. 1 <= tokens_per_pack."""
+    tokens_per_pack: int = Field(512, ge=1)
+    """Token budget of one packed forward; a longer pair goes alone. 1 <= tokens_per_pack."""
     warmup: float = Field(0.1, ge=0, le=1)
     """Share of the optimizer steps with rising learning rate, before the cosine. 0 <= warmup <= 1."""
     weight_decay: float = Field(0.0, ge=0)
@@ -167,15 +167,10 @@ class TrainConfig(Frozen):
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
     """Experiment trackers, by the names accelerate knows."""
 
-    def pack_budget(self, dtype: str) -> int:
-        """Columns of a packed row for base weights of a type (`float32`, `bfloat16`, ...).
-
-        In half precision the rounding depends on what else is in the row. With one pair a row, policy and reference round alike:
-        a policy that equals its reference has margin 0 exactly.
-        """
-        if self.tokens_per_pack is not None:
-            return self.tokens_per_pack
-        return 512 if dtype == "float32" else 1
+    @field_validator("tokens_per_pack", mode="before")
+    @classmethod
+    def _null_of_older_memories(cls, value: Any) -> Any:
+        return 512 if value is None else value
 
 
 TextMetricName = Literal[

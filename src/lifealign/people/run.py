@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from lifealign.errors import ConfigError, StoreError
 from lifealign.people.batch import Batch, Mode, make_batch
 from lifealign.people.database import Ratings
@@ -151,7 +153,7 @@ def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], No
         ratings: where ratings are kept.
         host: address to listen at.
         port: 0 takes a free one.
-        started: called with the port, once requests are accepted.
+        started: called with the port, once a browser can connect.
 
     Raises:
         ConfigError: the packages are not installed, or the address cannot be used.
@@ -177,6 +179,7 @@ def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], No
             timeout_graceful_shutdown=3,
         )
         started(int(listening.getsockname()[1]))
+        typer.echo("serving; Ctrl-C stops, and every rating is saved at once", err=True)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
 

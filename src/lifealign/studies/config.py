@@ -66,12 +66,17 @@ class MethodConfig(Frozen):
 
 
 class SelectionConfig(Frozen):
-    """How the settings of a grid are chosen: on validation rows, in the first order, on all models."""
+    """How the settings of a grid are chosen: on validation rows, in the first order, on all models.
+
+    Choosing on the first tasks alone: Chaudhry et al. 2019, arXiv 1812.00420, section 2.
+    """
 
     metric: str = "last.accuracy"
     """SUMMARY.METRIC of the validation scores; the mean over the runs decides, the first of equals wins."""
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
     """Seeds of the trials; None: the first of `seeds`."""
+    tasks: int | None = Field(None, ge=1)
+    """Trials learn the first so many tasks of the order, as one must who cannot see the future; None: all. 1 <= tasks."""
 
     @field_validator("metric")
     @classmethod

@@ -97,7 +97,9 @@ class Plan:
         order = next(iter(self.orders))
         seeds = self.study.selection.seeds or self.study.seeds[:1]
         return [
-            self._run(method, trial, {}, order, seed, model, "validation") for seed in seeds for model in self.models
+            self._run(method, trial, {}, order, seed, model, "validation", self.study.selection.tasks)
+            for seed in seeds
+            for model in self.models
         ]
 
     def reported_runs(self, chosen: Mapping[str, Settings | None]) -> list[Run]:
@@ -122,13 +124,21 @@ class Plan:
         return [self.tasks[i - 1] for i in self.orders[name]]
 
     def _run(
-        self, method: MethodConfig, trial: Settings, point: Settings, order: str, seed: int, model: str, split: str
+        self,
+        method: MethodConfig,
+        trial: Settings,
+        point: Settings,
+        order: str,
+        seed: int,
+        model: str,
+        split: str,
+        tasks: int | None = None,
     ) -> Run:
         config = dict(self.trees[method.label, _key({**trial, **point})])
         config |= {
             "seed": seed,
             "model": {**config["model"], "name": model},
-            "stream": {**config["stream"], "order": list(self.orders[order])},
+            "stream": {**config["stream"], "order": list(self.orders[order][:tasks])},
             "evaluate": {**config["evaluate"], "split": split},
         }
         settings = {**method.set, **trial, **point}
