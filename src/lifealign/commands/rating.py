@@ -97,6 +97,8 @@ def annotate(
         for name, link in found.items():
             done, total = ratings.progress(name)
             typer.echo(f"{name}: {link} ({done} of {total} rated)", err=True)
+        if not prepare:
+            typer.echo("serving; Ctrl-C stops, and every rating is saved at once", err=True)
 
     if prepare:
         started(port)

@@ -107,6 +107,7 @@ class Ratings:
             raise StoreError(f"{path}: ratings of format {meta.get('format')}; this version reads format {FORMAT}")
         self.mode: Mode = "absolute" if meta["mode"] == "absolute" else "pairwise"
         self.seed = int(meta["seed"])
+        self.name: str = meta["name"]
         self.digest = meta["digest"]
         self.overlap = float(meta["overlap"])
         self.rubrics = {
@@ -322,6 +323,7 @@ def _write_batch(db: sqlite3.Connection, batch: Batch, everybody: Sequence[int])
     rubrics = {name: rubric.model_dump(mode="json") for name, rubric in batch.rubrics.items()}
     meta = {
         "format": FORMAT,
+        "name": secrets.token_hex(4),
         "mode": batch.mode,
         "seed": batch.seed,
         "digest": batch.digest,

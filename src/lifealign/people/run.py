@@ -8,15 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
-
 from lifealign.errors import ConfigError, StoreError
+from lifealign.people import LOOPBACK
 from lifealign.people.batch import Batch, Mode, make_batch
 from lifealign.people.database import Ratings
 from lifealign.rubrics import Rubric, load_rubric
 from lifealign.transcripts import AnswerRecord, read_answers
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,6 @@ def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], No
             timeout_graceful_shutdown=3,
         )
         started(int(listening.getsockname()[1]))
-        typer.echo("serving; Ctrl-C stops, and every rating is saved at once", err=True)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
 

@@ -24,9 +24,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from lifealign.errors import StoreError
-from lifealign.people import views
+from lifealign.people import LOOPBACK, views
 from lifealign.people.database import Rating, Ratings
-from lifealign.people.run import LOOPBACK
 
 LONGEST_BODY = 64_000  # bytes of a form
 LONGEST_COMMENT = 4_000  # characters
@@ -72,7 +71,7 @@ class Pages:
         self.ratings = ratings
         self.any_host = any_host
         # Cookies do not tell ports apart, so that two batches on one machine need two names.
-        self.cookie = f"lifealign-{ratings.digest}"
+        self.cookie = f"lifealign-{ratings.name}"
         self._environment = Environment(
             loader=PackageLoader("lifealign.people", "pages"),
             autoescape=True,

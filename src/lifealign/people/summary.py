@@ -269,7 +269,7 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
     lines += ["", *_people_lines(document)]
     if document["mode"] == "pairwise":
         lines += ["", "wins (percent of the items, a tie is half a win)", *map(_win_line, document["results"])]
-        if len(document["strengths"]) > 2:
+        if document["strengths"]:
             lines += ["", "Bradley-Terry strength (log-odds, mean 0)"]
             lines += [f"  {row['who']}: {_shown(row['strength'], 2)}" for row in document["strengths"]]
     else:
