@@ -285,28 +285,28 @@ def judged(a: AnswerRecord, b: AnswerRecord | None = None, **verdict: Any) -> Ju
 
 
 def test_agreement_of_a_judge_with_people_by_hand(tmp_path: Path) -> None:
-    """People prefer ours in all four. The judge: ours in both orders; theirs in both; each order another; unscored."""
-    records = two_methods(4)
+    """People prefer ours in all five. The judge: ours in both orders, twice; theirs; each order another; unscored."""
+    records = two_methods(5)
     ratings = ratings_of(tmp_path / "r.sqlite", records, ["ada", "ben"])
     for name in ("ada", "ben"):
         rate_all(ratings, name, prefer("ours"))
     pairs = list(zip(records[::2], records[1::2], strict=True))
-    said = [("a", "a"), ("b", "b"), ("a", "b"), ("a", None)]
+    said = [("a", "a"), ("a", "a"), ("b", "b"), ("a", "b"), ("a", None)]
     judgements = [
         judged(*pair, winner=winner, swapped=swapped, unscored=None if winner else "timeout")
         for pair, both in zip(pairs, said, strict=True)
         for swapped, winner in zip((False, True), both, strict=True)
     ]
     (row,) = summarize(ratings, judgements)["judges"]
-    assert (row["judge"], row["mode"], row["items"], row["unscored"]) == ("model", "pairwise", 3, 1)
-    assert row["same_as_most"]["value"] == row["same_as_each"]["value"] == pytest.approx(100 / 3)
+    assert (row["judge"], row["mode"], row["items"], row["unscored"]) == ("model", "pairwise", 4, 1)
+    assert row["same_as_most"]["value"] == row["same_as_each"]["value"] == pytest.approx(50)
     # The same, with the answers named the other way round.
     turned = [
         judged(b, a, winner={"a": "b", "b": "a"}[w], swapped=s)
-        for (a, b), both in zip(pairs[:3], said[:3], strict=True)
+        for (a, b), both in zip(pairs[:4], said[:4], strict=True)
         for s, w in zip((False, True), both, strict=True)
     ]
-    assert summarize(ratings, turned)["judges"][0]["same_as_most"]["value"] == pytest.approx(100 / 3)
+    assert summarize(ratings, turned)["judges"][0]["same_as_most"]["value"] == pytest.approx(50)
     # Scores say which one is better, too: ours, theirs, equal, nothing.
     scores = [
         judged(r, score=s)
@@ -314,10 +314,10 @@ def test_agreement_of_a_judge_with_people_by_hand(tmp_path: Path) -> None:
         for r, s in zip(pair, both, strict=True)
     ]
     (row,) = summarize(ratings, scores)["judges"]
-    assert (row["mode"], row["items"], row["unscored"]) == ("absolute", 3, 1)
+    assert (row["mode"], row["items"], row["unscored"]) == ("absolute", 3, 2)
     assert row["same_as_most"]["value"] == pytest.approx(100 / 3)
     lines = summary_lines(summarize(ratings, judgements))
-    assert any(line.startswith("judge model (pairwise), 3 items, 1 unscored: as each person in 33.3") for line in lines)
+    assert any(line.startswith("judge model (pairwise), 4 items, 1 unscored: as each person in 50.0") for line in lines)
 
 
 def test_scores_of_people_and_judge_by_hand(tmp_path: Path) -> None:
