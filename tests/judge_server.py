@@ -121,13 +121,19 @@ class JudgeServer:
 def send(http: BaseHTTPRequestHandler, status: int, text: str, headers: dict[str, str] | None = None) -> None:
     data = text.encode()
     http.send_response(status)
-    for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
+    for name, value in {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(data)),
+        **(headers or {}),
+    }.items():
         http.send_header(name, value)
     http.end_headers()
     http.wfile.write(data)
 
 
-def completion(text: str | None, finish: str = "stop", usage: tuple[int, int] | None = (100, 20), **message: Any) -> Any:
+def completion(
+    text: str | None, finish: str = "stop", usage: tuple[int, int] | None = (100, 20), **message: Any
+) -> Any:
     """A chat completion with this text."""
     found: dict[str, Any] = {
         "id": "chatcmpl-1",

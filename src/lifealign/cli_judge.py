@@ -44,6 +44,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON doc
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(answers(judge))
+    app.command("judge-check")(answers(judge_check))
 
 
 def judge(
@@ -66,9 +67,7 @@ def judge(
             metavar="WHO", help="Of pairwise: a source, a point, SOURCE@POINT or `reference`; default: the first."
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Judgements as jsonl; default: judgements.jsonl beside ANSWERS.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the judgements here, as jsonl.")] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="Show the paper's score: the mean of absolute scores times 10.")
     ] = False,
@@ -100,6 +99,39 @@ def judge(
         "cache": cache,
     }
     done = run(source, _read(config, settings), out=out, paper=paper, dry_run=dry_run)
+    return Answer(done.document, done.lines, EXIT_USER_ERROR if done.problems else 0, done.problems)
+
+
+def judge_check(
+    config: Config = None,
+    judges: Judges = None,
+    models: Models = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the judgements, as jsonl.")] = None,
+    key_env: KeyEnv = None,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    max_cost: MaxCost = None,
+    concurrency: Concurrency = None,
+    timeout: Seconds = None,
+    tries: Tries = None,
+    max_tokens: MaxTokens = None,
+    cache: Cache = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> Answer:
+    """Try a judge with bad answers that ask for a good score, and show which get through."""
+    from lifealign.judging.run import check_steering
+
+    settings = {
+        **_panel(judges, models, key_env=key_env, price_in=price_in, price_out=price_out),
+        "max_cost": max_cost,
+        "concurrency": concurrency,
+        "timeout": timeout,
+        "tries": tries,
+        "max_tokens": max_tokens,
+        "cache": cache,
+    }
+    done = check_steering(_read(config, settings), out=out, dry_run=dry_run)
     return Answer(done.document, done.lines, EXIT_USER_ERROR if done.problems else 0, done.problems)
 
 

@@ -112,7 +112,7 @@ class Judge:
             import openai
         except ImportError:
             raise JudgeError('judging needs the package openai: pip install "lifealign[judge]"') from None
-        self.name, self._tries = judge.model, tries
+        self.name, self._model, self._tries = judge.label, judge.model, tries
         self._key = read_key(judge)
         self._url = judge.url
         self._client = openai.AsyncOpenAI(
@@ -192,7 +192,7 @@ class Judge:
             except openai.APIStatusError as error:
                 if error.status_code in (401, 403, 404):
                     raise JudgeError(
-                        f"{self._url}: HTTP {error.status_code} for model {self.name!r}: {self._said(error)}"
+                        f"{self._url}: HTTP {error.status_code} for model {self._model!r}: {self._said(error)}"
                     ) from None
                 if error.status_code not in (400, 422) or not self._leave_out(self._said(error), wire):
                     raise

@@ -15,6 +15,9 @@ from lifealign.errors import ConfigError
 KEY_ENV = "LIFEALIGN_JUDGE_KEY"
 """Not OPENAI_API_KEY: a key for one server is not sent to another one unless somebody says so."""
 
+PANEL = "panel"
+"""What several judges say together, in the place of a judge's name."""
+
 
 class EndpointConfig(Frozen):
     """One judge: a model behind an OpenAI-compatible server."""
@@ -22,7 +25,9 @@ class EndpointConfig(Frozen):
     url: str
     """Base URL, e.g. `http://127.0.0.1:8000/v1`; http or https, without user, password or query."""
     model: str = Field(pattern=r"\S")
-    """Name of the model at that server; unique among the judges."""
+    """Name of the model at that server."""
+    name: str | None = Field(None, pattern=r"\S")
+    """Name of the judge in the judgements, unique among the judges; none: the model's."""
     key_env: str = Field(KEY_ENV, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """Environment variable that holds the key; where it is not set, no key is sent."""
     price_in: float | None = Field(None, ge=0)
@@ -46,6 +51,11 @@ class EndpointConfig(Frozen):
         if (self.price_in is None) != (self.price_out is None):
             raise ValueError("give both of price_in and price_out, or none")
         return self
+
+    @property
+    def label(self) -> str:
+        """Name of the judge in the judgements."""
+        return self.name or self.model
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """Price of a call; None where the prices are not known."""
@@ -82,10 +92,12 @@ class JudgeConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> JudgeConfig:
-        models = [judge.model for judge in self.judges]
-        if len(set(models)) != len(models):
-            raise ValueError(f"the judges' models must be unique, got {models}")
-        unpriced = [judge.model for judge in self.judges if judge.price_in is None]
+        names = [judge.label for judge in self.judges]
+        if len(set(names)) != len(names) or PANEL in names:
+            raise ValueError(
+                f"the judges' names must be unique, and none of them {PANEL!r}; got {names}; set judges[].name"
+            )
+        unpriced = [judge.label for judge in self.judges if judge.price_in is None]
         if self.max_cost is not None and unpriced:
             raise ValueError(f"max_cost needs the prices of every judge (price_in, price_out); missing: {unpriced}")
         if self.mode == "absolute" and self.baseline is not None:

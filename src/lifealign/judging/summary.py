@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lifealign.judging.config import PANEL
 from lifealign.judging.judgements import Judgement
+from lifealign.judging.reply import REASONS
 from lifealign.metrics import Interval, mean_interval
 from lifealign.win_rate import length_controlled_win_rate, win_rate
 
-PANEL = "panel"
 ALL = "all"
 """In the place of a task: all of them."""
+_REASONS: Mapping[str, str] = {str(name): text for name, text in REASONS.items()}
 _OUTCOME = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 Row = dict[str, Any]
@@ -31,6 +33,7 @@ class Summary:
         judgements: number of them.
         scored: with a verdict.
         unscored: reason -> number.
+        examples: reason -> what was got instead of a verdict, of the first of them.
         absolute: one row for each judge, answerer and task.
         pairwise: likewise.
     """
@@ -38,6 +41,7 @@ class Summary:
     judgements: int
     scored: int
     unscored: Mapping[str, int]
+    examples: Mapping[str, str]
     absolute: Sequence[Row]
     pairwise: Sequence[Row]
 
@@ -56,8 +60,16 @@ class Summary:
             head = ["judge", "answers of", "against", "task", "pairs", "win rate", "95% interval"]
             head += ["length-controlled", "95% interval", "orders agree", "first shown wins"]
             lines += _table(head, [_pairwise_cells(row) for row in self.pairwise])
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.unscored.items()) or "none"
-        return [*lines, f"scored: {self.scored} of {self.judgements} judgements; unscored: {reasons}"]
+        return [*lines, *self.counts()]
+
+    def counts(self) -> list[str]:
+        """How many are scored, and why the others are not, with one example of each."""
+        lines = [f"scored: {self.scored} of {self.judgements} judgements"]
+        for reason, count in self.unscored.items():
+            example = self.examples.get(reason)
+            shown = f", e.g. {example}" if example else ""
+            lines.append(f"unscored: {count} {reason} ({_REASONS[reason]}){shown}")
+        return lines
 
 
 def summarise(judgements: Sequence[Judgement], *, paper: bool = False) -> Summary:
@@ -79,6 +91,7 @@ def summarise(judgements: Sequence[Judgement], *, paper: bool = False) -> Summar
         judgements=len(judgements),
         scored=len(judgements) - reasons.total(),
         unscored=dict(reasons.most_common()),
+        examples={one.unscored: one.detail for one in reversed(judgements) if one.unscored is not None and one.detail},
         absolute=[_absolute_row(key, group, paper) for key, group in _groups(scores, lambda s: (s.judge, s.who))],
         pairwise=[_pairwise_row(key, group) for key, group in _groups(pairs, lambda p: (p.judge, p.who, p.against))],
     )
@@ -130,7 +143,7 @@ def _absolute_row(key: tuple[str, ...], scores: Sequence[_Score], paper: bool) -
         "answers": len(scores),
         "scored": len(values),
         "unscored": dict(Counter(one.reason for one in scores if one.reason is not None)),
-        "score": _interval(mean_interval(values)),
+        "score": _interval(mean_interval(values), len(values)),
     }
     if paper:
         row["paper"] = 10 * row["score"]["value"]
@@ -254,8 +267,8 @@ def _pairwise_row(key: tuple[str, ...], pairs: Sequence[_Pair]) -> Row:
         "wins": outcomes.count(1.0),
         "ties": outcomes.count(0.5),
         "losses": outcomes.count(0.0),
-        "win_rate": _interval(win_rate(outcomes)),
-        "length_controlled": _interval(controlled),
+        "win_rate": _interval(win_rate(outcomes), len(scored)),
+        "length_controlled": _interval(controlled, len(scored)),
         "orders_agree": None if panel else _percent([one.agree for one, _ in scored]),
         "first_wins": None if panel else _percent(firsts),
     }
@@ -281,8 +294,9 @@ def _percent(hits: Sequence[bool]) -> float | None:
     return 100 * sum(hits) / len(hits) if hits else None
 
 
-def _interval(found: Interval) -> dict[str, float]:
-    return dict(found._asdict())
+def _interval(found: Interval, count: int) -> dict[str, float]:
+    """Plain values; resamples of a single value are all the same, which is no interval."""
+    return dict((found if count > 1 else Interval(found.value, float("nan"), float("nan")))._asdict())
 
 
 def _absolute_cells(row: Row, paper: bool) -> list[str]:
