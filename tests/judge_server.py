@@ -72,7 +72,7 @@ class JudgeServer:
             before = self.asked[content]
             self.asked[content] += 1
             self.requests.append(body)
-            self.headers.append(dict(http.headers))
+            self.headers.append({name.lower(): value for name, value in http.headers.items()})
             self._now += 1
             self.most = max(self.most, self._now)
         try:

@@ -122,5 +122,5 @@ def read_judge_config(path: Path | None, above: Mapping[str, Any]) -> JudgeConfi
 def _without_urls(error: ValidationError, where: str) -> Sequence[str]:
     lines = []
     for line, item in zip(_explain(error, where, JudgeConfig, ()), error.errors(include_url=False), strict=True):
-        lines.append(line.partition(", got ")[0] if item["loc"][-1:] == ("url",) else line)
+        lines.append(line.partition(", got ")[0] if item["loc"][-1:] in (("judges",), ("url",)) else line)
     return lines
