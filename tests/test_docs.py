@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from lifealign.config import RunConfig, StrategyChoice, _models_in
+from lifealign.config import RunConfig, StrategyChoice
 from lifealign.losses import ObjectiveConfig
+from lifealign.settings import models_in
 from lifealign.strategies import STRATEGIES
 from lifealign.studies.config import StudyConfig
 
@@ -32,7 +33,7 @@ def shown(default: Any) -> str:
 def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """(dotted key, default, description) of every field that is no section of its own."""
     for name, field in model.model_fields.items():
-        inner = next((m for m in _models_in(field.annotation) if m is not StrategyChoice), None)
+        inner = next((m for m in models_in(field.annotation) if m is not StrategyChoice), None)
         if inner is not None:
             many = "[]" if "tuple" in str(field.annotation) else ""
             yield from settings(inner, f"{prefix}{name}{many}.")

@@ -682,5 +682,5 @@ def test_judging_imports_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import lifealign.judging.run, lifealign.cli_judge, sys; sys.exit('torch' in sys.modules)"
+    code = "import lifealign.judging.run, lifealign.commands.judging, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

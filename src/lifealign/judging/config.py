@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lifealign.config import Frozen, _explain, _read_yaml
+from lifealign.config import Frozen
 from lifealign.errors import ConfigError
+from lifealign.settings import explain, read_yaml
 
 KEY_ENV = "LIFEALIGN_JUDGE_KEY"
 """Not OPENAI_API_KEY: a key for one server is not sent to another one unless somebody says so."""
@@ -111,7 +112,7 @@ def read_judge_config(path: Path | None, above: Mapping[str, Any]) -> JudgeConfi
     Raises:
         ConfigError: lists every mistake with its key; never shows a URL that may hold a key.
     """
-    tree = {**(_read_yaml(path) if path is not None else {}), **above}
+    tree = {**(read_yaml(path) if path is not None else {}), **above}
     try:
         return JudgeConfig.model_validate(tree)
     except ValidationError as error:
@@ -121,6 +122,6 @@ def read_judge_config(path: Path | None, above: Mapping[str, Any]) -> JudgeConfi
 
 def _without_urls(error: ValidationError, where: str) -> Sequence[str]:
     lines = []
-    for line, item in zip(_explain(error, where, JudgeConfig, ()), error.errors(include_url=False), strict=True):
+    for line, item in zip(explain(error, where, JudgeConfig, ()), error.errors(include_url=False), strict=True):
         lines.append(line.partition(", got ")[0] if item["loc"][-1:] in (("judges",), ("url",)) else line)
     return lines

@@ -58,7 +58,10 @@ def messages(rubric: Rubric, first: AnswerRecord, second: AnswerRecord | None = 
     # The same for all answers to a rubric, so that servers that keep a prompt's prefix read it once.
     system = "\n\n".join([_RULES, what, _rubric_text(rubric, second is not None)])
     request = f"That was the material. {rubric.question}\n\n{_form(rubric, second is not None)}"
-    return [{"role": "system", "content": system}, {"role": "user", "content": f"NUMBER: {nonce}\n\n{data}\n\n{request}"}]
+    return [
+        {"role": "system", "content": system},
+        {"role": "user", "content": f"NUMBER: {nonce}\n\n{data}\n\n{request}"},
+    ]
 
 
 def _conversation(rubric: Rubric, record: AnswerRecord) -> str:

@@ -1,4 +1,4 @@
-"""Commands about judging by models; see `cli`. Only typer is imported at start."""
+"""Commands about answers judged by models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifealign.answers import Answer, answers
+from lifealign.commands.options import AsJson
 from lifealign.errors import EXIT_USER_ERROR, ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ Cache = Annotated[
     str | None, typer.Option(metavar="FILE", help="SQLite file of calls and replies; default: in the user's cache.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and cost; ask nobody.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document to stdout.")]
 
 
 def register(app: typer.Typer) -> None:
