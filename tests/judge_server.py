@@ -93,6 +93,14 @@ class JudgeServer:
             said = reply()
         if said == "bad_response":
             return send(http, 200, '{"id": "1", "choi')
+        if said == "drip":
+            http.send_response(200)
+            http.send_header("Content-Length", "20")
+            http.end_headers()
+            for _ in range(20):
+                http.wfile.write(b" ")
+                time.sleep(0.2)
+            return None
         if said == "cut":
             http.send_response(200)
             http.send_header("Content-Type", "application/json")

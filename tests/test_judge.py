@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,7 @@ def test_a_panel_means_scores_and_counts_votes(tmp_path: Path) -> None:
     )
     assert rows["panel", "x@now"]["unscored"] == {"a judge's score is missing": 1}
     assert (rows["j3", "x@now"]["scored"], rows["j3", "x@now"]["unscored"]) == (1, {"empty": 1})
+    assert summarise(scored).agreement["absolute"]["value"] < 0, "three judges that never agree"
     votes = {row["judge"]: row["win_rate"]["value"] for row in summarise(pairs).pairwise}
     assert votes == {"j1": 100.0, "j2": 100.0, "j3": 0.0, "panel": 100.0}
 
@@ -449,6 +451,25 @@ def test_a_refused_key_or_model_ends_the_run_with_one_message(tmp_path: Path, st
 def test_no_server_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match=r"127\.0\.0\.1:9/v1: no server answers there"):
         judge_answers(config("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
+
+
+def test_a_server_that_drips_is_given_up(tmp_path: Path) -> None:
+    """A byte each 0.2 s never lets the time between two bytes run out."""
+    with serving(lambda r, n: "drip") as server:
+        start = time.monotonic()
+        found, totals = judge_answers(config(server, timeout=0.7, tries=1), [answer()], tmp_path / "c.sqlite")
+        assert time.monotonic() - start < 5
+    assert (found[0].unscored, totals.unanswered) == ("timeout", 1)
+
+
+def test_judges_that_agree_have_an_alpha_of_one(tmp_path: Path) -> None:
+    with serving(lambda r, n: reply(1 + int(material(r, "conversation")[-2]))) as server:
+        judges = [{"url": server.url, "model": name} for name in ("j1", "j2")]
+        settings = read_judge_config(None, {"judges": judges})
+        found, _ = judge_answers(settings, [answer(number=i) for i in range(4)], tmp_path / "c.sqlite")
+    summary = summarise(found)
+    assert summary.agreement["absolute"]["value"] == 1.0
+    assert any("Krippendorff's alpha 1.00" in line for line in summary.lines())
 
 
 def test_two_processes_do_not_share_a_cache(tmp_path: Path) -> None:

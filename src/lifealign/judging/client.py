@@ -112,7 +112,8 @@ class Judge:
             import openai
         except ImportError:
             raise JudgeError('judging needs the package openai: pip install "lifealign[judge]"') from None
-        self.name, self._model, self._tries = judge.label, judge.model, tries
+        self.name, self._model = judge.label, judge.model
+        self._timeout, self._tries = timeout, tries
         self._key = read_key(judge)
         self._url = judge.url
         self._client = openai.AsyncOpenAI(
@@ -150,11 +151,13 @@ class Judge:
                 return Unscored("max_cost")
             pause = min(8.0, 0.5 * 2**attempt) * pauses.uniform(0.75, 1.0)
             try:
-                response = await self._send(call)
+                # The client's time-out is between two bytes; a server may drip for ever.
+                async with asyncio.timeout(self._timeout):
+                    response = await self._send(call)
             except JudgeError:
                 await ledger.refused(call)
                 raise
-            except openai.APITimeoutError:
+            except (openai.APITimeoutError, TimeoutError):
                 await ledger.lost(call)
                 failure = Unscored("timeout")
             except openai.APIConnectionError as error:

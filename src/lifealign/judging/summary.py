@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lifealign.agreement import Level, krippendorff_alpha
 from lifealign.judging.config import PANEL
 from lifealign.judging.judgements import Judgement
 from lifealign.judging.reply import REASONS
@@ -36,6 +37,7 @@ class Summary:
         examples: reason -> what was got instead of a verdict, of the first of them.
         absolute: one row for each judge, answerer and task.
         pairwise: likewise.
+        agreement: of a panel: mode -> Krippendorff's alpha of the judges, over scores as numbers, over winners as names.
     """
 
     judgements: int
@@ -44,6 +46,7 @@ class Summary:
     examples: Mapping[str, str]
     absolute: Sequence[Row]
     pairwise: Sequence[Row]
+    agreement: Mapping[str, Row]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -60,6 +63,9 @@ class Summary:
             head = ["judge", "answers of", "against", "task", "pairs", "win rate", "95% interval"]
             head += ["length-controlled", "95% interval", "orders agree", "first shown wins"]
             lines += _table(head, [_pairwise_cells(row) for row in self.pairwise])
+        for mode, alpha in self.agreement.items():
+            value, limits = _cells(alpha, 2)
+            lines.append(f"judges among themselves, {mode}: Krippendorff's alpha {value} ({limits})")
         return [*lines, *self.counts()]
 
     def counts(self) -> list[str]:
@@ -84,6 +90,7 @@ def summarise(judgements: Sequence[Judgement], *, paper: bool = False) -> Summar
     pairs = _pairs([one for one in judgements if one.mode == "pairwise"])
     judges = list(dict.fromkeys(one.judge for one in judgements))
     scores = [_Score(one.judge, _who(one), one.task, one.id, _float(one.score), one.unscored) for one in absolute]
+    agreement = _agreement(scores, pairs) if len(judges) > 1 else {}
     if len(judges) > 1:
         scores += _panel_scores(scores, len(judges))
         pairs += _panel_pairs(pairs, len(judges))
@@ -93,6 +100,7 @@ def summarise(judgements: Sequence[Judgement], *, paper: bool = False) -> Summar
         unscored=dict(reasons.most_common()),
         examples={one.unscored: one.detail for one in reversed(judgements) if one.unscored is not None and one.detail},
         absolute=[_absolute_row(key, group, paper) for key, group in _groups(scores, lambda s: (s.judge, s.who))],
+        agreement=agreement,
         pairwise=[_pairwise_row(key, group) for key, group in _groups(pairs, lambda p: (p.judge, p.who, p.against))],
     )
 
@@ -275,6 +283,26 @@ def _pairwise_row(key: tuple[str, ...], pairs: Sequence[_Pair]) -> Row:
 
 
 # --- both ---
+
+
+def _agreement(scores: Sequence[_Score], pairs: Sequence[_Pair]) -> dict[str, Row]:
+    """Krippendorff's alpha of the judges; a judge that said nothing of an item is left out of that item."""
+    said: dict[str, tuple[Level, dict[str, dict[Any, float | None]]]] = {}
+    if scores:
+        said["absolute"] = ("interval", {})
+    if pairs:
+        said["pairwise"] = ("nominal", {})
+    for score in scores:
+        said["absolute"][1].setdefault(score.judge, {})[score.id] = score.score
+    for pair in pairs:
+        said["pairwise"][1].setdefault(pair.judge, {})[pair.id, pair.other] = pair.outcome
+    found = {}
+    for mode, (level, by_judge) in said.items():
+        items = list(dict.fromkeys(item for values in by_judge.values() for item in values))
+        table = [[values.get(item) for item in items] for values in by_judge.values()]
+        rows = [[float("nan") if value is None else value for value in row] for row in table]
+        found[mode] = _interval(krippendorff_alpha(rows, level), len(items))
+    return found
 
 
 def _groups(items: Iterable[Any], key: Callable[[Any], tuple[str, ...]]) -> list[tuple[tuple[str, ...], list[Any]]]:
