@@ -23,7 +23,8 @@ from lifealign.judging.prompt import messages, schema
 from lifealign.judging.reply import Unscored, Verdict, read_reply, read_verdict
 from lifealign.judging.steering import steering_answers, steering_report
 from lifealign.judging.summary import summarise
-from lifealign.rubrics import load_rubric
+from lifealign.rubrics import load_rubric, rubric_for
+from lifealign.suites.rules import TASKS
 from lifealign.tasks import Message
 from lifealign.transcripts import AnswerRecord, write_answers
 
@@ -208,6 +209,13 @@ def test_pairs_are_asked_in_both_orders_against_the_baseline() -> None:
     assert material({"messages": [{"content": second}]}, "answer A") == "two"
 
 
+@pytest.mark.parametrize("name", ["y", "y@then", "@then", "then"])
+def test_a_baseline_is_a_source_a_point_or_both(name: str) -> None:
+    records = [answer("one", source="x"), answer("two", source="y", point="then")]
+    asks = plan(config("http://h/v1", mode="pairwise", baseline=name), records)
+    assert [ask.answer.source for ask in asks] == ["x", "x"]
+
+
 def test_the_reference_may_be_the_baseline() -> None:
     asks = plan(config("http://127.0.0.1:9/v1", mode="pairwise", baseline="reference"), [answer()])
     assert [(a.other.answer, a.other.source) for a in asks if a.other] == [("It is blue.", "reference")] * 2
@@ -253,6 +261,12 @@ def test_mistakes_in_the_configuration() -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             read_judge_config(None, tree)
+
+
+def test_the_example_says_what_the_defaults_say() -> None:
+    example = read_judge_config(Path(__file__).parents[1] / "examples" / "judge-planted.yaml", {})
+    assert {task: rubric.name for task in TASKS if (rubric := rubric_for(task))} == example.rubrics
+    assert example.judges[0].cost(10, 10) == 0.0
 
 
 # --- against a server ---

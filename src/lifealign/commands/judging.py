@@ -64,7 +64,7 @@ def judge(
     baseline: Annotated[
         str | None,
         typer.Option(
-            metavar="WHO", help="Of pairwise: a source, a point, SOURCE@POINT or `reference`; default: the first."
+            metavar="WHO", help="Of pairwise: a source, @POINT, SOURCE@POINT or `reference`; default: the first."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the judgements here, as jsonl.")] = None,

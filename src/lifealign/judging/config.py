@@ -72,12 +72,12 @@ class JudgeConfig(Frozen):
     """One judge, or a panel of several that all judge every answer."""
     rubric: str | None = None
     """Name or YAML file of the rubric for tasks that `rubrics` does not name; none: the one that fits a known task."""
-    rubrics: dict[str, str] = Field(default_factory=dict)
+    rubrics: dict[str, str] = Field({})
     """Task -> name or YAML file of its rubric."""
     mode: Literal["absolute", "pairwise"] | None = None
     """A score for each answer, or each answer against the baseline's; none: what the rubric says."""
     baseline: str | None = None
-    """Of pairwise: whose answers the others are held against: `source`, `point`, `source@point` or `reference`."""
+    """Of pairwise: whose answers the others are held against: a source, `@POINT`, `SOURCE@POINT` or `reference`; none: the first of the file."""
     concurrency: int = Field(8, ge=1)
     """Calls at once, for each judge. 1 <= concurrency."""
     timeout: float = Field(120.0, gt=0)
