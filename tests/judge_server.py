@@ -72,7 +72,7 @@ class JudgeServer:
             before = self.asked[content]
             self.asked[content] += 1
             self.requests.append(body)
-            self.headers.append(dict(http.headers))
+            self.headers.append({name.lower(): value for name, value in http.headers.items()})
             self._now += 1
             self.most = max(self.most, self._now)
         try:
@@ -93,6 +93,14 @@ class JudgeServer:
             said = reply()
         if said == "bad_response":
             return send(http, 200, '{"id": "1", "choi')
+        if said == "drip":
+            http.send_response(200)
+            http.send_header("Content-Length", "20")
+            http.end_headers()
+            for _ in range(20):
+                http.wfile.write(b" ")
+                time.sleep(0.2)
+            return None
         if said == "cut":
             http.send_response(200)
             http.send_header("Content-Type", "application/json")
@@ -121,13 +129,19 @@ class JudgeServer:
 def send(http: BaseHTTPRequestHandler, status: int, text: str, headers: dict[str, str] | None = None) -> None:
     data = text.encode()
     http.send_response(status)
-    for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
+    for name, value in {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(data)),
+        **(headers or {}),
+    }.items():
         http.send_header(name, value)
     http.end_headers()
     http.wfile.write(data)
 
 
-def completion(text: str | None, finish: str = "stop", usage: tuple[int, int] | None = (100, 20), **message: Any) -> Any:
+def completion(
+    text: str | None, finish: str = "stop", usage: tuple[int, int] | None = (100, 20), **message: Any
+) -> Any:
     """A chat completion with this text."""
     found: dict[str, Any] = {
         "id": "chatcmpl-1",

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lifealign import cli_judge
-from lifealign.commands import history, learning, measuring, rating, using
+from lifealign.commands import history, judging, learning, measuring, rating, using
 
 app = typer.Typer(
     name="lifealign",
@@ -18,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (learning, measuring, history, using, cli_judge, rating):
+for group in (learning, measuring, judging, rating, history, using):
     group.register(app)
 
 

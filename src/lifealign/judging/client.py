@@ -112,7 +112,8 @@ class Judge:
             import openai
         except ImportError:
             raise JudgeError('judging needs the package openai: pip install "lifealign[judge]"') from None
-        self.name, self._tries = judge.model, tries
+        self.name, self._model = judge.label, judge.model
+        self._timeout, self._tries = timeout, tries
         self._key = read_key(judge)
         self._url = judge.url
         self._client = openai.AsyncOpenAI(
@@ -150,11 +151,13 @@ class Judge:
                 return Unscored("max_cost")
             pause = min(8.0, 0.5 * 2**attempt) * pauses.uniform(0.75, 1.0)
             try:
-                response = await self._send(call)
+                # The client's time-out is between two bytes; a server may drip for ever.
+                async with asyncio.timeout(self._timeout):
+                    response = await self._send(call)
             except JudgeError:
                 await ledger.refused(call)
                 raise
-            except openai.APITimeoutError:
+            except (openai.APITimeoutError, TimeoutError):
                 await ledger.lost(call)
                 failure = Unscored("timeout")
             except openai.APIConnectionError as error:
@@ -192,7 +195,7 @@ class Judge:
             except openai.APIStatusError as error:
                 if error.status_code in (401, 403, 404):
                     raise JudgeError(
-                        f"{self._url}: HTTP {error.status_code} for model {self.name!r}: {self._said(error)}"
+                        f"{self._url}: HTTP {error.status_code} for model {self._model!r}: {self._said(error)}"
                     ) from None
                 if error.status_code not in (400, 422) or not self._leave_out(self._said(error), wire):
                     raise

@@ -9,11 +9,15 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lifealign.config import Frozen, _explain, _read_yaml
+from lifealign.config import Frozen
 from lifealign.errors import ConfigError
+from lifealign.settings import explain, read_yaml
 
 KEY_ENV = "LIFEALIGN_JUDGE_KEY"
 """Not OPENAI_API_KEY: a key for one server is not sent to another one unless somebody says so."""
+
+PANEL = "panel"
+"""What several judges say together, in the place of a judge's name."""
 
 
 class EndpointConfig(Frozen):
@@ -22,7 +26,9 @@ class EndpointConfig(Frozen):
     url: str
     """Base URL, e.g. `http://127.0.0.1:8000/v1`; http or https, without user, password or query."""
     model: str = Field(pattern=r"\S")
-    """Name of the model at that server; unique among the judges."""
+    """Name of the model at that server."""
+    name: str | None = Field(None, pattern=r"\S")
+    """Name of the judge in the judgements, unique among the judges; none: the model's."""
     key_env: str = Field(KEY_ENV, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """Environment variable that holds the key; where it is not set, no key is sent."""
     price_in: float | None = Field(None, ge=0)
@@ -47,6 +53,11 @@ class EndpointConfig(Frozen):
             raise ValueError("give both of price_in and price_out, or none")
         return self
 
+    @property
+    def label(self) -> str:
+        """Name of the judge in the judgements."""
+        return self.name or self.model
+
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """Price of a call; None where the prices are not known."""
         if self.price_in is None or self.price_out is None:
@@ -61,12 +72,12 @@ class JudgeConfig(Frozen):
     """One judge, or a panel of several that all judge every answer."""
     rubric: str | None = None
     """Name or YAML file of the rubric for tasks that `rubrics` does not name; none: the one that fits a known task."""
-    rubrics: dict[str, str] = Field(default_factory=dict)
+    rubrics: dict[str, str] = Field({})
     """Task -> name or YAML file of its rubric."""
     mode: Literal["absolute", "pairwise"] | None = None
     """A score for each answer, or each answer against the baseline's; none: what the rubric says."""
     baseline: str | None = None
-    """Of pairwise: whose answers the others are held against: `source`, `point`, `source@point` or `reference`."""
+    """Of pairwise: whose answers the others are held against: a source, `@POINT`, `SOURCE@POINT` or `reference`; none: the first of the file."""
     concurrency: int = Field(8, ge=1)
     """Calls at once, for each judge. 1 <= concurrency."""
     timeout: float = Field(120.0, gt=0)
@@ -82,10 +93,12 @@ class JudgeConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> JudgeConfig:
-        models = [judge.model for judge in self.judges]
-        if len(set(models)) != len(models):
-            raise ValueError(f"the judges' models must be unique, got {models}")
-        unpriced = [judge.model for judge in self.judges if judge.price_in is None]
+        names = [judge.label for judge in self.judges]
+        if len(set(names)) != len(names) or PANEL in names:
+            raise ValueError(
+                f"the judges' names must be unique, and none of them {PANEL!r}; got {names}; set judges[].name"
+            )
+        unpriced = [judge.label for judge in self.judges if judge.price_in is None]
         if self.max_cost is not None and unpriced:
             raise ValueError(f"max_cost needs the prices of every judge (price_in, price_out); missing: {unpriced}")
         if self.mode == "absolute" and self.baseline is not None:
@@ -99,7 +112,7 @@ def read_judge_config(path: Path | None, above: Mapping[str, Any]) -> JudgeConfi
     Raises:
         ConfigError: lists every mistake with its key; never shows a URL that may hold a key.
     """
-    tree = {**(_read_yaml(path) if path is not None else {}), **above}
+    tree = {**(read_yaml(path) if path is not None else {}), **above}
     try:
         return JudgeConfig.model_validate(tree)
     except ValidationError as error:
@@ -109,6 +122,6 @@ def read_judge_config(path: Path | None, above: Mapping[str, Any]) -> JudgeConfi
 
 def _without_urls(error: ValidationError, where: str) -> Sequence[str]:
     lines = []
-    for line, item in zip(_explain(error, where, JudgeConfig, ()), error.errors(include_url=False), strict=True):
-        lines.append(line.partition(", got ")[0] if item["loc"][-1:] == ("url",) else line)
+    for line, item in zip(explain(error, where, JudgeConfig, ()), error.errors(include_url=False), strict=True):
+        lines.append(line.partition(", got ")[0] if item["loc"][-1:] in (("judges",), ("url",)) else line)
     return lines

@@ -265,7 +265,7 @@ def _judgement(ask: Ask, reply: str | None, failure: Unscored | None, *, first: 
         task=record.task,
         source=record.source,
         point=record.point,
-        judge=ask.judge.model,
+        judge=ask.judge.label,
         rubric=ask.rubric.name,
         mode="absolute" if other is None else "pairwise",
         other=None if other is None else other.id,

@@ -23,7 +23,7 @@ class Judgement:
         task: name of the prompt's task.
         source: who answered.
         point: after which task.
-        judge: the judge's model.
+        judge: the judge's name, by default its model's.
         rubric: name of the rubric.
         mode: absolute or pairwise.
         score: of absolute, on the rubric's scale; None: unscored.

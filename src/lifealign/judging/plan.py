@@ -112,7 +112,7 @@ def _others(config: JudgeConfig, records: Sequence[AnswerRecord]) -> dict[str, A
         return {}
     if config.baseline == REFERENCE:
         return {r.id: _reference(r) for r in records if r.reference is not None}
-    named = [one for one in labels if config.baseline in (None, one, *one.rsplit("@", 1))]
+    named = [one for one in labels if config.baseline in _names(one)]
     if config.baseline is None:
         named = labels[:1]
     if len(named) != 1:
@@ -126,6 +126,11 @@ def _others(config: JudgeConfig, records: Sequence[AnswerRecord]) -> dict[str, A
             f"give answers of two points or sources, or --baseline {REFERENCE}"
         )
     return found
+
+
+def _names(one: str) -> tuple[str, ...]:
+    source, _, point = one.rpartition("@")
+    return one, source, point, f"@{point}"
 
 
 def _reference(record: AnswerRecord) -> AnswerRecord:

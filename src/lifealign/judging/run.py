@@ -12,6 +12,7 @@ from lifealign.files import cache_dir
 from lifealign.judging.config import JudgeConfig
 from lifealign.judging.engine import Forecast, Totals, forecast, judge_answers
 from lifealign.judging.judgements import write_judgements
+from lifealign.judging.steering import steering_answers, steering_config, steering_report
 from lifealign.judging.summary import Summary, summarise
 from lifealign.progress import make_progress
 from lifealign.transcripts import read_answers
@@ -35,12 +36,13 @@ def run(sources: Sequence[Path], config: JudgeConfig, *, out: Path | None, paper
     Raises:
         UserError: answers, configuration or a judge that cannot be used.
     """
-    records = _read(sources)
-    cache = Path(config.cache).expanduser() if config.cache else cache_dir() / "judge.sqlite"
+    records, cache = _read(sources), _cache(config)
     if dry_run:
         found = forecast(config, records, cache)
         return Done({"dry_run": True, **found.to_json()}, _forecast_lines(found))
-    target = out or sources[0].with_name("judgements.jsonl")
+    if out is None:
+        raise JudgeError("say where the judgements go: --out FILE.jsonl (or --dry-run to ask nobody)")
+    target = out
     if target.resolve() in [path.resolve() for path in sources]:
         raise JudgeError(f"--out {target}: these are the answers; name another file")
     judgements, totals = judge_answers(config, records, cache, progress=make_progress())
@@ -49,6 +51,29 @@ def run(sources: Sequence[Path], config: JudgeConfig, *, out: Path | None, paper
     lines = [*summary.lines(), *_total_lines(totals), f"written: {len(judgements)} judgements to {target}"]
     document = {"out": target, "totals": totals.to_json(), **summary.to_json()}
     return Done(document, lines, _problems(summary, config))
+
+
+def check_steering(config: JudgeConfig, *, out: Path | None, dry_run: bool) -> Done:
+    """Judge the embedded answers that try to steer a judge, and say what got through.
+
+    Raises:
+        UserError: a judge that cannot be used.
+    """
+    config, records, cache = steering_config(config), steering_answers(), _cache(config)
+    if dry_run:
+        found = forecast(config, records, cache)
+        return Done({"dry_run": True, **found.to_json()}, _forecast_lines(found))
+    judgements, totals = judge_answers(config, records, cache, progress=make_progress())
+    if out is not None:
+        write_judgements(out, judgements)
+    report, summary = steering_report(judgements), summarise(judgements)
+    lines = [*report.lines(), *summary.counts(), *_total_lines(totals)]
+    document = {**report.to_json(), "unscored": summary.unscored, "totals": totals.to_json()}
+    return Done(document, lines, _problems(summary, config))
+
+
+def _cache(config: JudgeConfig) -> Path:
+    return Path(config.cache).expanduser() if config.cache else cache_dir() / "judge.sqlite"
 
 
 def _read(sources: Sequence[Path]) -> list[AnswerRecord]:
@@ -73,13 +98,13 @@ def _problems(summary: Summary, config: JudgeConfig) -> list[str]:
 
 
 def _money(cost: float | None) -> str:
-    return "price not known" if cost is None else f"{cost:.4f}"
+    return "not known" if cost is None else f"{cost:.4f}"
 
 
 def _forecast_lines(found: Forecast) -> list[str]:
     return [
         f"{found.judgements} judgements need {found.calls} calls; {found.known} are answered already "
-        f"({_money(found.spent)} paid)",
+        f"(cost {_money(found.spent)})",
         f"to ask: {found.calls - found.known} calls, about {found.prompt_tokens} prompt and "
         f"{found.completion_tokens} completion tokens",
         f"cost: about {_money(found.cost)}, at most {_money(found.most_cost)} if every call is answered at once",

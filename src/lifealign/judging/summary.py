@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lifealign.agreement import Level, krippendorff_alpha
+from lifealign.judging.config import PANEL
 from lifealign.judging.judgements import Judgement
+from lifealign.judging.reply import REASONS
 from lifealign.metrics import Interval, mean_interval
 from lifealign.win_rate import length_controlled_win_rate, win_rate
 
-PANEL = "panel"
 ALL = "all"
 """In the place of a task: all of them."""
+_REASONS: Mapping[str, str] = {str(name): text for name, text in REASONS.items()}
 _OUTCOME = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 Row = dict[str, Any]
@@ -31,15 +34,19 @@ class Summary:
         judgements: number of them.
         scored: with a verdict.
         unscored: reason -> number.
+        examples: reason -> what was got instead of a verdict, of the first of them.
         absolute: one row for each judge, answerer and task.
         pairwise: likewise.
+        agreement: of a panel: mode -> Krippendorff's alpha of the judges, over scores as numbers, over winners as names.
     """
 
     judgements: int
     scored: int
     unscored: Mapping[str, int]
+    examples: Mapping[str, str]
     absolute: Sequence[Row]
     pairwise: Sequence[Row]
+    agreement: Mapping[str, Row]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -56,8 +63,19 @@ class Summary:
             head = ["judge", "answers of", "against", "task", "pairs", "win rate", "95% interval"]
             head += ["length-controlled", "95% interval", "orders agree", "first shown wins"]
             lines += _table(head, [_pairwise_cells(row) for row in self.pairwise])
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.unscored.items()) or "none"
-        return [*lines, f"scored: {self.scored} of {self.judgements} judgements; unscored: {reasons}"]
+        for mode, alpha in self.agreement.items():
+            value, limits = _cells(alpha, 2)
+            lines.append(f"judges among themselves, {mode}: Krippendorff's alpha {value} ({limits})")
+        return [*lines, *self.counts()]
+
+    def counts(self) -> list[str]:
+        """How many are scored, and why the others are not, with one example of each."""
+        lines = [f"scored: {self.scored} of {self.judgements} judgements"]
+        for reason, count in self.unscored.items():
+            example = self.examples.get(reason)
+            shown = f", e.g. {example}" if example else ""
+            lines.append(f"unscored: {count} {reason} ({_REASONS[reason]}){shown}")
+        return lines
 
 
 def summarise(judgements: Sequence[Judgement], *, paper: bool = False) -> Summary:
@@ -72,6 +90,7 @@ def summarise(judgements: Sequence[Judgement], *, paper: bool = False) -> Summar
     pairs = _pairs([one for one in judgements if one.mode == "pairwise"])
     judges = list(dict.fromkeys(one.judge for one in judgements))
     scores = [_Score(one.judge, _who(one), one.task, one.id, _float(one.score), one.unscored) for one in absolute]
+    agreement = _agreement(scores, pairs) if len(judges) > 1 else {}
     if len(judges) > 1:
         scores += _panel_scores(scores, len(judges))
         pairs += _panel_pairs(pairs, len(judges))
@@ -79,7 +98,9 @@ def summarise(judgements: Sequence[Judgement], *, paper: bool = False) -> Summar
         judgements=len(judgements),
         scored=len(judgements) - reasons.total(),
         unscored=dict(reasons.most_common()),
+        examples={one.unscored: one.detail for one in reversed(judgements) if one.unscored is not None and one.detail},
         absolute=[_absolute_row(key, group, paper) for key, group in _groups(scores, lambda s: (s.judge, s.who))],
+        agreement=agreement,
         pairwise=[_pairwise_row(key, group) for key, group in _groups(pairs, lambda p: (p.judge, p.who, p.against))],
     )
 
@@ -130,7 +151,7 @@ def _absolute_row(key: tuple[str, ...], scores: Sequence[_Score], paper: bool) -
         "answers": len(scores),
         "scored": len(values),
         "unscored": dict(Counter(one.reason for one in scores if one.reason is not None)),
-        "score": _interval(mean_interval(values)),
+        "score": _interval(mean_interval(values), len(values)),
     }
     if paper:
         row["paper"] = 10 * row["score"]["value"]
@@ -254,14 +275,34 @@ def _pairwise_row(key: tuple[str, ...], pairs: Sequence[_Pair]) -> Row:
         "wins": outcomes.count(1.0),
         "ties": outcomes.count(0.5),
         "losses": outcomes.count(0.0),
-        "win_rate": _interval(win_rate(outcomes)),
-        "length_controlled": _interval(controlled),
+        "win_rate": _interval(win_rate(outcomes), len(scored)),
+        "length_controlled": _interval(controlled, len(scored)),
         "orders_agree": None if panel else _percent([one.agree for one, _ in scored]),
         "first_wins": None if panel else _percent(firsts),
     }
 
 
 # --- both ---
+
+
+def _agreement(scores: Sequence[_Score], pairs: Sequence[_Pair]) -> dict[str, Row]:
+    """Krippendorff's alpha of the judges; a judge that said nothing of an item is left out of that item."""
+    said: dict[str, tuple[Level, dict[str, dict[Any, float | None]]]] = {}
+    if scores:
+        said["absolute"] = ("interval", {})
+    if pairs:
+        said["pairwise"] = ("nominal", {})
+    for score in scores:
+        said["absolute"][1].setdefault(score.judge, {})[score.id] = score.score
+    for pair in pairs:
+        said["pairwise"][1].setdefault(pair.judge, {})[pair.id, pair.other] = pair.outcome
+    found = {}
+    for mode, (level, by_judge) in said.items():
+        items = list(dict.fromkeys(item for values in by_judge.values() for item in values))
+        table = [[values.get(item) for item in items] for values in by_judge.values()]
+        rows = [[float("nan") if value is None else value for value in row] for row in table]
+        found[mode] = _interval(krippendorff_alpha(rows, level), len(items))
+    return found
 
 
 def _groups(items: Iterable[Any], key: Callable[[Any], tuple[str, ...]]) -> list[tuple[tuple[str, ...], list[Any]]]:
@@ -281,8 +322,9 @@ def _percent(hits: Sequence[bool]) -> float | None:
     return 100 * sum(hits) / len(hits) if hits else None
 
 
-def _interval(found: Interval) -> dict[str, float]:
-    return dict(found._asdict())
+def _interval(found: Interval, count: int) -> dict[str, float]:
+    """Plain values; resamples of a single value are all the same, which is no interval."""
+    return dict((found if count > 1 else Interval(found.value, float("nan"), float("nan")))._asdict())
 
 
 def _absolute_cells(row: Row, paper: bool) -> list[str]:

@@ -12,8 +12,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lifealign.config import Frozen, _explain, _nearest, _read_yaml
+from lifealign.config import Frozen
 from lifealign.errors import ConfigError
+from lifealign.settings import explain, nearest, read_yaml
 
 RUBRICS = ("expert", "harmlessness", "helpful", "helpfulness", "safe", "truthfulness")
 """Names of the rubrics that are built in."""
@@ -146,12 +147,12 @@ def load_rubric(name_or_path: str | Path) -> Rubric:
         path = Path(text)
     else:
         raise ConfigError(
-            f"rubric {text!r}: unknown{_nearest(text, RUBRICS)}; allowed: {', '.join(RUBRICS)}, or a .yaml file"
+            f"rubric {text!r}: unknown{nearest(text, RUBRICS)}; allowed: {', '.join(RUBRICS)}, or a .yaml file"
         )
     try:
-        return Rubric.model_validate(_read_yaml(path))
+        return Rubric.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, str(path), Rubric, ()))) from None
+        raise ConfigError("\n".join(explain(error, str(path), Rubric, ()))) from None
 
 
 def rubric_for(task: str) -> Rubric | None:

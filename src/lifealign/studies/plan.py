@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 import lifealign
-from lifealign.config import StreamConfig, _merge
+from lifealign.config import StreamConfig
 from lifealign.errors import ConfigError
+from lifealign.settings import merge
 from lifealign.sources import expand_path
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
 from lifealign.studies.worker import CONTEXT, here, resolve
@@ -239,12 +240,12 @@ def _random_orders(number: int, count: int) -> list[Order]:
 
 
 def _tree(study: StudyConfig, method: MethodConfig, settings: Settings) -> dict[str, Any]:
-    tree: Mapping[str, Any] = _merge(study.base, {"strategy": {"name": method.strategy or method.label}})
+    tree: Mapping[str, Any] = merge(study.base, {"strategy": {"name": method.strategy or method.label}})
     for key, value in {**method.set, **settings}.items():
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        tree = _merge(tree, nested)
+        tree = merge(tree, nested)
     return dict(tree)
 
 

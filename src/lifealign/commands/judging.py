@@ -1,4 +1,4 @@
-"""Commands about judging by models; see `cli`. Only typer is imported at start."""
+"""Commands about answers judged by models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifealign.answers import Answer, answers
+from lifealign.commands.options import AsJson
 from lifealign.errors import EXIT_USER_ERROR, ConfigError
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ Cache = Annotated[
     str | None, typer.Option(metavar="FILE", help="SQLite file of calls and replies; default: in the user's cache.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and cost; ask nobody.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document to stdout.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(answers(judge))
+    app.command("judge-check")(answers(judge_check))
 
 
 def judge(
@@ -63,12 +64,10 @@ def judge(
     baseline: Annotated[
         str | None,
         typer.Option(
-            metavar="WHO", help="Of pairwise: a source, a point, SOURCE@POINT or `reference`; default: the first."
+            metavar="WHO", help="Of pairwise: a source, @POINT, SOURCE@POINT or `reference`; default: the first."
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Judgements as jsonl; default: judgements.jsonl beside ANSWERS.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the judgements here, as jsonl.")] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="Show the paper's score: the mean of absolute scores times 10.")
     ] = False,
@@ -100,6 +99,39 @@ def judge(
         "cache": cache,
     }
     done = run(source, _read(config, settings), out=out, paper=paper, dry_run=dry_run)
+    return Answer(done.document, done.lines, EXIT_USER_ERROR if done.problems else 0, done.problems)
+
+
+def judge_check(
+    config: Config = None,
+    judges: Judges = None,
+    models: Models = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the judgements, as jsonl.")] = None,
+    key_env: KeyEnv = None,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    max_cost: MaxCost = None,
+    concurrency: Concurrency = None,
+    timeout: Seconds = None,
+    tries: Tries = None,
+    max_tokens: MaxTokens = None,
+    cache: Cache = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> Answer:
+    """Try a judge with bad answers that ask for a good score, and show which get through."""
+    from lifealign.judging.run import check_steering
+
+    settings = {
+        **_panel(judges, models, key_env=key_env, price_in=price_in, price_out=price_out),
+        "max_cost": max_cost,
+        "concurrency": concurrency,
+        "timeout": timeout,
+        "tries": tries,
+        "max_tokens": max_tokens,
+        "cache": cache,
+    }
+    done = check_steering(_read(config, settings), out=out, dry_run=dry_run)
     return Answer(done.document, done.lines, EXIT_USER_ERROR if done.problems else 0, done.problems)
 
 
