@@ -7,6 +7,7 @@ import math
 import sqlite3
 import stat
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,14 @@ def test_undo_asks_again_with_what_was_said_and_forgets_nothing(tmp_path: Path) 
     assert [r.winner for _, _, r, _ in ratings.held()] == ["tie"]
     with sqlite3.connect(tmp_path / "r.sqlite") as db:
         assert db.execute("SELECT count(*) FROM rating").fetchone() == (6,)
+
+
+def test_many_at_once_lose_nothing(tmp_path: Path) -> None:
+    people = ["ada", "ben", "cem", "dua"]
+    ratings = ratings_of(tmp_path / "r.sqlite", two_methods(8), people)
+    with ThreadPoolExecutor(len(people)) as pool:
+        list(pool.map(lambda name: rate_all(ratings, name, prefer("ours")), people))
+    assert Counter(name for name, *_ in ratings.held()) == dict.fromkeys(people, 8)
 
 
 @pytest.mark.parametrize(
