@@ -675,7 +675,7 @@ def test_the_forecast_bounds_what_is_paid(tmp_path: Path) -> None:
         (["--judge", "http://h/v1"], "give one --model for each --judge, got 0 for 1"),
         (["--judge", "http://h/v1", "--model", "m", "--mode", "both"], "mode"),
         (["--judge", "http://h/v1", "--model", "m"], "--out FILE.jsonl"),
-        (["--judge", "http://h/v1", "--model", "m", "--baseline", "x"], "goes with mode pairwise"),
+        (["--judge", "http://h/v1", "--model", "m", "--baseline", "x", "--dry-run"], "goes with mode pairwise"),
         (
             ["--judge", "http://h/v1", "--model", "m", "--paper", "--mode", "pairwise", "--baseline", "reference"],
             "--paper is the mean score of 1 to 10 times 10; by rubric 'truthfulness' pairs are compared",
