@@ -143,7 +143,7 @@ def _total_lines(totals: Totals) -> list[str]:
     if totals.unanswered:
         lines.append(
             f"{totals.unanswered} tries brought no answer and may have been paid for all the same "
-            f"(at most {_money(totals.unanswered_cost)})"
+            f"({'cost not known' if totals.unanswered_cost is None else f'at most {totals.unanswered_cost:.4f}'})"
         )
     lines += [f"{judge}: the server does not take {', '.join(names)}" for judge, names in totals.left_out.items()]
     return lines
