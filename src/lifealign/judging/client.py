@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lifealign.errors import JudgeError
 from lifealign.judging.config import EndpointConfig
-from lifealign.judging.reply import Unscored
+from lifealign.judging.reply import Unscored, shorten
 
 if TYPE_CHECKING:
     import openai
@@ -238,7 +238,7 @@ class Judge:
         return Unscored("unreachable", detail)
 
     def _said(self, error: openai.APIStatusError) -> str:
-        return self.hide(" ".join(error.response.text.split()))[:300]
+        return shorten(self.hide(error.response.text))
 
     def hide(self, text: str) -> str:
         """The text without the key: servers have been seen to repeat it in errors."""

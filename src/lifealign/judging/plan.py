@@ -75,6 +75,8 @@ def plan(config: JudgeConfig, records: Sequence[AnswerRecord]) -> list[Ask]:
     """
     rubrics = _rubrics(config, dict.fromkeys(record.task for record in records))
     modes = {task: config.mode or rubric.mode for task, rubric in rubrics.items()}
+    if config.baseline is not None and "pairwise" not in modes.values():
+        raise JudgeError(f"baseline {config.baseline!r} goes with mode pairwise; give --mode pairwise or leave it out")
     others = _others(config, [r for r in records if modes[r.task] == "pairwise"])
     asks = []
     for judge in config.judges:

@@ -89,19 +89,19 @@ def read_reply(body: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscored:
     """The verdict in the body of a successful response."""
     choice = _choice(body)
     if choice is None:
-        return Unscored("bad_response", _shorten(body))
+        return Unscored("bad_response", shorten(body))
     message = choice["message"]
     if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-        return Unscored("refusal", _shorten(str(message.get("refusal") or "content filter")))
+        return Unscored("refusal", shorten(str(message.get("refusal") or "content filter")))
     text = message.get("content")
     if not isinstance(text, str) or not text.strip():
         return Unscored("empty", f"finish_reason {choice.get('finish_reason')}")
     found = read_verdict(text, rubric, pairwise)
     if isinstance(found, Unscored) and found.reason == "bad_json":
         if choice.get("finish_reason") == "length":
-            return Unscored("truncated", _shorten(text))
+            return Unscored("truncated", shorten(text))
         if _DECLINED.search(text[:_SHOWN]):
-            return Unscored("refusal", _shorten(text))
+            return Unscored("refusal", shorten(text))
     return found
 
 
@@ -124,9 +124,9 @@ def read_verdict(text: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscore
     try:
         value = json.loads(bare, object_pairs_hook=_no_twins)
     except (ValueError, RecursionError):
-        return Unscored("bad_json", _shorten(text))
+        return Unscored("bad_json", shorten(text))
     if not isinstance(value, dict):
-        return Unscored("bad_json", _shorten(text))
+        return Unscored("bad_json", shorten(text))
     last = "winner" if pairwise else "score"
     if set(value) != {*(step.name for step in rubric.steps), "explanation", last}:
         return Unscored("wrong_schema", f"keys {sorted(map(str, value))}")
@@ -135,7 +135,7 @@ def read_verdict(text: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscore
     if not isinstance(value["explanation"], str):
         wrong.append("explanation")
     if wrong:
-        return Unscored("wrong_schema", ", ".join(f"{key}={_shorten(repr(value[key]))}" for key in wrong))
+        return Unscored("wrong_schema", ", ".join(f"{key}={shorten(repr(value[key]))}" for key in wrong))
     return _verdict(value[last], value["explanation"], steps, rubric, pairwise)
 
 
@@ -146,7 +146,7 @@ def _verdict(value: Any, words: str, steps: dict[str, str], rubric: Rubric, pair
             Verdict(None, winner, words, steps) if winner else Unscored("wrong_schema", f"winner={value!r:.{_SHOWN}}")
         )
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return Unscored("wrong_schema", f"score={_shorten(repr(value))}")
+        return Unscored("wrong_schema", f"score={shorten(repr(value))}")
     if value != value or not rubric.scale.low <= value <= rubric.scale.high or value != int(value):
         return Unscored("out_of_scale", f"score {value!r}, the scale is {rubric.scale.low} to {rubric.scale.high}")
     return Verdict(int(value), None, words, steps)
@@ -168,6 +168,8 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _shorten(text: str) -> str:
-    text = " ".join(text.split())
+def shorten(text: str) -> str:
+    """Text of a server for a message: one line of printable characters, at most `_SHOWN` long."""
+    # It is shown on a terminal, which control characters would steer.
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

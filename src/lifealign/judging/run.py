@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifealign.errors import JudgeError
-from lifealign.files import cache_dir
+from lifealign.files import cache_dir, writing
 from lifealign.judging.config import JudgeConfig
 from lifealign.judging.engine import Forecast, Totals, forecast, judge_answers
 from lifealign.judging.judgements import write_judgements
+from lifealign.judging.plan import Ask, plan
 from lifealign.judging.steering import steering_answers, steering_config, steering_report
 from lifealign.judging.summary import Summary, summarise
 from lifealign.progress import make_progress
@@ -37,19 +38,22 @@ def run(sources: Sequence[Path], config: JudgeConfig, *, out: Path | None, paper
         UserError: answers, configuration or a judge that cannot be used.
     """
     records, cache = _read(sources), _cache(config)
+    if paper:
+        _check_paper(plan(config, records))
     if dry_run:
         found = forecast(config, records, cache)
         return Done({"dry_run": True, **found.to_json()}, _forecast_lines(found))
     if out is None:
         raise JudgeError("say where the judgements go: --out FILE.jsonl (or --dry-run to ask nobody)")
-    target = out
-    if target.resolve() in [path.resolve() for path in sources]:
-        raise JudgeError(f"--out {target}: these are the answers; name another file")
+    if out.resolve() in [path.resolve() for path in sources]:
+        raise JudgeError(f"--out {out}: these are the answers; name another file")
+    with writing(out):  # before judgements that could then not be kept
+        out.parent.mkdir(parents=True, exist_ok=True)
     judgements, totals = judge_answers(config, records, cache, progress=make_progress())
-    write_judgements(target, judgements)
+    write_judgements(out, judgements)
     summary = summarise(judgements, paper=paper)
-    lines = [*summary.lines(), *_total_lines(totals), f"written: {len(judgements)} judgements to {target}"]
-    document = {"out": target, "totals": totals.to_json(), **summary.to_json()}
+    lines = [*summary.lines(), *_total_lines(totals), f"written: {len(judgements)} judgements to {out}"]
+    document = {"out": out, "totals": totals.to_json(), **summary.to_json()}
     return Done(document, lines, _problems(summary, config))
 
 
@@ -72,6 +76,19 @@ def check_steering(config: JudgeConfig, *, out: Path | None, dry_run: bool) -> D
     return Done(document, lines, _problems(summary, config))
 
 
+def _check_paper(asks: Sequence[Ask]) -> None:
+    """Refuse what has no paper score.
+
+    Raises:
+        JudgeError: a question of pairs, or a scale that is not 1 to 10.
+    """
+    for ask in asks:
+        scale = ask.rubric.scale
+        if ask.other is not None or (scale.low, scale.high) != (1, 10):
+            what = "pairs are compared" if ask.other is not None else f"the scale is {scale.low} to {scale.high}"
+            raise JudgeError(f"--paper is the mean score of 1 to 10 times 10; by rubric {ask.rubric.name!r} {what}")
+
+
 def _cache(config: JudgeConfig) -> Path:
     return Path(config.cache).expanduser() if config.cache else cache_dir() / "judge.sqlite"
 
@@ -79,6 +96,10 @@ def _cache(config: JudgeConfig) -> Path:
 def _read(sources: Sequence[Path]) -> list[AnswerRecord]:
     records: dict[str, AnswerRecord] = {}
     for path in sources:
+        if path.is_dir():
+            raise JudgeError(
+                f"{path}: a directory; write a memory's answers first: lifealign answers {path} --out FILE.jsonl"
+            )
         for record in read_answers(path):
             records.setdefault(record.id, record)
     return list(records.values())
@@ -122,7 +143,7 @@ def _total_lines(totals: Totals) -> list[str]:
     if totals.unanswered:
         lines.append(
             f"{totals.unanswered} tries brought no answer and may have been paid for all the same "
-            f"(at most {_money(totals.unanswered_cost)})"
+            f"({'cost not known' if totals.unanswered_cost is None else f'at most {totals.unanswered_cost:.4f}'})"
         )
     lines += [f"{judge}: the server does not take {', '.join(names)}" for judge, names in totals.left_out.items()]
     return lines
