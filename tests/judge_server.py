@@ -21,7 +21,7 @@ Script = Callable[[dict[str, Any], int], Any]
 
 FAULTS = ("429", "500", "slow", "cut", "bad_json", "wrong_schema", "empty", "bad_response", "out_of_scale", "refusal")
 PAID_FAULTS = ("bad_json", "wrong_schema", "empty", "out_of_scale", "refusal")
-SLOW = 1.5
+SLOW = 6.0
 
 
 class JudgeServer:

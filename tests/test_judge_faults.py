@@ -66,7 +66,7 @@ def faults(count: int, share: float = 0.2) -> dict[int, tuple[str, int]]:
 
 def config(server: JudgeServer, **more: Any) -> JudgeConfig:
     judge = {"url": server.url, "model": "m", "price_in": 10.0, "price_out": 30.0}
-    return read_judge_config(None, {"judges": [judge], "concurrency": 16, "timeout": 1.0, "tries": 2, **more})
+    return read_judge_config(None, {"judges": [judge], "concurrency": 16, "timeout": 4.0, "tries": 2, **more})
 
 
 def test_every_item_of_a_thousand_ends_scored_or_with_its_reason(tmp_path: Path) -> None:
