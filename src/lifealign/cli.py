@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lifealign import cli_compare
 from lifealign.answers import Answer, answers, to_json
 from lifealign.errors import EXIT_GATE_FAILED, EXIT_USER_ERROR, ConfigError, StoreError
 
@@ -486,6 +487,9 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
 ) -> None:
     """Keep a language model aligned for life: learn a stream of preference tasks with LoRA, and keep them all."""
+
+
+cli_compare.register(app)
 
 
 def main() -> None:

@@ -23,9 +23,11 @@ from lifealign.results import ScoreTable, read_scores, run_results
 from lifealign.store import MemoryStore
 
 if TYPE_CHECKING:
+    from lifealign.answering import Asked
     from lifealign.recompose import Composition, Related
     from lifealign.session import Session
     from lifealign.tasks import Message, Row, Task
+    from lifealign.transcripts import AnswerRecord
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,12 @@ class Memory:
             for i, text in zip(members, session.generate([prompts[i] for i in members], **options), strict=True):
                 answers[i] = text
         return answers
+
+    def answers(self, asked: Asked, *, progress: Progress | None = None) -> list[AnswerRecord]:
+        """Greedy answers to held-out prompts at points of the memory's life; see `answering.Asked`, which says what is raised."""
+        from lifealign.answering import answer_memory
+
+        return answer_memory(self._store, lambda: self._session(self.config, progress), asked)
 
     def related(
         self,
