@@ -203,3 +203,32 @@ def test_command(tmp_path: Path) -> None:
     ]:
         refused = call(*more)
         assert refused.exit_code == 2 and said in refused.stderr
+
+
+def test_the_report_links_to_the_page(tmp_path: Path) -> None:
+    from lifealign.compare import summary
+    from lifealign.report import build_results, render_html
+
+    threads = build_threads(life("a?", "-+--") + life("b?", "-+++") + life("a?", "-+-+", source="other"))
+    found = summary(threads, "answers.html")
+    assert [(row["source"], row["task"], row["counts"]) for row in found["rows"]] == [
+        ("ours", "one", [1, 0, 0, 0, 1, 0]),
+        ("other", "one", [0, 1, 0, 0, 0, 0]),
+    ]
+    page = render_html(build_results([], answers=found))
+    assert page.count('href="answers.html#show=forgotten&amp;task=one"') == 1
+    assert "good is the task&#39;s rule" in page
+    assert "answers.html" not in render_html(build_results([]))
+
+
+def test_report_command_writes_it(tmp_path: Path, config: Any) -> None:
+    from lifealign import Memory
+
+    memory = Memory.create(config().memory, config())
+    write_answers(tmp_path / "a.jsonl", life("a?", "-+--"))
+    call = ["report", str(memory.path), "--out", str(tmp_path / "report")]
+    result = CliRunner().invoke(app, [*call, "--answers", str(tmp_path / "a.jsonl"), "--json"])
+    assert json.loads(result.stdout)["answers"]["rows"][0]["counts"] == [1, 0, 0, 0, 0, 0]
+    assert (tmp_path / "report" / "answers.html").exists()
+    refused = CliRunner().invoke(app, [*call, "--ratings", str(tmp_path / "a.jsonl")])
+    assert refused.exit_code == 2 and "give these with --answers FILE" in refused.stderr

@@ -6,9 +6,9 @@ Only typer is imported at start, so that ``--help`` answers at once; a command i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -230,19 +230,30 @@ def check_data(
 def report(
     memories: Annotated[list[Path], typer.Argument(metavar="MEMORY...", help="One or more memories, side by side.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for report.html, results.json and the CSV.")],
+    answer_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--answers", metavar="FILE", help="Answers to browse in answers.html, beside the report; repeats."
+        ),
+    ] = None,
+    judgements: cli_compare.Judgements = None,
+    ratings: cli_compare.Ratings = None,
     as_json: AsJson = False,
 ) -> Answer:
     """Write one HTML page, the results as JSON and a CSV; print the score matrices."""
     from lifealign.memory import Memory
 
-    return _report_answer([Memory.open(path) for path in memories], out)
+    opened = [Memory.open(path) for path in memories]
+    return _report_answer(opened, out, cli_compare.browse(out, answer_files or (), judgements or (), ratings or ()))
 
 
-def _report_answer(memories: Sequence[Memory], out: Path | None = None) -> Answer:
+def _report_answer(
+    memories: Sequence[Memory], out: Path | None = None, browser: Mapping[str, Any] | None = None
+) -> Answer:
     from lifealign.report import build_results, score_matrix_lines, summary_lines, write_report
 
     runs = [memory.results() for memory in memories]
-    results = build_results(runs)
+    results = build_results(runs, answers=browser)
     lines = [line for one in runs for line in (*score_matrix_lines(one, "accuracy"), "")]
     lines += summary_lines(results)
     if out is not None:

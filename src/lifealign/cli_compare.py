@@ -108,6 +108,27 @@ def compare(
     return Answer({**document, "out": out}, [*lines, f"written: {out}"])
 
 
+def browse(
+    directory: Path, files: Sequence[Path], judgements: Sequence[Path], ratings: Sequence[Path]
+) -> dict[str, Any] | None:
+    """Write the page of answers beside a report, and give what the report says of it; None without answers.
+
+    Raises:
+        ConfigError: judgements or ratings of no answers.
+        DataError: a file that cannot be used.
+    """
+    from lifealign.answering import Asked
+    from lifealign.compare import GOOD_SCORE, summary, write_page
+
+    if not files:
+        if judgements or ratings:
+            raise ConfigError("--judgements and --ratings are shown beside answers; give these with --answers FILE")
+        return None
+    threads = read_threads(files, Asked(), judgements, ratings, GOOD_SCORE)
+    write_page(threads, directory / "answers.html")
+    return summary(threads, "answers.html")
+
+
 def read_threads(
     sources: Sequence[Path], asked: Asked, judgements: Sequence[Path], ratings: Sequence[Path], good: float
 ) -> list[Thread]:

@@ -4,8 +4,7 @@
   "use strict";
   const data = JSON.parse(document.getElementById("data").textContent);
   const HEIGHT = 62, AHEAD = 6, LONGEST_DIFF = 600;
-  const LABELS = { forgotten: "Forgotten", recovered: "Recovered", never: "Never learnt", later: "Learnt later", kept: "Kept", unknown: "Not judged" };
-  const MEANS = new Map(data.states);
+  const LABELS = Object.fromEntries(data.states), MEANS = new Map(data.states.map((s) => [s[0], s[2]]));
   const find = (selector) => document.querySelector(selector);
   const list = find(".list"), rows = find(".rows"), detail = find(".detail"), search = find("#search");
   const chips = find("fieldset.states"), points = find(".points"), help = find("dialog");

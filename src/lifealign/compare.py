@@ -42,6 +42,15 @@ STATES: Mapping[str, str] = {
 }
 """State of a prompt -> what it says of the answers from the task's learning on."""
 
+LABELS: Mapping[str, str] = {
+    "forgotten": "Forgotten",
+    "recovered": "Recovered",
+    "never": "Never learnt",
+    "later": "Learnt later",
+    "kept": "Kept",
+    "unknown": "Not judged",
+}
+
 
 def state_of(verdicts: Sequence[bool | None]) -> str:
     """A key of `STATES`, from the verdicts in order, the first right after the task was learnt; None is left out."""
@@ -179,6 +188,24 @@ def criteria_of(threads: Sequence[Thread]) -> list[str]:
     return [name for name in CRITERIA if any(a.verdicts[name] is not None for t in threads for a in t.answers)]
 
 
+def summary(threads: Sequence[Thread], page: str) -> dict[str, Any]:
+    """What the report shows of threads, and where their page is: numbers of prompts in each state by the first criterion."""
+    criteria = criteria_of(threads)
+    sources = list(dict.fromkeys(t.first.source for t in threads)) if criteria else []
+    return {
+        "page": page,
+        "prompts": len(threads),
+        "good_is": CRITERIA[criteria[0]] if criteria else None,
+        "disagreements": sum(t.disagreement for t in threads),
+        "states": [{"name": name, "label": LABELS[name], "text": text} for name, text in STATES.items()],
+        "rows": [
+            {"source": source, "task": task, "counts": list(found.values())}
+            for source in sources
+            for task, found in counts([t for t in threads if t.first.source == source], criteria[0]).items()
+        ],
+    }
+
+
 def counts(threads: Sequence[Thread], criterion: str) -> dict[str, dict[str, int]]:
     """Task -> state -> number of prompts, in the order of the tasks and of `STATES`."""
     found: dict[str, Counter[str]] = {}
@@ -201,7 +228,7 @@ def page_document(threads: Sequence[Thread]) -> dict[str, Any]:
     names = {a.record.id: [a.record.source, a.record.point] for t in threads for a in t.answers}
     document = {
         "criteria": [[name, CRITERIA[name]] for name in criteria],
-        "states": list(STATES.items()),
+        "states": [[name, LABELS[name], text] for name, text in STATES.items()],
         "tasks": list(dict.fromkeys(t.first.task for t in threads)),
         "sources": list(dict.fromkeys(t.first.source for t in threads)),
         "labels": {m: metric_label(m) for t in threads for a in t.answers for m in a.record.scores},

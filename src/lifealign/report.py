@@ -28,7 +28,10 @@ TERMINAL_WIDTH = 120
 
 
 def build_results(
-    runs: Sequence[Mapping[str, Any]], title: str = "lifealign", created: str | None = None
+    runs: Sequence[Mapping[str, Any]],
+    title: str = "lifealign",
+    created: str | None = None,
+    answers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The document that `render_html` and results.json are made of.
 
@@ -36,6 +39,7 @@ def build_results(
         runs: as `Memory.results` gives them; none of their keys but `method` is needed.
         title: heading of the page.
         created: a date to show. None by default, so that the same runs give the same bytes.
+        answers: of `compare.summary`, for the link to the transcript browser; None: there is none.
 
     Returns:
         Plain JSON values; a number that is not finite is None (a missing score is not zero).
@@ -45,6 +49,7 @@ def build_results(
         "created": created,
         "lifealign_version": lifealign.__version__,
         "runs": [plain(run) for run in runs],
+        **({} if answers is None else {"answers": plain(answers)}),
     }
 
 

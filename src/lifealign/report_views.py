@@ -149,6 +149,7 @@ def page(results: Mapping[str, Any]) -> View:
         ],
         "data": tables.data(runs, labels),
         "config": tables.compare([tables.flat(run.get("config") or {}) for run in runs], labels),
+        "answers": results.get("answers"),
         "versions": tables.compare([run.get("versions") or {} for run in runs], labels),
     }
 
