@@ -216,7 +216,7 @@ def test_the_report_links_to_the_page(tmp_path: Path) -> None:
         ("other", "one", [0, 1, 0, 0, 0, 0]),
     ]
     page = render_html(build_results([], answers=found))
-    assert page.count('href="answers.html#show=forgotten&amp;task=one"') == 1
+    assert page.count('href="answers.html#show=forgotten&amp;task=one&amp;source=ours"') == 1
     assert "good is the task&#39;s rule" in page
     assert "answers.html" not in render_html(build_results([]))
 

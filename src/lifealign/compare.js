@@ -3,7 +3,7 @@
 (function () {
   "use strict";
   const data = JSON.parse(document.getElementById("data").textContent);
-  const HEIGHT = 62, AHEAD = 6, LONGEST_DIFF = 600;
+  const HEIGHT = 62, AHEAD = 6, LONGEST_DIFF = 600, LIKE = 0.35;
   const LABELS = Object.fromEntries(data.states), MEANS = new Map(data.states.map((s) => [s[0], s[2]]));
   const find = (selector) => document.querySelector(selector);
   const list = find(".list"), rows = find(".rows"), detail = find(".detail"), search = find("#search");
@@ -191,6 +191,8 @@
     for (let i = a.length - 1; i >= 0; i--)
       for (let j = b.length - 1; j >= 0; j--)
         same[i * width + j] = a[i].trim() === b[j].trim() ? same[(i + 1) * width + j + 1] + 1 : Math.max(same[(i + 1) * width + j], same[i * width + j + 1]);
+    // Marks all over say nothing.
+    if (same[0] < LIKE * Math.max(a.length, b.length)) return highlighted(after);
     const element = make("div", { class: "text", dir: "auto" });
     let kind = "", run = "";
     const push = (next, word) => {
@@ -336,10 +338,11 @@
     const has = (select, value) => Array.from(select.options).some((o) => o.value === value);
     selects.task.value = has(selects.task, parts.get("task")) ? parts.get("task") : "";
     selects.criterion.value = has(selects.criterion, parts.get("good")) ? parts.get("good") : (data.criteria[0] || [""])[0];
-    selects.source.value = "";
     search.value = parts.get("search") || "";
     pick(filters.includes(parts.get("show")) ? parts.get("show") : "all");
     const source = parts.get("source"), item = parts.get("item");
+    // Beside an item, the source says whose answers to it.
+    selects.source.value = !item && has(selects.source, source) ? source : "";
     const wanted = data.threads.find((t) => t.item === item && (source === null || t.source === source));
     if (item) document.body.classList.toggle("open", !!wanted);
     if (wanted) chosen = wanted;
