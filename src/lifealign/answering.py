@@ -124,7 +124,7 @@ def stored_scores(
     rows = rows_of(task, split)
     for record in reversed(store.evaluations()):
         options = record["options"]
-        if (record["kind"], record["after"], options["split"]) != ("row", point.directory, split):
+        if record["kind"] != "row" or (record["after"], options["split"]) != (point.directory, split):
             continue
         if options.get("max_new_tokens") != max_new_tokens:
             continue

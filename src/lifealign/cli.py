@@ -171,11 +171,17 @@ def evaluate(
     text_metric: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A score of the greedy answers, e.g. chrf; repeats.")
     ] = None,
+    guard_text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text whose perplexity guards general ability.")
+    ] = None,
+    guard_choices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Multiple-choice questions that guard general ability.")
+    ] = None,
     gate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GATE",
-            help='Exit with code 3 unless this holds over all tasks learnt, e.g. "bwt>=-1", "last.pass_rate>=50"; repeats.',
+            help='Exit with code 3 unless this holds over all tasks learnt, e.g. "bwt>=-1", "tax.perplexity<=2"; repeats.',
         ),
     ] = None,
     as_json: AsJson = False,
@@ -197,6 +203,8 @@ def evaluate(
         as_of=as_of,
         generations=generations,
         text_metrics=text_metric or None,
+        guard_text=guard_text,
+        guard_choices=guard_choices,
         progress=make_progress(),
     )
     results = check_gates(gates, evaluation.summary)
@@ -250,11 +258,14 @@ def report(
 def _report_answer(
     memories: Sequence[Memory], out: Path | None = None, browser: Mapping[str, Any] | None = None
 ) -> Answer:
+    from lifealign.guard_results import guard_lines
     from lifealign.report import build_results, score_matrix_lines, summary_lines, write_report
 
     runs = [memory.results() for memory in memories]
     results = build_results(runs, answers=browser)
-    lines = [line for one in runs for line in (*score_matrix_lines(one, "accuracy"), "")]
+    lines = [
+        line for one in runs for line in (*score_matrix_lines(one, "accuracy"), *guard_lines(one.get("guard", {})), "")
+    ]
     lines += summary_lines(results)
     if out is not None:
         write_report(results, out)

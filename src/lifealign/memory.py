@@ -9,14 +9,16 @@ Opening, the log, scores and results need no torch; the model is loaded when it 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifealign.config import RunConfig
 from lifealign.errors import ConfigError, DataError
+from lifealign.guard_results import guard_lines, with_guard
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.progress import NullProgress, Progress
 from lifealign.results import ScoreTable, read_scores, run_results
@@ -61,13 +63,15 @@ class Evaluation:
         after: directory of the commit.
         split: held-out split.
         tasks: task -> metric -> {"value", "low", "high", "rows"}; percent for rates.
-        summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval.
+        summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval; see `Memory.summary`.
+        guard: of general ability, see `guard_results`; empty where none is measured.
     """
 
     after: str
     split: str
     tasks: Mapping[str, Mapping[str, Mapping[str, float]]]
     summary: Mapping[str, Mapping[str, Any]]
+    guard: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -80,7 +84,7 @@ class Evaluation:
         for name, metrics in self.tasks.items():
             cells = [f"{m} {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for m, c in metrics.items()]
             lines.append(f"  {name:<{width}}  " + "  ".join(cells))
-        return lines
+        return lines + guard_lines(self.guard)
 
 
 class Memory:
@@ -138,6 +142,7 @@ class Memory:
             ConfigError: a setting that would make another memory (base model, LoRA shape, seed, strategy).
             DataError: the memory has another task of that name.
         """
+        from lifealign.guard import score_guard
         from lifealign.pipeline import heldout, learn_group, rows_sha256, score_row, writing
 
         config = self._with_settings(settings)
@@ -145,6 +150,7 @@ class Memory:
         started = time.perf_counter()
         with writing(session, self._store):
             head = self._store.head
+            score_guard(session, self._store, self._store.lineage()[0], config.guard)
             known = {name: m for m in self._store.lineage() for name in m.members}
             if task.name not in known:
                 if config.evaluate.before:
@@ -158,6 +164,7 @@ class Memory:
                 )
             # else: a killed run committed it; what may be missing is the row of R.
             score_row(session, self._store, head, heldout(self._store), config)
+            score_guard(session, self._store, head, config.guard)
         table = read_scores(self._store, config.evaluate.split)
         scores = {
             f"{name}.{metric}": table.mean(head.directory, name, metric)
@@ -176,6 +183,8 @@ class Memory:
         as_of: str | None = None,
         generations: int | None = None,
         text_metrics: Sequence[str] | None = None,
+        guard_text: str | Path | None = None,
+        guard_choices: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Evaluation:
         """Score tasks on the held-out rows that the memory keeps; what was measured already is not measured again.
@@ -186,12 +195,15 @@ class Memory:
             as_of: the model as it was after this task; None: as it is.
             generations: greedy answers per task, for its rule and the text metrics; None: as configured.
             text_metrics: names of `text_metrics.TEXT_METRICS`; None: as configured, none where `generations` is 0.
+            guard_text: text whose perplexity guards general ability, before any task and at this point; None: as configured.
+            guard_choices: multiple-choice questions, likewise.
             progress: where to report.
 
         Raises:
             DataError: no such task, or a split without rows.
             ConfigError: no such text metric, no generations for one, or its library is not installed.
         """
+        from lifealign.guard import score_guard
         from lifealign.pipeline import heldout, score_row, writing
 
         if generations == 0 and text_metrics is None:
@@ -199,7 +211,10 @@ class Memory:
         options: dict[str, Any] = {"split": split} | ({} if generations is None else {"generations": generations})
         if text_metrics is not None:
             options["text_metrics"] = list(text_metrics)
-        config = self._with_settings([f"evaluate.{key}={value}" for key, value in options.items()])
+        guards = {"text": guard_text, "choices": guard_choices}
+        settings = [f"evaluate.{key}={value}" for key, value in options.items()]
+        settings += [f"guard.{key}={json.dumps(str(path))}" for key, path in guards.items() if path is not None]
+        config = self._with_settings(settings)
         point = self._point(as_of)
         available = {t.name: t for t in heldout(self._store, point)}
         names = list(available) if tasks is None else list(tasks)
@@ -213,6 +228,8 @@ class Memory:
         session = self._session(config, progress)
         with writing(session, self._store):
             score_row(session, self._store, point, chosen, config)
+            for at in dict.fromkeys((self._store.lineage()[0].directory, point.directory)):
+                score_guard(session, self._store, self._store.find(at), config.guard)
         table = read_scores(self._store, split)
         cells = {
             n: {
@@ -221,16 +238,19 @@ class Memory:
             }
             for n in names
         }
-        return Evaluation(point.directory, split, cells, self.summary(split))
+        results = self.results(split)
+        return Evaluation(point.directory, split, cells, with_guard(results), results.get("guard", {}))
 
     def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
         """R[k][j], N x N: score on task j after task k; NaN where nothing was measured."""
         return self._table(split).matrix(metric)
 
     def summary(self, split: str | None = None) -> dict[str, dict[str, Any]]:
-        """Metric -> {last, ap, bwt, forgetting, learning_accuracy, forward_transfer}, each value with its interval."""
-        summary: dict[str, dict[str, Any]] = self.results(split)["summary"]
-        return summary
+        """Metric -> {last, ap, bwt, forgetting, learning_accuracy, forward_transfer}, each value with its interval.
+
+        The guard's scores, where it is configured, are metrics with {guard, tax} in their place.
+        """
+        return with_guard(self.results(split))
 
     def results(self, split: str | None = None) -> dict[str, Any]:
         """Everything the report shows of this memory, as plain values."""

@@ -24,6 +24,8 @@ from lifealign.report_views import SUMMARIES, interval, metric_label, number, pl
 CSV_COLUMNS = ("method", "seed", "metric", "stage", "task", "value", "low", "high")
 BEFORE = "before"
 """Stage, in the CSV, of the scores before any task was learnt."""
+GUARD = "guard"
+"""Task, in the CSV, of the scores of general ability, which no task trains on."""
 TERMINAL_WIDTH = 120
 
 
@@ -100,7 +102,7 @@ def write_report(results: Mapping[str, Any], directory: str | Path) -> list[Path
 def scores_csv(results: Mapping[str, Any]) -> str:
     """Every measured cell of every score matrix, one a line; columns are `CSV_COLUMNS`.
 
-    `stage` is the task after which was scored, or `BEFORE`. Cells that were not measured have no line. Runs that agree in
+    `stage` is the task after which was scored, or `BEFORE`; the guard's scores have the task `GUARD`. Cells that were not measured have no line. Runs that agree in
     method and seed are told apart in the column `method`.
     """
     clean = plain(results)
@@ -114,6 +116,11 @@ def scores_csv(results: Mapping[str, Any]) -> str:
         for metric, scores in run.get("scores", {}).items():
             for cell in _cells(run, scores):
                 writer.writerow((method, run.get("seed"), metric, *("" if v is None else v for v in cell)))
+        for score, column in run.get("guard", {}).items():
+            for stage, cell in zip((BEFORE, *run["tasks"]), (column["before"], *column["stages"]), strict=True):
+                if cell["value"] is not None:
+                    limits = ("" if cell[key] is None else cell[key] for key in ("low", "high"))
+                    writer.writerow((method, run.get("seed"), score, stage, GUARD, cell["value"], *limits))
     return out.getvalue()
 
 
