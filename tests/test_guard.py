@@ -88,7 +88,7 @@ def test_values_are_those_of_plain_forwards(memory: Memory) -> None:
         context = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         means = []
         for choice in q["choices"]:
-            new = [*tokenizer(choice, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            new = tokenizer(choice, add_special_tokens=False)["input_ids"]
             means.append(plain_logps(model, context, new) / len(new))
         correct.append(float(means.index(max(means)) == q["answer"]))
     assert now["choices"] == {"correct": correct, "left_out": 0} and sum(correct) == 1

@@ -118,7 +118,7 @@ RUN: dict[str, Case] = {
     ),
     "guard.text": case("{text}", "guard", keeps=TRAINED + " measured scores"),
     "guard.window": case("20", "guard", "guard.text={text}", "guard.stride=8", keeps=TRAINED),
-    "guard.stride": case("9", "guard", "guard.text={text}", "guard.window=20", keeps=TRAINED),
+    "guard.stride": case("9", "guard", "guard.text={text}", "guard.stride=8", "guard.window=20", keeps=TRAINED),
     "guard.tokens": case("30", "guard", "guard.text={text}", keeps=TRAINED),
     "guard.choices": case("{questions}", "guard", keeps=TRAINED + " measured scores"),
     "guard.questions": case("1", "guard", "guard.choices={questions}", keeps=TRAINED),

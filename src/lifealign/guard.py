@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +165,8 @@ def _score_choices(session: Session, guard: GuardConfig, title: str) -> dict[str
         for i, choice in enumerate(q.choices)
     ]
     owners = [(k, i) for k, q in enumerate(questions) for i in range(len(q.choices))]
-    pairs = session.encoder.encode(rows)[0]
+    # Without the closing token, as others score choices: how an answer ends says nothing of what is known.
+    pairs = [replace(p, chosen=p.chosen[: None if p.chosen_cut else -1]) for p in session.encoder.encode(rows)[0]]
     sums = session.view.chosen_logps(pairs, title)
     means: dict[int, dict[int, float]] = {}
     for pair, value in zip(pairs, sums, strict=True):
