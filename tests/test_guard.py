@@ -43,8 +43,10 @@ def memory(config: Any, files: tuple[Path, Path]) -> Memory:
     settings = [f"guard.text={files[0]}", "guard.window=24", "guard.stride=10", f"guard.choices={files[1]}"]
     made = config(*settings)
     memory = Memory.create(made.memory, made)
-    for name in ("one", "two"):
-        memory.learn(make_task(name))
+    results = [memory.learn(make_task(name)) for name in ("one", "two")]
+    assert [results[1].scores[f"guard.{name}"] for name in memory.results()["guard"]] == [
+        column["stages"][1]["value"] for column in memory.results()["guard"].values()
+    ]
     return memory
 
 
@@ -207,3 +209,15 @@ def test_questions_that_are_none(tmp_path: Path, row: dict[str, Any], said: str)
     path.write_text(json.dumps(QUESTIONS[0]) + "\n" + json.dumps(row) + "\n")
     with pytest.raises(DataError, match=f"q.jsonl: row 2: .*{said}"):
         read_questions(str(path))
+
+
+def test_the_examples_are_what_their_users_read() -> None:
+    import yaml
+
+    root = Path(__file__).resolve().parents[1]
+    questions = read_questions(str(root / "examples" / "guard" / "questions.jsonl"))
+    # Every position is the right one equally often: a model that always takes one of them gets a quarter.
+    assert [sum(q.answer == i for q in questions) for i in range(4)] == [8, 8, 8, 8]
+    task = yaml.safe_load((root / "examples" / "lm_eval" / "lifealign_guard.yaml").read_text())
+    assert task["dataset_kwargs"]["data_files"]["test"] == "examples/guard/questions.jsonl"
+    assert len((root / "examples" / "guard" / "text.txt").read_text(encoding="utf-8")) > 2000

@@ -111,6 +111,12 @@ def _change(
 # --- for people and gates ---
 
 
+def guard_scores(store: MemoryReader, stages: Sequence[str]) -> dict[str, float]:
+    """``guard.<score>`` -> value after the last task; NaN where it was not measured. Arguments as of `guard_results`."""
+    found = guard_results(store, stages, resamples=1)
+    return {f"guard.{name}": column["summary"]["guard"]["value"] for name, column in found.items()}
+
+
 def with_guard(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The summary of a memory's results (`results.run_results`) with the guard's among them, as gates read it."""
     return {**results["summary"], **{name: column["summary"] for name, column in results.get("guard", {}).items()}}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifealign.config import RunConfig
 from lifealign.errors import ConfigError, DataError
-from lifealign.guard_results import guard_lines, with_guard
+from lifealign.guard_results import guard_lines, guard_scores, with_guard
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.progress import NullProgress, Progress
 from lifealign.results import ScoreTable, read_scores, run_results
@@ -41,7 +41,7 @@ class TaskResult:
         directory: of the commit, under tasks/.
         seconds: training and consolidation.
         diagnostics: of the consolidation, summed over the matrices where there is one.
-        scores: ``<task>.<metric>`` -> mean on held-out rows, after this task.
+        scores: ``<task>.<metric>`` -> mean on held-out rows, after this task; ``guard.<score>`` where there is a guard.
     """
 
     name: str
@@ -170,7 +170,7 @@ class Memory:
             f"{name}.{metric}": table.mean(head.directory, name, metric)
             for name in table.tasks
             for metric in table.metrics(head.directory, name)
-        }
+        } | guard_scores(self._store, table.stages)
         seconds = float(head.meta.get("seconds", time.perf_counter() - started))
         diagnostics = self._store.load_document(head, "diagnostics.json")
         return TaskResult(task.name, head.directory, seconds, diagnostics.get("summed", diagnostics), scores)

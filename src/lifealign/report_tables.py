@@ -96,7 +96,7 @@ def guard(
     every = [("before any task", [column["before"] for column in columns.values()]), *zip(names, rows, strict=True)]
     return {
         "label": label,
-        "columns": [{"name": name, "file": c["file"], "left_out": c["left_out"]} for name, c in columns.items()],
+        "columns": [{"name": name, **{k: c[k] for k in ("file", "rows", "left_out")}} for name, c in columns.items()],
         "rows": [
             {"label": stage, "cells": [cell(name, found) for name, found in zip(columns, cells, strict=True)]}
             for stage, cells in every
