@@ -146,7 +146,7 @@ class LoadedView:
         """Summed log-prob of each chosen answer under the model as it is, nats; nothing is cached."""
         shared = self.shared_prefix(pairs)
         found: list[float] = []
-        with self.progress.stage(title, len(pairs), "answers") as stage:
+        with self.progress.stage(title, len(pairs), "sequences") as stage:
             for group in split_by_budget(pairs, range(len(pairs)), self.budget, shared, chosen_only=True):
                 found += (
                     token_logps(self.model, self._pack([pairs[i] for i in group], chosen_only=True)).sums().tolist()
