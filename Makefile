@@ -2,6 +2,7 @@
 # make test   the tests
 # make test-browser   a study's page, opened and used in Chromium, which must be installed (Debian: apt-get install chromium)
 # make lint   ruff and mypy
+# make study-paper   the paper's main table: every method on the embedded suite, three seeds; goes on where it was
 # make bench  (ROWS=FILE) our preference step against TRL's DPOTrainer
 #
 # Each target sets up what it needs in .venv at its first run. PYTHON chooses the interpreter (3.11 or newer).
@@ -15,9 +16,10 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 DEMO := runs/demo
+STUDY := runs/studies/main-table
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-browser lint bench setup setup-dev clean
+.PHONY: demo test test-browser lint bench study-paper setup setup-dev clean
 
 # --- set-up: done once, and again when what it depends on changes -------------------------------------------------------
 
@@ -59,6 +61,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# One run a core, on Ray. Stopped and started again it goes on; finished runs are not repeated.
+study-paper: $(VENV)/.dev
+	$(BIN)/lifealign study examples/studies/main-table.yaml --ray local --out $(STUDY)
+	$(BIN)/lifealign study-report $(STUDY)/results.json --out $(STUDY)/report
 
 # ROWS=FILE: a JSON list of query, chosen, rejected; else rows of the planted suite, which are short.
 bench: $(VENV)/.runtime

@@ -303,7 +303,8 @@ def main() -> None:
     if options.ours_job is not None:
         ours_main(options)
         return
-    from lifealign.models import WHEELS, cache_dir, resolve_dtype, wheel_model
+    from lifealign.files import cache_dir
+    from lifealign.models import WHEELS, resolve_dtype, wheel_model
 
     if options.bf16_rows is None:
         options.bf16_rows = options.rows if resolve_dtype("auto") == "bfloat16" else 0

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from lifealign.cli import app
 from lifealign.compare import build_threads, counts, criteria_of, page_document, render_page, state_of
 from lifealign.errors import DataError
+from lifealign.judging.judgements import Judgement
 from lifealign.opinions import Opinion, read_judgements, read_ratings
 from lifealign.tasks import Message
 from lifealign.transcripts import AnswerRecord, write_answers
@@ -134,18 +135,24 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
+def judgement(answer: str = "x", mode: Any = "absolute", **options: Any) -> dict[str, Any]:
+    return Judgement(answer, "i", "one", "ours", "one", "m", "safe", mode, **options).to_json()
+
+
 def test_judgements_and_ratings_from_files(tmp_path: Path) -> None:
     judgements = write(
         tmp_path / "j.jsonl",
-        {"id": "x", "judge": "m", "mode": "absolute", "rubric": "safe", "score": 3, "words": "No."},
-        {"id": "x", "judge": "m", "mode": "absolute", "score": None, "unscored": "time-out"},
-        {"id": "x", "other": "y", "judge": "m", "mode": "pairwise", "winner": "b", "words": "Because."},
+        judgement(score=3, words="No.\u2028Never."),
+        judgement(unscored="timeout"),
+        judgement(unscored="bad_json", detail="Well, ..."),
+        judgement(mode="pairwise", other="y", winner="b", words="Because."),
     )
     assert read_judgements(judgements) == [
-        Opinion("x", "judge", "m", 3.0, words="No.", rubric="safe"),
-        Opinion("x", "judge", "m", unscored="time-out"),
-        Opinion("x", "judge", "m", versus="y", outcome="lost", words="Because."),
-        Opinion("y", "judge", "m", versus="x", outcome="won", words="Because."),
+        Opinion("x", "judge", "m", 3.0, words="No.\u2028Never.", rubric="safe"),
+        Opinion("x", "judge", "m", unscored="no reply within the time allowed, at every try", rubric="safe"),
+        Opinion("x", "judge", "m", unscored="the reply is not one JSON object", words="Well, ...", rubric="safe"),
+        Opinion("x", "judge", "m", versus="y", outcome="lost", words="Because.", rubric="safe"),
+        Opinion("y", "judge", "m", versus="x", outcome="won", words="Because.", rubric="safe"),
     ]
     ratings = write(
         tmp_path / "r.jsonl",
@@ -158,14 +165,16 @@ def test_judgements_and_ratings_from_files(tmp_path: Path) -> None:
         Opinion("x", "people", "anna", versus="y", outcome="won"),
         Opinion("y", "people", "anna", versus="x", outcome="lost"),
     ]
+    good = {"annotator": "anna", "mode": "pairwise", "left": "x", "right": "y", "winner": "left"}
     for row, said in [
-        ({"judge": "m", "mode": "absolute"}, "row 1: no 'id'"),
-        ({"id": "x", "judge": "m", "mode": "pairwise", "winner": "a"}, "row 1: no 'other'"),
-        ({"id": "x", "judge": "m", "mode": "pairwise", "other": "y", "winner": "x"}, "winner 'x': allowed: a, b, tie"),
-        ({"id": "x", "judge": "m", "mode": "absolute", "score": "9"}, "score must be a number or null, got '9'"),
+        ({"mode": "absolute"}, "row 1: no 'annotator'"),
+        (good | {"right": None}, "row 1: no 'right'"),
+        (good | {"winner": "x"}, "winner 'x': allowed: left, right, tie"),
+        (good | {"mode": "absolute", "score": 9}, "row 1: no 'answer'"),
+        (good | {"mode": "absolute", "answer": "x", "score": "9"}, "score must be a number or null, got '9'"),
     ]:
         with pytest.raises(DataError, match=said):
-            read_judgements(write(tmp_path / "bad.jsonl", row))
+            read_ratings(write(tmp_path / "bad.jsonl", row))
 
 
 def test_texts_are_stored_once_and_end_no_script() -> None:
@@ -183,7 +192,7 @@ def test_texts_are_stored_once_and_end_no_script() -> None:
 def test_command(tmp_path: Path) -> None:
     records = life("a?", "-+--") + life("b?", "-+++") + life("c?", "--++", task="two")
     write_answers(tmp_path / "a.jsonl", records)
-    judged = write(tmp_path / "j.jsonl", {"id": records[0].id, "judge": "m", "mode": "absolute", "score": 9})
+    judged = write(tmp_path / "j.jsonl", judgement(records[0].id, score=9))
     out = tmp_path / "new" / "page.html"
 
     def call(*more: str) -> Any:
@@ -194,7 +203,7 @@ def test_command(tmp_path: Path) -> None:
     assert document["states"]["rule"]["one"]["forgotten"] == document["states"]["rule"]["one"]["kept"] == 1
     assert out.read_text().startswith("<!doctype html>")
     assert "  one: 1 forgotten, 1 kept\n  two: 1 kept\n" in call().stdout
-    other = write(tmp_path / "o.jsonl", {"id": "0" * 16, "judge": "m", "mode": "absolute", "score": 9})
+    other = write(tmp_path / "o.jsonl", judgement("0" * 16, score=9))
     for more, said in [
         (["--task", "three"], "no answer of task 'three'; there are: one, two"),
         (["--judgements", str(other)], "none of its 1 lines is about these answers"),

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from lifealign.config import RunConfig, StrategyChoice, _models_in
+from lifealign.config import RunConfig, StrategyChoice
+from lifealign.judging.config import JudgeConfig
+from lifealign.judging.reply import REASONS
 from lifealign.losses import ObjectiveConfig
+from lifealign.settings import models_in
 from lifealign.strategies import STRATEGIES
 from lifealign.studies.config import StudyConfig
 
@@ -32,7 +35,7 @@ def shown(default: Any) -> str:
 def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """(dotted key, default, description) of every field that is no section of its own."""
     for name, field in model.model_fields.items():
-        inner = next((m for m in _models_in(field.annotation) if m is not StrategyChoice), None)
+        inner = next((m for m in models_in(field.annotation) if m is not StrategyChoice), None)
         if inner is not None:
             many = "[]" if "tuple" in str(field.annotation) else ""
             yield from settings(inner, f"{prefix}{name}{many}.")
@@ -78,6 +81,19 @@ def test_every_setting_is_described_as_it_is() -> None:
     assert not stale, "docs/configuration.md describes what is not there:\n" + "\n".join(stale)
 
 
+def test_every_setting_of_a_judge_is_described_as_it_is() -> None:
+    lines = (
+        (ROOT / "docs" / "judge.md").read_text(encoding="utf-8").partition("## The configuration file")[2].splitlines()
+    )
+    expected = [f"| `{key}` | {default} | {text} |" for key, default, text in settings(JudgeConfig)]
+    assert [line for line in lines if line.startswith("| `")] == expected
+
+
+def test_every_reason_of_a_judgement_without_verdict_is_described() -> None:
+    lines = (ROOT / "docs" / "judge.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in (f"| `{name}` | {text} |" for name, text in REASONS.items()) if line not in lines] == []
+
+
 def test_readme_lists_exactly_the_commands() -> None:
     import typer
 
@@ -98,7 +114,10 @@ def test_readme_calls_options_that_exist() -> None:
     calls = re.findall(r"^    lifealign ([a-z-]+) (.*)$", README.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(calls) >= 8
     for command, rest in calls:
-        known = {option for parameter in group.commands[command].params for option in parameter.opts}
+        found = group.commands[command]
+        if hasattr(found, "commands"):  # a group, such as `ratings`
+            found = found.commands[rest.split()[0]]
+        known = {option for parameter in found.params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", re.sub(r'"[^"]*"', "", rest))) <= known, (command, rest)
 
 
@@ -135,6 +154,9 @@ def test_the_overview_names_every_module() -> None:
     package = ROOT / "src" / "lifealign"
     modules = [p.name for p in package.glob("*.py") if not p.name.startswith("__")]
     modules += [
-        p.name for room in ("studies", "suites") for p in package.glob(f"{room}/*.py") if p.name != "__init__.py"
+        p.name
+        for room in ("judging", "people", "studies", "suites")
+        for p in package.glob(f"{room}/*.py")
+        if p.name != "__init__.py"
     ]
     assert [name for name in modules if f"`{name}`" not in text and f"/{name}`" not in text] == []

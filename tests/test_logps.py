@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import torch
 
 import lifealign.logps
 from conftest import shared
-from lifealign.config import LoraConfig, ModelConfig, TrainConfig
+from lifealign.config import LoraConfig, ModelConfig
 from lifealign.data import EncodedPair, Encoder, Pack, pack_pairs
 from lifealign.errors import ConfigError, ModelError
 from lifealign.logps import kl_to_base, probe, token_logps
@@ -133,9 +134,20 @@ def test_probe_tells_rounding_from_a_wrong_layout_in_bfloat16(kind: str, monkeyp
     assert "differ from plain rows" in str(probe(model, pairs()))
 
 
-def test_in_half_precision_a_pair_has_a_row_of_its_own_unless_a_budget_is_given() -> None:
-    assert [TrainConfig().pack_budget(dtype) for dtype in ("float32", "bfloat16")] == [512, 1]
-    assert TrainConfig(tokens_per_pack=300).pack_budget("bfloat16") == 300
+@pytest.mark.model
+def test_in_bfloat16_a_pair_rounds_alike_in_every_row(real_base) -> None:  # type: ignore[no-untyped-def]
+    """Else a policy that equals its reference would have a margin, as the two are not computed in the same rows."""
+    rows = [
+        Row((Message("user", f"What is {w}?"),), f"It is {w} and more.", "No.", "") for w in ("a b", "c", "d e f", "g")
+    ]
+    data, _ = Encoder(real_base.tokenizer, real_base.template, 1024).encode(rows)
+    model = copy.deepcopy(real_base.model).to(torch.bfloat16)
+    with torch.no_grad():
+        alone = [token_logps(model, pack_pairs(data, [i], shared_prefix=True)).sums() for i in range(4)]
+        row = token_logps(model, pack_pairs(data, range(4), shared_prefix=True)).sums()
+        other = token_logps(model, pack_pairs(data, [3, 1], shared_prefix=True)).sums()
+    assert torch.equal(row, torch.cat(alone))
+    assert torch.equal(other, torch.cat([alone[3], alone[1]]))
 
 
 def test_chunked_projection_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ def test_unreadable_lines_are_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 0.0}, "replay_share"),
+        ({"share": -0.1}, "replay_share"),
         ({"share": 1.1}, "replay_share"),
         ({"capacity": 0}, "replay_capacity"),
         ({"policy": "newest"}, "'newest'"),
@@ -165,3 +165,9 @@ def test_unreadable_lines_are_named() -> None:
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         update_buffer(ReplayBuffer(), rows("t", 5), "t", **options)
+
+
+def test_a_share_of_zero_keeps_what_is_there() -> None:
+    before = update_buffer(ReplayBuffer(), rows("t", 5), "t", share=0.4)
+    assert len(before.exemplars) == 2
+    assert update_buffer(before, rows("u", 5), "u", share=0) == before

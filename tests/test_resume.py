@@ -144,7 +144,7 @@ def _run(model: str, memory: str, rows: str, cache: str, kill: str | None) -> No
             "data": {"max_length": 256},
             "sft": {"epochs": 1, "learning_rate": 1e-3},
             "train": {"epochs": 1, "pairs_per_step": 4, "learning_rate": 5e-3, "checkpoint_every": 2},
-            "strategy": {"name": "lifealign", "reference": "task_start", "replay_share": 0.5},
+            "strategy": {"name": "lifealign", "reference": "task_start", "replay_share": 0.5, "consolidate": "stage"},
             "evaluate": {"bootstrap": 5},
             "stream": {"tasks": tasks},
         },

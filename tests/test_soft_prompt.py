@@ -45,7 +45,7 @@ def encoder() -> Encoder:
 def pairs(prefixes: list[tuple[int, ...]]) -> list[EncodedPair]:
     """Three pairs; short, so that a window of 8 columns in two layers still reaches from the answers to the prefix."""
     answers = [((40, 41, 42, 1), (50, 51, 1)), ((60, 1), (43, 44, 45, 46, 1)), ((70, 71, 1), (72, 1))]
-    plain = [EncodedPair((10, 11, 20 + i), *both, False, False, f"{i}", i) for i, both in enumerate(answers)]
+    plain = [EncodedPair((10, 11, 20 + i), *both, False, False, f"{i}", i, opening=2) for i, both in enumerate(answers)]
     return with_prefix(plain, prefixes)
 
 

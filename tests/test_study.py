@@ -127,6 +127,18 @@ def test_methods_orders_seeds_and_a_grid(write: Write, tmp_path: Path) -> None:
     )
 
 
+def test_trials_on_the_first_tasks_alone(write: Write, tmp_path: Path) -> None:
+    path = write(grid={"train.learning_rate": [1e-3, 5e-3]}, selection={"tasks": 1}, methods=["sequential"])
+    plan = make_plan(path)
+    (method,) = plan.study.methods
+    (trial,) = plan.selection_runs(method, plan.trials(method)[0])
+    assert trial.config["stream"]["order"] == [1] and trial.config["evaluate"]["split"] == "validation"
+    results, _, problems = run_study(path, out=tmp_path / "out")
+    assert problems == []
+    assert [r["tasks"] for r in results["runs"]] == [["one", "two"]]
+    assert len(list((tmp_path / "runs" / "memories").glob("*/HEAD"))) == 2 + 1, "a shorter life is another memory"
+
+
 def trained(tmp_path: Path, strategy: str) -> list[dict[str, Any]]:
     records = [json.loads(p.read_text()) for p in (tmp_path / "runs" / "runs").glob("*/record.json")]
     return [r for r in records if r["strategy"] == strategy and r["seconds"] is not None]
@@ -402,5 +414,11 @@ def test_listing_needs_no_torch() -> None:
 @pytest.mark.parametrize(
     "path", sorted(Path(__file__).parents[1].glob("examples/studies/*.yaml")), ids=lambda p: p.stem
 )
-def test_examples_are_correct(path: Path) -> None:
+def test_examples_are_correct(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [{"query": f"Which of {i}?", "chosen": "This.", "rejected": "That."} for i in range(9)]
+    for name in ("HC3", "hh-rlhf-harmless-base", "hh-rlhf-helpful-base", "safe-rlhf", "TruthfulQA"):
+        for split in ("train", "test"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{split}.json").write_text(json.dumps(rows))
+    monkeypatch.setenv("LIFEALIGN_DATA", str(tmp_path))
     assert make_plan(path).cells()

@@ -23,6 +23,7 @@ from lifealign.studies import charts, views
 from lifealign.studies import report as study_report
 from lifealign.studies.cells import Cell, Column, Table, ranked
 from lifealign.studies.latex import escape, latex
+from lifealign.studies.markdown import markdown
 from lifealign.studies.report import checked, render_html, runs_csv, table_csv, write_study_report
 from lifealign.studies.tables import all_tables
 from study_document import LAMBDA, make_run, make_study
@@ -270,6 +271,23 @@ def test_latex_of_a_table_by_hand() -> None:
         r"{[}x] & $60.00$ {\scriptsize (2 of 3 seeds)} & -- & $+0.5^{*}$ \\",
         r"\bottomrule",
         r"\end{tabular}",
+    ]
+
+
+def test_markdown_of_a_table_by_hand() -> None:
+    columns = (Column("Last", "accuracy"), Column("BWT", "accuracy"), Column("config", words=True))
+    rows = (
+        ("replay", (Cell("90.0", 90.0, "85.0", "95.0", rank=1), Cell("-1.0", -1.0, rank=2), Cell("lr=1e-3 | x"))),
+        ("se_q", (Cell("50.0", 50.0, note="2 of 3"), Cell(None), Cell(None))),
+    )
+    table = Table("main", "Main <table>", "", "method", columns, rows, {})
+    assert markdown(table).splitlines() == [
+        r"**Main \<table\>**",
+        "",
+        "| method | accuracy Last | accuracy BWT | config |",
+        "| --- | ---: | ---: | --- |",
+        r"| replay | **90.0** \[85.0, 95.0\] | *-1.0* | lr=1e-3 \| x |",
+        r"| se\_q | 50.0 (2 of 3) | - | - |",
     ]
 
 

@@ -7,15 +7,15 @@ file); `load_config` is handed those classes, so that a mistake in them is repor
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lifealign.errors import ConfigError
+from lifealign.settings import explain, merge, nearest, numbers, read_yaml
 
 
 class Frozen(BaseModel):
@@ -150,8 +150,8 @@ class TrainConfig(Frozen):
     """Peak learning rate of the preference stage. 0 < learning_rate."""
     pairs_per_step: int = Field(16, ge=1)
     """Pairs per optimizer step, over all processes. 1 <= pairs_per_step."""
-    tokens_per_pack: int | None = Field(None, ge=1)
-    """Token budget of one packed forward; a longer pair goes alone. None: 512, in half precision one pair. 1 <= tokens_per_pack."""
+    tokens_per_pack: int = Field(512, ge=1)
+    """Token budget of one packed forward; a longer pair goes alone. 1 <= tokens_per_pack."""
     warmup: float = Field(0.1, ge=0, le=1)
     """Share of the optimizer steps with rising learning rate, before the cosine. 0 <= warmup <= 1."""
     weight_decay: float = Field(0.0, ge=0)
@@ -167,15 +167,10 @@ class TrainConfig(Frozen):
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
     """Experiment trackers, by the names accelerate knows."""
 
-    def pack_budget(self, dtype: str) -> int:
-        """Columns of a packed row for base weights of a type (`float32`, `bfloat16`, ...).
-
-        In half precision the rounding depends on what else is in the row. With one pair a row, policy and reference round alike:
-        a policy that equals its reference has margin 0 exactly.
-        """
-        if self.tokens_per_pack is not None:
-            return self.tokens_per_pack
-        return 512 if dtype == "float32" else 1
+    @field_validator("tokens_per_pack", mode="before")
+    @classmethod
+    def _null_of_older_memories(cls, value: Any) -> Any:
+        return 512 if value is None else value
 
 
 TextMetricName = Literal[
@@ -300,7 +295,7 @@ def load_config(
     where = str(path) if path else "settings"
     tree: dict[str, Any] = dict(base or {})
     if path is not None:
-        tree = _overlay(tree, _read_yaml(path))
+        tree = _overlay(tree, read_yaml(path))
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
@@ -310,7 +305,7 @@ def load_config(
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", None) or error
             raise ConfigError(f"--set {setting!r}: the value is not YAML: {problem}") from None
-        value = _number(value)
+        value = numbers(value)
         for part in reversed(key.split(".")):
             value = {part: value}
         tree = _overlay(tree, value)
@@ -330,7 +325,7 @@ def check_config(
             {k: v for k, v in choice.items() if k != "name"},
         )
         if name not in strategy_configs:
-            hint = _nearest(str(name), strategy_configs)
+            hint = nearest(str(name), strategy_configs)
             mistakes.append(
                 f"{where}: strategy.name: unknown strategy {name!r}{hint}; allowed: {', '.join(sorted(strategy_configs))}"
             )
@@ -340,50 +335,14 @@ def check_config(
                 # What is stored with a memory names every number that was used, whatever a later version's defaults are.
                 tree = {**tree, "strategy": {"name": name, **chosen.model_dump(mode="json")}}
             except ValidationError as error:
-                mistakes += list(_explain(error, where, strategy_configs[name], ("strategy",)))
+                mistakes += list(explain(error, where, strategy_configs[name], ("strategy",)))
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
-        mistakes += list(_explain(error, where, RunConfig, ()))
+        mistakes += list(explain(error, where, RunConfig, ()))
     if mistakes or config is None:
         raise ConfigError("\n".join(mistakes))
     return config
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected keys and values at the top, got {type(tree).__name__}")
-    numbers = _number(tree)
-    assert isinstance(numbers, dict)
-    return numbers
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 5e-4 (no dot) as a string; people mean the number."""
-    if isinstance(value, dict):
-        return {k: _number(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_number(v) for v in value]
-    if isinstance(value, str) and value[:1] in "+-.0123456789":
-        try:
-            return float(value) if "e" in value.lower() else value
-        except ValueError:
-            return value
-    return value
 
 
 def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -391,51 +350,4 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     old, new = below.get("strategy"), above.get("strategy")
     if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get("name", old.get("name")) != old.get("name"):
         below = {**below, "strategy": {}}
-    return _merge(below, above)
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _nearest(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _explain(error: ValidationError, where: str, model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[str]:
-    for item in error.errors(include_url=False):
-        location = (*prefix, *(str(part) for part in item["loc"]))
-        key = ".".join(location) or "(whole file)"
-        if item["type"] == "extra_forbidden":
-            fields = _fields_at(model, item["loc"][:-1])
-            known = ", ".join(sorted(fields)) or "none"
-            yield f"{where}: {key}: unknown key{_nearest(location[-1], fields)}; known here: {known}"
-        else:
-            got = item.get("input")
-            shown = "" if isinstance(got, Mapping | BaseModel) or item["type"] == "missing" else f", got {got!r}"
-            yield f"{where}: {key}: {item['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    """Field names of the model that `location` (a path of keys and list positions) leads to."""
-    current: Any = model
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = current.model_fields[part].annotation if part in getattr(current, "model_fields", {}) else None
-        current = next(iter(_models_in(annotation)), None)
-        if current is None:
-            return []
-    return list(current.model_fields)
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in getattr(annotation, "__args__", ()):
-        yield from _models_in(inner)
+    return merge(below, above)

@@ -52,6 +52,9 @@ class EncodedPair:
         rejected_cut: likewise for the rejected answer.
         digest: content of the row (`Row.digest`).
         position: of the row among those that were encoded together.
+        opening: ids that all prompts encoded together begin with. Every packed row branches there at the latest, one of a
+            single pair too: half-precision attention rounds by where a prompt is cut, and a pair must round alike in
+            whatever row it stands, or a policy that equals its reference would have a margin.
     """
 
     prompt: tuple[int, ...]
@@ -61,6 +64,7 @@ class EncodedPair:
     rejected_cut: bool
     digest: str
     position: int = field(default=0, compare=False)
+    opening: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,8 @@ class Encoder:
                 f"none of {len(rows)} rows can be used: {len(long_prompt)} prompts leave no room within data.max_length="
                 f"{self.max_length}, {len(boundary)} rows have no token boundary between prompt and answer (first: {rows[0].source})"
             )
+        opening = _common_prefix([p.prompt for p in pairs]) if len(pairs) > 1 else 0
+        pairs = [replace(p, opening=opening) for p in pairs]
         return pairs, EncodingReport(tuple(cut), tuple(long_prompt), tuple(boundary))
 
     def _prompt_text(self, prompt: Sequence[Message]) -> str:
@@ -322,7 +328,10 @@ class Pack:
 
 def with_prefix(pairs: Sequence[EncodedPair], prefixes: Sequence[tuple[int, ...]]) -> list[EncodedPair]:
     """The pairs with virtual tokens in front of their prompts (see `soft_prompt`)."""
-    return [replace(p, prompt=v + p.prompt) if v else p for p, v in zip(pairs, prefixes, strict=True)]
+    return [
+        replace(p, prompt=v + p.prompt, opening=len(v) + p.opening) if v else p
+        for p, v in zip(pairs, prefixes, strict=True)
+    ]
 
 
 def cost(pair: EncodedPair, shared_prefix: bool, chosen_only: bool = False) -> int:
@@ -365,7 +374,7 @@ def pack_pairs(
 
 
 def _packed(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: bool) -> Pack:
-    root = _common_prefix([p.prompt for p in pairs]) if len(pairs) > 1 else 0
+    root = _common_prefix([p.prompt[: p.opening + 1] for p in pairs])
     ids: list[int] = list(pairs[0].prompt[:root])
     positions = list(range(root))
     segments: list[Segment] = [Segment(0, root, ())] if root else []

@@ -27,6 +27,10 @@ class ModelError(UserError):
     """A base model or adapter that cannot be used."""
 
 
+class JudgeError(UserError):
+    """A judge, its answers or its record that cannot be used."""
+
+
 class StoreError(UserError):
     """A memory that cannot be read, written or trusted."""
 

@@ -66,6 +66,13 @@ def reading(path: Path) -> Iterator[None]:
         raise StoreError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
 
 
+def cache_dir() -> Path:
+    """Where converted models, reference log-probs and judges' replies are kept: $LIFEALIGN_CACHE, or the user's cache directory."""
+    if given := os.environ.get("LIFEALIGN_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lifealign"
+
+
 # --- JSON ---
 
 

@@ -11,7 +11,6 @@ import importlib.metadata
 import io
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -31,6 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from lifealign.config import LoraConfig, ModelConfig
 from lifealign.data import Template
 from lifealign.errors import ConfigError, ModelError, UserError
+from lifealign.files import cache_dir
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,6 @@ class BaseModel:
     tokenizer: PreTrainedTokenizerBase
     template: Template
     identity: Mapping[str, Any]
-
-
-def cache_dir() -> Path:
-    """Where converted models and reference log-probs are kept: $LIFEALIGN_CACHE, or the user's cache directory."""
-    if given := os.environ.get("LIFEALIGN_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lifealign"
 
 
 def load_base(config: ModelConfig) -> BaseModel:

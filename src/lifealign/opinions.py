@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lifealign.errors import DataError
+from lifealign.judging import judgements
+from lifealign.judging.judgements import Judgement
+from lifealign.judging.reply import REASONS
 from lifealign.sources import Record, read_file
 
 Outcome = Literal["won", "lost", "tie"]
@@ -26,7 +29,7 @@ class Opinion:
         score: on the rubric's scale; None: none was given.
         versus: id of the answer that it was compared with; None: it was looked at alone.
         outcome: of the comparison, for this answer; None: undecided or not compared.
-        words: the judge's explanation, or the person's comment.
+        words: the judge's explanation (unscored: what was got instead of a verdict), or the person's comment.
         unscored: why a judge gave neither score nor winner; None: it did.
         rubric: name of the rubric.
     """
@@ -53,9 +56,9 @@ def read_judgements(path: str | Path) -> list[Opinion]:
     """Opinions of judge models, from the file that `lifealign judge` writes.
 
     Raises:
-        DataError: no such file, no row, or a row that is no judgement; names the file and the row.
+        JudgeError: no such file, or a line that is no judgement; names the file and the line.
     """
-    return [side for row, where in _rows(path) for side in _judgement(row, where).both_sides()]
+    return [side for one in judgements.read_judgements(path) for side in _judgement(one).both_sides()]
 
 
 def read_ratings(path: str | Path) -> list[Opinion]:
@@ -74,22 +77,18 @@ def _rows(path: str | Path) -> list[tuple[Record, str]]:
     return [(row, f"{path}: row {number}") for number, row in enumerate(rows, 1)]
 
 
-def _judgement(row: Record, where: str) -> Opinion:
-    _require(row, ("id", "judge", "mode"), where)
-    pairwise = row["mode"] == "pairwise"
-    if pairwise:
-        _require(row, ("other",), where)
-    winner = row.get("winner")
+def _judgement(found: Judgement) -> Opinion:
+    pairwise = found.mode == "pairwise"
     return Opinion(
-        str(row["id"]),
+        found.id,
         "judge",
-        str(row["judge"]),
-        None if pairwise else _score(row.get("score"), where),
-        str(row["other"]) if pairwise else None,
-        _outcome(winner, ("a", "b", "tie"), where) if pairwise and winner is not None else None,
-        str(row.get("words") or ""),
-        None if row.get("unscored") is None else str(row["unscored"]),
-        str(row.get("rubric") or ""),
+        found.judge,
+        None if found.score is None else float(found.score),
+        found.other if pairwise else None,
+        None if found.winner is None else _OF_A[found.winner],
+        found.words or found.detail,
+        None if found.unscored is None else dict[str, str](REASONS)[found.unscored],
+        found.rubric,
     )
 
 

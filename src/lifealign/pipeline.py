@@ -77,20 +77,26 @@ class StoreHistory:
 
 def read_config(path: Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
     """A run configuration, the strategy's own options checked as well; see `config.load_config`."""
-    return _check_focal(load_config(path, settings, _strategy_configs(), base))
+    return _check_together(load_config(path, settings, _strategy_configs(), base))
 
 
 def check_tree(tree: Mapping[str, Any], where: str) -> RunConfig:
     """A tree of plain values as a run configuration, checked like a file; mistakes begin with `where`."""
-    return _check_focal(check_config(tree, where, _strategy_configs()))
+    return _check_together(check_config(tree, where, _strategy_configs()))
 
 
 def _strategy_configs() -> dict[str, type[BaseModel]]:
     return {name: cls.Config for name, cls in STRATEGIES.items()}
 
 
-def _check_focal(config: RunConfig) -> RunConfig:
-    loss = (config.strategy.model_extra or {}).get("loss")
+def _check_together(config: RunConfig) -> RunConfig:
+    """What a strategy's options and the stages say to each other."""
+    chosen = config.strategy.model_extra or {}
+    if chosen.get("consolidate") == "stage" and not config.sft.epochs:
+        raise ConfigError(
+            "strategy.consolidate=stage is one consolidation after each stage, but sft.epochs=0, so there is one stage; use task"
+        )
+    loss = chosen.get("loss")
     if config.train.skip_weight_below > 0 and loss != "fpo":
         raise ConfigError(
             f"train.skip_weight_below={config.train.skip_weight_below} is about focal weights, which loss {loss!r} has none of; "
@@ -188,6 +194,7 @@ def learn_group(
     if config.sft.epochs and (reached is None or reached[0] == "sft"):
         sft = Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, session.view.sft_loss_on)
         train_stage(loop, sft)
+        strategy.end_sft(model, task, history)
     if reached is not None and reached[0] == "preference":
         reference = reached[1]
     else:

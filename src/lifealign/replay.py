@@ -108,18 +108,18 @@ def update_buffer(
         policy: `reservoir` keeps each candidate of the whole life with equal probability capacity / seen (algorithm R,
             Vitter 1985), so a task's part is in proportion to its candidates; `oldest_out` lets the oldest leave (the
             paper); `per_task_quota` keeps capacity // tasks rows of each task.
-        share: 0 < share <= 1; rounded to the nearest number of rows, at least one.
+        share: 0 <= share <= 1; rounded to the nearest number of rows, at least one; 0: none.
         capacity: rows, >= 1.
         seed: of the run.
 
     Raises:
         ConfigError: an option is out of range, or the quota leaves no row for a task.
     """
-    if not 0 < share <= 1:
-        raise ConfigError(f"replay_share must be in (0, 1], got {share}")
+    if not 0 <= share <= 1:
+        raise ConfigError(f"replay_share must be in [0, 1], got {share}")
     if capacity < 1:
         raise ConfigError(f"replay_capacity must be at least 1, got {capacity}")
-    count = max(1, int(share * len({row.digest for row in rows}) + 0.5))
+    count = max(1, int(share * len({row.digest for row in rows}) + 0.5)) if share else 0
     new = _candidates(buffer, rows, task, count, seed)
     seen = buffer.seen + len(new)
     match policy:

@@ -18,10 +18,11 @@ from lifealign.config import RunConfig
 from lifealign.data import Encoder
 from lifealign.errors import ConfigError, StoreError
 from lifealign.evaluate import AnswerScorer, TaskScores, answer_rows, score_rows
+from lifealign.files import cache_dir
 from lifealign.generate import generate
 from lifealign.logps import causal_lm
 from lifealign.manifest import TaskManifest
-from lifealign.models import cache_dir, load_base, needs_conversion, restore, snapshot
+from lifealign.models import load_base, needs_conversion, restore, snapshot
 from lifealign.progress import Progress
 from lifealign.reader import MemoryReader
 from lifealign.reference import ReferenceCache

@@ -26,7 +26,7 @@ from lifealign.config import TrainConfig
 from lifealign.data import EncodedPair, Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.errors import TrainingError
 from lifealign.files import read_checkpoint, write_checkpoint
-from lifealign.logps import causal_lm, token_logps
+from lifealign.logps import token_logps
 from lifealign.losses import PairLogps, focal_gradient
 from lifealign.models import restore, trainable
 from lifealign.progress import NullProgress, Progress
@@ -169,8 +169,7 @@ def _step(
     """Gradients of one optimizer step, clipped, in ``parameter.grad``; returns the step's log line."""
     accelerator, config = loop.accelerator, loop.config
     chosen_only = stage.name == "sft"
-    budget = config.pack_budget(str(causal_lm(loop.model).dtype).removeprefix("torch."))
-    groups = list(split_by_budget(stage.pairs, window, budget, loop.shared_prefix, chosen_only))
+    groups = list(split_by_budget(stage.pairs, window, config.tokens_per_pack, loop.shared_prefix, chosen_only))
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
     bound = 0.0
     response_tokens = sum(len(stage.pairs[i].chosen) for i in window)

@@ -57,11 +57,6 @@ class LoadedView:
         self.config, self.accelerator, self.cache, self.progress = config, accelerator, cache, progress
         self._shared_prefix: bool | None = None
 
-    @property
-    def budget(self) -> int:
-        """Columns of a packed row."""
-        return self.config.train.pack_budget(self.base.identity["dtype"])
-
     def shared_prefix(self, pairs: Sequence[EncodedPair]) -> bool:
         """Whether packed rows are used: as configured, after a probe on the model at hand (once)."""
         setting = self.config.train.shared_prefix
@@ -93,7 +88,7 @@ class LoadedView:
                 base=self.base.identity,
                 adapter=adapter,
                 shared_prefix=self.shared_prefix(pairs),
-                tokens_per_pack=self.budget,
+                tokens_per_pack=self.config.train.tokens_per_pack,
                 accelerator=self.accelerator,
                 progress=self.progress,
                 title=title,
@@ -135,7 +130,7 @@ class LoadedView:
                 self.model,
                 self.prefixed(pairs),
                 shared_prefix=self.shared_prefix(pairs),
-                tokens_per_pack=self.budget,
+                tokens_per_pack=self.config.train.tokens_per_pack,
                 accelerator=self.accelerator,
             )
         found[[p.position for p in pairs]] = values
@@ -147,7 +142,9 @@ class LoadedView:
         shared = self.shared_prefix(pairs)
         found: list[float] = []
         with self.progress.stage(title, len(pairs), "sequences") as stage:
-            for group in split_by_budget(pairs, range(len(pairs)), self.budget, shared, chosen_only=True):
+            for group in split_by_budget(
+                pairs, range(len(pairs)), self.config.train.tokens_per_pack, shared, chosen_only=True
+            ):
                 found += (
                     token_logps(self.model, self._pack([pairs[i] for i in group], chosen_only=True)).sums().tolist()
                 )
@@ -254,7 +251,9 @@ class LoadedView:
 
     def _groups(self, rows: Sequence[Row]) -> Iterator[list[EncodedPair]]:
         pairs = self._encode(rows)
-        for group in split_by_budget(pairs, range(len(pairs)), self.budget, self.shared_prefix(pairs)):
+        for group in split_by_budget(
+            pairs, range(len(pairs)), self.config.train.tokens_per_pack, self.shared_prefix(pairs)
+        ):
             yield [pairs[i] for i in group]
 
     def _pack(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Pack:

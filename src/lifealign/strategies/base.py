@@ -147,6 +147,7 @@ class Strategy:
             "penalty",
             "adjust_gradients",
             "adjust_update",
+            "end_sft",
             "end_task",
             "retain",
             "state_dict",
@@ -219,6 +220,9 @@ class Strategy:
 
     def adjust_update(self, step: Step) -> None:
         """Look at, or change in place, what the optimizer made of the parameters; gradients (clipped) are still there."""
+
+    def end_sft(self, model: nn.Module, task: Task, history: History) -> None:
+        """After the SFT stage, where there is one, before the reference log-probs: may rewrite the trained weights."""
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """After training: may rewrite the trained weights; returns JSON-able diagnostics."""

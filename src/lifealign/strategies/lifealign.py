@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.consolidate import ConsolidationConfig, consolidate_adapter
+from lifealign.consolidate import ConsolidatedAdapter, ConsolidationConfig, consolidate_adapter
 from lifealign.losses import ObjectiveName
 from lifealign.models import restore, snapshot
 from lifealign.strategies.base import History
 from lifealign.strategies.replay import Replay
 from lifealign.tasks import Task
+
+START = "start/"
+"""Prefix of the weights after the first of two consolidations, in the state of a task under way."""
 
 
 class LifeAlign(Replay):
@@ -27,15 +31,30 @@ class LifeAlign(Replay):
 
         loss: ObjectiveName = "fpo"
         """As in the objective; the paper's focal loss by default."""
+        replay_share: float = Field(0.2, ge=0, le=1)
+        """Share of a task's distinct rows that become candidates after it; 0: consolidation alone. 0 <= replay_share <= 1."""
+        consolidate: Literal["task", "stage"] = "task"
+        """`task`: once, what both stages changed. `stage`: after SFT and after the preference stage (needs sft.epochs)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._basis: dict[str, Tensor] = {}
+        self._start: dict[str, Tensor] = {}
+
+    def end_sft(self, model: nn.Module, task: Task, history: History) -> None:
+        """With `consolidate: stage`, the first of two consolidations; the diagnostics are those of the second."""
+        if self.config.consolidate == "stage":
+            self._start = self._consolidate(model, history).adapter
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """Long-term memory LM_t = LM_{t-1} + RSM_t; the model holds LM_t afterwards."""
+        result = self._consolidate(model, history)
+        self._start = {}
+        return result.diagnostics
+
+    def _consolidate(self, model: nn.Module, history: History) -> ConsolidatedAdapter:
         result = consolidate_adapter(
-            history.adapter(),
+            self._start or history.adapter(),
             snapshot(model),
             self._basis,
             self.config,
@@ -45,12 +64,13 @@ class LifeAlign(Replay):
         )
         restore(model, result.adapter)
         self._basis = result.state
-        return result.diagnostics
+        return result
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The bases."""
-        return dict(self._basis)
+        """The bases; while a task is under way, where the preference stage started from, too."""
+        return self._basis | {START + name: tensor for name, tensor in self._start.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
-        self._basis = dict(state)
+        self._basis = {n: t for n, t in state.items() if not n.startswith(START)}
+        self._start = {n.removeprefix(START): t for n, t in state.items() if n.startswith(START)}

@@ -1,4 +1,4 @@
-"""A table of a study's report, as HTML, LaTeX and the terminal print it. See `tables`.
+"""A table of a study's report, as HTML, LaTeX, Markdown and the terminal print it. See `tables`.
 
 A missing number is None from here on and is shown as such; nothing is filled in.
 """

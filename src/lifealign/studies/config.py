@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from lifealign.config import Frozen, RunConfig, StreamConfig, _explain, _nearest, _read_yaml
+from lifealign.config import Frozen, RunConfig, StreamConfig
 from lifealign.errors import ConfigError
 from lifealign.results import METRICS, SUMMARIES
+from lifealign.settings import explain, nearest, read_yaml
 from lifealign.suites.rules import TASKS
 
 SECTIONS = ("lora", "sft", "strategy", "train")
@@ -30,7 +31,7 @@ def _check_keys(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         section, _, rest = key.partition(".")
         if section not in SECTIONS or not rest:
             raise ValueError(
-                f"{key!r} is no setting of a method{_nearest(section, SECTIONS)}; expected a dotted key of "
+                f"{key!r} is no setting of a method{nearest(section, SECTIONS)}; expected a dotted key of "
                 f"{', '.join(SECTIONS)}, such as train.learning_rate"
             )
         if key == "strategy.name":
@@ -66,12 +67,17 @@ class MethodConfig(Frozen):
 
 
 class SelectionConfig(Frozen):
-    """How the settings of a grid are chosen: on validation rows, in the first order, on all models."""
+    """How the settings of a grid are chosen: on validation rows, in the first order, on all models.
+
+    Choosing on the first tasks alone: Chaudhry et al. 2019, arXiv 1812.00420, section 2.
+    """
 
     metric: str = "last.accuracy"
     """SUMMARY.METRIC of the validation scores; the mean over the runs decides, the first of equals wins."""
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
     """Seeds of the trials; None: the first of `seeds`."""
+    tasks: int | None = Field(None, ge=1)
+    """Trials learn the first so many tasks of the order, as one must who cannot see the future; None: all. 1 <= tasks."""
 
     @field_validator("metric")
     @classmethod
@@ -152,7 +158,7 @@ class StudyConfig(Frozen):
         labels = [m.label for m in self.methods]
         if self.baseline is not None and self.baseline not in labels:
             raise ValueError(
-                f"baseline {self.baseline!r} is none of the methods{_nearest(self.baseline, labels)}; "
+                f"baseline {self.baseline!r} is none of the methods{nearest(self.baseline, labels)}; "
                 f"allowed: {', '.join(labels)}"
             )
         counts = {m.label: self.trials(m) for m in self.methods}
@@ -194,19 +200,19 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
     Raises:
         ConfigError: lists every mistake, each with its file and key, the value got and what is allowed.
     """
-    tree = _read_yaml(path)
+    tree = read_yaml(path)
     mistakes: list[str] = []
     study: StudyConfig | None = None
     base: RunConfig | None = None
     try:
         study = StudyConfig.model_validate(tree)
     except ValidationError as error:
-        mistakes += _explain(error, str(path), StudyConfig, ())
+        mistakes += explain(error, str(path), StudyConfig, ())
     if isinstance(tree.get("base"), Mapping):
         try:
             base = RunConfig.model_validate(tree["base"])
         except ValidationError as error:
-            mistakes += _explain(error, str(path), RunConfig, ("base",))
+            mistakes += explain(error, str(path), RunConfig, ("base",))
         if base is not None and base.stream is None:
             mistakes.append(f"{path}: base.stream: missing, so there is nothing to learn; see examples/studies")
         chooses = study is not None and any(study.trials(m) > 1 for m in study.methods)

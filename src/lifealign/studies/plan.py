@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 import lifealign
-from lifealign.config import StreamConfig, _merge
+from lifealign.config import StreamConfig
 from lifealign.errors import ConfigError
+from lifealign.settings import merge
 from lifealign.sources import expand_path
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
 from lifealign.studies.worker import CONTEXT, here, resolve
@@ -97,7 +98,9 @@ class Plan:
         order = next(iter(self.orders))
         seeds = self.study.selection.seeds or self.study.seeds[:1]
         return [
-            self._run(method, trial, {}, order, seed, model, "validation") for seed in seeds for model in self.models
+            self._run(method, trial, {}, order, seed, model, "validation", self.study.selection.tasks)
+            for seed in seeds
+            for model in self.models
         ]
 
     def reported_runs(self, chosen: Mapping[str, Settings | None]) -> list[Run]:
@@ -122,13 +125,21 @@ class Plan:
         return [self.tasks[i - 1] for i in self.orders[name]]
 
     def _run(
-        self, method: MethodConfig, trial: Settings, point: Settings, order: str, seed: int, model: str, split: str
+        self,
+        method: MethodConfig,
+        trial: Settings,
+        point: Settings,
+        order: str,
+        seed: int,
+        model: str,
+        split: str,
+        tasks: int | None = None,
     ) -> Run:
         config = dict(self.trees[method.label, _key({**trial, **point})])
         config |= {
             "seed": seed,
             "model": {**config["model"], "name": model},
-            "stream": {**config["stream"], "order": list(self.orders[order])},
+            "stream": {**config["stream"], "order": list(self.orders[order][:tasks])},
             "evaluate": {**config["evaluate"], "split": split},
         }
         settings = {**method.set, **trial, **point}
@@ -232,12 +243,12 @@ def _random_orders(number: int, count: int) -> list[Order]:
 
 
 def _tree(study: StudyConfig, method: MethodConfig, settings: Settings) -> dict[str, Any]:
-    tree: Mapping[str, Any] = _merge(study.base, {"strategy": {"name": method.strategy or method.label}})
+    tree: Mapping[str, Any] = merge(study.base, {"strategy": {"name": method.strategy or method.label}})
     for key, value in {**method.set, **settings}.items():
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        tree = _merge(tree, nested)
+        tree = merge(tree, nested)
     return dict(tree)
 
 

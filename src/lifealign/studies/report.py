@@ -1,4 +1,4 @@
-"""Report of a study: one HTML page that needs no network, a LaTeX file for each table, two CSV files, and figures.
+"""Report of a study: one HTML page that needs no network, a LaTeX and a Markdown file for each table, two CSV files, and figures.
 
 Everything is made from results.json alone: no model, no memory, no torch. The same input gives the same bytes. What is
 shown is in `tables` and `views`, the layout in study_report.html.j2.
@@ -21,6 +21,7 @@ from lifealign.results import LOWER_IS_BETTER
 from lifealign.studies import charts, views
 from lifealign.studies.cells import Json, Table, order_label
 from lifealign.studies.latex import latex
+from lifealign.studies.markdown import markdown
 from lifealign.studies.tables import all_tables, groups, metrics_of
 
 RUN_COLUMNS = ("run", "method", "order", "model", "seed", "status", "metric", "quantity", "stage", "task", "value")
@@ -37,7 +38,7 @@ _ABSENT: dict[str, Any] = {
 
 
 def write_study_report(results: Mapping[str, Any], directory: str | Path) -> list[Path]:
-    """Write study.html, tables/*.tex, results.csv, table.csv and figures/; each file is replaced as a whole.
+    """Write study.html, tables/*.tex and *.md, results.csv, table.csv and figures/; each file is replaced as a whole.
 
     Args:
         results: a study's results.json.
@@ -53,7 +54,9 @@ def write_study_report(results: Mapping[str, Any], directory: str | Path) -> lis
     tables = all_tables(clean)
     contents = {PAGE: render_html(clean).encode(), "results.csv": runs_csv(clean).encode()}
     contents["table.csv"] = table_csv(clean).encode()
-    contents |= {f"tables/{t.name}.tex": latex(t).encode() for section in tables.values() for t in section}
+    for table in (t for section in tables.values() for t in section):
+        contents[f"tables/{table.name}.tex"] = latex(table).encode()
+        contents[f"tables/{table.name}.md"] = markdown(table).encode()
     if find_spec("matplotlib"):
         from lifealign.studies.figures import figures
 

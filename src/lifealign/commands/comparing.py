@@ -1,4 +1,4 @@
-"""Commands that show what a memory answered at points of its life. Registered by `cli`; imports little at start."""
+"""Commands about what a memory answered at points of its life."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifealign.answers import Answer, answers
+from lifealign.commands.options import AsJson, MemoryPath
 from lifealign.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ MaxNewTokens = Annotated[
     int | None, typer.Option(min=1, help="Longest answer, in tokens; default: as the memory's evaluations have it.")
 ]
 Split = Annotated[str, typer.Option(help="Held-out rows to ask: test or validation.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document to stdout.")]
 
 
 Judgements = Annotated[
@@ -37,13 +37,13 @@ Good = Annotated[float, typer.Option("--good", help="Mean score of judges or peo
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module to the command line."""
+    """Add the commands of this module."""
     app.command("answers")(answers(write_answers))
     app.command("compare")(answers(compare))
 
 
 def write_answers(
-    memory: Annotated[Path, typer.Argument(metavar="MEMORY", help="Directory of the memory.")],
+    memory: MemoryPath,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .jsonl or .parquet.")],
     task: Tasks = None,
     at: Annotated[

@@ -1,0 +1,128 @@
+"""`lifealign judge` from answers to a file of judgements and what it says of them. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lifealign.errors import JudgeError
+from lifealign.files import cache_dir
+from lifealign.judging.config import JudgeConfig
+from lifealign.judging.engine import Forecast, Totals, forecast, judge_answers
+from lifealign.judging.judgements import write_judgements
+from lifealign.judging.steering import steering_answers, steering_config, steering_report
+from lifealign.judging.summary import Summary, summarise
+from lifealign.progress import make_progress
+from lifealign.transcripts import read_answers
+
+if TYPE_CHECKING:
+    from lifealign.transcripts import AnswerRecord
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command has to say: see `answers.Answer`."""
+
+    document: dict[str, Any]
+    lines: list[str]
+    problems: Sequence[str] = ()
+
+
+def run(sources: Sequence[Path], config: JudgeConfig, *, out: Path | None, paper: bool, dry_run: bool) -> Done:
+    """Judge the answers of files, write the judgements and sum them up.
+
+    Raises:
+        UserError: answers, configuration or a judge that cannot be used.
+    """
+    records, cache = _read(sources), _cache(config)
+    if dry_run:
+        found = forecast(config, records, cache)
+        return Done({"dry_run": True, **found.to_json()}, _forecast_lines(found))
+    if out is None:
+        raise JudgeError("say where the judgements go: --out FILE.jsonl (or --dry-run to ask nobody)")
+    target = out
+    if target.resolve() in [path.resolve() for path in sources]:
+        raise JudgeError(f"--out {target}: these are the answers; name another file")
+    judgements, totals = judge_answers(config, records, cache, progress=make_progress())
+    write_judgements(target, judgements)
+    summary = summarise(judgements, paper=paper)
+    lines = [*summary.lines(), *_total_lines(totals), f"written: {len(judgements)} judgements to {target}"]
+    document = {"out": target, "totals": totals.to_json(), **summary.to_json()}
+    return Done(document, lines, _problems(summary, config))
+
+
+def check_steering(config: JudgeConfig, *, out: Path | None, dry_run: bool) -> Done:
+    """Judge the embedded answers that try to steer a judge, and say what got through.
+
+    Raises:
+        UserError: a judge that cannot be used.
+    """
+    config, records, cache = steering_config(config), steering_answers(), _cache(config)
+    if dry_run:
+        found = forecast(config, records, cache)
+        return Done({"dry_run": True, **found.to_json()}, _forecast_lines(found))
+    judgements, totals = judge_answers(config, records, cache, progress=make_progress())
+    if out is not None:
+        write_judgements(out, judgements)
+    report, summary = steering_report(judgements), summarise(judgements)
+    lines = [*report.lines(), *summary.counts(), *_total_lines(totals)]
+    document = {**report.to_json(), "unscored": summary.unscored, "totals": totals.to_json()}
+    return Done(document, lines, _problems(summary, config))
+
+
+def _cache(config: JudgeConfig) -> Path:
+    return Path(config.cache).expanduser() if config.cache else cache_dir() / "judge.sqlite"
+
+
+def _read(sources: Sequence[Path]) -> list[AnswerRecord]:
+    records: dict[str, AnswerRecord] = {}
+    for path in sources:
+        for record in read_answers(path):
+            records.setdefault(record.id, record)
+    return list(records.values())
+
+
+def _problems(summary: Summary, config: JudgeConfig) -> list[str]:
+    """What needs the user's hand: a bill at its limit, and a judge that said nothing."""
+    problems = []
+    if short := summary.unscored.get("max_cost", 0):
+        problems.append(
+            f"--max-cost {config.max_cost:g}: {short} of {summary.judgements} judgements were not asked for; "
+            "run again with more to go on"
+        )
+    if summary.judgements and not summary.scored and not short:
+        problems.append("no judgement was scored; the reasons are counted above")
+    return problems
+
+
+def _money(cost: float | None) -> str:
+    return "not known" if cost is None else f"{cost:.4f}"
+
+
+def _forecast_lines(found: Forecast) -> list[str]:
+    return [
+        f"{found.judgements} judgements need {found.calls} calls; {found.known} are answered already "
+        f"(cost {_money(found.spent)})",
+        f"to ask: {found.calls - found.known} calls, about {found.prompt_tokens} prompt and "
+        f"{found.completion_tokens} completion tokens",
+        f"cost: about {_money(found.cost)}, at most {_money(found.most_cost)} if every call is answered at once",
+    ]
+
+
+def _total_lines(totals: Totals) -> list[str]:
+    lines = [
+        f"calls: {totals.calls} ({totals.known} answered by an earlier run; {totals.tries} tries and "
+        f"{totals.replies} replies now)",
+        f"tokens: {totals.prompt_tokens} prompt, {totals.completion_tokens} completion; cost: {_money(totals.cost)}",
+    ]
+    if totals.uncounted:
+        lines.append(f"the server counted no tokens in {totals.uncounted} replies")
+    if totals.unanswered:
+        lines.append(
+            f"{totals.unanswered} tries brought no answer and may have been paid for all the same "
+            f"(at most {_money(totals.unanswered_cost)})"
+        )
+    lines += [f"{judge}: the server does not take {', '.join(names)}" for judge, names in totals.left_out.items()]
+    return lines
