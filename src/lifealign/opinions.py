@@ -87,7 +87,7 @@ def _judgement(found: Judgement) -> Opinion:
         found.other if pairwise else None,
         None if found.winner is None else _OF_A[found.winner],
         found.words or found.detail,
-        None if found.unscored is None else dict[str, str](REASONS)[found.unscored],
+        next((text for reason, text in REASONS.items() if reason == found.unscored), None),
         found.rubric,
     )
 
