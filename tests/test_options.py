@@ -25,13 +25,14 @@ import lifealign.store
 from lifealign.config import (
     DataConfig,
     EvaluateConfig,
+    GuardConfig,
     LoraConfig,
     ModelConfig,
     RunConfig,
     SftConfig,
     TrainConfig,
 )
-from lifealign.errors import ConfigError, DataError, UserError
+from lifealign.errors import ConfigError, DataError, StoreError, UserError
 from lifealign.manifest import ROOT
 from lifealign.memory import Memory
 from lifealign.pipeline import read_config, run_stream
@@ -46,6 +47,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "sft": SftConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "guard": GuardConfig,
 }
 Fingerprint = dict[str, str]
 
@@ -114,6 +116,12 @@ RUN: dict[str, Case] = {
     "evaluate.text_metrics": case(
         "[chrf, distinct_2]", "measured answers", "evaluate.generations=1", keeps=TRAINED + " scores"
     ),
+    "guard.text": case("{text}", "guard", keeps=TRAINED + " measured scores"),
+    "guard.window": case("20", "guard", "guard.text={text}", "guard.stride=8", keeps=TRAINED),
+    "guard.stride": case("9", "guard", "guard.text={text}", "guard.stride=8", "guard.window=20", keeps=TRAINED),
+    "guard.tokens": case("30", "guard", "guard.text={text}", keeps=TRAINED),
+    "guard.choices": case("{questions}", "guard", keeps=TRAINED + " measured scores"),
+    "guard.questions": case("1", "guard", "guard.choices={questions}", keeps=TRAINED),
     "evaluate.bootstrap": case("1", "intervals", keeps=TRAINED + " measured scores"),
     "seed": case("1", "adapter replay identity", "strategy.name=replay"),
 }
@@ -290,6 +298,15 @@ REFUSED = [
         r"scale is read by method task_",
     ),
     (("model.template=chat", "model.name={plain}"), DataError, r"tokenizer has no chat template; allowed: plain"),
+    (("guard.questions=3",), ConfigError, r"questions=3 is about guard.choices, which is not given"),
+    (("guard.tokens=3",), ConfigError, r"tokens=3 is about guard.text, which is not given"),
+    (("guard.text={text}", "guard.stride=512"), ConfigError, r"stride must be below window=512, got 512"),
+    (
+        ("guard.text={text}", "guard.window=5000"),
+        ConfigError,
+        r"guard.window=5000: the base model's context is 512 tokens",
+    ),
+    (("guard.text={text}.gone",), StoreError, r"text.txt.gone: missing"),
     (("evaluate.text_metrics=[chrf]",), ConfigError, r"evaluate: text_metrics \['chrf'\] .* but generations=0"),
     (("evaluate.generations=1", "evaluate.text_metrics=[chrf,chrf]"), ConfigError, r"text_metrics must be unique"),
     (
@@ -315,7 +332,17 @@ def places(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     tokenizer_config.pop("chat_template", None)
     (plain / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     (plain / "chat_template.jinja").unlink(missing_ok=True)
-    return {"tiny": str(tiny_dir), "other": str(save_tiny(folder / "other", seed=1)), "plain": str(plain)}
+    text, questions = folder / "text.txt", folder / "questions.jsonl"
+    text.write_text("how do I bake bread at home? the answer is one short sentence, and then another one. " * 2)
+    ask = {"question": "how do I bake bread?", "choices": ["at home", "in one sentence"], "answer": 0}
+    questions.write_text(f"{json.dumps(ask)}\n{json.dumps(ask | {'answer': 1})}\n")
+    return {
+        "text": str(text),
+        "questions": str(questions),
+        "tiny": str(tiny_dir),
+        "other": str(save_tiny(folder / "other", seed=1)),
+        "plain": str(plain),
+    }
 
 
 @dataclass
@@ -387,6 +414,7 @@ def fingerprint(config: RunConfig, patch: pytest.MonkeyPatch) -> Fingerprint:
     logs = [line for m in commits for line in store.load_lines(m, "training.jsonl")]
     records = [r for r in store.evaluations() if r["kind"] == "row"]
     results = memory.results()
+    guarded = [r for r in store.evaluations() if r["kind"] == "guard"]
     identity = {k: v for k, v in store.identity.items() if k not in ("config", "base")}
     tracked = [p for p in (memory.path / "work").rglob("*") if "tfevents" in p.name]
     return {
@@ -412,6 +440,7 @@ def fingerprint(config: RunConfig, patch: pytest.MonkeyPatch) -> Fingerprint:
         ),
         "scores": str([s["rows"]["margin"] for r in records for s in r["scores"]]),
         "answers": str([s["answers"] for r in records for s in r["scores"]]),
+        "guard": str([(r["after"], r["options"]["probe"], r["scores"]) for r in guarded]),
         "before": str([r["after"] == ROOT for r in records]),
         "matrix": str([[math.isnan(v) for v in row] for row in memory.scores()]),
         "intervals": str([results["scores"][m]["low"] for m in ("margin", "nll")]),

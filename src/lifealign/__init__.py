@@ -9,16 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lifealign.answering import Asked
     from lifealign.config import RunConfig, load_config
     from lifealign.errors import UserError
     from lifealign.memory import Evaluation, Memory, TaskResult
     from lifealign.pipeline import read_config, run_stream
     from lifealign.recompose import Composition, Related
     from lifealign.tasks import Message, Row, Task, TaskStream, load_stream, task_from_rows
+    from lifealign.transcripts import AnswerRecord, read_answers, write_answers
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerRecord",
+    "Asked",
     "Composition",
     "Evaluation",
     "Memory",
@@ -32,18 +36,22 @@ __all__ = [
     "UserError",
     "load_config",
     "load_stream",
+    "read_answers",
     "read_config",
     "run_stream",
     "task_from_rows",
+    "write_answers",
 ]
 
 _HOMES = {
+    "answering": ("Asked",),
     "config": ("RunConfig", "load_config"),
     "errors": ("UserError",),
     "memory": ("Evaluation", "Memory", "TaskResult"),
     "pipeline": ("read_config", "run_stream"),
     "recompose": ("Composition", "Related"),
     "tasks": ("Message", "Row", "Task", "TaskStream", "load_stream", "task_from_rows"),
+    "transcripts": ("AnswerRecord", "read_answers", "write_answers"),
 }
 
 

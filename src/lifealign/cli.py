@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lifealign.commands import history, judging, learning, measuring, rating, using
+from lifealign.commands import comparing, history, judging, learning, measuring, rating, using
 
 app = typer.Typer(
     name="lifealign",
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (learning, measuring, judging, rating, history, using):
+for group in (learning, measuring, comparing, judging, rating, history, using):
     group.register(app)
 
 

@@ -217,6 +217,35 @@ class EvaluateConfig(Frozen):
         return self
 
 
+class GuardConfig(Frozen):
+    """General ability that no task trains on, measured before any task and after each one."""
+
+    text: str | None = None
+    """UTF-8 text file whose perplexity is measured; may hold `~` and `${NAME}`. None: none."""
+    window: int = Field(512, ge=2)
+    """Tokens of a window of the text, context included. 2 <= window, at most the base model's context."""
+    stride: int = Field(256, ge=1)
+    """New tokens that are scored in each window after the first. 1 <= stride < window."""
+    tokens: int = Field(4096, ge=2)
+    """At most so many tokens of the text, from its start. 2 <= tokens."""
+    choices: str | None = None
+    """File of multiple-choice questions: `question`, `choices`, `answer` (position from 0). None: none."""
+    questions: int | None = Field(None, ge=1)
+    """At most so many questions, from the first; None: all. 1 <= questions."""
+
+    @model_validator(mode="after")
+    def _something_to_measure(self) -> GuardConfig:
+        if self.stride >= self.window:
+            raise ValueError(f"stride must be below window={self.window}, got {self.stride}")
+        for source, names in (("text", ("window", "stride", "tokens")), ("choices", ("questions",))):
+            changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
+            if changed and getattr(self, source) is None:
+                raise ValueError(
+                    f"{changed[0]}={getattr(self, changed[0])} is about guard.{source}, which is not given"
+                )
+        return self
+
+
 class StrategyChoice(BaseModel):
     """Name of a strategy and its own options, checked against that strategy's Config."""
 
@@ -238,6 +267,7 @@ class RunConfig(Frozen):
     sft: SftConfig = SftConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    guard: GuardConfig = GuardConfig()
     stream: StreamConfig | None = None
     """The tasks of `lifealign run`; `lifealign learn` needs none."""
 

@@ -139,6 +139,10 @@ class Encoder:
         """Ids of a prompt as it is fed to the model for generation."""
         return self._ids(self._prompt_text(prompt))
 
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a text as it is, without template; BOS in front where the tokenizer uses one."""
+        return self._ids(text)
+
     def prompt_text(self, ids: Sequence[int]) -> str:
         """The text that a prompt's ids spell: of a single user turn the turn alone, else all that is no special token."""
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=False))

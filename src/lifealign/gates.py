@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lifealign.errors import ConfigError
+from lifealign.guard_results import GUARDS
 
-METRICS = ("last", "ap", "bwt", "forgetting", "learning_accuracy")
+METRICS = ("last", "ap", "bwt", "forgetting", "learning_accuracy", "guard", "tax")
+GUARDED = ("guard", "tax")
+"""Summaries of the guard's scores, `perplexity` and `choice_accuracy`: as they are now, and what was lost of them."""
 DEFAULT_SCORE = "accuracy"
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -30,7 +33,7 @@ class Gate:
     """One condition.
 
     Attributes:
-        metric: a summary of the score matrix; one of `METRICS`.
+        metric: a summary of the score matrix, or of the guard; one of `METRICS`.
         score: which score's matrix; `accuracy` where the gate names none.
         operator: a key of `OPERATORS`.
         number: the bound, in the score's own units (points for accuracy and pass rate).
@@ -57,6 +60,10 @@ class Gate:
         metric = match["metric"]
         if metric not in METRICS:
             raise ConfigError(f"--gate {text!r}: unknown metric {metric!r}; allowed: {', '.join(METRICS)}")
+        if (metric in GUARDED) != (match["score"] in GUARDS.values()):
+            raise ConfigError(
+                f"--gate {text!r}: {' and '.join(GUARDED)} are summaries of {' and '.join(GUARDS.values())}, and of these alone"
+            )
         try:
             number = float(match["number"])
         except ValueError:

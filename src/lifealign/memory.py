@@ -9,23 +9,27 @@ Opening, the log, scores and results need no torch; the model is loaded when it 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifealign.config import RunConfig
 from lifealign.errors import ConfigError, DataError
+from lifealign.guard_results import guard_lines, guard_scores, with_guard
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.progress import NullProgress, Progress
 from lifealign.results import ScoreTable, read_scores, run_results
 from lifealign.store import MemoryStore
 
 if TYPE_CHECKING:
+    from lifealign.answering import Asked
     from lifealign.recompose import Composition, Related
     from lifealign.session import Session
     from lifealign.tasks import Message, Row, Task
+    from lifealign.transcripts import AnswerRecord
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class TaskResult:
         directory: of the commit, under tasks/.
         seconds: training and consolidation.
         diagnostics: of the consolidation, summed over the matrices where there is one.
-        scores: ``<task>.<metric>`` -> mean on held-out rows, after this task.
+        scores: ``<task>.<metric>`` -> mean on held-out rows, after this task; ``guard.<score>`` where there is a guard.
     """
 
     name: str
@@ -59,13 +63,15 @@ class Evaluation:
         after: directory of the commit.
         split: held-out split.
         tasks: task -> metric -> {"value", "low", "high", "rows"}; percent for rates.
-        summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval.
+        summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval; see `Memory.summary`.
+        guard: of general ability, see `guard_results`; empty where none is measured.
     """
 
     after: str
     split: str
     tasks: Mapping[str, Mapping[str, Mapping[str, float]]]
     summary: Mapping[str, Mapping[str, Any]]
+    guard: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -78,7 +84,7 @@ class Evaluation:
         for name, metrics in self.tasks.items():
             cells = [f"{m} {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for m, c in metrics.items()]
             lines.append(f"  {name:<{width}}  " + "  ".join(cells))
-        return lines
+        return lines + guard_lines(self.guard)
 
 
 class Memory:
@@ -136,6 +142,7 @@ class Memory:
             ConfigError: a setting that would make another memory (base model, LoRA shape, seed, strategy).
             DataError: the memory has another task of that name.
         """
+        from lifealign.guard import score_guard
         from lifealign.pipeline import heldout, learn_group, rows_sha256, score_row, writing
 
         config = self._with_settings(settings)
@@ -143,6 +150,7 @@ class Memory:
         started = time.perf_counter()
         with writing(session, self._store):
             head = self._store.head
+            score_guard(session, self._store, self._store.lineage()[0], config.guard)
             known = {name: m for m in self._store.lineage() for name in m.members}
             if task.name not in known:
                 if config.evaluate.before:
@@ -156,12 +164,13 @@ class Memory:
                 )
             # else: a killed run committed it; what may be missing is the row of R.
             score_row(session, self._store, head, heldout(self._store), config)
+            score_guard(session, self._store, head, config.guard)
         table = read_scores(self._store, config.evaluate.split)
         scores = {
             f"{name}.{metric}": table.mean(head.directory, name, metric)
             for name in table.tasks
             for metric in table.metrics(head.directory, name)
-        }
+        } | guard_scores(self._store, table.stages)
         seconds = float(head.meta.get("seconds", time.perf_counter() - started))
         diagnostics = self._store.load_document(head, "diagnostics.json")
         return TaskResult(task.name, head.directory, seconds, diagnostics.get("summed", diagnostics), scores)
@@ -174,6 +183,8 @@ class Memory:
         as_of: str | None = None,
         generations: int | None = None,
         text_metrics: Sequence[str] | None = None,
+        guard_text: str | Path | None = None,
+        guard_choices: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Evaluation:
         """Score tasks on the held-out rows that the memory keeps; what was measured already is not measured again.
@@ -184,12 +195,15 @@ class Memory:
             as_of: the model as it was after this task; None: as it is.
             generations: greedy answers per task, for its rule and the text metrics; None: as configured.
             text_metrics: names of `text_metrics.TEXT_METRICS`; None: as configured, none where `generations` is 0.
+            guard_text: text whose perplexity guards general ability, before any task and at this point; None: as configured.
+            guard_choices: multiple-choice questions, likewise.
             progress: where to report.
 
         Raises:
             DataError: no such task, or a split without rows.
             ConfigError: no such text metric, no generations for one, or its library is not installed.
         """
+        from lifealign.guard import score_guard
         from lifealign.pipeline import heldout, score_row, writing
 
         if generations == 0 and text_metrics is None:
@@ -197,7 +211,10 @@ class Memory:
         options: dict[str, Any] = {"split": split} | ({} if generations is None else {"generations": generations})
         if text_metrics is not None:
             options["text_metrics"] = list(text_metrics)
-        config = self._with_settings([f"evaluate.{key}={value}" for key, value in options.items()])
+        guards = {"text": guard_text, "choices": guard_choices}
+        settings = [f"evaluate.{key}={value}" for key, value in options.items()]
+        settings += [f"guard.{key}={json.dumps(str(path))}" for key, path in guards.items() if path is not None]
+        config = self._with_settings(settings)
         point = self._point(as_of)
         available = {t.name: t for t in heldout(self._store, point)}
         names = list(available) if tasks is None else list(tasks)
@@ -211,6 +228,8 @@ class Memory:
         session = self._session(config, progress)
         with writing(session, self._store):
             score_row(session, self._store, point, chosen, config)
+            for at in dict.fromkeys((self._store.lineage()[0].directory, point.directory)):
+                score_guard(session, self._store, self._store.find(at), config.guard)
         table = read_scores(self._store, split)
         cells = {
             n: {
@@ -219,16 +238,19 @@ class Memory:
             }
             for n in names
         }
-        return Evaluation(point.directory, split, cells, self.summary(split))
+        results = self.results(split)
+        return Evaluation(point.directory, split, cells, with_guard(results), results.get("guard", {}))
 
     def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
         """R[k][j], N x N: score on task j after task k; NaN where nothing was measured."""
         return self._table(split).matrix(metric)
 
     def summary(self, split: str | None = None) -> dict[str, dict[str, Any]]:
-        """Metric -> {last, ap, bwt, forgetting, learning_accuracy, forward_transfer}, each value with its interval."""
-        summary: dict[str, dict[str, Any]] = self.results(split)["summary"]
-        return summary
+        """Metric -> {last, ap, bwt, forgetting, learning_accuracy, forward_transfer}, each value with its interval.
+
+        The guard's scores, where it is configured, are metrics with {guard, tax} in their place.
+        """
+        return with_guard(self.results(split))
 
     def results(self, split: str | None = None) -> dict[str, Any]:
         """Everything the report shows of this memory, as plain values."""
@@ -282,6 +304,12 @@ class Memory:
             for i, text in zip(members, session.generate([prompts[i] for i in members], **options), strict=True):
                 answers[i] = text
         return answers
+
+    def answers(self, asked: Asked, *, progress: Progress | None = None) -> list[AnswerRecord]:
+        """Greedy answers to held-out prompts at points of the memory's life; see `answering.Asked`, which says what is raised."""
+        from lifealign.answering import answer_memory
+
+        return answer_memory(self._store, lambda: self._session(self.config, progress), asked)
 
     def related(
         self,

@@ -22,6 +22,7 @@ from torch import Tensor
 from lifealign.config import RunConfig, check_config, load_config
 from lifealign.errors import ConfigError, DataError, StoreError
 from lifealign.evaluate import TaskScores
+from lifealign.guard import score_guard
 from lifealign.losses import ObjectiveConfig
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.models import snapshot
@@ -145,6 +146,7 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
     with writing(session, store):
         if config.evaluate.before:
             score_row(session, store, store.lineage()[0], tasks, config)
+        score_guard(session, store, store.lineage()[0], config.guard)
         for position, group in enumerate(session.strategy.schedule(tasks), 1):
             lineage = store.lineage()
             if position < len(lineage):
@@ -154,6 +156,7 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
                 manifest, store = learn_group(session, store, group, config)
             seen = [t for t in tasks if config.evaluate.unseen or t.name in learnt(store, manifest)]
             score_row(session, store, manifest, seen, config)
+            score_guard(session, store, manifest, config.guard)
     session.accelerator.end_training()
     return Memory(store, session)
 

@@ -24,11 +24,16 @@ from lifealign.report_views import SUMMARIES, interval, metric_label, number, pl
 CSV_COLUMNS = ("method", "seed", "metric", "stage", "task", "value", "low", "high")
 BEFORE = "before"
 """Stage, in the CSV, of the scores before any task was learnt."""
+GUARD = "guard"
+"""Task, in the CSV, of the scores of general ability, which no task trains on."""
 TERMINAL_WIDTH = 120
 
 
 def build_results(
-    runs: Sequence[Mapping[str, Any]], title: str = "lifealign", created: str | None = None
+    runs: Sequence[Mapping[str, Any]],
+    title: str = "lifealign",
+    created: str | None = None,
+    answers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The document that `render_html` and results.json are made of.
 
@@ -36,6 +41,7 @@ def build_results(
         runs: as `Memory.results` gives them; none of their keys but `method` is needed.
         title: heading of the page.
         created: a date to show. None by default, so that the same runs give the same bytes.
+        answers: of `compare.summary`, for the link to the transcript browser; None: there is none.
 
     Returns:
         Plain JSON values; a number that is not finite is None (a missing score is not zero).
@@ -45,6 +51,7 @@ def build_results(
         "created": created,
         "lifealign_version": lifealign.__version__,
         "runs": [plain(run) for run in runs],
+        **({} if answers is None else {"answers": plain(answers)}),
     }
 
 
@@ -95,7 +102,7 @@ def write_report(results: Mapping[str, Any], directory: str | Path) -> list[Path
 def scores_csv(results: Mapping[str, Any]) -> str:
     """Every measured cell of every score matrix, one a line; columns are `CSV_COLUMNS`.
 
-    `stage` is the task after which was scored, or `BEFORE`. Cells that were not measured have no line. Runs that agree in
+    `stage` is the task after which was scored, or `BEFORE`; the guard's scores have the task `GUARD`. Cells that were not measured have no line. Runs that agree in
     method and seed are told apart in the column `method`.
     """
     clean = plain(results)
@@ -109,6 +116,11 @@ def scores_csv(results: Mapping[str, Any]) -> str:
         for metric, scores in run.get("scores", {}).items():
             for cell in _cells(run, scores):
                 writer.writerow((method, run.get("seed"), metric, *("" if v is None else v for v in cell)))
+        for score, column in run.get("guard", {}).items():
+            for stage, cell in zip((BEFORE, *run["tasks"]), (column["before"], *column["stages"]), strict=True):
+                if cell["value"] is not None:
+                    limits = ("" if cell[key] is None else cell[key] for key in ("low", "high"))
+                    writer.writerow((method, run.get("seed"), score, stage, GUARD, cell["value"], *limits))
     return out.getvalue()
 
 

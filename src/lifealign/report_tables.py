@@ -10,6 +10,8 @@ from lifealign import report_charts as charts
 from lifealign.tasks import shorten_numbers
 
 View = dict[str, Any]
+LOWER = "perplexity"
+"""The guard's score that is better where it is lower."""
 
 
 def commits(run: Mapping[str, Any], label: str) -> View | None:
@@ -63,6 +65,43 @@ def consolidation(run: Mapping[str, Any], label: str) -> View | None:
         "columns": [SUMMED.get(k, k) for k in keys],
         "rows": [{"name": name, "cells": [s.get(k) for k in keys]} for name, s in summed.items()],
         "maps": charts.layer_maps(commits),
+    }
+
+
+def guard(
+    label: str,
+    columns: Mapping[str, Any],
+    names: Sequence[str],
+    rows: Sequence[Sequence[Mapping[str, Any]]],
+    scales: Mapping[str, tuple[float, float]],
+) -> View:
+    """The guard's scores of one run: stages down, scores across, and what was lost since before any task.
+
+    Args:
+        label: of the run.
+        columns: score -> as `guard_results.guard_results` gives it.
+        names: of the stages.
+        rows: {"value", "low", "high"} of each stage and score.
+        scales: score -> lowest and highest value of any run.
+    """
+
+    def cell(name: str, found: Mapping[str, Any]) -> View | None:
+        if found["value"] is None:
+            return None
+        low, high = scales[name]
+        share = (found["value"] - low) / (high - low) if high > low else 0.5
+        # Stronger is better, as in the score matrices.
+        return {**found, "share": round(1 - share if name == LOWER else share, 3)}
+
+    every = [("before any task", [column["before"] for column in columns.values()]), *zip(names, rows, strict=True)]
+    return {
+        "label": label,
+        "columns": [{"name": name, **{k: c[k] for k in ("file", "rows", "left_out")}} for name, c in columns.items()],
+        "rows": [
+            {"label": stage, "cells": [cell(name, found) for name, found in zip(columns, cells, strict=True)]}
+            for stage, cells in every
+        ],
+        "tax": [{"name": name, **column["summary"]["tax"]} for name, column in columns.items()],
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from lifealign import report_charts as charts
 from lifealign import report_tables as tables
+from lifealign.guard_results import GUARDS
 from lifealign.metrics import seeds_interval
 from lifealign.results import LOWER_IS_BETTER, NEITHER_IS_BETTER
 from lifealign.text_metrics import FLOORS, TEXT_METRICS
@@ -24,6 +25,8 @@ _LABELS = {
     "likelihood_accuracy": "Likelihood accuracy, %",
     "nll": "NLL per token, nats",
     "pass_rate": "Pass rate, %",
+    "perplexity": "Perplexity",
+    "choice_accuracy": "Multiple choice, %",
     **{name: metric.label for name, metric in TEXT_METRICS.items()},
 }
 _NOTES = {
@@ -149,6 +152,9 @@ def page(results: Mapping[str, Any]) -> View:
         ],
         "data": tables.data(runs, labels),
         "config": tables.compare([tables.flat(run.get("config") or {}) for run in runs], labels),
+        "guard": _guard(runs, labels),
+        "guard_labels": {name: metric_label(name) for name in GUARDS.values()},
+        "answers": results.get("answers"),
         "versions": tables.compare([run.get("versions") or {} for run in runs], labels),
     }
 
@@ -173,6 +179,26 @@ def _panel(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
         "absent": [label for run, label in zip(runs, labels, strict=True) if metric not in run.get("scores", {})],
         "curves": charts.curves(metric, held, scale),
     }
+
+
+def _guard(runs: Sequence[Any], labels: Sequence[str]) -> list[View]:
+    """The columns that no task trains on, of each run that has some; one scale a score for all runs."""
+    columns = [column for run in runs for column in (run.get("guard") or {}).items()]
+    scales: dict[str, tuple[float, float]] = {}
+    for name, column in columns:
+        values = [c["value"] for c in (column["before"], *column["stages"]) if c["value"] is not None]
+        if values:
+            low, high = scales.get(name, (min(values), max(values)))
+            scales[name] = (min(low, *values), max(high, *values))
+    found = []
+    for run, label in zip(runs, labels, strict=True):
+        guard = run.get("guard") or {}
+        rows = [[column["stages"][k] for column in guard.values()] for k in range(len(run.get("tasks", [])))]
+        named = stages(run, [[cell["value"] for cell in row] for row in rows])
+        measured = [row for row in rows if any(cell["value"] is not None for cell in row)]
+        if guard:
+            found.append(tables.guard(label, guard, [name for name, _ in named], measured, scales))
+    return found
 
 
 def _best(metric: str, key: str, values: Sequence[float | None]) -> float | None:

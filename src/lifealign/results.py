@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lifealign import metrics
+from lifealign.guard_results import guard_results
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.reader import MemoryReader
 from lifealign.text_metrics import FLOORS, TEXT_METRICS
@@ -116,6 +117,7 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
     resamples = config["evaluate"]["bootstrap"]
     found = [m for m in METRICS if any(v for row in table.samples(m) for v in row)]
     lineage = store.lineage()[1:]
+    guard = guard_results(store, table.stages, resamples)
     return {
         "method": config["strategy"]["name"],
         "memory": str(store.path),
@@ -124,6 +126,7 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         "tasks": list(table.tasks),
         "scores": {m: _scores(table, m, resamples) for m in found},
         "summary": {m: _summary(table, m, resamples) for m in found},
+        **({"guard": guard} if guard else {}),
         "floors": {m: floors for m in found if (floors := _floors(table, m))},
         "training": {m.name: store.load_lines(m, "training.jsonl") for m in lineage},
         "consolidation": {m.name: d for m in lineage if "summed" in (d := store.load_document(m, "diagnostics.json"))},

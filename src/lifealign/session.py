@@ -139,8 +139,9 @@ class Session:
         max_new_tokens: int,
         title: str,
         text_metrics: Sequence[str] = (),
+        always_answer: bool = False,
     ) -> TaskScores:
-        """Scores of one task's held-out rows with the model as it is."""
+        """Scores of one task's held-out rows with the model as it is; `always_answer`: answers that nothing is asked of, too."""
         self.strategy.select(self.model, task)
         pairs, _ = self.encoder.encode(rows)
         reference = self.view.logps(pairs, base=True, title=f"{title}: reference")
@@ -148,7 +149,7 @@ class Session:
         beta = float(getattr(self.strategy.config, "beta", 0.1))
         scores = score_rows(policy, reference, pairs, beta)
         scorer = AnswerScorer(None if checker is None else suites.checker(checker), text_metrics)
-        if not scorer or not generations:
+        if not generations or not (scorer or always_answer):
             return TaskScores(task, scores)
         encoded = {p.digest for p in pairs}
         fitting = [row for row in rows if row.digest in encoded]

@@ -137,6 +137,21 @@ class LoadedView:
         return found
 
     @torch.no_grad()
+    def chosen_logps(self, pairs: Sequence[EncodedPair], title: str) -> list[float]:
+        """Summed log-prob of each chosen answer under the model as it is, nats; nothing is cached."""
+        shared = self.shared_prefix(pairs)
+        found: list[float] = []
+        with self.progress.stage(title, len(pairs), "sequences") as stage:
+            for group in split_by_budget(
+                pairs, range(len(pairs)), self.config.train.tokens_per_pack, shared, chosen_only=True
+            ):
+                found += (
+                    token_logps(self.model, self._pack([pairs[i] for i in group], chosen_only=True)).sums().tolist()
+                )
+                stage.advance(len(group))
+        return found
+
+    @torch.no_grad()
     def token_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
         """See `strategies.base.ModelView`."""
         found = [torch.full((1,), torch.nan)] * len(rows)

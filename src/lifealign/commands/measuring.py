@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lifealign.answers import Answer, answers
+from lifealign.commands import comparing
 from lifealign.commands.options import AsJson, AsOf, MemoryPath
 from lifealign.commands.scores import report_answer
 from lifealign.errors import EXIT_GATE_FAILED, EXIT_USER_ERROR, ConfigError
@@ -33,11 +34,17 @@ def evaluate(
     text_metric: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A score of the greedy answers, e.g. chrf; repeats.")
     ] = None,
+    guard_text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text whose perplexity guards general ability.")
+    ] = None,
+    guard_choices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Multiple-choice questions that guard general ability.")
+    ] = None,
     gate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GATE",
-            help='Exit with code 3 unless this holds over all tasks learnt, e.g. "bwt>=-1", "last.pass_rate>=50"; repeats.',
+            help='Exit with code 3 unless this holds over all tasks learnt, e.g. "bwt>=-1", "tax.perplexity<=2"; repeats.',
         ),
     ] = None,
     as_json: AsJson = False,
@@ -59,6 +66,8 @@ def evaluate(
         as_of=as_of,
         generations=generations,
         text_metrics=text_metric or None,
+        guard_text=guard_text,
+        guard_choices=guard_choices,
         progress=make_progress(),
     )
     results = check_gates(gates, evaluation.summary)
@@ -72,12 +81,21 @@ def evaluate(
 def report(
     memories: Annotated[list[Path], typer.Argument(metavar="MEMORY...", help="One or more memories, side by side.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for report.html, results.json and the CSV.")],
+    answer_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--answers", metavar="FILE", help="Answers to browse in answers.html, beside the report; repeats."
+        ),
+    ] = None,
+    judgements: comparing.Judgements = None,
+    ratings: comparing.Ratings = None,
     as_json: AsJson = False,
 ) -> Answer:
     """Write one HTML page, the results as JSON and a CSV; print the score matrices."""
     from lifealign.memory import Memory
 
-    return report_answer([Memory.open(path) for path in memories], out)
+    opened = [Memory.open(path) for path in memories]
+    return report_answer(opened, out, comparing.browse(out, answer_files or (), judgements or (), ratings or ()))
 
 
 @answers

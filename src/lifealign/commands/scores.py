@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lifealign.answers import Answer
 
@@ -12,13 +12,18 @@ if TYPE_CHECKING:
     from lifealign.memory import Memory
 
 
-def report_answer(memories: Sequence[Memory], out: Path | None = None) -> Answer:
-    """Score matrices and summaries of memories; with `out`, the report's files too."""
+def report_answer(
+    memories: Sequence[Memory], out: Path | None = None, browser: Mapping[str, Any] | None = None
+) -> Answer:
+    """Score matrices and summaries of memories; with `out`, the report's files too; `browser` is of `comparing.browse`."""
+    from lifealign.guard_results import guard_lines
     from lifealign.report import build_results, score_matrix_lines, summary_lines, write_report
 
     runs = [memory.results() for memory in memories]
-    results = build_results(runs)
-    lines = [line for one in runs for line in (*score_matrix_lines(one, "accuracy"), "")]
+    results = build_results(runs, answers=browser)
+    lines = [
+        line for one in runs for line in (*score_matrix_lines(one, "accuracy"), *guard_lines(one.get("guard", {})), "")
+    ]
     lines += summary_lines(results)
     if out is not None:
         write_report(results, out)

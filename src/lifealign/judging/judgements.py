@@ -84,7 +84,8 @@ def read_judgements(path: str | Path) -> list[Judgement]:
         JudgeError: no such file, or a line that is no judgement; names the file and the line.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # Not str.splitlines: it also cuts at U+2028 and the like, which may stand in a judge's words.
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise JudgeError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return [_read(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]

@@ -143,13 +143,16 @@ class Plan:
             "evaluate": {**config["evaluate"], "split": split},
         }
         settings = {**method.set, **trial, **point}
-        ids = (self._digest(config), self._digest({k: v for k, v in config.items() if k != "evaluate"}))
+        ids = (self._digest(config), self._digest({k: v for k, v in config.items() if k not in ("evaluate", "guard")}))
         return Run(*ids, method.label, point, settings, order, seed, model, config)
 
     def _digest(self, config: Mapping[str, Any]) -> str:
         release = ".".join(lifealign.__version__.split(".")[:2])
         stream = {k: v for k, v in config["stream"].items() if k != "name"}  # the name is only shown
-        content = [release, {**config, "stream": stream}, self.files]
+        # A run without a guard is the run that it was before there were guards.
+        unguarded = not any((config.get("guard") or {}).get(probe) for probe in ("text", "choices"))
+        relevant = {k: v for k, v in config.items() if k != "guard" or not unguarded}
+        content = [release, {**relevant, "stream": stream}, self.files]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
 
 

@@ -1,0 +1,427 @@
+// The transcript browser: filters, a list that draws only the rows in view, and the answers to one prompt. All text of
+// models and people is put in as text nodes. The order of verdicts and states is that of `data.criteria`.
+(function () {
+  "use strict";
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const HEIGHT = 62, AHEAD = 6, LONGEST_DIFF = 600, LIKE = 0.35;
+  const LABELS = Object.fromEntries(data.states), MEANS = new Map(data.states.map((s) => [s[0], s[2]]));
+  const find = (selector) => document.querySelector(selector);
+  const list = find(".list"), rows = find(".rows"), detail = find(".detail"), search = find("#search");
+  const chips = find("fieldset.states"), points = find(".points"), help = find("dialog");
+  const selects = { task: find("#task"), source: find("#source"), criterion: find("#criterion") };
+  const both = ["judge", "people"].every((who) => data.threads.some((t) => t.answers.some((a) => a.opinions.some((o) => o.who === who))));
+  const silent = data.threads.some((t) => t.states.includes("unknown"));
+  const filters = data.criteria.length ? ["all", ...data.states.map((s) => s[0]).filter((s) => silent || s !== "unknown")] : ["all"];
+  if (both) filters.push("disagreement");
+  let shown = [], chosen = null, criterion = 0, filter = "all", terms = [], changes = false, drawn = "";
+
+  const text = (index) => (index === null ? "" : data.texts[index]);
+  const key = (thread) => thread.item + " " + thread.source;
+
+  function make(tag, options, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(options || {})) {
+      if (name === "class") element.className = value;
+      else if (name === "on") for (const [event, call] of Object.entries(value)) element.addEventListener(event, call);
+      else if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
+    }
+    for (const child of children) if (child !== null) element.append(child);
+    return element;
+  }
+
+  // --- which threads are shown ---
+
+  function words(thread) {
+    // Made once, when something is searched for.
+    if (thread.words === undefined) {
+      const all = thread.turns.map((turn) => text(turn[1]));
+      all.push(text(thread.reference), text(thread.rejected));
+      for (const answer of thread.answers) {
+        all.push(text(answer.text));
+        for (const one of answer.opinions) all.push(one.words);
+      }
+      thread.words = all.join("\n").toLowerCase();
+    }
+    return thread.words;
+  }
+
+  const passes = {
+    task: (t) => !selects.task.value || t.task === selects.task.value,
+    source: (t) => !selects.source.value || t.source === selects.source.value,
+    search: (t) => !terms.length || terms.every((term) => words(t).includes(term) || t.item === term),
+  };
+  const isIn = (t, name) => name === "all" || (name === "disagreement" ? t.disagreement : t.states[criterion] === name);
+
+  function update(keep) {
+    terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    criterion = Math.max(0, data.criteria.findIndex((c) => c[0] === selects.criterion.value));
+    const found = data.threads.filter((t) => passes.task(t) && passes.source(t) && passes.search(t));
+    shown = found.filter((t) => isIn(t, filter));
+    for (const label of chips.querySelectorAll("label")) {
+      const count = found.filter((t) => isIn(t, label.dataset.filter)).length;
+      label.querySelector("b").textContent = count.toLocaleString("en");
+      label.classList.toggle("empty", count === 0);
+    }
+    showPoints(found);
+    rows.style.height = shown.length * HEIGHT + "px";
+    drawn = "";
+    if (!keep || !shown.includes(chosen)) chosen = shown[0] || null;
+    if (chosen) reveal();
+    else list.scrollTop = 0;
+    draw();
+    showThread();
+    address();
+  }
+
+  function showPoints(found) {
+    // One task's share of good answers over its life; several tasks have no points in common.
+    const one = found.length && found.every((t) => t.task === found[0].task && t.source === found[0].source);
+    const shares = new Map();
+    for (const thread of one ? found : []) {
+      for (const answer of thread.answers) {
+        const verdict = answer.verdicts[criterion];
+        const share = shares.get(answer.point) || { good: 0, known: 0, before: answer.before };
+        share.good += verdict === true;
+        share.known += verdict !== null && verdict !== undefined;
+        shares.set(answer.point, share);
+      }
+    }
+    points.replaceChildren();
+    for (const [point, share] of shares) {
+      if (!share.known) continue;
+      const bar = make("i");
+      bar.style.setProperty("--s", share.good / share.known);
+      const name = point === "base" ? "before any" : point;
+      const title = `${pointName(point)}: ${share.good} of ${share.known} good`;
+      points.append(make("li", { title, class: share.before ? "before" : "" }, make("b", {}, Math.round((100 * share.good) / share.known) + " %"), " good", bar, make("span", {}, name)));
+    }
+    points.hidden = points.childElementCount < 2;
+  }
+
+  // --- the list ---
+
+  function mark(verdict, before) {
+    const kind = verdict === true ? "good" : verdict === false ? "bad" : "none";
+    return make("i", { class: `m ${kind}${before ? " before" : ""}` });
+  }
+
+  function stateName(thread) {
+    return data.criteria.length ? LABELS[thread.states[criterion]] : LABELS.unknown;
+  }
+
+  function draw() {
+    const from = Math.max(0, Math.floor(list.scrollTop / HEIGHT) - AHEAD);
+    const to = Math.min(shown.length, Math.ceil((list.scrollTop + list.clientHeight) / HEIGHT) + AHEAD);
+    if (drawn === `${from} ${to} ${chosen && key(chosen)}`) return;
+    drawn = `${from} ${to} ${chosen && key(chosen)}`;
+    const fresh = document.createDocumentFragment();
+    for (let i = from; i < to; i++) fresh.append(drawRow(shown[i], i));
+    if (!shown.length) fresh.append(make("p", { class: "nothing" }, "No prompt is like this."));
+    rows.replaceChildren(fresh);
+    if (chosen) list.setAttribute("aria-activedescendant", "row-" + shown.indexOf(chosen));
+    else list.removeAttribute("aria-activedescendant");
+  }
+
+  function drawRow(thread, index) {
+    const marks = make("span", { class: "marks", "aria-hidden": "true" });
+    for (const answer of thread.answers) marks.append(mark(answer.verdicts[criterion], answer.before));
+    const about = make("div", { class: "about" }, marks, make("span", {}, stateName(thread)));
+    if (data.tasks.length > 1 && !selects.task.value) about.append(make("span", {}, thread.task));
+    if (data.sources.length > 1 && !selects.source.value) about.append(make("span", {}, thread.source));
+    const ask = make("div", { class: "ask", dir: "auto" }, text(thread.turns[thread.turns.length - 1][1]).slice(0, 200));
+    const row = make(
+      "div",
+      { class: "row", role: "option", id: "row-" + index, "aria-selected": String(thread === chosen), "aria-posinset": index + 1, "aria-setsize": shown.length, on: { click: () => choose(thread, true) } },
+      ask,
+      about,
+    );
+    row.style.top = index * HEIGHT + "px";
+    return row;
+  }
+
+  function reveal() {
+    const top = shown.indexOf(chosen) * HEIGHT;
+    if (top < list.scrollTop) list.scrollTop = top;
+    else if (top + HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top + HEIGHT - list.clientHeight;
+  }
+
+  function choose(thread, open) {
+    if (!thread) return;
+    chosen = thread;
+    if (open) document.body.classList.add("open");
+    reveal();
+    draw();
+    showThread();
+    address();
+  }
+
+  function move(by) {
+    const at = shown.indexOf(chosen);
+    choose(shown[Math.min(shown.length - 1, Math.max(0, at + by))]);
+  }
+
+  // --- one prompt's answers ---
+
+  function pointName(point) {
+    return point === "base" ? "Before any task" : `After ${point}`;
+  }
+
+  function highlighted(content) {
+    const element = make("div", { class: "text", dir: "auto" });
+    if (!terms.length) {
+      element.textContent = content;
+      return element;
+    }
+    const pattern = new RegExp(terms.map((t) => t.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|"), "gi");
+    let end = 0;
+    for (const match of content.matchAll(pattern)) {
+      element.append(content.slice(end, match.index), make("mark", {}, match[0]));
+      end = match.index + match[0].length;
+    }
+    element.append(content.slice(end));
+    return element;
+  }
+
+  function compared(before, after) {
+    // Longest common subsequence of words; white space belongs to the word before it.
+    const cut = (content) => content.match(/\S+\s*|\s+/g) || [];
+    const a = cut(before), b = cut(after);
+    if (a.length > LONGEST_DIFF || b.length > LONGEST_DIFF) return highlighted(after);
+    const width = b.length + 1, same = new Uint16Array((a.length + 1) * width);
+    for (let i = a.length - 1; i >= 0; i--)
+      for (let j = b.length - 1; j >= 0; j--)
+        same[i * width + j] = a[i].trim() === b[j].trim() ? same[(i + 1) * width + j + 1] + 1 : Math.max(same[(i + 1) * width + j], same[i * width + j + 1]);
+    // Marks all over say nothing.
+    if (same[0] < LIKE * Math.max(a.length, b.length)) return highlighted(after);
+    const element = make("div", { class: "text", dir: "auto" });
+    let kind = "", run = "";
+    const push = (next, word) => {
+      if (next !== kind) {
+        if (run) element.append(kind ? make(kind, {}, run) : run);
+        kind = next;
+        run = "";
+      }
+      run += word;
+    };
+    let i = 0, j = 0;
+    while (i < a.length || j < b.length) {
+      if (i < a.length && j < b.length && a[i].trim() === b[j].trim()) { push("", b[j]); i++; j++; }
+      else if (j >= b.length || (i < a.length && same[(i + 1) * width + j] >= same[i * width + j + 1])) push("del", a[i++]);
+      else push("ins", b[j++]);
+    }
+    push("end", "");
+    return element;
+  }
+
+  function scoreText(name, value) {
+    if (value === null) return "not measured";
+    if (name === "pass_rate") return value >= 0.5 ? "passed" : "failed";
+    if (name === "accuracy") return value > 0.5 ? "chosen answer" : value < 0.5 ? "rejected answer" : "neither";
+    return Number.isInteger(value) ? String(value) : value.toPrecision(3);
+  }
+
+  function scoreLabel(name) {
+    if (name === "pass_rate") return "Rule";
+    if (name === "accuracy") return "Prefers";
+    return (data.labels[name] || name).replace(/, %$/, "");
+  }
+
+  function opinion(one) {
+    const item = make("li", {}, make("span", { class: "who" }, one.who === "judge" ? "Judge " : "", make("b", {}, one.name)));
+    if (one.rubric) item.append(make("span", { class: "who" }, ` (${one.rubric})`));
+    item.append(": ");
+    if (one.score !== null) item.append(make("b", {}, String(Math.round(one.score * 100) / 100)));
+    else if (one.versus) {
+      const [source, point] = one.versus;
+      const other = source ? `${data.sources.length > 1 ? source + ", " : ""}${pointName(point).toLowerCase()}` : point;
+      const result = { won: "better than", lost: "worse than", tie: "as good as" }[one.outcome];
+      item.append(result ? make("b", {}, result) : "undecided against", ` ${other}`);
+    }
+    if (one.unscored) item.append(make("b", {}, "not scored"), `: ${one.unscored}`);
+    if (one.words) item.append(" · ", highlighted(one.words));
+    return item;
+  }
+
+  function card(thread, index) {
+    const answer = thread.answers[index], verdict = answer.verdicts[criterion];
+    const kind = verdict === true ? "good" : verdict === false ? "bad" : "none";
+    const last = index === thread.answers.length - 1;
+    const tags = [answer.learnt ? "learnt here" : answer.before ? "not learnt yet" : "", last && thread.answers.length > 1 ? "now" : ""].filter(Boolean);
+    const head = make("header", {}, mark(verdict, false), make("h3", {}, pointName(answer.point)));
+    if (tags.length) head.append(make("span", { class: "tags" }, make("b", {}, tags.join(", "))));
+    if (kind !== "none") head.append(make("span", { class: `verdict ${kind}` }, kind));
+    const box = make("section", { class: `card ${kind}${answer.before ? " before" : ""}`, id: "answer-" + answer.id }, head);
+    const content = text(answer.text), earlier = index ? text(thread.answers[index - 1].text) : null;
+    if (content === earlier) {
+      const whole = make("button", { type: "button", on: { click: () => whole.parentNode.replaceWith(highlighted(content)) } }, "show it");
+      box.append(make("p", { class: "same" }, "The same answer. ", whole));
+    } else if (!content) box.append(make("p", { class: "same" }, "An empty answer."));
+    else box.append(changes && earlier !== null ? compared(earlier, content) : highlighted(content));
+    const scores = make("div", { class: "scores" });
+    for (const [name, value] of Object.entries(answer.scores)) scores.append(make("span", {}, scoreLabel(name) + " ", make("b", {}, scoreText(name, value))));
+    if (scores.childElementCount) box.append(scores);
+    if (answer.opinions.length) box.append(make("ul", { class: "said" }, ...answer.opinions.map(opinion)));
+    return box;
+  }
+
+  function pair(thread) {
+    const element = make("details", { class: "pair" }, make("summary", {}, "What the held-out row says"));
+    element.open = pair.open === true;
+    element.addEventListener("toggle", () => { pair.open = element.open; });
+    for (const [label, index] of [["Chosen", thread.reference], ["Rejected", thread.rejected]])
+      if (index !== null) element.append(make("div", { class: "soft" }, label), highlighted(text(index)));
+    return element;
+  }
+
+  function showThread() {
+    detail.replaceChildren();
+    detail.scrollTop = 0;
+    if (!chosen) return detail.append(make("p", { class: "nothing" }, "Nothing is chosen."));
+    const at = shown.indexOf(chosen), state = data.criteria.length ? chosen.states[criterion] : "unknown";
+    const nav = make(
+      "div",
+      { class: "nav" },
+      make("button", { type: "button", class: "back", on: { click: close } }, "All prompts"),
+      make("span", { class: `badge ${state}`, title: MEANS.get(state) }, stateName(chosen)),
+      chosen.disagreement ? make("span", { class: "badge disagree" }, "Judge and people disagree") : null,
+      make("span", {}, `${chosen.task}, ${chosen.source}`),
+      make("span", { class: "space" }),
+      make("span", { class: "num" }, `${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`),
+      make("button", { type: "button", disabled: at <= 0, "aria-label": "Previous prompt", on: { click: () => move(-1) } }, "↑"),
+      make("button", { type: "button", disabled: at >= shown.length - 1, "aria-label": "Next prompt", on: { click: () => move(1) } }, "↓"),
+      make("a", { href: link(chosen), id: "link" }, "Link"),
+    );
+    detail.append(nav);
+    for (const [role, index] of chosen.turns)
+      detail.append(make("div", { class: `turn ${role}` }, make("h3", {}, { user: "User", assistant: "Assistant", system: "System" }[role] || role), highlighted(text(index))));
+    if (chosen.reference !== null || chosen.rejected !== null) detail.append(pair(chosen));
+    const box = make("input", { type: "checkbox", id: "changes", on: { change: () => mode(box.checked) } });
+    box.checked = changes;
+    const over = make("div", { class: "over" }, make("h2", {}, chosen.answers.length === 1 ? "Answer" : "Answers over time"));
+    if (chosen.answers.length > 1) over.append(make("label", {}, box, " mark changes"));
+    detail.append(over);
+    chosen.answers.forEach((_, i) => detail.append(card(chosen, i)));
+  }
+
+  function mode(on) {
+    changes = on;
+    const top = detail.scrollTop;
+    showThread();
+    detail.scrollTop = top;
+  }
+
+  function close() {
+    document.body.classList.remove("open");
+    draw();
+    list.focus();
+  }
+
+  // --- addresses ---
+
+  function link(thread) {
+    const parts = new URLSearchParams({ item: thread.item });
+    if (data.sources.length > 1) parts.set("source", thread.source);
+    return "#" + parts;
+  }
+
+  function address() {
+    const parts = new URLSearchParams(chosen ? link(chosen).slice(1) : "");
+    if (filter !== "all") parts.set("show", filter);
+    if (selects.task.value) parts.set("task", selects.task.value);
+    if (criterion) parts.set("good", data.criteria[criterion][0]);
+    if (search.value) parts.set("search", search.value);
+    history.replaceState(null, "", "#" + parts);
+  }
+
+  function follow() {
+    const parts = new URLSearchParams(location.hash.slice(1));
+    const has = (select, value) => Array.from(select.options).some((o) => o.value === value);
+    selects.task.value = has(selects.task, parts.get("task")) ? parts.get("task") : "";
+    selects.criterion.value = has(selects.criterion, parts.get("good")) ? parts.get("good") : (data.criteria[0] || [""])[0];
+    search.value = parts.get("search") || "";
+    pick(filters.includes(parts.get("show")) ? parts.get("show") : "all");
+    const source = parts.get("source"), item = parts.get("item");
+    // Beside an item, the source says whose answers to it.
+    selects.source.value = !item && has(selects.source, source) ? source : "";
+    const wanted = data.threads.find((t) => t.item === item && (source === null || t.source === source));
+    if (item) document.body.classList.toggle("open", !!wanted);
+    if (wanted) chosen = wanted;
+    update(true);
+    if (wanted && chosen !== wanted) {
+      // A link leads to its item whatever else it says.
+      selects.task.value = search.value = "";
+      pick("all");
+      chosen = wanted;
+      update(true);
+    }
+  }
+
+  function pick(name) {
+    filter = name;
+    chips.querySelector(`[data-filter="${name}"] input`).checked = true;
+  }
+
+  // --- set-up ---
+
+  function fill(select, options, all) {
+    if (all) select.append(make("option", { value: "" }, all));
+    for (const [value, label] of options) select.append(make("option", { value }, label));
+    select.closest("label").hidden = options.length < 2;
+  }
+
+  for (const name of filters) {
+    const input = make("input", { type: "radio", name: "show", value: name });
+    const label = name === "all" ? "All" : name === "disagreement" ? "Judge and people disagree" : LABELS[name];
+    const means = name === "disagreement" ? "one finds an answer good and the other does not, or they prefer opposite sides" : MEANS.get(name);
+    chips.append(make("label", { "data-filter": name, title: means || null }, input, make("span", {}, label, make("b", {}))));
+  }
+  fill(selects.task, data.tasks.map((t) => [t, t]), "All tasks");
+  fill(selects.source, data.sources.map((s) => [s, s]), "All");
+  fill(selects.criterion, data.criteria);
+  find(".bar").hidden = chips.hidden = false;
+
+  let waiting = false;
+  search.addEventListener("input", () => {
+    if (!waiting) requestAnimationFrame(() => { waiting = false; update(true); });
+    waiting = true;
+  });
+  for (const select of Object.values(selects)) select.addEventListener("change", () => update(true));
+  chips.addEventListener("change", (event) => { filter = event.target.value; update(true); });
+  list.addEventListener("scroll", draw, { passive: true });
+  new ResizeObserver(() => { if (list.clientHeight) draw(); }).observe(list);
+  window.addEventListener("hashchange", follow);
+  find("#help").addEventListener("click", () => help.showModal());
+
+  const keys = {
+    ArrowDown: () => move(1), j: () => move(1), ArrowUp: () => move(-1), k: () => move(-1),
+    PageDown: () => move(Math.max(1, Math.floor(list.clientHeight / HEIGHT) - 1)),
+    PageUp: () => move(-Math.max(1, Math.floor(list.clientHeight / HEIGHT) - 1)),
+    Home: () => choose(shown[0]), End: () => choose(shown[shown.length - 1]),
+    "/": () => { document.body.classList.remove("open"); search.focus(); search.select(); },
+    "?": () => help.showModal(), d: () => mode(!changes),
+    Enter: () => { document.body.classList.add("open"); detail.focus(); },
+    Escape: close,
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+    const target = event.target;
+    if (target === search) {
+      if (event.key === "Escape" || event.key === "Enter") { event.preventDefault(); list.focus(); }
+      return;
+    }
+    if (target.closest("select,button,a,summary,input[type=checkbox]") && ["Enter", " ", "ArrowUp", "ArrowDown"].includes(event.key)) return;
+    if (target.closest("select,fieldset") && event.key.startsWith("Arrow")) return;
+    // In the answers, keys that scroll do so.
+    if (target === detail && !["j", "k", "d", "/", "?", "Escape"].includes(event.key) && !/^[1-9]$/.test(event.key)) return;
+    if (/^[1-9]$/.test(event.key) && filters[event.key - 1]) {
+      pick(filters[event.key - 1]);
+      update(true);
+    } else if (Object.hasOwn(keys, event.key)) {
+      event.preventDefault();
+      keys[event.key]();
+    }
+  });
+  follow();
+  document.body.dataset.ready = "";
+  if (!document.body.classList.contains("open")) list.focus({ preventScroll: true });
+})();
