@@ -108,8 +108,19 @@ class FakeMemory:
         progress.say("working")
         return TaskResult()
 
-    def evaluate(self, tasks=None, *, split="test", as_of=None, generations=None, text_metrics=None, progress=None):
-        self.calls.append(("evaluate", tasks, split, as_of, generations, text_metrics))
+    def evaluate(
+        self,
+        tasks=None,
+        *,
+        split="test",
+        as_of=None,
+        generations=None,
+        text_metrics=None,
+        guard_text=None,
+        guard_choices=None,
+        progress=None,
+    ):
+        self.calls.append(("evaluate", tasks, split, as_of, generations, text_metrics, guard_text, guard_choices))
         return Evaluation()
 
     def generate(self, prompts, **options):
@@ -381,14 +392,24 @@ def test_json_is_the_only_thing_on_stdout(memory, fake, rows):
 
 def test_evaluate_passes_its_options_on(memory, fake):
     arguments = ("--task", "a", "--task", "b", "--split", "validation", "--as-of", "a", "--generations", "4")
-    arguments += ("--text-metric", "chrf", "--text-metric", "bleu")
+    arguments += (
+        "--text-metric",
+        "chrf",
+        "--text-metric",
+        "bleu",
+        "--guard-text",
+        "t.txt",
+        "--guard-choices",
+        "q.jsonl",
+    )
     assert lifealign("evaluate", memory, *arguments).exit_code == 0
-    assert fake.calls == [("evaluate", ["a", "b"], "validation", "a", 4, ["chrf", "bleu"])]
+    expected = ("evaluate", ["a", "b"], "validation", "a", 4, ["chrf", "bleu"], Path("t.txt"), Path("q.jsonl"))
+    assert fake.calls == [expected]
 
 
 def test_evaluate_without_options_scores_everything(memory, fake):
     result = lifealign("evaluate", memory, "--json")
-    assert fake.calls == [("evaluate", None, "test", None, None, None)]
+    assert fake.calls == [("evaluate", None, "test", None, None, None, None, None)]
     # NaN is no JSON, and a missing score is not zero.
     assert json.loads(result.stdout) == {"scores": {"accuracy": None}, "gates": []}
 
