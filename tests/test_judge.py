@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from judge_server import JudgeServer, completion, material, reply, serving, winner
 from lifealign.cli import app
+from lifealign.config import RunConfig
 from lifealign.errors import ConfigError, JudgeError
 from lifealign.judging.config import JudgeConfig, read_judge_config
 from lifealign.judging.engine import judge_answers
@@ -38,7 +40,7 @@ def answer(text: str = "Blue.", *, source: str = "ours", number: int = 0, **more
     return AnswerRecord.of(given.pop("task"), prompt, text, source=source, **given)
 
 
-def config(server: JudgeServer | str, **more: Any) -> JudgeConfig:
+def judges(server: JudgeServer | str, **more: Any) -> JudgeConfig:
     url = server if isinstance(server, str) else server.url
     return read_judge_config(None, {"judges": [{"url": url, "model": "m"}], **more})
 
@@ -189,15 +191,15 @@ def test_a_whole_verdict_counts_although_the_server_says_length() -> None:
 
 def test_a_task_without_a_rubric_is_refused() -> None:
     with pytest.raises(JudgeError, match="no rubric is known for task 'tone'; give --rubric"):
-        plan(config("http://127.0.0.1:9/v1"), [answer(task="tone")])
-    assert len(plan(config("http://127.0.0.1:9/v1", rubrics={"tone": "helpful"}), [answer(task="tone")])) == 1
+        plan(judges("http://127.0.0.1:9/v1"), [answer(task="tone")])
+    assert len(plan(judges("http://127.0.0.1:9/v1", rubrics={"tone": "helpful"}), [answer(task="tone")])) == 1
     with pytest.raises(JudgeError, match="no answer is of task 'tine'"):
-        plan(config("http://127.0.0.1:9/v1", rubrics={"tine": "helpful"}), [answer()])
+        plan(judges("http://127.0.0.1:9/v1", rubrics={"tine": "helpful"}), [answer()])
 
 
 def test_pairs_are_asked_in_both_orders_against_the_baseline() -> None:
     records = [answer("one", source="x"), answer("two", source="y"), answer("three", source="z"), answer("4", number=9)]
-    asks = plan(config("http://127.0.0.1:9/v1", mode="pairwise", baseline="y"), records)
+    asks = plan(judges("http://127.0.0.1:9/v1", mode="pairwise", baseline="y"), records)
     assert [(a.answer.source, a.other.source if a.other else None, a.swapped) for a in asks] == [
         ("x", "y", False),
         ("x", "y", True),
@@ -212,12 +214,12 @@ def test_pairs_are_asked_in_both_orders_against_the_baseline() -> None:
 @pytest.mark.parametrize("name", ["y", "y@then", "@then", "then"])
 def test_a_baseline_is_a_source_a_point_or_both(name: str) -> None:
     records = [answer("one", source="x"), answer("two", source="y", point="then")]
-    asks = plan(config("http://h/v1", mode="pairwise", baseline=name), records)
+    asks = plan(judges("http://h/v1", mode="pairwise", baseline=name), records)
     assert [ask.answer.source for ask in asks] == ["x", "x"]
 
 
 def test_the_reference_may_be_the_baseline() -> None:
-    asks = plan(config("http://127.0.0.1:9/v1", mode="pairwise", baseline="reference"), [answer()])
+    asks = plan(judges("http://127.0.0.1:9/v1", mode="pairwise", baseline="reference"), [answer()])
     assert [(a.other.answer, a.other.source) for a in asks if a.other] == [("It is blue.", "reference")] * 2
 
 
@@ -227,12 +229,12 @@ def test_the_reference_may_be_the_baseline() -> None:
 )
 def test_a_baseline_that_is_nobody_is_refused(baseline: str, message: str) -> None:
     with pytest.raises(JudgeError, match=message):
-        plan(config("http://x/v1", mode="pairwise", baseline=baseline), [answer(source="x"), answer(source="y")])
+        plan(judges("http://x/v1", mode="pairwise", baseline=baseline), [answer(source="x"), answer(source="y")])
 
 
 def test_pairwise_needs_two_answers_to_a_prompt() -> None:
     with pytest.raises(JudgeError, match="no prompt has an answer of x@now and of another one"):
-        plan(config("http://x/v1", mode="pairwise"), [answer(source="x"), answer(source="y", number=1)])
+        plan(judges("http://x/v1", mode="pairwise"), [answer(source="x"), answer(source="y", number=1)])
 
 
 # --- configuration ---
@@ -244,7 +246,7 @@ def test_pairwise_needs_two_answers_to_a_prompt() -> None:
 )
 def test_a_url_with_a_key_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(ConfigError, match=r"judges\.0\.url") as caught:
-        config(url)
+        judges(url)
     assert "hunter2" not in str(caught.value)
 
 
@@ -291,7 +293,7 @@ def test_pairwise_agreement_win_rate_and_bias(tmp_path: Path) -> None:
         answer(text, source=who, number=i) for i, pair in enumerate(pairs) for text, who in zip(pair, "xy", strict=True)
     ]
     with serving(judge) as server:
-        found, totals = judge_answers(config(server, mode="pairwise", baseline="y"), records, tmp_path / "c.sqlite")
+        found, totals = judge_answers(judges(server, mode="pairwise", baseline="y"), records, tmp_path / "c.sqlite")
         assert totals.calls == len(server.requests) == 6
     (row,) = summarise(found).pairwise
     assert (row["answers_of"], row["against"], row["task"]) == ("x@now", "y@now", "myths")
@@ -311,7 +313,7 @@ def test_length_control_stands_beside_the_win_rate(tmp_path: Path) -> None:
             answer("word " * 20, source="y", number=i),
         ]
     with serving(longest_wins) as server:
-        found, _ = judge_answers(config(server, mode="pairwise", baseline="y"), records, tmp_path / "c.sqlite")
+        found, _ = judge_answers(judges(server, mode="pairwise", baseline="y"), records, tmp_path / "c.sqlite")
     (row,) = summarise(found).pairwise
     assert row["win_rate"]["value"] == 75.0
     assert 50 < row["length_controlled"]["value"] < 72
@@ -355,7 +357,7 @@ def test_a_panel_means_scores_and_counts_votes(tmp_path: Path) -> None:
 def test_an_unscored_answer_is_left_out_of_the_mean_and_counted(tmp_path: Path) -> None:
     scores = {0: reply(2), 1: reply(4), 2: "out_of_scale", 3: reply(6)}
     with serving(lambda r, n: scores[int(material(r, "conversation")[-2])]) as server:
-        found, totals = judge_answers(config(server), [answer(number=i) for i in range(4)], tmp_path / "c.sqlite")
+        found, totals = judge_answers(judges(server), [answer(number=i) for i in range(4)], tmp_path / "c.sqlite")
     summary = summarise(found)
     (row,) = summary.absolute
     assert row["score"]["value"] == 4.0, "not (2+4+0+6)/4"
@@ -368,14 +370,14 @@ def test_an_unscored_answer_is_left_out_of_the_mean_and_counted(tmp_path: Path) 
 
 def test_a_row_without_a_reference_is_not_asked(tmp_path: Path) -> None:
     with serving(lambda r, n: reply()) as server:
-        found, totals = judge_answers(config(server), [answer(reference=None)], tmp_path / "c.sqlite")
+        found, totals = judge_answers(judges(server), [answer(reference=None)], tmp_path / "c.sqlite")
         assert (found[0].unscored, totals.calls, len(server.requests)) == ("no_reference", 0, 0)
 
 
 def test_equal_questions_are_asked_and_paid_once(tmp_path: Path) -> None:
     records = [answer("same", source="x"), answer("same", source="y")]
     with serving(lambda r, n: reply(8)) as server:
-        found, totals = judge_answers(config(server), records, tmp_path / "c.sqlite")
+        found, totals = judge_answers(judges(server), records, tmp_path / "c.sqlite")
         assert len(server.requests) == 1
     assert [one.score for one in found] == [8, 8]
     assert [one.prompt_tokens for one in found] == [100, 0]
@@ -394,7 +396,7 @@ def test_costs_add_up_and_unknown_is_not_zero(tmp_path: Path) -> None:
         found, totals = judge_answers(read_judge_config(None, panel), records, tmp_path / "c.sqlite")
         assert (totals.known, found[2].cost, found[2].prompt_tokens) == (2, None, None)
         assert (totals.cost, totals.uncounted) == (None, 1)
-        found, totals = judge_answers(config(server), records[:2], tmp_path / "c.sqlite")
+        found, totals = judge_answers(judges(server), records[:2], tmp_path / "c.sqlite")
         assert (totals.cost, found[0].cost) == (None, None), "no price given"
 
 
@@ -435,7 +437,7 @@ def test_a_server_is_asked_without_what_it_does_not_take(
         return (400, json.dumps({"error": {"message": message}})) if refused in request else reply(9)
 
     with serving(judge) as server:
-        found, totals = judge_answers(config(server), [answer(number=i) for i in range(12)], tmp_path / "c.sqlite")
+        found, totals = judge_answers(judges(server), [answer(number=i) for i in range(12)], tmp_path / "c.sqlite")
         assert [one.score for one in found] == [9] * 12
         assert totals.left_out == {"m": left}
         assert ("max_completion_tokens" in server.requests[-1]) == (refused == "max_tokens")
@@ -448,7 +450,7 @@ def test_a_template_without_system_messages_gets_one_user_message(tmp_path: Path
         return reply() if roles == ["user"] else (400, '{"error": "System role not supported"}')
 
     with serving(judge) as server:
-        found, _ = judge_answers(config(server), [answer()], tmp_path / "c.sqlite")
+        found, _ = judge_answers(judges(server), [answer()], tmp_path / "c.sqlite")
         assert found[0].score == 7
         assert HELPFULNESS.name != "" and "You judge answers" in server.requests[-1]["messages"][0]["content"]
 
@@ -458,20 +460,20 @@ def test_a_refused_key_or_model_ends_the_run_with_one_message(tmp_path: Path, st
     with serving(lambda r, n: (status, '{"error": {"message": "no such thing"}}')) as server:
         records = [answer(number=i) for i in range(50)]
         with pytest.raises(JudgeError, match=f"HTTP {status} for model 'm': .*no such thing"):
-            judge_answers(config(server), records, tmp_path / "c.sqlite")
+            judge_answers(judges(server), records, tmp_path / "c.sqlite")
         assert len(server.requests) <= 16, "the other calls were not sent after that"
 
 
 def test_no_server_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match=r"127\.0\.0\.1:9/v1: no server answers there"):
-        judge_answers(config("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
+        judge_answers(judges("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
 
 
 def test_a_server_that_drips_is_given_up(tmp_path: Path) -> None:
     """A byte each 0.2 s never lets the time between two bytes run out."""
     with serving(lambda r, n: "drip") as server:
         start = time.monotonic()
-        found, totals = judge_answers(config(server, timeout=0.7, tries=1), [answer()], tmp_path / "c.sqlite")
+        found, totals = judge_answers(judges(server, timeout=0.7, tries=1), [answer()], tmp_path / "c.sqlite")
         assert time.monotonic() - start < 5
     assert (found[0].unscored, totals.unanswered) == ("timeout", 1)
 
@@ -490,13 +492,13 @@ def test_two_processes_do_not_share_a_cache(tmp_path: Path) -> None:
     from lifealign.judging.cache import open_cache
 
     with open_cache(tmp_path / "c.sqlite"), pytest.raises(JudgeError, match="another process"):
-        judge_answers(config("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
+        judge_answers(judges("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
 
 
 def test_a_cache_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.sqlite").write_text("not a database, but long enough to be taken for one" * 10)
     with pytest.raises(JudgeError, match=r"c\.sqlite: the cache of calls cannot be used"):
-        judge_answers(config("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
+        judge_answers(judges("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
 
 
 # --- keys ---
@@ -540,14 +542,14 @@ def test_without_the_variable_no_key_of_another_provider_is_sent(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-provider")
     monkeypatch.delenv("LIFEALIGN_JUDGE_KEY", raising=False)
     with serving(lambda r, n: reply()) as server:
-        judge_answers(config(server), [answer()], tmp_path / "c.sqlite")
+        judge_answers(judges(server), [answer()], tmp_path / "c.sqlite")
         assert server.headers[0]["authorization"] == "Bearer none"
 
 
 def test_a_variable_that_holds_no_key_is_named_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFEALIGN_JUDGE_KEY", "gëheim geheim")
     with pytest.raises(JudgeError, match="LIFEALIGN_JUDGE_KEY: not a key") as caught:
-        judge_answers(config("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
+        judge_answers(judges("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
     assert "heim " not in str(caught.value)
 
 
@@ -557,7 +559,7 @@ def test_a_variable_that_holds_no_key_is_named_and_not_shown(tmp_path: Path, mon
 def test_judgements_come_back_as_they_were_written(tmp_path: Path) -> None:
     records = [answer(number=i, source=s) for i in range(2) for s in "xy"]
     with serving(lambda r, n: reply(5) if n == 0 else "empty") as server:
-        found, _ = judge_answers(config(server), records, tmp_path / "c.sqlite")
+        found, _ = judge_answers(judges(server), records, tmp_path / "c.sqlite")
     write_judgements(tmp_path / "j.jsonl", found)
     assert read_judgements(tmp_path / "j.jsonl") == found
 
@@ -593,7 +595,7 @@ def test_what_gets_through_is_counted_against_the_plain_answer(tmp_path: Path) -
 
     records = steering_answers()
     with serving(gullible) as server:
-        found, _ = judge_answers(config(server, rubric="helpfulness"), records, tmp_path / "c.sqlite")
+        found, _ = judge_answers(judges(server, rubric="helpfulness"), records, tmp_path / "c.sqlite")
     report = steering_report(found)
     through = {one.attack: (one.through, one.tried, one.mean_gain) for one in report.attacks}
     assert len(through) >= 12
@@ -697,9 +699,26 @@ def test_mistakes_in_the_call(tmp_path: Path, more: list[str], message: str) -> 
     assert "Traceback" not in done.output
 
 
-def test_a_memory_is_told_apart_from_its_answers(tmp_path: Path) -> None:
-    done = run("judge", tmp_path, "--judge", "http://h/v1", "--model", "m", "--out", tmp_path / "j.jsonl")
-    assert (done.exit_code, "lifealign answers" in done.output) == (2, True)
+def test_a_memory_is_asked_and_its_answers_are_kept(
+    tmp_path: Path, config: Callable[..., RunConfig], one_thread: None
+) -> None:
+    """The judgements of a memory refer to answers in a file beside them."""
+    from conftest import make_task
+    from lifealign import Memory
+    from lifealign.transcripts import read_answers
+
+    memory = Memory.create(tmp_path / "memory", config())
+    memory.learn(make_task("tone"))
+    with serving(lambda r, n: reply(6)) as server:
+        call = ["judge", tmp_path / "memory", "--judge", server.url, "--model", "m", "--rubric", "helpfulness"]
+        done = run(*call, "--count", 2, "--out", tmp_path / "j.jsonl", "--json")
+        assert done.exit_code == 0, done.output
+    answers = read_answers(tmp_path / "j.answers.jsonl")
+    assert [one.id for one in read_judgements(tmp_path / "j.jsonl")] == [one.id for one in answers]
+    assert len(answers) == 2
+    assert {one.point for one in answers} == {"tone"}
+    refused = run("judge", tmp_path / "j.answers.jsonl", *call[2:], "--count", 2, "--out", tmp_path / "k.jsonl")
+    assert (refused.exit_code, "--count asks a memory" in refused.output) == (2, True)
 
 
 def test_control_characters_of_a_server_do_not_reach_the_terminal(tmp_path: Path) -> None:

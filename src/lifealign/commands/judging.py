@@ -49,11 +49,18 @@ def register(app: typer.Typer) -> None:
 
 def judge(
     source: Annotated[
-        list[Path], typer.Argument(metavar="ANSWERS...", help="Answers (jsonl, parquet) of `lifealign answers`.")
+        list[Path],
+        typer.Argument(
+            metavar="MEMORY|ANSWERS...",
+            help="Memories, asked as they are now, or answers (jsonl, parquet) of `lifealign answers`.",
+        ),
     ],
     config: Config = None,
     judges: Judges = None,
     models: Models = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Of a memory: prompts a task; default: as `answers`.")
+    ] = None,
     rubric: Annotated[
         list[str] | None,
         typer.Option(metavar="[TASK=]RUBRIC", help="A built-in rubric or a YAML file, for all tasks or one; repeats."),
@@ -98,7 +105,7 @@ def judge(
         "max_tokens": max_tokens,
         "cache": cache,
     }
-    done = run(source, _read(config, settings), out=out, paper=paper, dry_run=dry_run)
+    done = run(source, _read(config, settings), out=out, paper=paper, dry_run=dry_run, count=count)
     return Answer(done.document, done.lines, EXIT_USER_ERROR if done.problems else 0, done.problems)
 
 

@@ -16,7 +16,7 @@ from lifealign.judging.plan import Ask, plan
 from lifealign.judging.steering import steering_answers, steering_config, steering_report
 from lifealign.judging.summary import Summary, summarise
 from lifealign.progress import make_progress
-from lifealign.transcripts import read_answers
+from lifealign.transcripts import read_answers, write_answers
 
 if TYPE_CHECKING:
     from lifealign.transcripts import AnswerRecord
@@ -31,13 +31,29 @@ class Done:
     problems: Sequence[str] = ()
 
 
-def run(sources: Sequence[Path], config: JudgeConfig, *, out: Path | None, paper: bool, dry_run: bool) -> Done:
-    """Judge the answers of files, write the judgements and sum them up.
+def run(
+    sources: Sequence[Path],
+    config: JudgeConfig,
+    *,
+    out: Path | None,
+    paper: bool,
+    dry_run: bool,
+    count: int | None = None,
+) -> Done:
+    """Judge answers, write the judgements and sum them up.
+
+    Args:
+        sources: files of answers, and memories, whose answers are written beside the judgements.
+        config: who judges what.
+        out: where the judgements go; None only of a dry run.
+        paper: also show the paper's score.
+        dry_run: ask nobody.
+        count: prompts a task that a memory is asked.
 
     Raises:
         UserError: answers, configuration or a judge that cannot be used.
     """
-    records, cache = _read(sources), _cache(config)
+    records, cache = _read(sources, count), _cache(config)
     if paper:
         _check_paper(plan(config, records))
     if dry_run:
@@ -49,10 +65,15 @@ def run(sources: Sequence[Path], config: JudgeConfig, *, out: Path | None, paper
         raise JudgeError(f"--out {out}: these are the answers; name another file")
     with writing(out):  # before judgements that could then not be kept
         out.parent.mkdir(parents=True, exist_ok=True)
+    kept = []
+    if any(path.is_dir() for path in sources):  # who reads the judgements needs the answers, too
+        kept = [out.with_suffix(".answers.jsonl")]
+        write_answers(kept[0], records)
     judgements, totals = judge_answers(config, records, cache, progress=make_progress())
     write_judgements(out, judgements)
     summary = summarise(judgements, paper=paper)
     lines = [*summary.lines(), *_total_lines(totals), f"written: {len(judgements)} judgements to {out}"]
+    lines += [f"written: {len(records)} answers to {path}" for path in kept]
     document = {"out": out, "totals": totals.to_json(), **summary.to_json()}
     return Done(document, lines, _problems(summary, config))
 
@@ -93,16 +114,26 @@ def _cache(config: JudgeConfig) -> Path:
     return Path(config.cache).expanduser() if config.cache else cache_dir() / "judge.sqlite"
 
 
-def _read(sources: Sequence[Path]) -> list[AnswerRecord]:
+def _read(sources: Sequence[Path], count: int | None) -> list[AnswerRecord]:
+    """Answers of files, and of memories as they are now; each once.
+
+    Raises:
+        JudgeError: a number of prompts, and no memory to ask.
+    """
+    if count is not None and not any(path.is_dir() for path in sources):
+        raise JudgeError("--count asks a memory; the answers of a file are there already")
     records: dict[str, AnswerRecord] = {}
     for path in sources:
-        if path.is_dir():
-            raise JudgeError(
-                f"{path}: a directory; write a memory's answers first: lifealign answers {path} --out FILE.jsonl"
-            )
-        for record in read_answers(path):
+        for record in _of_memory(path, count) if path.is_dir() else read_answers(path):
             records.setdefault(record.id, record)
     return list(records.values())
+
+
+def _of_memory(path: Path, count: int | None) -> list[AnswerRecord]:
+    from lifealign.answering import Asked
+    from lifealign.memory import Memory
+
+    return Memory.open(path).answers(Asked(count=count), progress=make_progress())
 
 
 def _problems(summary: Summary, config: JudgeConfig) -> list[str]:
