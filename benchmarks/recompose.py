@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from lifealign.answers import to_json
 from lifealign.errors import ConfigError
 from lifealign.memory import Memory
 from lifealign.models import restore
+from lifealign.output import to_json
 from lifealign.pipeline import heldout
 from lifealign.progress import make_progress
 from lifealign.recompose import Composer, relate, score_composed

@@ -1,4 +1,4 @@
-"""The command line. See `commands` for the commands, `answers` for output and exit codes."""
+"""The command line. See `commands` for the commands, `output` for what they print and how they end."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lifealign.answers import Answer, answers
 from lifealign.commands.options import AsJson, MemoryPath
 from lifealign.errors import ConfigError, DataError
+from lifealign.output import Answer, answers
 
 if TYPE_CHECKING:
     from lifealign.answering import Asked

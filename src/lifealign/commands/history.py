@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from lifealign.answers import Answer, answers, to_json
 from lifealign.commands.options import AsJson, AsOf, MemoryPath
 from lifealign.errors import EXIT_USER_ERROR
+from lifealign.output import Answer, answers, to_json
 
 
 def register(app: typer.Typer) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lifealign.answers import Answer, answers
 from lifealign.commands.options import AsJson
 from lifealign.errors import EXIT_USER_ERROR, ConfigError
+from lifealign.output import Answer, answers
 
 if TYPE_CHECKING:
     from lifealign.judging.config import JudgeConfig

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lifealign.answers import Answer, answers
 from lifealign.commands.options import AsJson, MemoryPath, Recipe, Rows, Settings
 from lifealign.commands.scores import report_answer
 from lifealign.errors import EXIT_USER_ERROR, ConfigError, StoreError
+from lifealign.output import Answer, answers
 
 if TYPE_CHECKING:
     from lifealign.config import RunConfig

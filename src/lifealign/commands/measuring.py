@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from lifealign.answers import Answer, answers
 from lifealign.commands import comparing
 from lifealign.commands.options import AsJson, AsOf, MemoryPath
 from lifealign.commands.scores import report_answer
 from lifealign.errors import EXIT_GATE_FAILED, EXIT_USER_ERROR, ConfigError
+from lifealign.output import Answer, answers
 
 
 def register(app: typer.Typer) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lifealign.answers import Answer, answers
 from lifealign.commands.options import AsJson
 from lifealign.errors import ConfigError
+from lifealign.output import Answer, answers
 
 Database = Annotated[Path, typer.Option("--db", metavar="FILE", help="SQLite file of the questions and ratings.")]
 Answers = Annotated[

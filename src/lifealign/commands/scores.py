@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifealign.answers import Answer
+from lifealign.output import Answer
 
 if TYPE_CHECKING:
     from lifealign.memory import Memory

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from lifealign.answers import Answer, answers
 from lifealign.commands.options import AsJson, AsOf, MemoryPath, Recipe, Rows, Weight
 from lifealign.errors import ConfigError
+from lifealign.output import Answer, answers
 
 
 def register(app: typer.Typer) -> None:

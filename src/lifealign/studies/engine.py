@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import filelock
 
-from lifealign.answers import to_json
 from lifealign.errors import StoreError
 from lifealign.files import replace_file, writing
+from lifealign.output import to_json
 from lifealign.progress import NullProgress, Progress, duration
 from lifealign.studies import stats
 from lifealign.studies.config import STUDIES

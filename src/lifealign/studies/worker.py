@@ -21,9 +21,9 @@ from typing import Any
 
 import filelock
 
-from lifealign.answers import to_json
 from lifealign.errors import ConfigError, UserError
 from lifealign.files import replace_file, writing
+from lifealign.output import to_json
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["lifealign.pipeline", "lifealign.memory"])
