@@ -73,26 +73,34 @@ class JudgeServer:
             self.asked[content] += 1
             self.requests.append(body)
             self.headers.append({name.lower(): value for name, value in http.headers.items()})
+            http.left = False  # type: ignore[attr-defined]
             self._now += 1
             self.most = max(self.most, self._now)
         try:
             self.answer(http, body, content, self.script(body, before))
         finally:
-            with self.lock:
-                self._now -= 1
+            self.leave(http)
+
+    def leave(self, http: BaseHTTPRequestHandler) -> None:
+        """The request counts no longer: from before its answer is sent (the next one may come before this thread goes on),
+        or from before it outlives its client's patience."""
+        with self.lock:
+            self._now -= not http.left  # type: ignore[attr-defined]
+            http.left = True  # type: ignore[attr-defined]
 
     def answer(self, http: BaseHTTPRequestHandler, body: dict[str, Any], content: str, said: Any) -> None:
         if isinstance(said, tuple):  # (status, text)
-            return send(http, said[0], said[1])
+            return self.send(http, said[0], said[1])
         if said == "429":
-            return send(http, 429, '{"error": {"message": "slow down"}}', {"retry-after-ms": "20"})
+            return self.send(http, 429, '{"error": {"message": "slow down"}}', {"retry-after-ms": "20"})
         if said == "500":
-            return send(http, 500, "<html>internal error</html>", {"retry-after-ms": "20"})
+            return self.send(http, 500, "<html>internal error</html>", {"retry-after-ms": "20"})
         if said == "slow":
+            self.leave(http)
             time.sleep(SLOW)
             said = reply()
         if said == "bad_response":
-            return send(http, 200, '{"id": "1", "choi')
+            return self.send(http, 200, '{"id": "1", "choi')
         if said == "drip":
             http.send_response(200)
             http.send_header("Content-Length", "20")
@@ -102,6 +110,7 @@ class JudgeServer:
                 time.sleep(0.2)
             return None
         if said == "cut":
+            self.leave(http)
             http.send_response(200)
             http.send_header("Content-Type", "application/json")
             http.send_header("Content-Length", "5000")
@@ -122,7 +131,11 @@ class JudgeServer:
             usage = document.get("usage") or {}
             self.tokens[0] += usage.get("prompt_tokens", 0)
             self.tokens[1] += usage.get("completion_tokens", 0)
-        send(http, 200, json.dumps(document))
+        self.send(http, 200, json.dumps(document))
+
+    def send(self, http: BaseHTTPRequestHandler, *answer: Any) -> None:
+        self.leave(http)
+        send(http, *answer)
         return None
 
 
