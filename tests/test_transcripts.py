@@ -90,12 +90,14 @@ def test_mistakes_name_file_and_row(tmp_path: Path, change: dict[str, object], s
 
 def test_files_that_are_no_answers(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "a.csv").write_text("answer")
     (tmp_path / "broken.parquet").write_text("PAR?")
     for name, said in [
         ("a.csv", "files ending in .jsonl, .json, .parquet"),
         ("empty.jsonl", "no answer in it"),
         ("broken.parquet", "not a readable parquet file"),
         ("none.parquet", "no such file"),
+        ("none", "no such file"),
         ("none.jsonl", "no such file"),
     ]:
         with pytest.raises(DataError, match=said):

@@ -123,6 +123,8 @@ def read_answers(path: str | Path) -> list[AnswerRecord]:
             twice; names the file and the row.
     """
     extension = Path(path).suffix.lower()
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file")
     if extension not in EXTENSIONS:
         raise DataError(f"{path}: answers are read from files ending in {', '.join(EXTENSIONS)}, got {extension!r}")
     rows = _read_parquet(Path(path)) if extension == ".parquet" else read_file(str(path))
