@@ -344,7 +344,7 @@ def test_same_input_same_bytes(written: tuple[Path, dict[str, bytes]], tmp_path:
     results, here = written
     settings, out = tmp_path / "matplotlibrc", tmp_path / "out"
     settings.write_text("font.size: 20\nsavefig.dpi: 30\n", encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(Path(study_report.__file__).parents[1]), "PYTHONHASHSEED": "2"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(study_report.__file__).parents[2]), "PYTHONHASHSEED": "2"}
     command = [sys.executable, "-m", "lifealign", "study-report", str(results), "--out", str(out)]
     subprocess.run(
         command, check=True, env=environment | {"MATPLOTLIBRC": str(settings)}, capture_output=True, timeout=300
