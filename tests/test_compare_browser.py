@@ -12,10 +12,9 @@ from lifealign.compare import build_threads, write_page
 from lifealign.opinions import Opinion
 from lifealign.transcripts import AnswerRecord
 from test_compare import life
-from test_study_browser import browser, channels, contrast
+from test_study_browser import channels, contrast
 
 pytestmark = pytest.mark.browser
-__all__ = ["browser"]
 
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'> \u202egnirts esrever\u202c & <b>bold</b>"
 LIVES = {"lost?": "-+--", "back?": "-+-+", "no good?": "----", "late?": "--++", "held?": "-+++", "quiet?": "...."}

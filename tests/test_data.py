@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lifealign.data import Encoder, pack_pairs, split_by_budget
+from lifealign.data import Encoder
 from lifealign.errors import DataError
+from lifealign.packing import pack_pairs, split_by_budget
 from lifealign.tasks import Message, Row
 from tiny import TEMPLATE, make_tokenizer
 

@@ -106,7 +106,7 @@ def test_every_item_of_a_thousand_ends_scored_or_with_its_reason(tmp_path: Path)
     timeouts = {item for item, (fault, _) in plan.items() if fault in ("slow", "cut")}
     assert totals.unanswered == sum(2 if plan[item][1] > 1 else 1 for item in timeouts)
     assert max(paid.values()) <= 2
-    assert most <= 16
+    assert 1 < most <= 16
 
 
 def test_a_second_run_asks_only_what_brought_no_reply(tmp_path: Path) -> None:

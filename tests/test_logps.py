@@ -14,11 +14,12 @@ import torch
 import lifealign.logps
 from conftest import shared
 from lifealign.config import LoraConfig, ModelConfig
-from lifealign.data import EncodedPair, Encoder, Pack, pack_pairs
+from lifealign.data import EncodedPair, Encoder
 from lifealign.errors import ConfigError, ModelError
 from lifealign.logps import kl_to_base, probe, token_logps
 from lifealign.losses import dpo_loss, focal_dpo_loss, preference_margin
 from lifealign.models import adapter_off, attach_lora, load_base, trainable
+from lifealign.packing import Pack, pack_pairs
 from lifealign.tasks import Message, Row
 from tiny import make_model, make_tokenizer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,22 +17,11 @@ import pytest
 from lifealign.people.database import Ratings
 from lifealign.people.export import export_rows
 from people_batch import EVIL, ratings_of, record, two_methods
-from test_study_browser import FLAGS, channels, contrast
+from test_study_browser import channels, contrast
+
+pytest.importorskip("fastapi", reason="the extra `annotate` is not installed")
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")
-    pytest.importorskip("fastapi", reason="the extra `annotate` is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed; on Debian: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield started
-        started.close()
 
 
 class Server:

@@ -12,10 +12,11 @@ from tokenizers import processors
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lifealign.data import EncodedPair, Encoder, Segment, pack_pairs, with_prefix
+from lifealign.data import EncodedPair, Encoder
 from lifealign.generate import generate
 from lifealign.logps import probe, token_logps
 from lifealign.models import snapshot, trainable
+from lifealign.packing import Segment, pack_pairs, with_prefix
 from lifealign.soft_prompt import (
     VirtualEmbedding,
     attach_prompts,

@@ -19,11 +19,11 @@ from conftest import make_task
 from lifealign import train
 from lifealign.config import LoraConfig, RunConfig, StrategyChoice
 from lifealign.consolidate import consolidate
-from lifealign.data import pack_pairs
 from lifealign.files import decode_tensors, encode_tensors
 from lifealign.logps import token_logps
 from lifealign.losses import PairLogps
 from lifealign.models import snapshot, trainable
+from lifealign.packing import pack_pairs
 from lifealign.pipeline import StoreHistory
 from lifealign.progress import NullProgress
 from lifealign.session import ADAPTER, STATE, UPDATE, Session

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from conftest import make_task, shared
 from lifealign.config import RunConfig
-from lifealign.data import pack_pairs
 from lifealign.errors import ConfigError
 from lifealign.logps import causal_lm, token_logps
 from lifealign.losses import PairLogps
 from lifealign.models import adapter_off, holding, restore, snapshot, trainable
+from lifealign.packing import pack_pairs
 from lifealign.pipeline import StoreHistory
 from lifealign.session import ADAPTER, STATE, Session
 from lifealign.store import MemoryStore

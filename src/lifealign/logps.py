@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from lifealign.data import EncodedPair, Pack, Segment, pack_pairs
+from lifealign.data import EncodedPair
 from lifealign.losses import PairLogps
 from lifealign.models import adapter_off, holding
+from lifealign.packing import Pack, Segment, pack_pairs
 
 ATTENTION = "lifealign_packed"
 VOCABULARY_CHUNK = 1 << 24

@@ -20,9 +20,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from lifealign.data import EncodedPair, pack_pairs, split_by_budget
+from lifealign.data import EncodedPair
 from lifealign.errors import StoreError
 from lifealign.logps import token_logps
+from lifealign.packing import pack_pairs, split_by_budget
 from lifealign.progress import NullProgress, Progress
 
 

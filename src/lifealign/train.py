@@ -23,12 +23,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lifealign.config import TrainConfig
-from lifealign.data import EncodedPair, Pack, pack_pairs, split_by_budget, with_prefix
+from lifealign.data import EncodedPair
 from lifealign.errors import TrainingError
 from lifealign.files import read_checkpoint, write_checkpoint
 from lifealign.logps import token_logps
 from lifealign.losses import PairLogps, focal_gradient
 from lifealign.models import restore, trainable
+from lifealign.packing import Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.progress import NullProgress, Progress
 from lifealign.strategies.base import Step, Strategy
 from lifealign.tasks import Row

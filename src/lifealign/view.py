@@ -14,11 +14,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lifealign.config import RunConfig
-from lifealign.data import EncodedPair, Encoder, Pack, pack_pairs, split_by_budget, with_prefix
+from lifealign.data import EncodedPair, Encoder
 from lifealign.errors import ConfigError
 from lifealign.logps import causal_lm, kl_to_base, probe, token_divergence, token_logps
 from lifealign.losses import PairLogps
 from lifealign.models import BaseModel, adapter_off, holding, snapshot
+from lifealign.packing import Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.progress import Progress
 from lifealign.reference import ReferenceCache, adapter_sha256, cached_logps, pair_logps
 from lifealign.strategies.base import Strategy

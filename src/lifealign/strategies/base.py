@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lifealign.config import Frozen, LoraConfig
-from lifealign.data import PreferenceBatch
 from lifealign.losses import Objective, ObjectiveConfig, PairLogps
 from lifealign.models import attach_lora
+from lifealign.packing import PreferenceBatch
 from lifealign.replay import ReplayBuffer
 from lifealign.tasks import Row, Task
 

@@ -12,8 +12,8 @@ from accelerate.utils import gather_object
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.data import PreferenceBatch
 from lifealign.losses import Objective, ObjectiveConfig, PairLogps, sft_nll
+from lifealign.packing import PreferenceBatch
 from lifealign.replay import ReplayBuffer, ReplayConfig, update_buffer
 from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
 from lifealign.tasks import Row, Task

@@ -9,8 +9,8 @@ from accelerate.utils import gather_object
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.data import PreferenceBatch
 from lifealign.losses import ObjectiveConfig, PairLogps
+from lifealign.packing import PreferenceBatch
 from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
 from lifealign.tasks import Task
 

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lifealign.data import PreferenceBatch
 from lifealign.losses import PairLogps
+from lifealign.packing import PreferenceBatch
 from lifealign.replay import Exemplar, ReplayBuffer, shuffled
 from lifealign.strategies.base import History, PreferenceDataset
 from lifealign.strategies.replay import Replay

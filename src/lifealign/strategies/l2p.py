@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lifealign.data import PreferenceBatch
 from lifealign.errors import ConfigError
 from lifealign.losses import ObjectiveConfig, PairLogps
+from lifealign.packing import PreferenceBatch
 from lifealign.soft_prompt import attach_prompts, first_virtual_id, split_prefix, vocabulary_rows
 from lifealign.strategies.base import Strategy
 

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.data import PreferenceBatch
 from lifealign.losses import ObjectiveConfig, PairLogps
+from lifealign.packing import PreferenceBatch
 from lifealign.strategies.base import History, PreferenceDataset, Strategy
 from lifealign.tasks import Row, Task
 

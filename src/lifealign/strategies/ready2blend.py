@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lifealign import sentences
-from lifealign.data import PreferenceBatch
 from lifealign.errors import ConfigError
 from lifealign.losses import ObjectiveConfig, PairLogps
+from lifealign.packing import PreferenceBatch
 from lifealign.prompt_bank import PromptBank, Stored
 from lifealign.soft_prompt import attach_prompts, first_virtual_id, prompt_tuning, vocabulary_rows
 from lifealign.strategies.base import History, Strategy

@@ -114,18 +114,23 @@ class Records:
         return record is not None and record["status"] == "done"
 
     def estimate(self, run: Run) -> float | None:
-        """Seconds that a run will take: the mean of the finished ones of its strategy and model; None: not known."""
+        """Seconds that a run will take: the mean of the finished ones of its kind; None: not known."""
         every = (self(p.name) for p in sorted(self.directory.glob("*")))
-        same = [r["seconds"] for r in every if r and (r["strategy"], r["model"]) == (run.strategy, run.model)]
+        same = [r["seconds"] for r in every if r and (r["strategy"], r["model"], len(r.get("tasks", ()))) == _kind(run)]
         mean = stats.mean(same)
         return None if mean != mean else mean
 
     def total(self, runs: Sequence[Run], workers: int = 1) -> tuple[float, int]:
         """Seconds that runs will take together, and of how many of them nothing is known."""
-        kinds = {(run.strategy, run.model): run for run in runs}
+        kinds = {_kind(run): run for run in runs}
         known = {kind: self.estimate(run) for kind, run in kinds.items()}
-        each = [known[run.strategy, run.model] for run in runs]
+        each = [known[_kind(run)] for run in runs]
         return sum(e for e in each if e is not None) / workers, sum(e is None for e in each)
+
+
+def _kind(run: Run) -> tuple[str, str, int]:
+    """Strategy, model and number of tasks (a trial may learn a part of them): what the time of a run goes by."""
+    return run.strategy, run.model, len(run.config["stream"]["order"])
 
 
 @dataclass
