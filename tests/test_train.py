@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -286,3 +289,20 @@ def test_a_cache_file_without_its_table_knows_nothing(tmp_path: Path) -> None:
     assert cache.get(["a"]) == {}
     cache.put({"a": (-1.5, -2.5)})
     assert cache.get(["a", "b"]) == {"a": (-1.5, -2.5)}
+
+
+def test_cache_goes_on_after_a_writer_was_killed(tmp_path: Path) -> None:
+    """The file and its journal as they lie there in the middle of a write."""
+    cache = ReferenceCache(tmp_path / "logps.sqlite")
+    cache.put({"a": (-1.0, -2.0)})
+    with closing(sqlite3.connect(tmp_path / "logps.sqlite")) as database:
+        database.execute("PRAGMA cache_size = 1")
+        database.execute("BEGIN IMMEDIATE")
+        database.executemany("INSERT INTO logps VALUES (?, 0, 0)", [(f"{i:064d}",) for i in range(5000)])
+        killed = tmp_path / "killed"
+        killed.mkdir()
+        for name in ("logps.sqlite", "logps.sqlite-journal"):
+            shutil.copy(tmp_path / name, killed / name)
+        database.rollback()
+    after = ReferenceCache(killed / "logps.sqlite")
+    assert after.get(["a", f"{0:064d}"]) == {"a": (-1.0, -2.0)}

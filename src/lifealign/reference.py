@@ -42,7 +42,8 @@ class ReferenceCache:
         if self.path is None or not self.path.exists():
             return {}
         found = {}
-        with self._open("ro") as database:
+        # Not read-only: what a writer that was killed left half done has to be rolled back first.
+        with self._open("rw") as database:
             # Another process may have made the file and not yet its table.
             if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'logps'").fetchone() is None:
                 return {}
