@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -149,6 +150,49 @@ def test_in_bfloat16_a_pair_rounds_alike_in_every_row(real_base) -> None:  # typ
         other = token_logps(model, pack_pairs(data, [3, 1], shared_prefix=True)).sums()
     assert torch.equal(row, torch.cat(alone))
     assert torch.equal(other, torch.cat([alone[3], alone[1]]))
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3"])
+def test_short_segments_in_half_precision_take_float32_attention(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And give the gradients that torch's kernel gives, sliding windows included; a float32 model never takes it."""
+    data, exact = pairs(), model_with_adapter(kind)
+    half = copy.deepcopy(exact).to(torch.bfloat16)
+    own_way, ways = lifealign.logps._float32_attention, []
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        ways.append(arguments)
+        return own_way(*arguments)
+
+    def gradients(model: torch.nn.Module) -> torch.Tensor:
+        token_logps(model, pack_pairs(data, range(4), True)).sums().sum().backward()
+        return torch.cat([p.grad.flatten().float() for p in trainable(model).values() if p.grad is not None])
+
+    monkeypatch.setattr(lifealign.logps, "_float32_attention", counted)
+    gradients(exact)
+    assert not ways
+    own = gradients(half)
+    assert ways
+    ways.clear()
+    half.zero_grad()
+    monkeypatch.setattr(lifealign.logps, "FLOAT32_SCORES", 0)
+    kernel = gradients(half)
+    assert not ways
+    assert 0 < (own - kernel).norm() < 0.05 * kernel.norm()
+
+
+def test_float32_attention_is_exact_to_the_rounding_of_its_result() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, up = (torch.randn(1, 2, n, 8, generator=generator).bfloat16() for n in (5, 9, 9, 5))
+    mask = torch.zeros(5, 9).masked_fill_(~torch.ones(5, 9).tril(4).bool(), -torch.inf)
+    inputs = [t.clone().requires_grad_() for t in (q, k, v)]
+    result = lifealign.logps._float32_attention(*inputs, mask, 0.3)
+    wanted_inputs = [t.double().requires_grad_() for t in (q, k, v)]
+    wanted = (0.3 * wanted_inputs[0] @ wanted_inputs[1].transpose(-1, -2) + mask).softmax(-1) @ wanted_inputs[2]
+    result.backward(up)
+    wanted.backward(up.double())
+    for got, right in ((result, wanted), *((a.grad, b.grad) for a, b in zip(inputs, wanted_inputs, strict=True))):
+        assert got is not None and got.dtype == torch.bfloat16 and right is not None
+        torch.testing.assert_close(got.double(), right, atol=1e-4, rtol=2**-8)
 
 
 def test_chunked_projection_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ from lifealign.packing import Pack, Segment, pack_pairs
 ATTENTION = "lifealign_packed"
 VOCABULARY_CHUNK = 1 << 24
 """Logits held at once (elements, float32: 64 MiB); the chunk of positions follows from the vocabulary's size."""
+FLOAT32_SCORES = 1 << 16
+"""Scores of a head and segment up to which attention in half precision on a CPU is done in float32."""
 
 
 class Tolerance(NamedTuple):
@@ -53,17 +55,15 @@ class _Layout:
     pieces: tuple[int, ...] = ()  # columns of each piece
     paths: tuple[tuple[int, ...], ...] = ()  # per segment: its pieces, root first
 
-    masks: ClassVar[dict[tuple[int, int, int | None], Tensor]] = {}  # the same in every layer
+    masks: ClassVar[dict[tuple[int, int, int | None, torch.dtype], Tensor]] = {}  # the same in every layer
 
     @classmethod
-    def mask(cls, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
+    def mask(cls, queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
         """0 where a query sees a key, -inf elsewhere, [queries, keys]; made once a forward, in the type of the scores."""
-        key = (queries, keys, window)
+        key = (queries, keys, window, dtype)
         if key not in cls.masks:
-            seen = _path_mask(queries, keys, window, like.device)
-            cls.masks[key] = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(
-                ~seen, -torch.inf
-            )
+            seen = _path_mask(queries, keys, window, device)
+            cls.masks[key] = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
         return cls.masks[key]
 
     @classmethod
@@ -105,12 +105,27 @@ def _packed_attention(
     for q, path in zip(torch.split(query, list(_Layout.queries), 2), _Layout.paths, strict=True):
         k, v = torch.cat([keys[i] for i in path], 2), torch.cat([values[i] for i in path], 2)
         window = sliding_window if sliding_window is not None and k.shape[2] > sliding_window else None
+        # Half precision on a CPU is done in float32 where segments are short: torch's kernel for it has a backward that takes
+        # two to four times as long.
+        in_float32 = q.device.type == "cpu" and q.dtype != torch.float32 and dropout == 0.0
+        if in_float32 and q.shape[2] * k.shape[2] <= FLOAT32_SCORES:
+            exact_mask = _Layout.mask(q.shape[2], k.shape[2], window, torch.float32, q.device)
+            outputs.append(_float32_attention(q, k, v, exact_mask, scaling))
+            continue
         causal = q.shape[2] == k.shape[2] and window is None
-        mask = None if causal else _Layout.mask(q.shape[2], k.shape[2], window, q)
+        mask = None if causal else _Layout.mask(q.shape[2], k.shape[2], window, q.dtype, q.device)
         outputs.append(
             F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling)
         )
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+
+
+def _float32_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """softmax(s q k^T + mask) v in float32, [1, H, queries, head] in the type of `query`."""
+    q, k, v = (t[0].float() for t in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    weights = torch.softmax(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale), -1)
+    return torch.bmm(weights, v)[None].to(query.dtype)
 
 
 def _path_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
