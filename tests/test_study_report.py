@@ -205,6 +205,18 @@ def test_the_front_holds_what_no_other_method_beats_in_both(study: dict[str, Any
     assert {p["method"] for p in nll["points"] if p["front"]} == {"lifealign"}
 
 
+def test_a_wide_interval_is_cut_at_the_edge_of_the_plot(study: dict[str, Any]) -> None:
+    for line, learnt in zip(study["table"][::2], (70.0, 60.0, 65.0), strict=True):
+        line["metrics"]["accuracy"]["learning_accuracy"] = {"mean": learnt, "low": learnt - 500, "high": learnt + 2}
+        line["metrics"]["accuracy"]["bwt"] = {"mean": -learnt / 10, "low": None, "high": None}
+    view = next(v for v in views.pareto(study) if v["show"]["order"] == "given")
+    assert view["limits"]["x"] == (59.0, 71.0) and view["limits"]["y"] == pytest.approx((-7.1, -5.9))
+    drawn = charts.pareto(view)
+    for point in drawn["drawn"]:
+        ((left, _), (right, _)) = point["whiskers"][0]
+        assert drawn["frame"]["left"] == left < point["at"][0] < right
+
+
 def test_a_method_without_bwt_is_named_beside_the_plot(study: dict[str, Any]) -> None:
     study["table"][0]["metrics"]["accuracy"]["bwt"]["mean"] = None
     view = views.pareto(study)[0]

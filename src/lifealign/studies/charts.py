@@ -67,20 +67,22 @@ def bars(view: Mapping[str, Any]) -> View:
 
 
 def pareto(view: Mapping[str, Any]) -> View:
-    """Points with their intervals, names where there is room, and the line through the front."""
-    points = view["points"]
-    xs, ys = ends(p["x"] for p in points), ends(p["y"] for p in points)
-    marks = ticks(min(xs), max(xs))
-    frame = Frame((marks[0], marks[-1]), (min(ys), max(ys)), (_WIDTH, 340), right=20, top=12)
+    """Points with their intervals (cut at the edge), names where there is room, and the line through the front."""
+    points, limits = view["points"], view["limits"]
+    marks = ticks(*limits["x"])
+    frame = Frame((marks[0], marks[-1]), limits["y"], (_WIDTH, 340), right=20, top=12)
+
+    def inside(value: float, low: float, high: float) -> float:
+        return min(max(value, low), high)
+
     drawn = []
     for p in points:
         x, y = p["x"], p["y"]
-        lines = [
-            (frame.at(x[e], y["value"]), frame.at(x[f], y["value"])) for e, f in [("low", "high")] if x[e] is not None
-        ]
-        lines += [
-            (frame.at(x["value"], y[e]), frame.at(x["value"], y[f])) for e, f in [("low", "high")] if y[e] is not None
-        ]
+        lines = []
+        if x["low"] is not None:
+            lines.append([frame.at(inside(x[end], marks[0], marks[-1]), y["value"]) for end in ("low", "high")])
+        if y["low"] is not None:
+            lines.append([frame.at(x["value"], inside(y[end], *limits["y"])) for end in ("low", "high")])
         drawn.append({**p, "at": frame.at(x["value"], y["value"]), "whiskers": lines, "short": short(p["method"])})
     _place_names(drawn, frame)
     front = sorted(p["at"] for p in drawn if p["front"])

@@ -153,6 +153,8 @@ def _pareto(view: View) -> Figure:
             axes.plot([x["value"]] * 2, [y["low"], y["high"]], **style)
         marker = _MARKERS[(i // 8) % 8]
         axes.plot(x["value"], y["value"], marker, color=_COLOURS[i % 8], markersize=6, label=p["method"])
+    axes.set_xlim(view["limits"]["x"])
+    axes.set_ylim(view["limits"]["y"])
     axes.set_xlabel(f"{SUMMARIES[views.LEARNING].label} (learning accuracy)")
     axes.set_ylabel("BWT (retention)")
     axes.grid(color="#dfe3e6", linewidth=0.6)

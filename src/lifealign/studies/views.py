@@ -126,7 +126,7 @@ def pareto(results: Json) -> list[View]:
     views = []
     for metric in metrics_of(results):
         for group in groups(results):
-            points = []
+            points: list[View] = []
             for line in group.lines:
                 x, y = (_of_method(group, line["method"], metric, key) for key in (LEARNING, RETENTION))
                 if x is not None and y is not None:
@@ -141,10 +141,18 @@ def pareto(results: Json) -> list[View]:
                         "show": {"metric": metric, "order": group.order, "model": group.model},
                         "title": f"{metric_label(metric)}, {group.label}",
                         "points": points,
+                        # The points decide what is shown: an interval over two seeds can be many times as wide as the rest.
+                        "limits": {axis: _around([p[axis]["value"] for p in points]) for axis in ("x", "y")},
                         "missing": missing,
                     }
                 )
     return views
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis with a tenth of the range to either side of the values."""
+    margin = 0.1 * (max(values) - min(values)) or 1.0
+    return min(values) - margin, max(values) + margin
 
 
 def _mark_front(points: Sequence[View], metric: str) -> None:
