@@ -304,7 +304,8 @@ def main() -> None:
         ours_main(options)
         return
     from lifealign.files import cache_dir
-    from lifealign.models import WHEELS, resolve_dtype, wheel_model
+    from lifealign.models import resolve_dtype
+    from lifealign.wheels import WHEELS, wheel_model
 
     if options.bf16_rows is None:
         options.bf16_rows = options.rows if resolve_dtype("auto") == "bfloat16" else 0

@@ -90,7 +90,7 @@ def config(tiny_dir: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     """A run configuration for the tiny model; settings as of the command line."""
 
     def build(*settings: str, stream: Sequence[Any] | None = None) -> RunConfig:
-        from lifealign.pipeline import read_config
+        from lifealign.configure import read_config
 
         base: dict[str, Any] = {
             "memory": str(tmp_path / "memory"),

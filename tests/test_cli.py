@@ -162,15 +162,16 @@ def fake(monkeypatch):
     memory = type("Memory", (FakeMemory,), {"calls": [], "problems": [], "failure": None})
     module.Memory = memory
     monkeypatch.setitem(sys.modules, "lifealign.memory", module)
-    pipeline = types.ModuleType("lifealign.pipeline")
+    configure = types.ModuleType("lifealign.configure")
 
     def read_config(path, settings, base=None):
         from lifealign.config import load_config
 
         return load_config(path, settings, None, base)
 
-    pipeline.read_config = read_config
-    monkeypatch.setitem(sys.modules, "lifealign.pipeline", pipeline)
+    configure.read_config = read_config
+    monkeypatch.setitem(sys.modules, "lifealign.configure", configure)
+    monkeypatch.setitem(sys.modules, "lifealign.pipeline", types.ModuleType("lifealign.pipeline"))
     return memory
 
 

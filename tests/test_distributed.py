@@ -22,7 +22,8 @@ def _learn(model: str, memory: str, rows: str, cache: str, rank: int, world: int
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
     torch.set_num_threads(1)
-    from lifealign.pipeline import read_config, run_stream
+    from lifealign.configure import read_config
+    from lifealign.pipeline import run_stream
 
     tasks = [
         {"name": n, "train": {"path": f"{rows}/{n}.jsonl"}, "validation_rows": 0, "test_rows": 5}

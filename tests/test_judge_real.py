@@ -101,7 +101,7 @@ def test_llama_cpp_holds_a_small_model_to_the_schema(tmp_path: Path) -> None:
 
 def test_transformers_own_server_answers_in_prose_which_is_no_verdict(tmp_path: Path, real_base: Any) -> None:
     pytest.importorskip("uvicorn", reason="transformers serve needs fastapi and uvicorn")
-    from lifealign.models import wheel_model
+    from lifealign.wheels import wheel_model
 
     before = os.environ.pop("LIFEALIGN_CACHE", None)
     try:

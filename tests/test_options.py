@@ -32,10 +32,11 @@ from lifealign.config import (
     SftConfig,
     TrainConfig,
 )
+from lifealign.configure import read_config
 from lifealign.errors import ConfigError, DataError, StoreError, UserError
 from lifealign.manifest import ROOT
 from lifealign.memory import Memory
-from lifealign.pipeline import read_config, run_stream
+from lifealign.pipeline import run_stream
 from lifealign.session import ADAPTER, STATE
 from lifealign.strategies import STRATEGIES
 from tiny import save_tiny

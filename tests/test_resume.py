@@ -127,7 +127,8 @@ def _run(model: str, memory: str, rows: str, cache: str, kill: str | None) -> No
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    from lifealign.pipeline import read_config, run_stream
+    from lifealign.configure import read_config
+    from lifealign.pipeline import run_stream
 
     if kill is not None:
         KILLS[kill]()

@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM
 from conftest import make_task, shared
 from lifealign import merging
 from lifealign.config import RunConfig
+from lifealign.configure import read_config
 from lifealign.errors import ConfigError
 from lifealign.lowrank import Product, difference, inner
 from lifealign.memory import Memory
 from lifealign.models import snapshot
-from lifealign.pipeline import read_config
 from lifealign.progress import NullProgress
 from lifealign.session import ADAPTER, STATE, Session
 from lifealign.store import MemoryStore

@@ -22,11 +22,12 @@ import lifealign.train
 from conftest import HashedWords, make_task
 from lifealign import sentences
 from lifealign.config import RunConfig
+from lifealign.configure import read_config
 from lifealign.errors import ConfigError
 from lifealign.files import decode_tensors, encode_tensors
 from lifealign.memory import Memory
 from lifealign.models import restore, snapshot
-from lifealign.pipeline import StoreHistory, read_config, run_stream
+from lifealign.pipeline import StoreHistory, run_stream
 from lifealign.progress import NullProgress
 from lifealign.prompt_bank import PromptBank, Stored, blend_weights
 from lifealign.session import ADAPTER, STATE, Session

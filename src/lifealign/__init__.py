@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lifealign.answering import Asked
     from lifealign.config import RunConfig, load_config
+    from lifealign.configure import read_config
     from lifealign.errors import UserError
     from lifealign.memory import Evaluation, Memory, TaskResult
-    from lifealign.pipeline import read_config, run_stream
+    from lifealign.pipeline import run_stream
     from lifealign.recompose import Composition, Related
     from lifealign.tasks import Message, Row, Task, TaskStream, load_stream, task_from_rows
     from lifealign.transcripts import AnswerRecord, read_answers, write_answers
@@ -48,7 +49,8 @@ _HOMES = {
     "config": ("RunConfig", "load_config"),
     "errors": ("UserError",),
     "memory": ("Evaluation", "Memory", "TaskResult"),
-    "pipeline": ("read_config", "run_stream"),
+    "configure": ("read_config",),
+    "pipeline": ("run_stream",),
     "recompose": ("Composition", "Related"),
     "tasks": ("Message", "Row", "Task", "TaskStream", "load_stream", "task_from_rows"),
     "transcripts": ("AnswerRecord", "read_answers", "write_answers"),

@@ -101,14 +101,14 @@ def _packed_attention(
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     keys, values = torch.split(key, list(_Layout.pieces), 2), torch.split(value, list(_Layout.pieces), 2)
+    # Half precision on a CPU is done in float32 where segments are short: torch's kernel for it has a backward that takes
+    # two to four times as long.
+    slow = query.device.type == "cpu" and query.dtype != torch.float32 and dropout == 0.0
     outputs = []
     for q, path in zip(torch.split(query, list(_Layout.queries), 2), _Layout.paths, strict=True):
         k, v = torch.cat([keys[i] for i in path], 2), torch.cat([values[i] for i in path], 2)
         window = sliding_window if sliding_window is not None and k.shape[2] > sliding_window else None
-        # Half precision on a CPU is done in float32 where segments are short: torch's kernel for it has a backward that takes
-        # two to four times as long.
-        in_float32 = q.device.type == "cpu" and q.dtype != torch.float32 and dropout == 0.0
-        if in_float32 and q.shape[2] * k.shape[2] <= FLOAT32_SCORES:
+        if slow and q.shape[2] * k.shape[2] <= FLOAT32_SCORES:
             exact_mask = _Layout.mask(q.shape[2], k.shape[2], window, torch.float32, q.device)
             outputs.append(_float32_attention(q, k, v, exact_mask, scaling))
             continue

@@ -103,7 +103,8 @@ class Memory:
             ModelError: the base model cannot be loaded.
             StoreError: there is something at `path` already, or it cannot be written.
         """
-        from lifealign.pipeline import create_memory, read_config
+        from lifealign.configure import read_config
+        from lifealign.pipeline import create_memory
         from lifealign.session import Session
 
         tree = (config or RunConfig()).model_dump(mode="json")
@@ -447,7 +448,7 @@ class Memory:
         return self._store.head if as_of is None else self._store.find(as_of)
 
     def _with_settings(self, settings: Sequence[str]) -> RunConfig:
-        from lifealign.pipeline import read_config
+        from lifealign.configure import read_config
         from lifealign.strategies import STRATEGIES
 
         own = self.config

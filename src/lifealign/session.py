@@ -22,13 +22,14 @@ from lifealign.files import cache_dir
 from lifealign.generate import generate
 from lifealign.logps import causal_lm
 from lifealign.manifest import TaskManifest
-from lifealign.models import load_base, needs_conversion, restore, snapshot
+from lifealign.models import load_base, restore, snapshot
 from lifealign.progress import Progress
 from lifealign.reader import MemoryReader
 from lifealign.reference import ReferenceCache
 from lifealign.strategies import make_strategy
 from lifealign.tasks import Message, Row, turns_of
 from lifealign.view import LoadedView
+from lifealign.wheels import needs_conversion
 
 ADAPTER, UPDATE, STATE, SIGNATURE = "adapter", "update", "state", "signature"
 """Stems of a task's tensor files: long-term weights, what the task changed in them, the strategy's state, and where its

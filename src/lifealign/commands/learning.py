@@ -32,7 +32,8 @@ def run(
     as_json: AsJson = False,
 ) -> Answer:
     """Learn a whole stream of tasks. Stopped and started again, it goes on where it was."""
-    from lifealign.pipeline import read_config, run_stream
+    from lifealign.configure import read_config
+    from lifealign.pipeline import run_stream
     from lifealign.progress import make_progress
 
     return report_answer([run_stream(read_config(config, settings or ()), progress=make_progress())])
@@ -93,7 +94,7 @@ def _open(path: Path, base_model: str | None) -> Memory | None:
 
 
 def _new_config(path: Path, base_model: str | None, settings: Sequence[str]) -> RunConfig:
-    from lifealign.pipeline import read_config
+    from lifealign.configure import read_config
 
     config = read_config(None, settings, base={"memory": str(path), "model": {"name": base_model}})
     if config.model.name != base_model:

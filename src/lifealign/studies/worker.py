@@ -53,7 +53,7 @@ def resolve(
 ) -> list[dict[str, Any] | list[str]]:
     """Each tree (with where it stands, for messages) as a complete configuration without memory, or its mistakes."""
     _go(environment, directory)
-    from lifealign.pipeline import check_tree
+    from lifealign.configure import check_tree
 
     found: list[dict[str, Any] | list[str]] = []
     for where, tree in trees:
