@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-OWN_SETTINGS = {"joint": ("train.epochs=2",), "replay": ("strategy.replay_share=0.5",)}
+OWN_SETTINGS = {"joint": ("train.epochs=2",), "replay": ("strategy.replay_share=1.0",)}
 """What differs between strategies: joint training is the upper bound and is trained for longer."""
 MEASURES = ("last", "ap", "bwt", "forgetting", "learning_accuracy")
 
@@ -98,7 +98,7 @@ def markdown(table: dict[str, Any], score: str = "accuracy") -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strategies", nargs="+", default=["sequential", "lifealign", "joint"])
+    parser.add_argument("--strategies", nargs="+", default=["lifealign", "joint", "sequential", "replay"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
     parser.add_argument("--threads", type=int, default=1, help="threads of each run")
