@@ -94,7 +94,6 @@ def run_ours(model: str, rows: Sequence[Row], job: Job, initial_adapter: Path | 
         ``seconds`` (the optimizer loop), ``reference_seconds`` (reference log-probs), ``losses`` (one per optimizer
         step, mean over its pairs), ``shared_prefix`` (packed rows, or plain ones).
     """
-    import torch
     from safetensors.torch import load_file
 
     from lifealign.config import DataConfig, ModelConfig, RunConfig, StrategyChoice, TrainConfig
@@ -126,7 +125,7 @@ def run_ours(model: str, rows: Sequence[Row], job: Job, initial_adapter: Path | 
     reference = session.view.logps(pairs, base=True, title="reference")
     reference_seconds = time.perf_counter() - started
     loop = Loop(ORDER_NAME, session.model, session.strategy, config.train, 0, shared_prefix, session.accelerator)
-    stage = Stage("preference", 1, job.learning_rate, pairs, reference, lambda _: torch.zeros(()))
+    stage = Stage("preference", 1, job.learning_rate, pairs, reference, lambda _: iter(()))
     started = time.perf_counter()
     train_stage(loop, stage)
     seconds = time.perf_counter() - started

@@ -143,6 +143,7 @@ def test_cppo_weighs_once_the_window_is_full(config: Build) -> None:
         terms.append((0.1 if not high_reward and not high_prob else 5.0) * math.log1p(math.exp(-margin)))
     assert losses(store)[0][0] == pytest.approx(math.log(2), abs=1e-6)
     assert losses(store)[0][1] == pytest.approx(sum(terms) / 3, rel=1e-3)
+    assert store.load_document(store.head, "diagnostics.json")["balance"] == {"pairs": 6, "weighted": 3}
 
 
 def test_cppo_does_not_depend_on_packing(config: Build) -> None:

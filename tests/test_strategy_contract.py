@@ -84,7 +84,7 @@ def test_empty_history_adds_no_penalty_and_leaves_gradients(method: str, config:
     for index, parameter in enumerate(parameters.values()):
         parameter.grad = torch.full_like(parameter, 0.5 + index)
     before = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
-    strategy.adjust_gradients(Step(model, parameters, session.view.loss_on, 0))
+    strategy.adjust_gradients(Step(model, parameters, session.view.losses_on, 0))
     assert_same({name: p.grad for name, p in parameters.items() if p.grad is not None}, before)
 
 
@@ -120,6 +120,20 @@ def test_base_weights_are_untouched_and_a_fresh_session_gives_the_live_logps(met
     assert torch.equal(policy_logps(fresh), untrained)
     fresh.load(MemoryStore.open(settings.memory), store.head)
     assert torch.equal(policy_logps(fresh), live)
+
+
+def test_stored_logps_are_those_of_the_weights_in_the_model(method: str, config: Build) -> None:
+    """The cache of log-probs tells two policies of one state apart: none is found in the place of another."""
+    session, store = start(config(f"strategy.name={method}"))
+    learn(session, store, *TASKS[:2])
+    session.strategy.select(session.model, TASKS[1].name)
+    pairs = session.encoder.encode(TASKS[1].test)[0]
+    for _ in range(2):
+        found = session.view.logps(pairs, base=False, title="policy")
+        assert torch.allclose(found, session.view.pair_logps(TASKS[1].test), atol=1e-5)
+        with torch.no_grad():
+            for parameter in trainable(session.model).values():
+                parameter += 0.1
 
 
 def test_stopped_in_both_stages_equals_not_stopped(
@@ -234,7 +248,7 @@ def test_looking_at_other_rows_changes_nothing(config: Build, tmp_path: Path) ->
 
         def adjust(step: Step, losses: list[float] = losses) -> None:
             before = {name: p.grad.clone() for name, p in step.parameters.items() if p.grad is not None}
-            loss = step.loss_on(TASKS[1].train[:2])
+            loss = torch.stack(list(step.losses_on(TASKS[1].train[:2]))).sum()
             assert loss.requires_grad and loss.shape == ()
             losses.append(float(loss.detach()))
             assert_same({name: p.grad for name, p in step.parameters.items() if p.grad is not None}, before)

@@ -208,7 +208,7 @@ def test_agem_draws_other_rows_at_each_step_and_the_same_ones_again(config: Buil
     parameters = trainable(session.model)
 
     def drawn(index: int, stage: str = "preference") -> list[Row]:
-        step = Step(session.model, parameters, session.view.loss_on, index, stage)
+        step = Step(session.model, parameters, session.view.losses_on, index, stage)
         (rows,) = strategy._sets(step).values()  # type: ignore[attr-defined]
         return list(rows)
 
@@ -316,7 +316,7 @@ def test_memory_gradients_in_the_supervised_stage_are_those_of_the_likelihood(co
     real = session.strategy.adjust_gradients
 
     def adjust(step: Step) -> None:
-        seen.append((step.stage, float(step.loss_on(BREAD.train).detach())))
+        seen.append((step.stage, float(torch.stack(list(step.losses_on(BREAD.train))).sum().detach())))
         real(step)
 
     session.strategy.adjust_gradients = adjust  # type: ignore[method-assign]

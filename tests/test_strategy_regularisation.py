@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -177,6 +177,28 @@ def test_ewc_pulls_back_in_both_stages(stage: str, config: Build) -> None:
     assert all("penalty" not in line for line in lines(after, 1))
 
 
+def test_a_stiff_penalty_does_not_scale_the_losses_gradient_away(config: Build) -> None:
+    """Clipped is the loss's gradient, by itself: what is left of a step's gradient without the penalty's has its norm."""
+    session, store = start(config("strategy.name=ewc", "strategy.lam=1e4", "train.max_grad_norm=0.01"))
+    store = learn(session, store, TASKS[0])
+    fisher, anchor = session.strategy.state_dict(), snapshot(session.model)
+    norms: list[tuple[float, float]] = []
+
+    def note(step: Step) -> None:
+        pulls = {n: 1e4 * fisher[n] * (step.before[n] - anchor[n]) for n in step.parameters}
+        rest = [p.grad - pulls[n] for n, p in step.parameters.items() if p.grad is not None]
+        norms.append((norm_of(pulls.values()), norm_of(rest)))
+
+    watched(session, note)
+    learn(session, store, TASKS[1])
+    assert norms[0][0] == 0 and len(norms) > 1 and all(pull > 1 for pull, _ in norms[1:])
+    assert [rest for _, rest in norms] == pytest.approx([0.01] * len(norms), rel=1e-2)
+
+
+def norm_of(tensors: Iterable[Tensor]) -> float:
+    return float(torch.cat([t.double().flatten() for t in tensors]).norm())
+
+
 def test_ewc_with_lam_nought_is_sequential_and_a_large_one_stays(config: Build, tmp_path: Any) -> None:
     def run(name: str, *settings: str) -> MemoryStore:
         return learnt(config, f"memory={tmp_path / name}", "train.epochs=3", "train.pairs_per_step=2", *settings)[1]
@@ -226,7 +248,7 @@ def test_si_integrates_the_losses_own_gradient_over_both_stages(xi: float, confi
     def note(step: Step) -> None:
         after = snapshot(session.model)
         restore(session.model, step.before)
-        loss = step.loss_on(current[0].train)
+        loss = torch.stack(list(step.losses_on(current[0].train))).sum()
         if step.stage == "sft":  # the loop averages over tokens, as `sft_loss_on` does
             assert float(loss.detach()) > 1
         gradients = torch.autograd.grad(loss, list(step.parameters.values()))

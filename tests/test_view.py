@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,22 +121,42 @@ def test_input_moments_are_those_of_the_plain_forward(session: Session) -> None:
     assert torch.allclose(moment, every.T @ every / len(every), atol=1e-5)
 
 
-def test_gradients_on_rows_are_those_of_their_mean_loss(session: Session) -> None:
-    parameters = trainable(session.model)
-    step = Step(session.model, parameters, session.view.loss_on, 0)
-    found = step.gradients_on(TASK.train, at_once=2)  # 2 + 2 + 1
-    expected = torch.autograd.grad(session.view.loss_on(TASK.train), list(parameters.values()))
-    for a, b in zip(found.values(), expected, strict=True):
+@pytest.mark.parametrize("stage", ["sft", "preference"])
+@pytest.mark.parametrize("shared_prefix", ["auto", "never"])
+def test_gradients_on_rows_are_those_of_their_mean_loss(stage: str, shared_prefix: str, config: Build) -> None:
+    """In packs of the budget, whatever the rows' lengths, without the adapter's dropout: as in one pack by itself."""
+    rows = [*TASK.train, replace(TASK.train[0], chosen="a long answer " * 6)]
+    found = {}
+    for budget in (40, 100_000):
+        session = Session(
+            config(f"train.shared_prefix={shared_prefix}", f"train.tokens_per_pack={budget}", "lora.dropout=0.3"),
+            NullProgress(),
+        )
+        parameters = trainable(session.model)
+        with torch.no_grad():
+            for i, parameter in enumerate(parameters.values()):
+                parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+        losses_on = {"sft": session.view.sft_losses_on, "preference": session.view.losses_on}[stage]
+        parts = len(list(losses_on(rows)))
+        assert parts > 2 if budget == 40 else parts == 1
+        session.model.train(budget == 40)
+        found[budget] = Step(session.model, parameters, losses_on, 0, stage).gradients_on(rows)
+        assert all(p.grad is None for p in parameters.values())
+    for a, b in zip(found[40].values(), found[100_000].values(), strict=True):
         assert torch.allclose(a, b, atol=1e-6) and float(b.abs().max()) > 0
-    assert all(p.grad is None for p in parameters.values())
 
 
-def test_sft_loss_on_rows_is_the_mean_over_tokens(session: Session) -> None:
-    every = [chosen_logps(session, row) for row in TASK.train[:2]]
+def test_losses_on_rows_are_the_objective_and_the_mean_over_tokens(session: Session) -> None:
+    rows = TASK.train[:2]
+    every = [chosen_logps(session, row) for row in rows]
     picked = torch.cat([log_probs[range(len(ids)), ids] for log_probs, ids in every])
-    assert float(session.view.sft_loss_on(TASK.train[:2]).detach()) == pytest.approx(
-        -float(picked.detach().mean()), abs=1e-5
-    )
+    sft = torch.stack(list(session.view.sft_losses_on(rows))).sum()
+    assert float(sft.detach()) == pytest.approx(-float(picked.detach().mean()), abs=1e-5)
+    pairs = session.encoder.encode(rows)[0]
+    log_ratio_N2 = session.view.pair_logps(rows) - session.view.logps(pairs, base=True, title="reference")
+    margin_N = 0.1 * (log_ratio_N2[:, 0] - log_ratio_N2[:, 1])
+    loss_N = torch.sigmoid(-margin_N) ** 2 * -torch.nn.functional.logsigmoid(margin_N)
+    assert float(session.view.loss_on(rows).detach()) == pytest.approx(float(loss_N.mean()), abs=1e-5)
 
 
 def test_hooks_see_stage_tokens_and_updates(config: Build) -> None:

@@ -265,13 +265,13 @@ def token_divergence(model: nn.Module, pack: Pack, weights: Mapping[str, Tensor]
     lm = causal_lm(model)
     if not pack.segments:
         student_TV = _response_logits(lm, pack)
-        with torch.no_grad(), holding(model, weights), _dropout_off(model):
+        with torch.no_grad(), holding(model, weights), dropout_off(model):
             teacher_TV = torch.log_softmax(_response_logits(lm, pack), -1)
         return (teacher_TV.exp() * (teacher_TV - torch.log_softmax(student_TV, -1))).sum(-1)
     head = lm.get_output_embeddings()
     assert head is not None
     hidden_TD = _response_hidden(lm, pack).to(head.weight.dtype)
-    with torch.no_grad(), holding(model, weights), _dropout_off(model):
+    with torch.no_grad(), holding(model, weights), dropout_off(model):
         teacher_TD = _response_hidden(lm, pack).to(head.weight.dtype)
     kl_T: Tensor = _TokenDivergence.apply(  # type: ignore[no-untyped-call]
         hidden_TD, teacher_TD, head.weight, getattr(head, "bias", None)
@@ -280,7 +280,7 @@ def token_divergence(model: nn.Module, pack: Pack, weights: Mapping[str, Tensor]
 
 
 @contextmanager
-def _dropout_off(model: nn.Module) -> Iterator[None]:
+def dropout_off(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode; afterwards each is as it was (in training, the adapter's dropout alone is on)."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -153,7 +153,7 @@ def learn_group(
     reference_seconds = 0.0
     unused = torch.zeros(len(pairs), 2)
     if config.sft.epochs and (reached is None or reached[0] == "sft"):
-        sft = Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, session.view.sft_loss_on)
+        sft = Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, session.view.sft_losses_on)
         train_stage(loop, sft)
         strategy.end_sft(model, task, history)
     if reached is not None and reached[0] == "preference":
@@ -164,7 +164,7 @@ def learn_group(
         reference_seconds = time.perf_counter() - begun
     train_stage(
         loop,
-        Stage("preference", config.train.epochs, config.train.learning_rate, pairs, reference, session.view.loss_on),
+        Stage("preference", config.train.epochs, config.train.learning_rate, pairs, reference, session.view.losses_on),
     )
     if loop.log and pairs:
         loop.log[-1]["kl"] = session.view.kl_to_base(pairs[:KL_PAIRS])

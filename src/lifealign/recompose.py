@@ -216,7 +216,7 @@ def forecast(
         epoch_of += row_order(session.config.seed, "related", "forecast", epoch, len(rows))
     for index in range(steps):
         window = [rows[i] for i in epoch_of[index * config.pairs_per_step :][: config.pairs_per_step]]
-        step = Step(session.model, parameters, session.view.loss_on, index)
+        step = Step(session.model, parameters, session.view.losses_on, index)
         for name, gradient in step.gradients_on(window).items():
             parameters[name].grad = gradient
         torch.nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)

@@ -61,7 +61,7 @@ class Stage:
         learning_rate: peak, AdamW.
         pairs: encoded rows.
         reference: summed reference log-probs [N, 2] (chosen, rejected), float32.
-        loss_on: see `strategies.base.Step`.
+        losses_on: see `strategies.base.Step`.
     """
 
     name: StageName
@@ -69,7 +69,7 @@ class Stage:
     learning_rate: float
     pairs: Sequence[EncodedPair]
     reference: Tensor
-    loss_on: Callable[[Sequence[Row]], Tensor]
+    losses_on: Callable[[Sequence[Row]], Iterator[Tensor]]
 
 
 @dataclass
@@ -145,12 +145,12 @@ def train_stage(loop: Loop, stage: Stage) -> None:
             rate = learning_rate(index, len(steps), loop.config.warmup, stage.learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            # For each step anew: a reference computed in between (`Step.loss_on`) leaves dropout off.
+            # For each step anew: a reference computed in between (`Step.losses_on`) leaves dropout off.
             with _dropout_on(loop.model), _dropout_seed(loop, stage, index):
                 line = _step(loop, stage, parameters, steps[index], index)
             before = {name: p.detach().clone() for name, p in parameters.items()}
             optimizer.step()
-            loop.strategy.adjust_update(Step(loop.model, parameters, stage.loss_on, index, stage.name, before))
+            loop.strategy.adjust_update(Step(loop.model, parameters, stage.losses_on, index, stage.name, before))
             optimizer.zero_grad(set_to_none=True)
             seconds = time.perf_counter() - started
             line |= {"learning_rate": rate, "seconds": seconds, "pairs_per_second": len(steps[index]) / seconds}
@@ -167,7 +167,7 @@ def train_stage(loop: Loop, stage: Stage) -> None:
 def _step(
     loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], window: Sequence[int], index: int
 ) -> LogLine:
-    """Gradients of one optimizer step, clipped, in ``parameter.grad``; returns the step's log line."""
+    """Gradients of one optimizer step, those of the loss clipped, in ``parameter.grad``; returns the step's log line."""
     accelerator, config = loop.accelerator, loop.config
     chosen_only = stage.name == "sft"
     groups = list(split_by_budget(stage.pairs, window, config.tokens_per_pack, loop.shared_prefix, chosen_only))
@@ -196,18 +196,19 @@ def _step(
         for parameter in parameters.values():
             assert parameter.grad is not None
             parameter.grad /= max(line["focal_weight"], 1e-12)
+    loop.strategy.adjust_gradients(Step(loop.model, parameters, stage.losses_on, index, stage.name))
+    norm = float(accelerator.clip_grad_norm_(list(parameters.values()), config.max_grad_norm))
+    line["grad_norm"] = norm
     penalty = loop.strategy.penalty(loop.model)
     if penalty.requires_grad:
         accelerator.backward(penalty)
         line["penalty"] = float(penalty.detach())
-    loop.strategy.adjust_gradients(Step(loop.model, parameters, stage.loss_on, index, stage.name))
-    norm = float(accelerator.clip_grad_norm_(list(parameters.values()), config.max_grad_norm))
-    line["grad_norm"] = norm
     if config.skip_weight_below > 0 and not chosen_only:
         line["skipped_gradient_bound"] = bound
-    if not (math.isfinite(line["loss"]) and math.isfinite(norm)):
+    if not all(math.isfinite(value) for value in (line["loss"], norm, line.get("penalty", 0.0))):
         raise TrainingError(
-            f"task {loop.task!r}: the loss ({line['loss']}) or gradient norm ({norm}) is not finite at step {index + 1} of stage "
+            f"task {loop.task!r}: the loss ({line['loss']}), its gradient's norm ({norm}) or the strategy's penalty "
+            f"({line.get('penalty', 0.0)}) is not finite at step {index + 1} of stage "
             f"{stage.name}; lower the learning rate ({stage.learning_rate:g}) or look at the rows of this step: "
             f"{', '.join(stage.pairs[i].digest[:12] for i in window[:4])} ...; the memory is as it was before this task"
         )

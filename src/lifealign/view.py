@@ -5,7 +5,7 @@ Shapes: N rows, T response tokens, D model width, I inputs of an adapted module.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lifealign.config import RunConfig
 from lifealign.data import EncodedPair, Encoder
 from lifealign.errors import ConfigError
-from lifealign.logps import causal_lm, kl_to_base, probe, token_divergence, token_logps
+from lifealign.logps import causal_lm, dropout_off, kl_to_base, probe, token_divergence, token_logps
 from lifealign.losses import PairLogps
 from lifealign.models import BaseModel, adapter_off, holding, snapshot
 from lifealign.packing import Pack, pack_pairs, split_by_budget, with_prefix
@@ -78,7 +78,8 @@ class LoadedView:
 
     def logps(self, pairs: Sequence[EncodedPair], *, base: bool, title: str) -> Tensor:
         """Summed log-probs [N, 2] under the model as it is, or (`base`) with the adapter off; through the cache."""
-        adapter = "off" if base else adapter_sha256({**snapshot(self.model), **self.strategy.state_dict()})
+        state = {} if base else {f"state/{name}": tensor for name, tensor in self.strategy.state_dict().items()}
+        adapter = "off" if base else adapter_sha256({**snapshot(self.model), **state})
         if adapter != "off":  # the same tensors at another scale, or used in another way, are another policy
             adapter += f" x {self.config.lora.alpha / self.config.lora.r} {self.config.strategy.model_dump_json()}"
         with adapter_off(self.model) if adapter == "off" else nullcontext():
@@ -100,22 +101,33 @@ class LoadedView:
         return [rows[p.position] for p in self._encode(rows)]
 
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
-        """Mean preference loss of rows against the base model at the current weights, with a graph."""
-        pairs, _ = self.encoder.encode(rows)
-        reference = self.logps(pairs, base=True, title="reference").to(self.accelerator.device)
-        pack = self._pack(pairs)
-        policy = token_logps(self.model, pack).pairs()
-        batch = pack.batch
-        # The plain objective: what a strategy adds for its own training rows has no meaning for others.
-        losses = self.strategy.objective(
-            policy, PairLogps(reference[:, 0], reference[:, 1]), batch.chosen_lengths_B, batch.rejected_lengths_B
-        )
-        return losses.loss.mean()
+        """See `strategies.base.ModelView`."""
+        return torch.stack(list(self.losses_on(rows))).sum()
 
-    def sft_loss_on(self, rows: Sequence[Row]) -> Tensor:
-        """Mean NLL per response token of the chosen answers at the current weights, with a graph."""
+    def losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
+        """Parts that add up to `loss_on(rows)`, each with a graph: one for each pack of `train.tokens_per_pack`."""
         pairs, _ = self.encoder.encode(rows)
-        return -token_logps(self.model, self._pack(pairs, chosen_only=True)).token_T.mean()
+        reference_N2 = self.logps(pairs, base=True, title="reference").to(self.accelerator.device)
+        for group in self._split(pairs):
+            pack = self._pack([pairs[i] for i in group])
+            with dropout_off(self.model):
+                policy = token_logps(self.model, pack).pairs()
+            reference = PairLogps(*reference_N2[group].unbind(1))
+            # The plain objective: what a strategy adds for its own training rows has no meaning for others.
+            losses = self.strategy.objective(
+                policy, reference, pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B
+            )
+            yield losses.loss.sum() / len(pairs)
+
+    def sft_losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
+        """The same of the mean NLL per response token of the chosen answers, likewise without dropout."""
+        pairs, _ = self.encoder.encode(rows)
+        tokens = sum(len(pair.chosen) for pair in pairs)
+        for group in self._split(pairs, chosen_only=True):
+            pack = self._pack([pairs[i] for i in group], chosen_only=True)
+            with dropout_off(self.model):
+                token_T = token_logps(self.model, pack).token_T
+            yield -token_T.sum() / tokens
 
     def kl_to_base(self, pairs: Sequence[EncodedPair]) -> float:
         """Mean over the response tokens of KL(policy || base model), nats."""
@@ -140,12 +152,9 @@ class LoadedView:
     @torch.no_grad()
     def chosen_logps(self, pairs: Sequence[EncodedPair], title: str) -> list[float]:
         """Summed log-prob of each chosen answer under the model as it is, nats; nothing is cached."""
-        shared = self.shared_prefix(pairs)
         found: list[float] = []
         with self.progress.stage(title, len(pairs), "sequences") as stage:
-            for group in split_by_budget(
-                pairs, range(len(pairs)), self.config.train.tokens_per_pack, shared, chosen_only=True
-            ):
+            for group in self._split(pairs, chosen_only=True):
                 found += (
                     token_logps(self.model, self._pack([pairs[i] for i in group], chosen_only=True)).sums().tolist()
                 )
@@ -252,10 +261,13 @@ class LoadedView:
 
     def _groups(self, rows: Sequence[Row]) -> Iterator[list[EncodedPair]]:
         pairs = self._encode(rows)
-        for group in split_by_budget(
-            pairs, range(len(pairs)), self.config.train.tokens_per_pack, self.shared_prefix(pairs)
-        ):
+        for group in self._split(pairs):
             yield [pairs[i] for i in group]
+
+    def _split(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Iterable[list[int]]:
+        """Indices of the pairs of each forward."""
+        budget, shared = self.config.train.tokens_per_pack, self.shared_prefix(pairs)
+        return split_by_budget(pairs, range(len(pairs)), budget, shared, chosen_only)
 
     def _pack(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Pack:
         shown = self.prefixed(pairs)

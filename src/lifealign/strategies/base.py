@@ -69,7 +69,7 @@ class ModelView(Protocol):
         """The rows that can be encoded, in order; the others have no loss and no gradient."""
 
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
-        """Mean preference loss of rows at the current weights, against the base model, with a graph."""
+        """Mean preference loss of rows at the current weights, against the base model, without dropout, with a graph."""
 
     def pair_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Summed log-probs [N, 2] (chosen, rejected), nats, float32, without a graph."""
@@ -97,8 +97,8 @@ class Step:
     Attributes:
         model: gradients are in ``parameter.grad``.
         parameters: the trained ones by name.
-        loss_on: mean loss of rows at the current weights, of the kind that the stage trains (SFT or preference), with a
-            graph; does not touch ``.grad``.
+        losses_on: mean loss of rows at the current weights, of the kind that the stage trains (SFT or preference), without
+            dropout, in parts that add up to it: a graph at a time has to be held, of one pack.
         index: 0-based optimizer step of the stage.
         stage: `sft` or `preference`.
         before: values of the trained parameters before the optimizer's step; empty in `adjust_gradients`.
@@ -106,17 +106,15 @@ class Step:
 
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
-    loss_on: Callable[[Sequence[Row]], Tensor]
+    losses_on: Callable[[Sequence[Row]], Iterator[Tensor]]
     index: int
     stage: str = "preference"
     before: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def gradients_on(self, rows: Sequence[Row], at_once: int = 8) -> dict[str, Tensor]:
-        """Gradient of `loss_on(rows)` by parameter, computed `at_once` rows at a time; ``.grad`` is left alone."""
+    def gradients_on(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Gradient of the mean loss of rows, by parameter; ``.grad`` is left alone."""
         total = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
-            loss = self.loss_on(part) * (len(part) / len(rows))
+        for loss in self.losses_on(rows):
             found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
             for name, gradient in zip(self.parameters, found, strict=True):
                 if gradient is not None:
@@ -212,11 +210,14 @@ class Strategy:
         return -batch.token_T
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """Scalar added once per optimizer step; a zero without graph where there is none."""
+        """Scalar added once per optimizer step; a zero without graph where there is none.
+
+        Its gradient is not clipped: a stiff penalty would scale the loss's away, also along what it leaves free.
+        """
         return torch.zeros(())
 
     def adjust_gradients(self, step: Step) -> None:
-        """Change ``parameter.grad`` in place: after backward and the sum over processes, before clipping."""
+        """Change ``parameter.grad`` of the loss in place: after the sum over processes, before clipping and the penalty's."""
 
     def adjust_update(self, step: Step) -> None:
         """Look at, or change in place, what the optimizer made of the parameters; gradients (clipped) are still there."""

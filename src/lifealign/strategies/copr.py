@@ -49,7 +49,8 @@ class Copr(Strategy):
     `reward`, as a function of the seed; the spread is this package's choice. One multiplier for all earlier tasks: it
     rises by `multiplier_rate` times the violation on the replayed rows of each optimizer step. Rows are mixed as in
     replay, so lambda also stands for the share of replayed rows in a step. There is no other preference loss, so of the
-    objective's options only `beta` is here.
+    objective's options only `beta` is here. SFT stage: plain, on the same rows. `slack` is in squared nats and has to be
+    within reach of the fit, or lambda rises for ever.
     Kept: the buffer, one float a row of it, lambda. Cost: 1 + buffer / task rows, and one forward of the task's rows.
     """
 

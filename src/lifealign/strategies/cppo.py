@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -57,7 +58,7 @@ class Cppo(Strategy):
     Thresholds come from the last `window` pairs trained on, in whichever task, and hold still during an optimizer step;
     until so many were seen all weights are 1. Weights step to the bounds; they carry no gradient. pi_prev is the policy
     before the task, frozen: its log-probs of the task's response tokens (both answers) are computed once. The first task
-    has no earlier policy and no retention.
+    has no earlier policy and no retention. SFT stage: plain, without weights and retention.
     Kept: 2 floats a pair of the window. While training one float a response token of the task. Cost: 1, and one forward
     of the task's rows.
     """
@@ -76,17 +77,20 @@ class Cppo(Strategy):
         upper: float = Field(2.0, ge=1)
         """Weight of what is to count more. 1 <= upper."""
         window: int = Field(256, ge=2)
-        """Pairs behind the running mean and standard deviation; before, all weights are 1. 2 <= window."""
+        """Pairs behind the running mean and standard deviation; until so many were seen, all weights are 1: choose fewer than
+        the stream has. 2 <= window."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._seen_M2 = torch.zeros(0, 2)
-        self._step: list[tuple[int, float, float]] = []  # row, margin, mean log-prob: of the optimizer step under way
+        # Row, margin, mean log-prob, whether a weight is not 1: of the optimizer step under way.
+        self._step: list[tuple[int, float, float, bool]] = []
+        self._counts = torch.zeros(2)  # of this task: pairs, those with a weight that is not 1
         self._previous: list[Tensor] = []
 
     def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
-        """Forget what an interrupted step has seen."""
-        self._step = []
+        """Count anew; forget what an interrupted step has seen."""
+        self._step, self._counts = [], torch.zeros(2)
 
     def training_set(self, task: Task, history: History) -> PreferenceDataset:
         """The task's rows; the previous policy's log-probs of their tokens are kept beside."""
@@ -99,12 +103,13 @@ class Cppo(Strategy):
         losses = self.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
         logp_B = policy.chosen.detach() / batch.chosen_lengths_B
         rows: list[int] = batch.index_B.tolist()
-        self._step += zip(rows, losses.margin.tolist(), logp_B.tolist(), strict=True)
         alpha_B, beta_B = torch.ones_like(logp_B), torch.ones_like(logp_B)
         if len(self._seen_M2) == self.config.window:
             c = self.config
             seen_M2 = self._seen_M2.to(logp_B.device)
             alpha_B, beta_B = balance_weights(losses.margin, logp_B, seen_M2, c.k, c.lower, c.upper)
+        weighted_B = (alpha_B != 1) | (beta_B != 1)
+        self._step += zip(rows, losses.margin.tolist(), logp_B.tolist(), weighted_B.tolist(), strict=True)
         loss_B = alpha_B * losses.loss
         if self._previous:
             drift = [
@@ -119,13 +124,20 @@ class Cppo(Strategy):
         pairs = sorted(gather_object(self._step))
         self._step = []
         if pairs:
-            new_M2 = torch.tensor([[margin, logp] for _, margin, logp in pairs])
+            new_M2 = torch.tensor([[margin, logp] for _, margin, logp, _ in pairs])
             self._seen_M2 = torch.cat([self._seen_M2, new_M2])[-self.config.window :]
+            self._counts = self._counts + torch.tensor([len(pairs), sum(weighted for *_, weighted in pairs)])
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """How many of the pairs trained on had a weight that is not 1."""
+        pairs, weighted = map(int, self._counts.tolist())
+        return {"balance": {"pairs": pairs, "weighted": weighted}}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The window: (margin, mean log-prob) of the pairs last trained on, oldest first."""
-        return {"seen": self._seen_M2} if len(self._seen_M2) else {}
+        """The window: (margin, mean log-prob) of the pairs last trained on, oldest first; and this task's counts."""
+        return {"seen": self._seen_M2, "counts": self._counts} if len(self._seen_M2) else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
         self._seen_M2 = state.get("seen", torch.zeros(0, 2))[-self.config.window :]
+        self._counts = state.get("counts", torch.zeros(2))

@@ -67,16 +67,9 @@ class SI(Strategy):
             return super().penalty(model)
         return float(self.config.c) * weighted_distance(trainable(model), self._anchor, self._omega)
 
-    @torch.no_grad()
     def adjust_gradients(self, step: Step) -> None:
-        """Set the loss's own gradient aside: total less that of the penalty. Nothing is changed."""
-        self._gradients = {}
-        for name, p in step.parameters.items():
-            assert p.grad is not None
-            self._gradients[name] = p.grad.clone()
-            if self._omega:
-                omega, anchor = self._omega[name].to(p.device), self._anchor[name].to(p.device)
-                self._gradients[name] -= 2 * self.config.c * omega * (p - anchor)
+        """Set the loss's gradient aside. Nothing is changed."""
+        self._gradients = {name: p.grad.clone() for name, p in step.parameters.items() if p.grad is not None}
 
     @torch.no_grad()
     def adjust_update(self, step: Step) -> None:
