@@ -77,8 +77,7 @@ class Cppo(Strategy):
         upper: float = Field(2.0, ge=1)
         """Weight of what is to count more. 1 <= upper."""
         window: int = Field(256, ge=2)
-        """Pairs behind the running mean and standard deviation; until so many were seen, all weights are 1: choose fewer than
-        the stream has. 2 <= window."""
+        """Pairs behind mean and standard deviation; before, all weights are 1: take fewer than the stream has. 2 <= window."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
