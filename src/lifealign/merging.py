@@ -7,10 +7,12 @@ any shape, the same for all; signs, magnitudes and cosines are taken over the te
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from lifealign.lowrank import Product, Stack
 
 LERP_ABOVE = 0.9995
 """|cosine| above which two directions are taken for one, and slerp is a straight line."""
@@ -90,3 +92,23 @@ def magmax(taus_T: Tensor) -> Tensor:
     for tau in taus_T[1:]:
         best = torch.where(tau.abs() > best.abs(), tau, best)
     return best
+
+
+def merged_svd(
+    taus: Sequence[Product], merge: Callable[[Tensor], Tensor], dense: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Thin SVD of merge(taus_TOI): u_OK, singular_K (falling), v_KI.
+
+    Args:
+        taus: task vectors of one module.
+        merge: of [T, ...] into [...].
+        dense: multiply the products out. Without it `merge` is given their cores in common orthonormal bases, with the
+            same sums and inner products, which is all that `task_arithmetic` and `slerp` depend on.
+    """
+    if dense:
+        u, singular, v = torch.linalg.svd(merge(torch.stack([x.b_OK @ x.a_KI for x in taus])), full_matrices=False)
+        return u, singular, v
+    stack = Stack(taus)
+    cores_TKK = torch.stack([stack.core(one) for one in torch.eye(len(taus)).tolist()])
+    u, singular, v = torch.linalg.svd(merge(cores_TKK), full_matrices=False)
+    return stack.qb @ u, singular, v @ stack.qa.T

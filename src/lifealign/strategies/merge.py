@@ -19,6 +19,7 @@ from lifealign.strategies.base import History, Strategy
 from lifealign.tasks import Task
 
 Method = Literal["task_arithmetic", "ties", "dare", "slerp", "magmax"]
+LOOKS_AT_ENTRIES = frozenset({"ties", "dare", "magmax"})
 
 
 class Merge(Strategy):
@@ -35,7 +36,7 @@ class Merge(Strategy):
 
     Adapted: the papers merge whole models, here each module's dW is merged by itself (trimming, sign election and angle
     are per module); the merged weights are those after task t for every t, not only at the end.
-    Kept: t n. Cost: 1 and, once per task, t dense copies and an SVD of one module at a time.
+    Kept: t n. Cost: 1 and, once per task, an SVD of t r x t r a module; for those that look at entries, of a dense O x I.
     """
 
     sums_updates: ClassVar[bool] = False
@@ -126,11 +127,10 @@ class Merge(Strategy):
     def _merge(self, module: str, task_index: int) -> tuple[Product, dict[str, float]]:
         """The merged dW of a module in the adapter's rank, and what the truncation lost."""
         scaling = self.lora.alpha / self.lora.r
-        taus_TOI = torch.stack(
-            [scaling * f[f"{module}.lora_B"].double() @ f[f"{module}.lora_A"].double() for f in self._tasks]
-        )
-        u, singular, v = torch.linalg.svd(self._combine(module, taus_TOI), full_matrices=False)
-        return truncate((u, singular, v), self.lora.r, scaling, self._generator(f"spare/{task_index}", module))
+        taus = [Product(scaling * f[f"{module}.lora_B"].double(), f[f"{module}.lora_A"].double()) for f in self._tasks]
+        dense = self.config.method in LOOKS_AT_ENTRIES
+        merged = merging.merged_svd(taus, lambda taus_TOI: self._combine(module, taus_TOI), dense)
+        return truncate(merged, self.lora.r, scaling, self._generator(f"spare/{task_index}", module))
 
     def _combine(self, module: str, taus_TOI: Tensor) -> Tensor:
         c = self.config
