@@ -187,25 +187,31 @@ def test_skipped_pairs_leave_the_gradient_and_are_logged() -> None:
     assert loop.log[0]["skipped"] == 0 and loop.log[0]["grad_norm"] > 0
 
 
-def test_penalty_is_added_once_per_step() -> None:
+def test_penalty_is_added_once_per_step_and_not_clipped() -> None:
+    gradients: list[torch.Tensor] = []
+
     def pull(loop: Loop) -> None:
         first = next(iter(trainable(loop.model).values()))
         loop.strategy.penalty = lambda model: 3.0 * first.sum()  # type: ignore[method-assign]
         loop.strategy.loss = lambda batch, policy, reference: policy.chosen * 0  # type: ignore[method-assign]
+        loop.strategy.adjust_update = lambda step: gradients.append(first.grad.clone())  # type: ignore
 
-    config = TrainConfig(pairs_per_step=10, tokens_per_pack=1, max_grad_norm=1e9)
-    _, loop = run(config, change=pull, epochs=1)
-    first = next(iter(trainable(loop.model).values()))
-    assert loop.log[0]["grad_norm"] == pytest.approx(3.0 * math.sqrt(first.numel()), rel=1e-5)
+    _, loop = run(TrainConfig(pairs_per_step=10, tokens_per_pack=1, max_grad_norm=0.1), change=pull, epochs=1)
+    assert len(gradients) == 1 and torch.equal(gradients[0], torch.full_like(gradients[0], 3.0))
+    assert loop.log[0]["grad_norm"] == 0 and "penalty" in loop.log[0]  # the norm is that of the loss
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_and_rows() -> None:
+@pytest.mark.parametrize("of", ["loss", "penalty"])
+def test_a_loss_or_penalty_that_is_not_finite_stops_with_the_step_and_rows(of: str) -> None:
     def spoil(loop: Loop) -> None:
-        loop.strategy.loss = lambda batch, policy, reference: policy.chosen * math.nan  # type: ignore[method-assign]
+        if of == "loss":
+            loop.strategy.loss = lambda batch, policy, reference: policy.chosen * math.nan  # type: ignore[method-assign]
+        else:
+            first = next(iter(trainable(loop.model).values()))
+            loop.strategy.penalty = lambda model: math.inf * (1 + first.sum())  # type: ignore[method-assign]
 
-    with pytest.raises(
-        TrainingError, match=r"task 'bread': the loss \(nan\).*step 1 of stage preference.*learning rate"
-    ):
+    said = r"the loss \(nan\)" if of == "loss" else r"penalty \(inf\)"
+    with pytest.raises(TrainingError, match=rf"task 'bread': .*{said}.*step 1 of stage preference.*learning rate"):
         run(change=spoil)
 
 
