@@ -93,6 +93,10 @@ def test_missing_file(memory: Path, tmp_path: Path) -> None:
         ),
         ("lora.r=4", ("lora", "fixed")),
         ("train.learning_rate=fast", ("train.learning_rate", "fast")),
+        ("train.epochs=2024-13-45", ("train.epochs=2024-13-45", "not YAML")),
+        ("strategy.name=[a]", ("strategy.name", "unknown strategy")),
+        ("strategy.reference=task_start", ("strategy.reference=task_start", "sft.epochs=0")),
+        ("seed=99999999999", ("seed", "99999999999")),
     ],
 )
 def test_bad_settings(setting: str, parts: tuple[str, ...], memory: Path, data: Path) -> None:

@@ -53,6 +53,19 @@ def test_bos_stands_in_front_exactly_once(writes_bos: bool) -> None:
     assert plain[0] == tokenizer.bos_token_id and plain.count(tokenizer.bos_token_id) == 1
 
 
+def test_a_template_that_refuses_a_prompt_is_one_message_with_the_row() -> None:
+    refusing = encoder("{{ raise_exception('System role not supported') }}")
+    with pytest.raises(DataError, match=r"f:1: the model's chat template refuses the prompt: System role"):
+        refusing.encode([Row(USER, "in an oven", "no", "f:1")])
+
+
+def test_what_encoding_did_is_said_in_lines() -> None:
+    full, _ = encoder().encode([Row(USER, "in an oven", "no", "f:1")])
+    _, report = encoder(max_length=len(full[0].prompt) + 1).encode([Row(USER, "in an oven", "no", "f:1")])
+    assert report.lines("tone: test") == ["tone: test: 1 row: an answer was cut at data.max_length (f:1)"]
+    assert encoder().encode([Row(USER, "in an oven", "no", "f:1")])[1].lines("tone: test") == []
+
+
 def test_a_cut_answer_keeps_a_token_and_loses_its_eos() -> None:
     full, _ = encoder().encode([Row(USER, "in an oven", "no", "f:1")])
     length = len(full[0].prompt) + 1

@@ -229,6 +229,24 @@ def test_a_rewritten_file_is_read_anew(tmp_path):
         ("bad.parquet", "no parquet", "not a readable parquet file"),
         ("empty.jsonl", "", "no usable row among 0"),
         ("empty.csv", "", "no usable row among 0"),
+        (
+            "comma.csv",
+            "prompt,chosen,rejected\n\nHi,a,b\nHello, you,a,b\n",
+            "comma.csv:4: 4 fields, but the header has 3",
+        ),
+        ("short.csv", "prompt,chosen,rejected\nHi,a\n", "short.csv:2: 2 fields, but the header has 3"),
+        (
+            "field.csv",
+            "prompt,chosen,rejected\n" + "x" * 200_000 + ",a,b\n",
+            "field.csv:2: not valid csv: field larger",
+        ),
+        ("digits.jsonl", '{"prompt": ' + "1" * 5000 + "}", "digits.jsonl:1: JSON that cannot be read"),
+        ("deep.json", "[" * 100_000, "deep.json: JSON that cannot be read"),
+        (
+            "role.jsonl",
+            '{"prompt": [{"role": ["user"], "content": "a"}], "chosen": "b", "rejected": "c"}',
+            "other than system",
+        ),
         ("latin.jsonl", b'{"prompt": "\xe9"}', "not UTF-8 text (byte 12)"),
         (
             "columns.jsonl",

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from lifealign.config import LoraConfig, StrategyChoice, TrainConfig
 from lifealign.data import Encoder
 from lifealign.errors import TrainingError
 from lifealign.models import snapshot, trainable
-from lifealign.reference import ReferenceCache, adapter_sha256, cached_logps, pair_logps
+from lifealign.reference import ReferenceCache, adapter_sha256, cached_logps, pair_keys, pair_logps
 from lifealign.strategies import make_strategy
 from lifealign.train import Loop, Stage, learning_rate, row_order, stage_reached, train_stage, windows
 from tiny import make_model, make_tokenizer
@@ -46,7 +47,7 @@ def run(
     loop = Loop("bread", model, method, config, 0, shared_prefix, accelerator, checkpoints)
     if change:
         change(loop)
-    train_stage(loop, Stage(stage, epochs, config.learning_rate, pairs, reference, lambda r: torch.zeros(())))
+    train_stage(loop, Stage(stage, epochs, config.learning_rate, pairs, reference, lambda r: iter(())))
     return snapshot(model), loop
 
 
@@ -213,6 +214,29 @@ def test_a_loss_or_penalty_that_is_not_finite_stops_with_the_step_and_rows(of: s
     said = r"the loss \(nan\)" if of == "loss" else r"penalty \(inf\)"
     with pytest.raises(TrainingError, match=rf"task 'bread': .*{said}.*step 1 of stage preference.*learning rate"):
         run(change=spoil)
+
+
+def test_an_accumulation_that_the_launcher_was_given_does_not_divide_the_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, _ = run(epochs=1)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    launched, loop = run(epochs=1)
+    assert loop.accelerator.gradient_accumulation_steps == 4 and same(plain, launched)
+
+
+def test_log_probs_that_are_not_numbers_are_not_remembered(tmp_path: Path) -> None:
+    cache = ReferenceCache(tmp_path / "logps.sqlite")
+    cache.put({"spoiled": (math.nan, -1.0), "sound": (-2.0, -1.0)})
+    assert cache.get(["spoiled", "sound"]) == {"sound": (-2.0, -1.0)}
+
+
+def test_where_a_row_is_cut_is_in_the_key_where_it_decides_the_rounding() -> None:
+    pairs, _ = Encoder(make_tokenizer(), "chat", 256).encode(rows("bread", 2))
+    cut = [replace(pair, opening=pair.opening + 1) for pair in pairs]
+    for dtype, same_keys in (("float32", True), ("bfloat16", False)):
+        base = {"weights": "w", "dtype": dtype}
+        assert (pair_keys(pairs, base, "off") == pair_keys(cut, base, "off")) is same_keys
 
 
 def test_gradients_are_clipped() -> None:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from conftest import make_task
+from lifealign import pipeline
 from lifealign.config import RunConfig
+from lifealign.errors import ConfigError, DataError
 from lifealign.models import holding, snapshot, trainable
 from lifealign.pipeline import StoreHistory, create_memory, learn_group, writing
 from lifealign.progress import NullProgress
@@ -157,6 +159,37 @@ def test_losses_on_rows_are_the_objective_and_the_mean_over_tokens(session: Sess
     margin_N = 0.1 * (log_ratio_N2[:, 0] - log_ratio_N2[:, 1])
     loss_N = torch.sigmoid(-margin_N) ** 2 * -torch.nn.functional.logsigmoid(margin_N)
     assert float(session.view.loss_on(rows).detach()) == pytest.approx(float(loss_N.mean()), abs=1e-5)
+
+
+def test_a_held_out_prompt_that_is_too_long_is_refused_before_training(
+    config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(config("strategy.name=sequential"), NullProgress())
+    store = create_memory(session.config, session)
+    monkeypatch.setattr(pipeline, "train_stage", lambda *_: pytest.fail("trained"))
+    for split in ("validation", "test"):
+        with writing(session, store), pytest.raises(DataError, match=r"long\.jsonl:1"):
+            learn_group(session, store, [replace(TASK, **{split: (LONG,)})], session.config)
+    assert len(store.lineage()) == 1
+
+
+def test_a_quota_that_leaves_no_row_is_refused_before_training(config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(
+        config("strategy.name=replay", "strategy.replay_policy=per_task_quota", "strategy.replay_capacity=1"),
+        NullProgress(),
+    )
+    store = create_memory(session.config, session)
+    with writing(session, store):
+        store = learn_group(session, store, [TASK], session.config)[1]
+    monkeypatch.setattr(pipeline, "train_stage", lambda *_: pytest.fail("trained"))
+    with writing(session, store), pytest.raises(ConfigError, match="replay_capacity 1 leaves no row for each of 2"):
+        learn_group(session, store, [make_task("stars", train=5, test=2)], session.config)
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "model.embed_tokens"])
+def test_an_embedding_gets_no_adapter(target: str, config: Build) -> None:
+    with pytest.raises(ConfigError, match="embed_tokens"):
+        Session(config(f"lora.target_modules=[{target}]"), NullProgress())
 
 
 def test_hooks_see_stage_tokens_and_updates(config: Build) -> None:

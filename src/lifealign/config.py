@@ -258,8 +258,8 @@ class RunConfig(Frozen):
 
     memory: str = "runs/memory"
     """Directory of the memory."""
-    seed: int = Field(0, ge=0)
-    """Row order, splits, initial adapter, replay. 0 <= seed."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Row order, splits, initial adapter, replay. 0 <= seed < 2^32."""
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
@@ -305,6 +305,8 @@ def load_config(
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", None) or error
             raise ConfigError(f"--set {setting!r}: the value is not YAML: {problem}") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"--set {setting!r}: the value is not YAML: {error}") from None
         value = numbers(value)
         for part in reversed(key.split(".")):
             value = {part: value}
@@ -324,7 +326,7 @@ def check_config(
             choice.get("name", StrategyChoice().name),
             {k: v for k, v in choice.items() if k != "name"},
         )
-        if name not in strategy_configs:
+        if not isinstance(name, str) or name not in strategy_configs:
             hint = nearest(str(name), strategy_configs)
             mistakes.append(
                 f"{where}: strategy.name: unknown strategy {name!r}{hint}; allowed: {', '.join(sorted(strategy_configs))}"

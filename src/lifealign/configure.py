@@ -38,6 +38,10 @@ def _check_together(config: RunConfig) -> RunConfig:
         raise ConfigError(
             "strategy.consolidate=stage is one consolidation after each stage, but sft.epochs=0, so there is one stage; use task"
         )
+    if chosen.get("reference") == "task_start" and not config.sft.epochs:
+        raise ConfigError(
+            "strategy.reference=task_start is the policy after the SFT stage, but sft.epochs=0, so there is none; use previous_task"
+        )
     loss = chosen.get("loss")
     if config.train.skip_weight_below > 0 and loss != "fpo":
         raise ConfigError(

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from jinja2 import TemplateError
+
 from lifealign.errors import DataError
 from lifealign.tasks import Message, Row
 
@@ -57,12 +59,26 @@ class EncodingReport:
     Attributes:
         cut: at least one answer was cut at `max_length`.
         long_prompt: left out, the prompt leaves no room for an answer.
-        boundary: left out, no token boundary between prompt and answer, or EOS inside the answer.
+        boundary: left out, no token boundary between prompt and answer, EOS inside the answer, or answers that were cut to
+            the same tokens.
     """
 
     cut: tuple[str, ...] = ()
     long_prompt: tuple[str, ...] = ()
     boundary: tuple[str, ...] = ()
+
+    def lines(self, what: str) -> list[str]:
+        """What happened to rows of `what`, for people; nothing where nothing did."""
+        causes = {
+            "an answer was cut at data.max_length": self.cut,
+            "left out, as the prompt leaves no room for an answer": self.long_prompt,
+            "left out, as no token boundary separates prompt and answers, or these are equal within data.max_length": self.boundary,
+        }
+        return [
+            f"{what}: {len(rows)} row{'s' * (len(rows) > 1)}: {cause} ({rows[0]}{', ...' * (len(rows) > 1)})"
+            for cause, rows in causes.items()
+            if rows
+        ]
 
     def to_json(self) -> dict[str, list[str]]:
         """The report as plain lists."""
@@ -214,7 +230,10 @@ class Encoder:
 
     def _split(self, row: Row) -> tuple[list[int], list[int], list[int]] | None:
         """Prompt and the two answers as ids, or None where no token boundary separates them."""
-        prompt = self.prompt_ids(row.prompt)
+        try:
+            prompt = self.prompt_ids(row.prompt)
+        except TemplateError as error:
+            raise DataError(f"{row.source}: the model's chat template refuses the prompt: {error}") from None
         answers = []
         for answer in (row.chosen, row.rejected):
             full = self._ids(self._full_text(row.prompt, answer))

@@ -131,7 +131,7 @@ def _messages(value: Sequence[Any]) -> tuple[Message, ...]:
     for item in value:
         if not isinstance(item, Mapping) or not isinstance(item.get("content"), str):
             raise UnusableRowError("a message is not {role, content} with text content")
-        if item.get("role") not in roles:
+        if not isinstance(item.get("role"), str) or item["role"] not in roles:
             raise UnusableRowError("a message has a role other than system, user, assistant")
         messages.append(Message(roles[item["role"]], item["content"]))
     return tuple(messages)

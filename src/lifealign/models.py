@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import peft
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -63,7 +64,7 @@ def load_base(config: ModelConfig) -> BaseModel:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(source, revision=config.revision, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         known = ", ".join(sorted(WHEELS))
         first = str(error).strip().splitlines()[0]
         raise ModelError(
@@ -131,7 +132,7 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
         ConfigError: no module has such a name, or the target shares its weights with another module (tied embeddings).
     """
     tied = {"lm_head", "embed_tokens", "wte"} if getattr(base.config, "tie_word_embeddings", False) else set()
-    if shared := sorted(tied & set(lora.target_modules)):
+    if shared := sorted(t for t in lora.target_modules if t.rpartition(".")[-1] in tied):
         raise ConfigError(
             f"lora.target_modules: {shared} share their weights in this model (tied embeddings); leave them out"
         )
@@ -156,6 +157,8 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
         raise ConfigError(
             f"lora.target_modules={list(lora.target_modules)}: {str(error).splitlines()[0]}; linear modules of this model: {leaves}"
         ) from error
+    if other := sorted(n for n in trainable(model) if not n.endswith((".lora_A", ".lora_B"))):
+        raise ConfigError(f"lora.target_modules={list(lora.target_modules)}: {other[0]} is no linear module's")
     for parameter in trainable(model).values():
         parameter.data = parameter.data.float()
     assert isinstance(model, nn.Module)

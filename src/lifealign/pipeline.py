@@ -135,12 +135,20 @@ def learn_group(
     task = _merge(group)
     if not task.train:
         raise DataError(f"task {task.name!r} has no training rows; give it at least one")
+    # Also what will be scored: a row that cannot be is a mistake to hear of before training, not after it.
+    held_out = {
+        split: session.encoder.encode([row for t in group for row in getattr(t, split)])[1]
+        for split in ("validation", "test")
+    }
     history = StoreHistory(store)
     strategy, model, accelerator = session.strategy, session.model, session.accelerator
     session.load(store, store.head)
     strategy.begin_task(model, task, history)
     dataset = strategy.training_set(task, history)
     pairs, encoding = session.encoder.encode(dataset.rows)
+    for split, report in {"training": encoding, **held_out}.items():
+        for line in report.lines(f"{task.name}: {split}"):
+            session.progress.say(line)
     shared_prefix = session.view.shared_prefix(pairs)
 
     key = _workspace_key(store, task, config, [p.digest for p in pairs])
@@ -190,6 +198,7 @@ def learn_group(
                     "reports": {t.name: [r.to_json() for r in t.reports] for t in group},
                     "requirements": {t.name: t.requirement for t in group},
                     "encoding": encoding.to_json(),
+                    "encoding_held_out": {split: report.to_json() for split, report in held_out.items()},
                     "rows": len(pairs),
                     "from_replay": sum(origin not in {t.name for t in group} for origin in dataset.origin)
                     if len(group) == 1

@@ -49,7 +49,7 @@ class ReferenceCache:
                 return {}
             for key in keys:
                 row = database.execute("SELECT chosen, rejected FROM logps WHERE key = ?", (key,)).fetchone()
-                if row is not None:
+                if row is not None and None not in row:  # SQLite keeps NaN as NULL
                     found[key] = (float(row[0]), float(row[1]))
         return found
 
@@ -91,9 +91,14 @@ def adapter_sha256(tensors: Mapping[str, Tensor] | None) -> str:
 
 
 def pair_keys(pairs: Sequence[EncodedPair], base: Mapping[str, Any], adapter: str) -> list[str]:
-    """Cache keys of pairs under a base model (`BaseModel.identity`: weights, dtype) and an adapter."""
+    """Cache keys of pairs under a base model (`BaseModel.identity`: weights, dtype) and an adapter.
+
+    In half precision where a row is cut (`EncodedPair.opening`) decides how its log-probs round, so it is in the key.
+    """
     scope = json.dumps([base["weights"], base["dtype"], adapter]).encode()
-    return [hashlib.sha256(scope + json.dumps([p.prompt, p.chosen, p.rejected]).encode()).hexdigest() for p in pairs]
+    exact = base["dtype"] == "float32"
+    contents = [[p.prompt, p.chosen, p.rejected, *([] if exact else [p.opening])] for p in pairs]
+    return [hashlib.sha256(scope + json.dumps(content).encode()).hexdigest() for content in contents]
 
 
 @torch.no_grad()

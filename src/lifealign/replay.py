@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -134,6 +134,17 @@ def update_buffer(
     return ReplayBuffer(tuple(kept), seen)
 
 
+def task_quota(tasks: Collection[str], capacity: int) -> int:
+    """Rows of each task under `per_task_quota`.
+
+    Raises:
+        ConfigError: there is none for each.
+    """
+    if capacity < len(tasks):
+        raise ConfigError(f"replay_capacity {capacity} leaves no row for each of {len(tasks)} tasks (per_task_quota)")
+    return capacity // len(tasks)
+
+
 def add_rows(buffer: ReplayBuffer, rows: Sequence[Row], task: str, *, count: int, seed: int = 0) -> ReplayBuffer:
     """The buffer with up to `count` (>= 1) random rows of a task added; nothing leaves. Rows count once, as above."""
     new = _candidates(buffer, rows, task, count, seed)
@@ -173,9 +184,7 @@ def _reservoir(old: Sequence[Exemplar], new: Sequence[Exemplar], capacity: int, 
 
 def _quota(exemplars: Sequence[Exemplar], capacity: int, seed: int) -> list[Exemplar]:
     tasks = list(dict.fromkeys(e.task for e in exemplars))
-    quota = capacity // len(tasks) if tasks else 0
-    if tasks and not quota:
-        raise ConfigError(f"replay_capacity {capacity} leaves no row for each of {len(tasks)} tasks (per_task_quota)")
+    quota = task_quota(tasks, capacity) if tasks else 0
     return [e for task in tasks for e in _thin([e for e in exemplars if e.task == task], quota, seed)]
 
 

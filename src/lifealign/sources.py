@@ -8,6 +8,7 @@ text a user wrote is lost) and names no line for a mistake. csv is read with gue
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -35,7 +36,10 @@ def expand_path(path: str) -> str:
         if variable not in os.environ:
             raise DataError(f"{path}: the environment variable {variable} is not set; set it to the folder of the data")
     expanded = os.path.expandvars(path)
-    return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded
+    try:
+        return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded
+    except RuntimeError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def is_file_path(path: str) -> bool:
@@ -111,6 +115,8 @@ def _read_json(path: str) -> list[Record]:
             numbered = list(enumerate(json.loads(text), 1))
         except json.JSONDecodeError as error:
             raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+            raise DataError(f"{path}: JSON that cannot be read: {_why(error)}") from None
     else:
         # Not str.splitlines: it also cuts at U+2028 and the like, which may stand inside a JSON string.
         for line_number, line in enumerate(text.split("\n"), 1):
@@ -122,6 +128,8 @@ def _read_json(path: str) -> list[Record]:
                         f"{path}:{line_number}: not valid JSON: {error.msg} (column {error.colno}); "
                         "expected a list of rows, or one row a line"
                     ) from None
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{path}:{line_number}: JSON that cannot be read: {_why(error)}") from None
     for number, value in numbered:
         if not isinstance(value, dict):
             raise DataError(
@@ -132,11 +140,22 @@ def _read_json(path: str) -> list[Record]:
 
 
 def _read_csv(path: str) -> list[Record]:
-    header = next(csv.reader(_text(path).splitlines()), [])
-    if not header:
-        return []
-    # Without these, pandas turns "None" and "NA" into missing values and "007" into 7.
-    return _load_local("csv", path, na_filter=False, converters=dict.fromkeys(header, str))
+    # Not by pandas: it takes a surplus field, of a comma without quotes, for an index and shifts the columns.
+    reader = csv.reader(io.StringIO(_text(path), newline=""))
+    try:
+        lines = ((reader.line_num, fields) for fields in reader if fields)
+        _, header = next(lines, (0, []))
+        records: list[Record] = []
+        for line_number, fields in lines:
+            if len(fields) != len(header):
+                raise DataError(
+                    f"{path}:{line_number}: {len(fields)} fields, but the header has {len(header)}; put a field with commas or "
+                    "line breaks in double quotes"
+                )
+            records.append(dict(zip(header, fields, strict=True)))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not valid csv: {error}") from None
+    return records
 
 
 def _load_local(kind: str, path: str, **options: Any) -> list[Record]:

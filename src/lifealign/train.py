@@ -182,7 +182,8 @@ def _step(
             loss, seen, skipped = _preference_loss(loop, stage, pack, group, len(window))
             bound = max(bound, skipped)
         if loss.requires_grad:
-            accelerator.backward(loss)
+            # Not by accelerate, which divides by the accumulation that its launcher was given; ours is in the loss.
+            loss.backward()  # type: ignore[no-untyped-call]
         sums += _sums(seen, float(loss.detach()), len(group), len(window))
     for parameter in parameters.values():
         if parameter.grad is None:
@@ -201,7 +202,7 @@ def _step(
     line["grad_norm"] = norm
     penalty = loop.strategy.penalty(loop.model)
     if penalty.requires_grad:
-        accelerator.backward(penalty)
+        penalty.backward()  # type: ignore[no-untyped-call]
         line["penalty"] = float(penalty.detach())
     if config.skip_weight_below > 0 and not chosen_only:
         line["skipped_gradient_bound"] = bound

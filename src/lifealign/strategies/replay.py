@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifealign.losses import ObjectiveConfig
-from lifealign.replay import ReplayBuffer, ReplayConfig, update_buffer
+from lifealign.replay import ReplayBuffer, ReplayConfig, task_quota, update_buffer
 from lifealign.strategies.base import History, PreferenceDataset, Strategy
 from lifealign.tasks import Task
 
@@ -19,6 +19,8 @@ class Replay(Strategy):
 
     def training_set(self, task: Task, history: History) -> PreferenceDataset:
         """The task's rows and the buffer's; the loop's sampler interleaves them. A row in both counts once."""
+        if self.config.replay_share and self.config.replay_policy == "per_task_quota":  # before training, not after it
+            task_quota({task.name, *(e.task for e in history.replay.exemplars)}, self.config.replay_capacity)
         own = {row.digest for row in task.train}
         past = [e for e in history.replay.exemplars if e.row.digest not in own]
         rows = (*task.train, *(e.row for e in past))
