@@ -12,6 +12,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -364,11 +365,17 @@ def test_opening_holds_no_lock_and_one_writer_keeps_others_out(memory: Memory) -
     assert memory.learn(make_task("late")).directory == "0004-late"  # sees what the other one committed
 
 
-def test_a_tracker_that_is_not_installed_is_refused(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_a_tracker_that_is_not_installed_is_refused(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     memory = Memory.create(tmp_path / "tracked", config())
     with pytest.raises(ConfigError, match=r"train.trackers: \['mlflow'\] not installed; pip install mlflow"):
         memory.learn(make_task("one"), settings=["train.trackers=[mlflow]"])
+    steps: list[int] = []
+    monkeypatch.setattr(Accelerator, "log", lambda self, values, step: steps.append(step))
     memory.learn(make_task("one"), settings=["train.trackers=[tensorboard]"])
+    memory.learn(make_task("two"), settings=["train.trackers=[tensorboard]"])
+    assert steps == list(range(1, len(steps) + 1))  # a tracker leaves out a step that is not above the last one
     assert list((tmp_path / "tracked" / "work" / "trackers").rglob("events*"))
 
 

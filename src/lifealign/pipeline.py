@@ -157,6 +157,7 @@ def learn_group(
     loop = Loop(
         task.name, model, strategy, config.train, config.seed, shared_prefix, accelerator, workspace, session.progress
     )
+    loop.earlier_steps = sum(len(store.load_lines(m, TRAINING)) for m in store.lineage()[1:])
     reached = stage_reached(workspace)
     reference_seconds = 0.0
     unused = torch.zeros(len(pairs), 2)

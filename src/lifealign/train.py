@@ -87,6 +87,7 @@ class Loop:
         checkpoints: directory for checkpoints; None: none are written.
         progress: where to report.
         log: one line per optimizer step, of all stages.
+        earlier_steps: optimizer steps of earlier tasks: trackers want a count that never falls.
     """
 
     task: str
@@ -99,6 +100,7 @@ class Loop:
     checkpoints: Path | None = None
     progress: Progress = field(default_factory=NullProgress)
     log: list[LogLine] = field(default_factory=list)
+    earlier_steps: int = 0
 
 
 def row_order(seed: int, task: str, stage: str, epoch: int, count: int) -> list[int]:
@@ -157,7 +159,7 @@ def train_stage(loop: Loop, stage: Stage) -> None:
             loop.log.append(line)
             loop.accelerator.log(
                 {f"{loop.task}/{stage.name}/{k}": v for k, v in line.items() if isinstance(v, float)},
-                step=len(loop.log),
+                step=loop.earlier_steps + len(loop.log),
             )
             if (index + 1) % loop.config.checkpoint_every == 0 or index + 1 == len(steps):
                 _checkpoint(loop, stage, parameters, optimizer, index + 1)
