@@ -1,8 +1,7 @@
 """Where rows come from: a json, jsonl, parquet or csv file, or a hub data set, read into plain records.
 
-json and jsonl go through Python's own parser: `datasets` guesses types (a column of dates becomes timestamps, so the
-text a user wrote is lost) and names no line for a mistake. csv is read with guessing switched off for the same reason
-("None", "NA" and "007" are answers). parquet and the hub carry their types with them.
+json, jsonl and csv go through Python's own parsers: `datasets` guesses types (a column of dates becomes timestamps, "007" a
+number, so that the text a user wrote is lost) and names no line for a mistake. parquet and the hub carry their types with them.
 """
 
 from __future__ import annotations
