@@ -134,6 +134,7 @@ def make_study() -> dict[str, Any]:
             "orders_spread": spread,
             "interference": {
                 "replay": {
+                    "metric": "accuracy",
                     "tasks": ORDERS["given"],
                     "matrix": [[None, -1.625, -3.5], [0.875, None, None], [-4.25, 2.375, None]],
                 }

@@ -192,6 +192,31 @@ def test_other_commands(arguments: Callable[[Path], tuple[str, ...]], memory: Pa
     refused(lifealign(*arguments(memory)), memory=memory)
 
 
+@pytest.mark.parametrize("name", ["base", "initial", "now"])
+def test_a_task_has_no_name_of_a_point(name: str, memory: Path, data: Path) -> None:
+    refused(lifealign("learn", memory, data, "--name", name), f"'{name}' names a point", memory=memory)
+
+
+def test_what_is_read_is_not_written_over(memory: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "hi", "tag": "keep me"}\n')
+    refused(lifealign("generate", memory, "--prompts", prompts, "--out", prompts), "is read by this command")
+    assert "keep me" in prompts.read_text()
+    ratings = tmp_path / "ratings.sqlite"
+    ratings.write_bytes(b"ratings")
+    refused(lifealign("ratings", "export", "--db", ratings, "--out", ratings), "is read by this command")
+    assert ratings.read_bytes() == b"ratings"
+
+
+def test_a_prompt_that_is_no_text_and_a_seed_too_large(memory: Path) -> None:
+    refused(lifealign("generate", memory, "--prompt", "a\udcffb"), "not valid Unicode")
+    assert lifealign("generate", memory, "--prompt", "a", "--seed", str(2**64)).exit_code == 2
+
+
+def test_export_below_a_file(memory: Path, data: Path) -> None:
+    refused(lifealign("export", memory, "--out", data / "below"), "Not a directory")
+
+
 def test_export_does_not_overwrite(memory: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")

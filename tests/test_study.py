@@ -84,6 +84,7 @@ def test_methods_orders_seeds_and_a_grid(write: Write, tmp_path: Path) -> None:
     results, lines, problems = run_study(path, out=out)
     assert problems == []
     assert json.loads((out / "results.json").read_text())["runs"] == json.loads(json.dumps(results["runs"]))
+    assert {found["metric"] for found in results["interference"].values()} == {"accuracy"}
     assert len(results["runs"]) == 2 * 2 * 2
     assert {r["status"] for r in results["runs"]} == {"done"}
     assert results["orders"] == {"given": ["one", "two"], "reversed": ["two", "one"]}
@@ -340,6 +341,11 @@ def test_mistakes_are_reported_together(write: Write) -> None:
         "timeout: Input should be greater than 0, got 0",
     ):
         assert part in text, text
+
+
+def test_nothing_is_chosen_by_a_metric_of_which_no_value_is_better(write: Write) -> None:
+    with pytest.raises(ConfigError, match=r"selection\.metric: of length_words neither a higher nor a lower value"):
+        run_study(write(selection={"metric": "last.length_words"}))
 
 
 def test_mistakes_of_methods_are_reported_together(write: Write) -> None:

@@ -438,6 +438,13 @@ def test_scores_that_only_some_runs_have(study: dict[str, Any]) -> None:
     assert "chrf" in render_html(study)
 
 
+def test_a_metric_of_which_no_value_is_better_is_not_ranked(study: dict[str, Any]) -> None:
+    for i, line in enumerate(study["table"]):
+        line["metrics"]["length_words"] = {"last": {"mean": 10.0 + i, "low": 9.0, "high": 30.0, "values": [10, 10, 10]}}
+    rows = dict(table_named(study, "main-given").rows)
+    assert {cells[-1].rank for cells in rows.values()} == {0} and all(cells[-1].text for cells in rows.values())
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

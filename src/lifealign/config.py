@@ -76,7 +76,7 @@ class TaskConfig(Frozen):
     """One task given by files or hub data sets."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-    """Letters, digits, `-`, `_`; unique in the stream."""
+    """Letters, digits, `-`, `_`; unique in the stream; not `base`, `initial` or `now`, which name points of a memory's life."""
     train: SourceConfig
     """Rows to learn from."""
     test: SourceConfig | None = None
@@ -89,6 +89,13 @@ class TaskConfig(Frozen):
     """At most so many test rows, drawn with the seed; where `test` is None, so many are taken from train (40)."""
     requirement: str | None = Field(None, pattern=r"\S")
     """What the task asks for, in words; read by `ready2blend`. Not blank; None: the name, hyphens as spaces."""
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, value: str) -> str:
+        if value in ("base", "initial", "now"):
+            raise ValueError(f"{value!r} names a point of a memory's life; choose another name")
+        return value
 
 
 class PlantedConfig(Frozen):

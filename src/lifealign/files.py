@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifealign.errors import StoreError
+from lifealign.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,16 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(
             f"{error.filename or path}: cannot be written: {reason} ({name}); what was stored before is untouched"
         ) from error
+
+
+def keep_apart(out: Path, *read: Path) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        ConfigError: `out` is one of the files.
+    """
+    if out.resolve() in [path.resolve() for path in read]:
+        raise ConfigError(f"--out {out} is read by this command; write to another file, or it would be lost")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import typer
 from lifealign.errors import EXIT_USER_ERROR, UserError
 
 EXIT_INTERRUPTED = 130
-REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR})
 """What an operating system refuses for reasons outside of this program."""
 
 P = ParamSpec("P")

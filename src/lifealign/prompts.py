@@ -28,7 +28,15 @@ class Prompt:
 
     @classmethod
     def of_text(cls, text: str) -> Prompt:
-        """One user turn."""
+        """One user turn.
+
+        Raises:
+            DataError: bytes that are no Unicode, as a shell may hand on.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the prompt {text!r} is not valid Unicode") from None
         return cls((Message("user", text),), ("prompt", text))
 
     def with_answer(self, answer: str) -> dict[str, Any]:

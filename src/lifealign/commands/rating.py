@@ -121,9 +121,11 @@ def export(
     as_json: AsJson = False,
 ) -> Answer:
     """Write the ratings as jsonl, one a line."""
+    from lifealign.files import keep_apart
     from lifealign.people.database import Ratings
     from lifealign.people.export import export_rows, write_rows
 
+    keep_apart(out, db)
     rows = export_rows(Ratings.open(db))
     write_rows(out, rows)
     return Answer({"out": out, "ratings": len(rows)}, [f"{len(rows)} ratings written: {out}"])

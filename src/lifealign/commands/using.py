@@ -40,12 +40,12 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 answers greedily.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampling.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once; sampled answers depend on it.")] = 16,
     as_json: AsJson = False,
 ) -> Answer:
     """Answer prompts with the model as it is, or as it was after an earlier task."""
-    from lifealign.files import replace_file, writing
+    from lifealign.files import keep_apart, replace_file, writing
     from lifealign.memory import Memory
     from lifealign.progress import make_progress
     from lifealign.prompts import Prompt, read_prompts
@@ -54,6 +54,7 @@ def generate(
         raise ConfigError("give either --prompt TEXT (repeats) or --prompts FILE")
     asked = read_prompts(prompts) if prompts is not None else [Prompt.of_text(text) for text in prompt or ()]
     if out is not None:
+        keep_apart(out, *([Path(prompts)] if prompts is not None else []))
         with writing(out):  # before answers that could then not be kept
             out.parent.mkdir(parents=True, exist_ok=True)
     texts = Memory.open(memory).generate(

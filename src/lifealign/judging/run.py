@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifealign.errors import JudgeError
-from lifealign.files import cache_dir, writing
+from lifealign.files import cache_dir, keep_apart, writing
 from lifealign.judging.config import JudgeConfig
 from lifealign.judging.engine import Forecast, Totals, forecast, judge_answers
 from lifealign.judging.judgements import write_judgements
@@ -61,8 +61,7 @@ def run(
         return Done({"dry_run": True, **found.to_json()}, _forecast_lines(found))
     if out is None:
         raise JudgeError("say where the judgements go: --out FILE.jsonl (or --dry-run to ask nobody)")
-    if out.resolve() in [path.resolve() for path in sources]:
-        raise JudgeError(f"--out {out}: these are the answers; name another file")
+    keep_apart(out, *sources)
     with writing(out):  # before judgements that could then not be kept
         out.parent.mkdir(parents=True, exist_ok=True)
     kept = []

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from lifealign.config import Frozen, RunConfig, StreamConfig
 from lifealign.errors import ConfigError
-from lifealign.results import METRICS, SUMMARIES
+from lifealign.results import METRICS, NEITHER_IS_BETTER, SUMMARIES
 from lifealign.settings import explain, nearest, read_yaml
 from lifealign.suites.rules import TASKS
 
@@ -85,6 +85,10 @@ class SelectionConfig(Frozen):
         summary, _, metric = value.partition(".")
         if summary not in SUMMARIES or metric not in METRICS:
             raise ValueError(f"expected SUMMARY.METRIC of {', '.join(SUMMARIES)} and {', '.join(METRICS)}")
+        if metric in NEITHER_IS_BETTER:
+            raise ValueError(
+                f"of {metric} neither a higher nor a lower value is better, so nothing can be chosen by it"
+            )
         return value
 
 

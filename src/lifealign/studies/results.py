@@ -278,7 +278,7 @@ def _interference(plan: Plan, groups: Sequence[Group]) -> dict[str, Any]:
         runs = [r for g in own for r in g.runs.values() if metric in r["scores"]]
         if runs:
             learnt = [(r["tasks"], r["scores"][metric]["R"], r["scores"][metric]["before"]) for r in runs]
-            found[label] = {"tasks": tasks, "matrix": stats.interference(learnt, tasks).tolist()}
+            found[label] = {"metric": metric, "tasks": tasks, "matrix": stats.interference(learnt, tasks).tolist()}
     return found
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lifealign.report_views import SUMMARIES, cells_of, higher_is_better, metric_label, number
+from lifealign.results import NEITHER_IS_BETTER
 from lifealign.studies.cells import (
     Cell,
     Column,
@@ -147,7 +148,7 @@ def _score_rows(
     most = max((len(line.get("seeds") or ()) for line in group.lines), default=0)
     for metric, key in pairs:
         cells = [_score_cell(results, line, metric, key, most) for line in group.lines]
-        columns.append(ranked(cells, higher_is_better(metric, key)))
+        columns.append(cells if metric in NEITHER_IS_BETTER else ranked(cells, higher_is_better(metric, key)))
     return tuple((str(line["method"]), tuple(column[i] for column in columns)) for i, line in enumerate(group.lines))
 
 
