@@ -192,6 +192,12 @@ def test_other_commands(arguments: Callable[[Path], tuple[str, ...]], memory: Pa
     refused(lifealign(*arguments(memory)), memory=memory)
 
 
+def test_the_same_task_again_is_taken_for_a_killed_run_only_with_the_same_settings(memory: Path, data: Path) -> None:
+    again = ("learn", memory, data, "--name", "first")
+    assert lifealign(*again, *BASE[2:4]).exit_code == 0
+    refused(lifealign(*again, "--set", "train.epochs=2"), "'first' is in the memory already", memory=memory)
+
+
 @pytest.mark.parametrize("name", ["base", "initial", "now"])
 def test_a_task_has_no_name_of_a_point(name: str, memory: Path, data: Path) -> None:
     refused(lifealign("learn", memory, data, "--name", name), f"'{name}' names a point", memory=memory)

@@ -388,3 +388,19 @@ def test_a_requirement_is_kept_with_its_task(config: Build, tmp_path: Path) -> N
         {"stars": None},
     ]
     assert [t.requirement for t in heldout(MemoryStore.open(memory.path))] == ["Say how bread is baked.", None]
+
+
+def test_scores_of_rows_that_a_rollback_took_back_are_not_taken_for_these(
+    config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """The first life of task `one` was scored on more rows before it was learnt; the second keeps fewer."""
+    memory = Memory.create(tmp_path / "m", config(f"memory={tmp_path / 'm'}"))
+    long = make_task("one", train=6, test=6)
+    memory.learn(long, settings=["evaluate.unseen=true"])
+    before = memory.results()["scores"]["nll"]["before"]
+    memory.rollback("initial")
+    memory.learn(replace(long, test=long.test[4:]), settings=["evaluate.unseen=true"])
+    cell = memory.results()["scores"]["nll"]
+    alone = memory.evaluate().to_json()["tasks"]["one"]["nll"]
+    assert alone["rows"] == 2 and cell["R"][-1][0] == pytest.approx(alone["value"])
+    assert before[0] is not None and cell["before"][0] != pytest.approx(before[0], abs=1e-6)

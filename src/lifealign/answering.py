@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifealign.errors import ConfigError, DataError
 from lifealign.manifest import ROOT, TaskManifest
-from lifealign.tasks import Row, Task
+from lifealign.tasks import Row, Task, rows_sha256
 from lifealign.transcripts import BASE, AnswerRecord
 
 if TYPE_CHECKING:
@@ -119,8 +119,6 @@ def stored_scores(
     store: MemoryStore, point: TaskManifest, task: Task, split: str, count: int, max_new_tokens: int
 ) -> Mapping[str, Any] | None:
     """The newest evaluation record of a task with answers to its first `count` prompts; None: there is none."""
-    from lifealign.pipeline import rows_sha256
-
     rows = rows_of(task, split)
     for record in reversed(store.evaluations()):
         options = record["options"]

@@ -23,6 +23,7 @@ from lifealign.manifest import ROOT, TaskManifest
 from lifealign.progress import NullProgress, Progress
 from lifealign.results import ScoreTable, read_scores, run_results
 from lifealign.store import MemoryStore
+from lifealign.tasks import rows_sha256
 
 if TYPE_CHECKING:
     from lifealign.answering import Asked
@@ -144,7 +145,7 @@ class Memory:
             DataError: the memory has another task of that name.
         """
         from lifealign.guard import score_guard
-        from lifealign.pipeline import heldout, learn_group, rows_sha256, score_row, writing
+        from lifealign.pipeline import heldout, learn_group, score_row, writing
 
         config = self._with_settings(settings)
         session = self._session(config, progress)
@@ -158,7 +159,7 @@ class Memory:
                     for point in dict.fromkeys((self._store.lineage()[0].directory, head.directory)):
                         score_row(session, self._store, self._store.find(point), [task], config)
                 head, self._store = learn_group(session, self._store, [task], config)
-            elif known[task.name] is not head or head.meta["rows_sha256"] != rows_sha256(task.train):
+            elif known[task.name] is not head or not _same(head, task, config):
                 raise DataError(
                     f"{self.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
                     f"name, or roll back to the task before it"
@@ -484,6 +485,13 @@ class Memory:
         if progress is not None:
             self._loaded.progress = progress
         return self._loaded
+
+
+def _same(manifest: TaskManifest, task: Task, config: RunConfig) -> bool:
+    """Whether a commit is what learning the task with these settings gives."""
+    asked = config.model_dump(mode="json", include={"strategy", "sft", "train"})
+    learnt = {key: manifest.config[key] for key in asked}
+    return learnt == asked and manifest.meta["rows_sha256"] == rows_sha256(task.train)
 
 
 def _free(out: str | Path) -> Path:

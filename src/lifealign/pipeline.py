@@ -30,7 +30,7 @@ from lifealign.recompose import task_signatures
 from lifealign.replay import ReplayBuffer
 from lifealign.session import ADAPTER, SIGNATURE, STATE, UPDATE, Session
 from lifealign.store import MemoryStore
-from lifealign.tasks import Row, Task, load_stream
+from lifealign.tasks import Row, Task, load_stream, rows_sha256
 from lifealign.text_metrics import require
 from lifealign.train import Loop, Stage, stage_reached, train_stage
 
@@ -305,11 +305,6 @@ def writing(session: Session, store: MemoryStore) -> Iterator[None]:
     """The memory's lock, held by the first process of a run."""
     with store.writer() if session.accelerator.is_main_process else nullcontext():
         yield
-
-
-def rows_sha256(rows: Sequence[Row]) -> str:
-    """SHA-256 (hex) of the rows' content, in order."""
-    return hashlib.sha256("".join(row.digest for row in rows).encode()).hexdigest()
 
 
 def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], config: RunConfig) -> Tensor:

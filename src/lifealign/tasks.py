@@ -78,6 +78,11 @@ class Row:
         )
 
 
+def rows_sha256(rows: Sequence[Row]) -> str:
+    """SHA-256 (hex) of the rows' content, in order."""
+    return hashlib.sha256("".join(row.digest for row in rows).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class DataReport:
     """What was read, dropped and repaired in one source of rows.
