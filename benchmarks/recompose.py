@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from lifealign.errors import ConfigError
+from lifealign.heldout import heldout
 from lifealign.memory import Memory
 from lifealign.models import restore
 from lifealign.output import to_json
-from lifealign.pipeline import heldout
 from lifealign.progress import make_progress
 from lifealign.recompose import Composer, relate, score_composed
 from lifealign.tasks import Task, load_stream

@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conftest import make_task, rows
 from lifealign.config import RunConfig
 from lifealign.errors import ConfigError, DataError, ModelError, StoreError
+from lifealign.heldout import heldout
 from lifealign.manifest import ROOT
 from lifealign.memory import Memory
-from lifealign.pipeline import heldout, run_stream
+from lifealign.pipeline import run_stream
 from lifealign.progress import NullProgress
 from lifealign.session import ADAPTER, Session
 from lifealign.store import MemoryStore
@@ -313,10 +314,16 @@ def test_a_run_on_a_memory_made_with_other_settings_is_refused(config: Build, tm
     run_stream(config(stream))
     with pytest.raises(ConfigError, match=r"made with other settings.*\n  train.epochs: 1 there, 2 here"):
         run_stream(config(stream, "train.epochs=2"))
-    with pytest.raises(
-        StoreError, match=r"task 1 of this memory is \['data-json'\] learnt from other rows than this run's"
+    for before, after in (
+        ("order: [1]", "order: [2]"),
+        ("train_rows: 2", "train_rows: 3"),
+        ("test_rows: 1", "test_rows: 2"),
     ):
-        run_stream(config(stream.replace("order: [1]", "order: [2]")))
+        with pytest.raises(
+            StoreError, match=r"task 1 of this memory is \['data-json'\], learnt from or scored on other"
+        ):
+            run_stream(config(stream.replace(before, after)))
+    run_stream(config(stream))
     with pytest.raises(ConfigError, match=r"no `stream`, so there is nothing to run"):
         run_stream(config())
 
@@ -400,6 +407,8 @@ def test_scores_of_rows_that_a_rollback_took_back_are_not_taken_for_these(
     before = memory.results()["scores"]["nll"]["before"]
     memory.rollback("initial")
     memory.learn(replace(long, test=long.test[4:]), settings=["evaluate.unseen=true"])
+    with pytest.raises(DataError, match="'one' is in the memory already"):  # the same training rows, others held out
+        memory.learn(long, settings=["evaluate.unseen=true"])
     cell = memory.results()["scores"]["nll"]
     alone = memory.evaluate().to_json()["tasks"]["one"]["nll"]
     assert alone["rows"] == 2 and cell["R"][-1][0] == pytest.approx(alone["value"])

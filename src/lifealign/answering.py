@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lifealign.errors import ConfigError, DataError
+from lifealign.heldout import heldout
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.tasks import Row, Task, rows_sha256
 from lifealign.transcripts import BASE, AnswerRecord
@@ -92,8 +93,6 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
 
 def _plan(store: MemoryStore, asked: Asked) -> list[tuple[TaskManifest, list[Task]]]:
     """Points, in the order of the memory's life, each with the tasks whose prompts are answered there."""
-    from lifealign.pipeline import heldout
-
     lineage = store.lineage()
     known = {task.name: task for task in heldout(store)}
     if not known:

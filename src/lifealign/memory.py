@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from lifealign.config import RunConfig
 from lifealign.errors import ConfigError, DataError
 from lifealign.guard_results import guard_lines, guard_scores, with_guard
+from lifealign.heldout import heldout
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.progress import NullProgress, Progress
 from lifealign.results import ScoreTable, read_scores, run_results
 from lifealign.store import MemoryStore
-from lifealign.tasks import rows_sha256
 
 if TYPE_CHECKING:
     from lifealign.answering import Asked
@@ -145,7 +145,7 @@ class Memory:
             DataError: the memory has another task of that name.
         """
         from lifealign.guard import score_guard
-        from lifealign.pipeline import heldout, learn_group, score_row, writing
+        from lifealign.pipeline import learn_group, same_rows, score_row, writing
 
         config = self._with_settings(settings)
         session = self._session(config, progress)
@@ -159,7 +159,7 @@ class Memory:
                     for point in dict.fromkeys((self._store.lineage()[0].directory, head.directory)):
                         score_row(session, self._store, self._store.find(point), [task], config)
                 head, self._store = learn_group(session, self._store, [task], config)
-            elif known[task.name] is not head or not _same(head, task, config):
+            elif known[task.name] is not head or not (same_rows(self._store, head, [task]) and _same(head, config)):
                 raise DataError(
                     f"{self.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
                     f"name, or roll back to the task before it"
@@ -206,7 +206,7 @@ class Memory:
             ConfigError: no such text metric, no generations for one, or its library is not installed.
         """
         from lifealign.guard import score_guard
-        from lifealign.pipeline import heldout, score_row, writing
+        from lifealign.pipeline import score_row, writing
 
         if generations == 0 and text_metrics is None:
             text_metrics = ()
@@ -373,7 +373,6 @@ class Memory:
             StoreError: no such task.
         """
         from lifealign.models import restore
-        from lifealign.pipeline import heldout
         from lifealign.recompose import Composer, Composition, score_composed
 
         target = None if out is None else _free(out)
@@ -487,11 +486,10 @@ class Memory:
         return self._loaded
 
 
-def _same(manifest: TaskManifest, task: Task, config: RunConfig) -> bool:
-    """Whether a commit is what learning the task with these settings gives."""
+def _same(manifest: TaskManifest, config: RunConfig) -> bool:
+    """Whether a commit was learnt with these settings."""
     asked = config.model_dump(mode="json", include={"strategy", "sft", "train"})
-    learnt = {key: manifest.config[key] for key in asked}
-    return learnt == asked and manifest.meta["rows_sha256"] == rows_sha256(task.train)
+    return asked == {key: manifest.config[key] for key in asked}
 
 
 def _free(out: str | Path) -> Path:

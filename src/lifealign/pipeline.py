@@ -22,6 +22,7 @@ from lifealign.config import RunConfig
 from lifealign.errors import ConfigError, DataError, StoreError
 from lifealign.evaluate import TaskScores
 from lifealign.guard import score_guard
+from lifealign.heldout import DATA, HELDOUT, heldout
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.models import snapshot
 from lifealign.progress import NullProgress, Progress
@@ -30,15 +31,14 @@ from lifealign.recompose import task_signatures
 from lifealign.replay import ReplayBuffer
 from lifealign.session import ADAPTER, SIGNATURE, STATE, UPDATE, Session
 from lifealign.store import MemoryStore
-from lifealign.tasks import Row, Task, load_stream, rows_sha256
+from lifealign.tasks import Task, load_stream, rows_sha256
 from lifealign.text_metrics import require
 from lifealign.train import Loop, Stage, stage_reached, train_stage
 
 if TYPE_CHECKING:
     from lifealign.memory import Memory
 
-REPLAY, HELDOUT, TRAINING = "replay.jsonl", "heldout.jsonl", "training.jsonl"
-DIAGNOSTICS, DATA = "diagnostics.json", "data.json"
+REPLAY, TRAINING, DIAGNOSTICS = "replay.jsonl", "training.jsonl", "diagnostics.json"
 KL_PAIRS = 4
 """Training pairs on which the exact KL to the base model is measured after each task."""
 
@@ -111,7 +111,7 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
         for position, group in enumerate(session.strategy.schedule(tasks), 1):
             lineage = store.lineage()
             if position < len(lineage):
-                _check_same(lineage[position], group, store.path)
+                _check_same(store, lineage[position], group)
                 manifest = lineage[position]
             else:
                 manifest, store = learn_group(session, store, group, config)
@@ -154,10 +154,19 @@ def learn_group(
     key = _workspace_key(store, task, config, [p.digest for p in pairs])
     workspace = store.workspace(key) if accelerator.is_main_process else store.path / "work" / key
     accelerator.wait_for_everyone()
+    trained = store.lineage()[1:] if config.train.trackers else ()
     loop = Loop(
-        task.name, model, strategy, config.train, config.seed, shared_prefix, accelerator, workspace, session.progress
+        task.name,
+        model,
+        strategy,
+        config.train,
+        config.seed,
+        shared_prefix,
+        accelerator,
+        workspace,
+        session.progress,
+        earlier_steps=sum(len(store.load_lines(m, TRAINING)) for m in trained),
     )
-    loop.earlier_steps = sum(len(store.load_lines(m, TRAINING)) for m in store.lineage()[1:])
     reached = stage_reached(workspace)
     reference_seconds = 0.0
     unused = torch.zeros(len(pairs), 2)
@@ -279,27 +288,6 @@ def learnt(store: MemoryReader, until: TaskManifest) -> set[str]:
     return {name for m in store.lineage() if m.index <= until.index for name in m.members}
 
 
-def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task]:
-    """The tasks learnt so far with the held-out rows that the memory keeps of them, in the order they were learnt."""
-    tasks = {}
-    for manifest in store.lineage()[1:]:
-        if until is not None and manifest.index > until.index:
-            break
-        lines = store.load_lines(manifest, HELDOUT)
-        requirements = store.load_document(manifest, DATA).get("requirements", {})  # older memories have none
-        for name in manifest.members:
-            own = [line for line in lines if line["task"] == name]
-            splits = {
-                split: tuple(Row.from_json(line["row"]) for line in own if line["split"] == split)
-                for split in ("validation", "test")
-            }
-            checker = own[0]["checker"] if own else None
-            tasks[name] = Task(
-                name, (), splits["validation"], splits["test"], checker, requirement=requirements.get(name)
-            )
-    return list(tasks.values())
-
-
 @contextmanager
 def writing(session: Session, store: MemoryStore) -> Iterator[None]:
     """The memory's lock, held by the first process of a run."""
@@ -341,13 +329,20 @@ def _workspace_key(store: MemoryStore, task: Task, config: RunConfig, digests: S
     return f"{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _check_same(manifest: TaskManifest, group: Sequence[Task], path: Path) -> None:
-    names = [t.name for t in group]
-    same = list(manifest.members) == names and manifest.meta["rows_sha256"] == rows_sha256(_merge(group).train)
-    if not same:
+def same_rows(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task]) -> bool:
+    """Whether a commit is of these tasks, learnt from these rows, with these held out."""
+    if list(manifest.members) != [t.name for t in group]:
+        return False
+    kept = {t.name: t for t in heldout(store, manifest)}
+    held_out = all((t.validation, t.test) == (kept[t.name].validation, kept[t.name].test) for t in group)
+    return held_out and manifest.meta["rows_sha256"] == rows_sha256(_merge(group).train)
+
+
+def _check_same(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task]) -> None:
+    if not same_rows(store, manifest, group):
         raise StoreError(
-            f"{path}: task {manifest.index} of this memory is {list(manifest.members)} learnt from other rows than this run's "
-            f"{names}; give another `memory` directory, or roll back to the task before it"
+            f"{store.path}: task {manifest.index} of this memory is {list(manifest.members)}, learnt from or scored on other rows "
+            f"than this run's {[t.name for t in group]}; give another `memory` directory, or roll back to the task before it"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,10 @@ import numpy as np
 
 from lifealign import metrics
 from lifealign.guard_results import guard_results
+from lifealign.heldout import heldout
 from lifealign.manifest import ROOT, TaskManifest
 from lifealign.reader import MemoryReader
-from lifealign.tasks import Row, rows_sha256
+from lifealign.tasks import rows_sha256
 from lifealign.text_metrics import FLOORS, TEXT_METRICS
 
 PERCENT = frozenset(
@@ -97,31 +99,23 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     stages = {name: m.directory for m in lineage[1:] for name in m.members}
     rows: dict[str, dict[str, dict[str, list[float]]]] = {}
     floors: dict[str, dict[str, dict[str, list[float]]]] = {}
-    held_out = _held_out(store, split)
+    tasks = {task.name: task for task in heldout(store)}
+
+    @functools.cache
+    def kept(name: str, count: int | None) -> str:
+        return rows_sha256((tasks[name].test if split == "test" else tasks[name].validation)[:count])
+
     for record in store.evaluations():
         if record["kind"] == "row" and record["options"]["split"] == split:
             for score in record["scores"]:
-                if score["task"] in held_out:
-                    asked = held_out[score["task"]][: record["options"].get("rows")]
-                    if score["rows_sha256"] != rows_sha256(asked):
-                        continue  # of rows that a rollback took back
-                cell = rows.setdefault(record["after"], {}).setdefault(score["task"], {})
+                name = score["task"]
+                if name in tasks and score["rows_sha256"] != kept(name, record["options"].get("rows")):
+                    continue  # of rows that a rollback took back
+                cell = rows.setdefault(record["after"], {}).setdefault(name, {})
                 _update(cell, score["rows"])
                 for floor, values in score.get("floors", {}).items():  # older records have none
-                    _update(floors.setdefault(score["task"], {}).setdefault(floor, {}), values)
+                    _update(floors.setdefault(name, {}).setdefault(floor, {}), values)
     return ScoreTable(tuple(stages), tuple(stages.values()), rows, floors)
-
-
-def _held_out(store: MemoryReader, split: str) -> dict[str, list[Row]]:
-    """The rows that the memory keeps of each task learnt so far."""
-    found: dict[str, list[Row]] = {}
-    for manifest in store.lineage()[1:]:
-        kept: dict[str, list[Row]] = {name: [] for name in manifest.members}
-        for line in store.load_lines(manifest, "heldout.jsonl"):
-            if line["split"] == split:
-                kept[line["task"]].append(Row.from_json(line["row"]))
-        found |= kept
-    return found
 
 
 def _update(cell: dict[str, list[float]], found: Mapping[str, list[float]]) -> None:

@@ -41,7 +41,8 @@ class L2P(Strategy):
     The reference policy `base` runs without prompts, and nothing is cut off at evaluation. The prompts start from
     sampled vocabulary (float32, whatever the model's type), the keys from a normal distribution. Before any training
     the policy is therefore not the base model. No adapter is trained: the `lora` settings are not read.
-    SFT stage: the prompts alone; the keys rest. Kept: pool (length + 1) D numbers, as weights. Cost: 1, attention to top_k length more tokens, and one forward of
+    SFT stage: the prompts alone; the keys rest.
+    Kept: pool (length + 1) D numbers, as weights. Cost: 1, attention to top_k length more tokens, and one forward of
     each distinct prompt for its query (cached while the process lives).
     """
 

@@ -36,9 +36,9 @@ class Ready2Blend(Strategy):
     prompt; else, for each input, the convex combination of the bank's prompts with weights softmax(cos(sentence
     embedding of the input, requirements) / temperature). With an empty bank there is no prompt: the base model.
 
-    SFT stage: with `pair` alone. Scores of a task are told the task: its own prompt answers. A task's prompt goes to the bank as it is at the task's end and never changes again; the reference `base` has no
-    prompt. A task without a requirement has its name, hyphens as spaces, in its place. No adapter is trained: the
-    `lora` settings are not read. Exported is the latest task's prompt, as PEFT prompt tuning.
+    A task's prompt goes to the bank as it is at the task's end and never changes again; scores of a task are told the
+    task. SFT stage: with `pair` alone. The reference `base` has no prompt. A task without a requirement has its name in
+    its place. No adapter is trained: `lora` is not read. Exported is the latest prompt, as PEFT prompt tuning.
     Kept: the translator as weights (0.4 to 0.6 million numbers at width 128), and K D + E numbers a task. Cost: 1, attention
     to K more tokens; the sentence encoder (22 million parameters) on each distinct input of an unknown task.
     """
