@@ -152,47 +152,52 @@ def test_in_bfloat16_a_pair_rounds_alike_in_every_row(real_base) -> None:  # typ
     assert torch.equal(other, torch.cat([alone[3], alone[1]]))
 
 
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3"])
-def test_short_segments_in_half_precision_take_float32_attention(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And give the gradients that torch's kernel gives, sliding windows included; a float32 model never takes it."""
-    data, exact = pairs(), model_with_adapter(kind)
-    half = copy.deepcopy(exact).to(torch.bfloat16)
-    own_way, ways = lifealign.logps._float32_attention, []
+def test_products_give_the_gradients_of_torch_s_kernel(
+    kind: str, dtype: torch.dtype, allowed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short segments take products; sliding windows and several query heads a key head included."""
+    data, model = pairs(), model_with_adapter(kind).to(dtype)
+    own_way, ways = lifealign.logps._ProductAttention.apply, []
 
     def counted(*arguments: Any) -> torch.Tensor:
         ways.append(arguments)
         return own_way(*arguments)
 
-    def gradients(model: torch.nn.Module) -> torch.Tensor:
+    def gradients() -> torch.Tensor:
+        model.zero_grad()
         token_logps(model, pack_pairs(data, range(4), True)).sums().sum().backward()
         return torch.cat([p.grad.flatten().float() for p in trainable(model).values() if p.grad is not None])
 
-    monkeypatch.setattr(lifealign.logps, "_float32_attention", counted)
-    gradients(exact)
-    assert not ways
-    own = gradients(half)
+    monkeypatch.setattr(lifealign.logps._ProductAttention, "apply", counted)
+    own = gradients()
     assert ways
     ways.clear()
-    half.zero_grad()
-    monkeypatch.setattr(lifealign.logps, "FLOAT32_SCORES", 0)
-    kernel = gradients(half)
+    monkeypatch.setattr(lifealign.logps, "PRODUCT_SCORES", 0)
+    kernel = gradients()
     assert not ways
-    assert 0 < (own - kernel).norm() < 0.05 * kernel.norm()
+    assert 0 < (own - kernel).norm() < allowed * kernel.norm()
 
 
-def test_float32_attention_is_exact_to_the_rounding_of_its_result() -> None:
+@pytest.mark.parametrize(("dtype", "atol", "rtol"), [(torch.float32, 1e-6, 1e-5), (torch.bfloat16, 1e-4, 2**-8)])
+def test_product_attention_is_exact_to_the_rounding_of_its_result(dtype: torch.dtype, atol: float, rtol: float) -> None:
+    """Six query heads, two key heads; against float64 with keys and values repeated."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v, up = (torch.randn(1, 2, n, 8, generator=generator).bfloat16() for n in (5, 9, 9, 5))
+    q, k, v, up = (
+        torch.randn(1, heads, n, 8, generator=generator).to(dtype) for heads, n in ((6, 5), (2, 9), (2, 9), (6, 5))
+    )
     mask = torch.zeros(5, 9).masked_fill_(~torch.ones(5, 9).tril(4).bool(), -torch.inf)
     inputs = [t.clone().requires_grad_() for t in (q, k, v)]
-    result = lifealign.logps._float32_attention(*inputs, mask, 0.3)
+    result = lifealign.logps._ProductAttention.apply(*inputs, mask.repeat(3, 1), 0.3)
     wanted_inputs = [t.double().requires_grad_() for t in (q, k, v)]
-    wanted = (0.3 * wanted_inputs[0] @ wanted_inputs[1].transpose(-1, -2) + mask).softmax(-1) @ wanted_inputs[2]
+    keys, values = (t.repeat_interleave(3, 1) for t in wanted_inputs[1:])
+    wanted = (0.3 * wanted_inputs[0] @ keys.transpose(-1, -2) + mask).softmax(-1) @ values
     result.backward(up)
     wanted.backward(up.double())
     for got, right in ((result, wanted), *((a.grad, b.grad) for a, b in zip(inputs, wanted_inputs, strict=True))):
-        assert got is not None and got.dtype == torch.bfloat16 and right is not None
-        torch.testing.assert_close(got.double(), right, atol=1e-4, rtol=2**-8)
+        assert got is not None and got.dtype == dtype and right is not None
+        torch.testing.assert_close(got.double(), right, atol=atol, rtol=rtol)
 
 
 def test_chunked_projection_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

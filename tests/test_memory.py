@@ -13,8 +13,9 @@ import peft
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from conftest import make_task, rows
 from lifealign.config import RunConfig
@@ -210,6 +211,21 @@ def test_merged_export_is_a_whole_model(memory: Memory, tmp_path: Path) -> None:
     torch.testing.assert_close(live_logits(memory), live, atol=0, rtol=0)  # a session is loaded anew
     with pytest.raises(ConfigError, match=r"whole: there is something already; give a directory that is missing"):
         memory.export(out)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_an_export_to_a_full_disk_leaves_nothing(
+    memory: Memory, merged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, directory: str, **options: Any) -> None:
+        (Path(directory) / "config.json").write_text("{}")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    for kind in (peft.PeftModel, PreTrainedModel):
+        monkeypatch.setattr(kind, "save_pretrained", full)
+    with pytest.raises(StoreError, match=r"export: cannot be written: .*No space left on device"):
+        memory.export(tmp_path / "new" / "export", merged=merged)
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_rollback_and_learn_again(memory: Memory) -> None:

@@ -118,6 +118,13 @@ def test_methods_orders_seeds_and_a_grid(write: Write, tmp_path: Path) -> None:
     document, lines, _ = run_study(path, dry_run=True)
     assert document["to_do"] == [] and document["seconds"] == 0
 
+    # A record that was cut off is written anew, from the memory that is there.
+    record = next((tmp_path / "runs" / "runs").glob("*/record.json"))
+    record.write_bytes(record.read_bytes()[:50])
+    repaired, _, problems = run_study(path, out=out)
+    assert problems == [] and json.loads(record.read_text())["status"] == "done"
+    assert [r["summary"] for r in repaired["runs"]] == [r["summary"] for r in results["runs"]]
+
     # Another study of the same directory finds the runs, whatever it calls its method or its orders.
     chosen = {m: results["selection"][m]["chosen"] for m in ("sequential", "replay")}
     other = write("other", methods=[{"label": "ER", "strategy": "replay", "set": chosen["replay"]}], seeds=[0, 1, 2])

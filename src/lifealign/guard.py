@@ -138,8 +138,8 @@ def score_guard(session: Session, store: MemoryStore, after: TaskManifest, guard
 
 def _score_text(session: Session, guard: GuardConfig, title: str) -> dict[str, Any]:
     path = expand_path(str(guard.text))
-    longest = getattr(session.base.model.config, "max_position_embeddings", None)
-    if longest is not None and guard.window > longest:
+    longest = session.base.positions
+    if guard.window > longest:
         raise ConfigError(
             f"guard.window={guard.window}: the base model's context is {longest} tokens; allowed: 2 to {longest}"
         )

@@ -23,13 +23,14 @@ from transformers import AttentionInterface, PreTrainedModel
 from lifealign.data import EncodedPair
 from lifealign.losses import PairLogps
 from lifealign.models import adapter_off, holding
-from lifealign.packing import Pack, Segment, pack_pairs
+from lifealign.packing import Pack, Segment, cost, pack_pairs
+from lifealign.products import product
 
 ATTENTION = "lifealign_packed"
 VOCABULARY_CHUNK = 1 << 24
 """Logits held at once (elements, float32: 64 MiB); the chunk of positions follows from the vocabulary's size."""
-FLOAT32_SCORES = 1 << 16
-"""Scores of a head and segment up to which attention in half precision on a CPU is done in float32."""
+PRODUCT_SCORES = 1 << 16
+"""Scores of a head and segment up to which attention on a CPU is done by products in float32."""
 
 
 class Tolerance(NamedTuple):
@@ -55,14 +56,16 @@ class _Layout:
     pieces: tuple[int, ...] = ()  # columns of each piece
     paths: tuple[tuple[int, ...], ...] = ()  # per segment: its pieces, root first
 
-    masks: ClassVar[dict[tuple[int, int, int | None, torch.dtype], Tensor]] = {}  # the same in every layer
+    masks: ClassVar[dict[tuple[int, int, int | None, torch.dtype, int], Tensor]] = {}  # the same in every layer
 
     @classmethod
-    def mask(cls, queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """0 where a query sees a key, -inf elsewhere, [queries, keys]; made once a forward, in the type of the scores."""
-        key = (queries, keys, window, dtype)
+    def mask(
+        cls, queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device, heads: int = 1
+    ) -> Tensor:
+        """0 where a query sees a key, -inf elsewhere, [heads * queries, keys]; made once a forward, in the scores' type."""
+        key = (queries, keys, window, dtype, heads)
         if key not in cls.masks:
-            seen = _path_mask(queries, keys, window, device)
+            seen = _path_mask(queries, keys, window, device).repeat(heads, 1)
             cls.masks[key] = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
         return cls.masks[key]
 
@@ -97,21 +100,21 @@ def _packed_attention(
     """Attention of one packed row, [1, H, L, head] -> [1, L, H, head]: each segment over its own path."""
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise NotImplementedError("packed rows know neither soft-capped logits nor attention sinks")
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    heads = query.shape[1] // key.shape[1]
     keys, values = torch.split(key, list(_Layout.pieces), 2), torch.split(value, list(_Layout.pieces), 2)
-    # Half precision on a CPU is done in float32 where segments are short: torch's kernel for it has a backward that takes
-    # two to four times as long.
-    slow = query.device.type == "cpu" and query.dtype != torch.float32 and dropout == 0.0
+    # On a CPU, short segments take products in float32: torch's kernel is slower there, its backward in half precision most.
+    products = query.device.type == "cpu" and query.dtype.itemsize <= 4 and dropout == 0.0
     outputs = []
     for q, path in zip(torch.split(query, list(_Layout.queries), 2), _Layout.paths, strict=True):
         k, v = torch.cat([keys[i] for i in path], 2), torch.cat([values[i] for i in path], 2)
         window = sliding_window if sliding_window is not None and k.shape[2] > sliding_window else None
-        if slow and q.shape[2] * k.shape[2] <= FLOAT32_SCORES:
-            exact_mask = _Layout.mask(q.shape[2], k.shape[2], window, torch.float32, q.device)
-            outputs.append(_float32_attention(q, k, v, exact_mask, scaling))
+        if products and q.shape[2] * k.shape[2] <= PRODUCT_SCORES:
+            tiled = _Layout.mask(q.shape[2], k.shape[2], window, torch.float32, q.device, heads)
+            scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+            outputs.append(_ProductAttention.apply(q, k, v, tiled, scale))  # type: ignore[no-untyped-call]
             continue
+        if heads > 1:
+            k, v = k.repeat_interleave(heads, 1), v.repeat_interleave(heads, 1)
         causal = q.shape[2] == k.shape[2] and window is None
         mask = None if causal else _Layout.mask(q.shape[2], k.shape[2], window, q.dtype, q.device)
         outputs.append(
@@ -120,12 +123,42 @@ def _packed_attention(
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
 
 
-def _float32_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
-    """softmax(s q k^T + mask) v in float32, [1, H, queries, head] in the type of `query`."""
-    q, k, v = (t[0].float() for t in (query, key, value))
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    weights = torch.softmax(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale), -1)
-    return torch.bmm(weights, v)[None].to(query.dtype)
+class _ProductAttention(torch.autograd.Function):
+    """softmax(s q k^T + mask) v by products in float32, in the type of `query`; scores are formed again in backward.
+
+    Query heads of one key head stand below each other, [G, r Q, head] for G key heads with r query heads each, so that keys
+    and values are not repeated. `mask` is [r Q, K].
+    """
+
+    @staticmethod
+    def _weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
+        return torch.softmax(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale), -1)
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(query, key, value, mask)
+        ctx.scale = scale
+        k, v = key[0].float(), value[0].float()
+        q = query.reshape(len(k), -1, query.shape[-1]).float()
+        return (_ProductAttention._weights(q, k, mask, scale) @ v).view(query.shape).to(query.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, mask = ctx.saved_tensors
+        k, v = key[0].float(), value[0].float()
+        q, g = (t.reshape(len(k), -1, t.shape[-1]).float() for t in (query, grad))
+        weights = _ProductAttention._weights(q, k, mask, ctx.scale)
+        grad_v = weights.transpose(1, 2) @ g
+        grad_scores = g @ v.transpose(1, 2)
+        grad_scores.sub_((grad_scores * weights).sum(-1, keepdim=True)).mul_(weights).mul_(ctx.scale)
+        grad_q, grad_k = grad_scores @ k, grad_scores.transpose(1, 2) @ q
+        return (
+            grad_q.view(query.shape).to(query.dtype),
+            grad_k[None].to(key.dtype),
+            grad_v[None].to(value.dtype),
+            None,
+            None,
+        )
 
 
 def _path_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
@@ -165,13 +198,15 @@ class _TokenLogps(torch.autograd.Function):
         rows = max(1, VOCABULARY_CHUNK // weight_VD.shape[0])
         for start in range(0, len(target_T), rows):
             part = slice(start, start + rows)
-            logits = F.linear(hidden_TD[part], weight_VD, bias_V).float()
-            target = target_T[part, None]
-            normaliser = torch.logsumexp(logits, -1, keepdim=True)
-            logps_T[part] = (logits.gather(1, target) - normaliser).squeeze(1)
+            # In place: each pass over the logits, and each copy of them, takes as long as a layer's attention.
+            scores = product(hidden_TD[part], weight_VD, bias_V).float()
+            scores -= scores.amax(-1, keepdim=True)
+            target = scores.gather(1, target_T[part, None])
+            total = scores.exp_().sum(-1, keepdim=True)
+            logps_T[part] = (target - total.log()).squeeze(1)
             if grad_TD is not None:
-                probabilities = logits.sub_(normaliser).exp_().to(weight_VD.dtype)
-                grad_TD[part] = weight_VD[target_T[part]] - probabilities @ weight_VD
+                probabilities = scores.div_(total).to(weight_VD.dtype)
+                grad_TD[part] = weight_VD[target_T[part]] - product(probabilities, weight_VD.t())
         ctx.save_for_backward(grad_TD)
         return logps_T
 
@@ -244,10 +279,10 @@ class _TokenDivergence(torch.autograd.Function):
         for start in range(0, len(hidden_TD), rows):
             part = slice(start, start + rows)
             student_TV, teacher_TV = (
-                torch.log_softmax(F.linear(h[part], weight_VD, bias_V).float(), -1) for h in (hidden_TD, teacher_TD)
+                torch.log_softmax(product(h[part], weight_VD, bias_V).float(), -1) for h in (hidden_TD, teacher_TD)
             )
             kl_T[part] = (teacher_TV.exp() * (teacher_TV - student_TV)).sum(-1)
-            grad_TD[part] = (student_TV.exp() - teacher_TV.exp()).to(weight_VD.dtype) @ weight_VD
+            grad_TD[part] = product((student_TV.exp() - teacher_TV.exp()).to(weight_VD.dtype), weight_VD.t())
         ctx.save_for_backward(grad_TD)
         return kl_T
 
@@ -321,15 +356,15 @@ def kl_to_base(model: nn.Module, pack: Pack, base_pack: Pack | None = None) -> f
 
 @torch.no_grad()
 def probe(model: nn.Module, pairs: Sequence[EncodedPair], tolerance: Tolerance | None = None) -> str | None:
-    """Compare packed with plain rows on a few pairs, the longest among them.
+    """Compare packed with plain rows on three pairs: the longest, which a window cuts first, and the two shortest, which cost least.
 
     Returns:
         None where they agree; otherwise one sentence that says why packed rows cannot be used for this model.
     """
     if not pairs:
         return None
-    longest = max(range(len(pairs)), key=lambda i: len(pairs[i].prompt) + len(pairs[i].chosen) + len(pairs[i].rejected))
-    index = [longest, *(i for i in range(len(pairs)) if i != longest)][:3]
+    by_length = sorted(range(len(pairs)), key=lambda i: cost(pairs[i], shared_prefix=False))
+    index = [by_length[-1], *by_length[:-1][:2]]
     lm = causal_lm(model)
     head = lm.get_output_embeddings()
     if head is None or any(p.requires_grad for p in head.parameters()):

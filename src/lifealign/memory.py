@@ -225,8 +225,7 @@ class Memory:
                 f"{self.path}: no task {unknown[0]!r} up to {point.directory}; known: {', '.join(available) or 'none'}"
             )
         chosen = [available[n] for n in names]
-        if empty := [t.name for t in chosen if not (t.test if split == "test" else t.validation)]:
-            raise DataError(f"{self.path}: task {empty[0]!r} keeps no {split} rows; learn it with some to evaluate it")
+        self._check_rows(chosen, split)
         session = self._session(config, progress)
         with writing(session, self._store):
             score_row(session, self._store, point, chosen, config)
@@ -370,6 +369,7 @@ class Memory:
 
         Raises:
             ConfigError: a strategy whose memory is no sum of updates, a weight that is not finite, or something at `out`.
+            DataError: no task has rows to score.
             StoreError: no such task.
         """
         from lifealign.models import restore
@@ -381,10 +381,13 @@ class Memory:
         composer = Composer(self._store, point, space)
         every = composer.weights(weights)
         made = composer(every)
+        kept = heldout(self._store, point)
+        if target is None and not any(getattr(t, split) for t in kept):
+            self._check_rows(kept, split)
         session = self._session(config, progress)
         scores = None
         if target is None:
-            scores = score_composed(session, self._store, point, made.adapter, heldout(self._store, point), split)
+            scores = score_composed(session, self._store, point, made.adapter, kept, split)
         else:
             session.load(self._store, point)
             restore(session.model, made.adapter)
@@ -440,6 +443,10 @@ class Memory:
         """Go back to a task (or forward again, by directory); nothing is deleted. Returns the directory HEAD is at."""
         with self._store.writer():
             return self._store.rollback(name).directory
+
+    def _check_rows(self, tasks: Sequence[Task], split: str) -> None:
+        if empty := [t.name for t in tasks if not getattr(t, split)]:
+            raise DataError(f"{self.path}: task {empty[0]!r} keeps no {split} rows; learn it with some to evaluate it")
 
     def _table(self, split: str | None) -> ScoreTable:
         return read_scores(self._store, split or self.config.evaluate.split)

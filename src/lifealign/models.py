@@ -6,11 +6,12 @@ Shapes: R rank, I input features, O output features of an adapted linear module.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from lifealign.config import LoraConfig, ModelConfig
 from lifealign.data import Template
 from lifealign.errors import ConfigError, ModelError
 from lifealign.files import cache_dir
+from lifealign.products import LEAD, freeze, product, seconds
 from lifealign.wheels import WHEELS, quiet, wheel_model
 
 
@@ -46,6 +48,11 @@ class BaseModel:
     tokenizer: PreTrainedTokenizerBase
     template: Template
     identity: Mapping[str, Any]
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the longest text that the model takes."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize)
 
 
 def load_base(config: ModelConfig) -> BaseModel:
@@ -70,7 +77,8 @@ def load_base(config: ModelConfig) -> BaseModel:
         raise ModelError(
             f"base model {config.name!r} cannot be loaded: {first}; allowed: a local directory, a hub id, or one of {known}"
         ) from error
-    model.requires_grad_(False).eval()
+    freeze(model)
+    model.eval()
     template = config.template
     if template == "auto":
         template = "chat" if tokenizer.chat_template else "plain"
@@ -92,17 +100,11 @@ def resolve_dtype(dtype: str) -> str:
         return dtype
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    seconds = {}
+    speed = {}
     for kind in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(256, 576, dtype=kind), torch.ones(576, 576, dtype=kind)
-        a @ b  # warm-up
-        best = math.inf
-        for _ in range(3):
-            start = time.perf_counter()
-            a @ b
-            best = min(best, time.perf_counter() - start)
-        seconds[kind] = best
-    return "bfloat16" if seconds[torch.bfloat16] * 1.3 < seconds[torch.float32] else "float32"
+        x, weight = torch.ones(256, 576, dtype=kind), torch.ones(576, 576, dtype=kind)
+        speed[kind] = 1 / seconds(functools.partial(product, x, weight))
+    return "bfloat16" if speed[torch.bfloat16] > LEAD * speed[torch.float32] else "float32"
 
 
 def weights_sha256(directory: Path) -> str:

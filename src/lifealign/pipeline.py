@@ -97,6 +97,9 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
     if config.stream is None:
         raise ConfigError("the configuration has no `stream`, so there is nothing to run; see examples/planted.yaml")
     tasks = load_stream(config.stream, config.seed).tasks
+    split = config.evaluate.split
+    if without := [t.name for t in tasks if not getattr(t, split)]:
+        progress.say(f"no {split} rows, so not scored: {', '.join(without)}")
     existing = (Path(config.memory) / "HEAD").exists()
     if existing:
         config = _settled(MemoryReader.open(config.memory), config)
@@ -257,7 +260,7 @@ def score_row(
         if record["kind"] == "row" and record["after"] == after.directory and record["options"] == wanted
         for score in record["scores"]
     }
-    rows = {t.name: (t.test if options.split == "test" else t.validation)[: options.rows] for t in tasks}
+    rows = {t.name: getattr(t, options.split)[: options.rows] for t in tasks}
     missing = [t for t in tasks if rows[t.name] and (t.name, rows_sha256(rows[t.name])) not in done]
     if not missing:
         return []

