@@ -21,7 +21,7 @@ from typing import ClassVar
 import pytest
 from typer.testing import CliRunner
 
-from lifealign.cli import app
+from lifealign.cli import app, main
 from lifealign.config import ModelConfig, RunConfig
 from lifealign.errors import StoreError
 from lifealign.tasks import Message
@@ -638,3 +638,21 @@ def test_run_with_a_wrong_file_lists_all_mistakes(tmp_path, fake, monkeypatch):
     assert "did you mean 'seed'?" in result.stderr
     assert "train.epochs" in result.stderr
     assert "lora.r" in result.stderr
+
+
+@pytest.mark.parametrize("call", [("evaluate", "--nope"), ("nope",), ("learn",)])
+def test_a_wrong_call_is_one_document_where_one_is_asked_for(
+    call: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags in ((), ("--json",)):
+        monkeypatch.setattr(sys, "argv", ["lifealign", *call, *flags])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        out, err = capsys.readouterr()
+        assert "Usage: " in err
+        if flags:
+            document = json.loads(out)
+            assert document["exit_code"] == 2 and document["error"] in err
+        else:
+            assert out == ""

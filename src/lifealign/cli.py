@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 import typer
 
 from lifealign.commands import comparing, history, judging, learning, measuring, rating, using
+from lifealign.output import EXIT_INTERRUPTED, to_json
+
+WrongCall: Any = typer.BadParameter.__mro__[2]
+"""click's ClickException: typer has no public name for it, and carries a click of its own or not by version."""
 
 app = typer.Typer(
     name="lifealign",
@@ -37,8 +42,17 @@ def options(
 
 
 def main() -> None:
-    """Entry point of the `lifealign` command."""
-    app()
+    """Entry point of the `lifealign` command; a call that is wrong is one JSON document, too, where one is asked for."""
+    try:
+        code = app(standalone_mode=False)
+    except WrongCall as error:
+        error.show()
+        code = error.exit_code
+        if "--json" in sys.argv:
+            typer.echo(to_json({"error": error.format_message(), "exit_code": code}))
+    except typer.Abort:
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
 
 
 if __name__ == "__main__":
