@@ -228,6 +228,13 @@ def test_an_export_to_a_full_disk_leaves_nothing(
     assert not list((tmp_path / "new").iterdir())
 
 
+def test_margins_are_in_the_memory_s_unit_whatever_beta_a_task_was_learnt_with(memory: Memory) -> None:
+    memory.learn(MUSIC, settings=["strategy.beta=0.4"])
+    learnt = memory.scores("margin")[2]
+    rescored = Memory.open(memory.path).evaluate(generations=1)  # other options, so that all is scored anew
+    assert [rescored.tasks[t.name]["margin"]["value"] for t in (BREAD, STARS, MUSIC)] == pytest.approx(learnt, rel=1e-4)
+
+
 def test_rollback_and_learn_again(memory: Memory) -> None:
     adapter = memory._store.load_tensors(memory._store.head, ADAPTER)
     assert memory.rollback("bread") == "0001-bread"

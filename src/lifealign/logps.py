@@ -274,7 +274,7 @@ class _TokenDivergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
         kl_T = torch.empty(len(hidden_TD), dtype=torch.float32, device=hidden_TD.device)
-        grad_TD = torch.empty_like(hidden_TD)
+        grad_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
         rows = max(1, VOCABULARY_CHUNK // (2 * weight_VD.shape[0]))
         for start in range(0, len(hidden_TD), rows):
             part = slice(start, start + rows)
@@ -282,7 +282,8 @@ class _TokenDivergence(torch.autograd.Function):
                 torch.log_softmax(product(h[part], weight_VD, bias_V).float(), -1) for h in (hidden_TD, teacher_TD)
             )
             kl_T[part] = (teacher_TV.exp() * (teacher_TV - student_TV)).sum(-1)
-            grad_TD[part] = product((student_TV.exp() - teacher_TV.exp()).to(weight_VD.dtype), weight_VD.t())
+            if grad_TD is not None:
+                grad_TD[part] = product((student_TV.exp() - teacher_TV.exp()).to(weight_VD.dtype), weight_VD.t())
         ctx.save_for_backward(grad_TD)
         return kl_T
 
@@ -341,17 +342,19 @@ def kl_to_base(model: nn.Module, pack: Pack, base_pack: Pack | None = None) -> f
     """
     lm = causal_lm(model)
 
-    def response_logps(pack: Pack) -> Tensor:
-        if not pack.segments:
-            return torch.log_softmax(_response_logits(lm, pack), -1)
-        head = lm.get_output_embeddings()
-        assert head is not None
-        return torch.log_softmax(head(_response_hidden(lm, pack).to(head.weight.dtype)).float(), -1)
+    def response(pack: Pack) -> Tensor:
+        return _response_hidden(lm, pack) if pack.segments else torch.log_softmax(_response_logits(lm, pack), -1)
 
-    policy_TV = response_logps(pack)
+    policy = response(pack)
     with adapter_off(model):
-        base_TV = response_logps(base_pack or pack)
-    return float((policy_TV.exp() * (policy_TV - base_TV)).sum(-1).mean())
+        base = response(base_pack or pack)
+    if not pack.segments:
+        return float((policy.exp() * (policy - base)).sum(-1).mean())
+    head = lm.get_output_embeddings()
+    assert head is not None
+    hidden = (h.to(head.weight.dtype) for h in (base, policy))
+    kl_T: Tensor = _TokenDivergence.apply(*hidden, head.weight, getattr(head, "bias", None))  # type: ignore[no-untyped-call]
+    return float(kl_T.mean())
 
 
 @torch.no_grad()

@@ -77,6 +77,7 @@ class Session:
             progress,
         )
         self.strategy.view = self.view
+        self.reward_beta = float(getattr(self.strategy.config, "beta", 0.1))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -117,6 +118,8 @@ class Session:
 
     def load(self, store: MemoryReader, task: TaskManifest) -> None:
         """Put a task's long-term weights and strategy state in place."""
+        # Margins of all rows of R are in one unit, whatever beta a later task was learnt with.
+        self.reward_beta = float(store.identity["config"]["strategy"].get("beta", self.reward_beta))
         self._place(store.load_tensors(task, ADAPTER), store.load_tensors(task, STATE))
 
     @contextmanager
@@ -151,8 +154,7 @@ class Session:
         pairs, _ = self.encoder.encode(rows)
         reference = self.view.logps(pairs, base=True, title=f"{title}: reference")
         policy = self.view.logps(pairs, base=False, title=title)
-        beta = float(getattr(self.strategy.config, "beta", 0.1))
-        scores = score_rows(policy, reference, pairs, beta)
+        scores = score_rows(policy, reference, pairs, self.reward_beta)
         scorer = AnswerScorer(None if checker is None else suites.checker(checker), text_metrics)
         if not generations or not (scorer or always_answer):
             return TaskScores(task, scores)
@@ -205,6 +207,8 @@ class Session:
                     with torch.no_grad():
                         model.save_pretrained(str(staged))
                 except SafetensorError as error:  # how it says that a disk is full
-                    raise StoreError(f"{out}: cannot be written: {error}; what was stored before is untouched") from error
+                    raise StoreError(
+                        f"{out}: cannot be written: {error}; what was stored before is untouched"
+                    ) from error
                 self.base.tokenizer.save_pretrained(str(staged))
         return out
