@@ -78,6 +78,31 @@ def test_implicit_prompt_is_the_common_prefix():
 
 
 @pytest.mark.parametrize(
+    ("chosen", "rejected", "wanted"),
+    [
+        ("The sky is blue.", "The sky is green.", ("The sky is", "blue.", "green.")),
+        ("Name a colour: grey", "Name a colour: green", ("Name a colour:", "grey", "green")),
+        ("What is it?\nIt is this.", "What is it?\nThat.", ("What is it?", "It is this.", "That.")),
+        ("Say it now", "Say it  then", ("Say it", "now", "then")),
+        ("Blue.", "Black.", None),  # no whole word in common
+        ("Go on", "Go on and on", None),  # nothing is left to prefer
+    ],
+)
+def test_strings_without_a_prompt_column_begin_with_their_prompt(
+    chosen: str, rejected: str, wanted: tuple[str, str, str] | None
+) -> None:
+    found = clean([{"chosen": chosen, "rejected": rejected}], "x")
+    if wanted is None:
+        assert not found.rows and found.report.dropped
+    else:
+        prompt, *answers = wanted
+        assert [(r.prompt[0].content, r.chosen, r.rejected) for r in found.rows] == [(prompt, *answers)]
+    # In a file that has the column, a prompt that is not there is missing.
+    others = clean([{"chosen": chosen, "rejected": rejected}, {"prompt": "a", "chosen": "b", "rejected": "c"}], "x")
+    assert others.report.dropped == {"prompt is missing": (1,)}
+
+
+@pytest.mark.parametrize(
     ("record", "reason"),
     [
         ({"prompt": "a", "chosen": "", "rejected": "b"}, "empty chosen answer"),

@@ -4,7 +4,8 @@ Formats (a file may mix them):
 
 - explicit prompt: `prompt` (or `query`), `chosen`, `rejected`, each a string or a list of {role, content};
 - implicit prompt: `chosen` and `rejected` are whole conversations and begin with the same messages; or both are
-  "Human: ... Assistant: ..." dialogues that share all but their last assistant turn (hh-rlhf).
+  "Human: ... Assistant: ..." dialogues that share all but their last assistant turn (hh-rlhf); or, in a file without a
+  prompt column, both are other strings that begin with the same words (TRL's form; cut where a word ends).
 
 A string prompt that is a "Human: / Assistant:" dialogue is parsed into turns; any other string is one user turn.
 """
@@ -28,12 +29,16 @@ class UnusableRowError(Exception):
 
 @dataclass(frozen=True)
 class Triple:
-    """One record's prompt and answers as they were found: strings, lists of messages, or None where absent."""
+    """One record's prompt and answers as they were found: strings, lists of messages, or None where absent.
+
+    `no_prompt_column`: nothing of the file's has a prompt, so that it is in the answers; else a prompt that is absent is missing.
+    """
 
     prompt: Any
     chosen: Any
     rejected: Any
     repairs: tuple[str, ...] = ()
+    no_prompt_column: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,17 +63,22 @@ def parse(triple: Triple) -> Parsed:
         if value is None:
             raise UnusableRowError(f"{side} is missing")
     if isinstance(chosen, str) and isinstance(rejected, str):
-        return _parse_strings(triple.prompt, chosen, rejected)
+        return _parse_strings(triple, chosen, rejected)
     if isinstance(chosen, list) and isinstance(rejected, list):
         return _parse_messages(triple.prompt, _messages(chosen), _messages(rejected))
     raise UnusableRowError("chosen and rejected are not both strings or both lists of messages")
 
 
-def _parse_strings(prompt: Any, chosen: str, rejected: str) -> Parsed:
+def _parse_strings(triple: Triple, chosen: str, rejected: str) -> Parsed:
+    prompt = triple.prompt
     if prompt is None or prompt == "":
         left, right = parse_dialogue(chosen), parse_dialogue(rejected)
         if left is None or right is None:
-            raise UnusableRowError("prompt is missing")
+            shared = _shared_words(chosen, rejected) if triple.no_prompt_column else ""
+            if not shared.strip():
+                raise UnusableRowError("prompt is missing")
+            answers = chosen[len(shared) :].lstrip(), rejected[len(shared) :].lstrip()
+            return Parsed((Message("user", shared.strip()),), *answers, "strings, implicit prompt")
         if left.turns[-1].role != "assistant" or right.turns[-1].role != "assistant":
             raise UnusableRowError("dialogue does not end with an assistant turn")
         if left.turns[:-1] != right.turns[:-1]:
@@ -81,6 +91,14 @@ def _parse_strings(prompt: Any, chosen: str, rejected: str) -> Parsed:
     return Parsed(
         turns, chosen, rejected, kind if isinstance(prompt, str) else "message prompt, string answers", repairs
     )
+
+
+def _shared_words(one: str, other: str) -> str:
+    """What both texts begin with, up to the last white space of it: a word that goes on differently is no part of it."""
+    differs = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    shared = one[: next(differs, min(len(one), len(other)))]
+    ends = all(len(text) == len(shared) or text[len(shared)].isspace() for text in (one, other))
+    return shared if ends else shared[: len(shared) - len(re.split(r"\s", shared)[-1])]
 
 
 def _parse_messages(prompt: Any, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Parsed:

@@ -6,7 +6,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lifealign.errors import DataError
@@ -97,8 +97,9 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
     Raises:
         DataError: the columns fit no format.
     """
+    columns = columns_of(records)
     if records:
-        _check_columns(columns_of(records), source, recipe)
+        _check_columns(columns, source, recipe)
     rows: list[Row] = []
     seen: set[str] = set()
     dropped: dict[str, list[int]] = {}
@@ -108,6 +109,8 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
     for number, record in enumerate(records, 1):
         try:
             triple = _triple(record, recipe, seed)
+            if recipe is None and not {"prompt", "query"} & set(columns):
+                triple = replace(triple, no_prompt_column=True)
             parsed = parse(triple)
             formats[parsed.format] += 1
             if (PREFIX.match(parsed.chosen) is None) != (PREFIX.match(parsed.rejected) is None):

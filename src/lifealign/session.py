@@ -201,7 +201,8 @@ class Session:
         else:
             model.peft_config["default"].base_model_name_or_path = self.base.model.config._name_or_path
         with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
+            if not out.parent.exists():
+                out.parent.mkdir(parents=True)
             with staged_directory(out) as staged:
                 try:
                     with torch.no_grad():
