@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lifealign.config import Frozen, RunConfig, load_config
 from lifealign.errors import ConfigError
+from lifealign.settings import read_yaml
 
 
 class Plain(Frozen):
@@ -188,3 +189,12 @@ def test_another_strategy_starts_from_its_own_defaults(write):
     assert same.model_extra["gamma"] == 0.5 and same.model_extra["space"] == "delta_w"
     other = load_config(path, ("strategy.name=sequential",), STRATEGIES).strategy
     assert other.name == "sequential" and "gamma" not in other.model_extra
+
+
+def test_what_is_quoted_stays_text_and_an_alias_within_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text('a: "5e10"\nb: 5e10\nc: [1.5e3, .5e1]\n')
+    assert read_yaml(path) == {"a": "5e10", "b": 5e10, "c": [1500.0, 5.0]}
+    path.write_text("a: &a\n  b: *a\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: not valid YAML: Circular reference"):
+        read_yaml(path)

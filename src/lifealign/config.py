@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lifealign.errors import ConfigError
-from lifealign.settings import explain, merge, nearest, numbers, read_yaml
+from lifealign.settings import explain, merge, nearest, parse_yaml, read_yaml
 
 
 class Frozen(BaseModel):
@@ -308,13 +308,12 @@ def load_config(
         if not equals or not key:
             raise ConfigError(f"--set {setting!r}: expected KEY=VALUE, e.g. train.epochs=2")
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", None) or error
             raise ConfigError(f"--set {setting!r}: the value is not YAML: {problem}") from None
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"--set {setting!r}: the value is not YAML: {error}") from None
-        value = numbers(value)
         for part in reversed(key.split(".")):
             value = {part: value}
         tree = _overlay(tree, value)
