@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lifealign.consolidate import ConsolidationConfig, consolidate_adapter, denoise
+from lifealign.consolidation.adapter import ConsolidationConfig, consolidate_adapter, denoise
 
 RANK = 8
 # (layers, width, width of v_proj); q_proj and v_proj have adapters.

@@ -45,8 +45,8 @@ def start(strategy: str, seed: int, directory: Path, settings: Sequence[str], th
 
 def collect(directory: Path, strategies: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     """Summary of the runs that have finished: per strategy and metric, mean and 95% interval over seeds."""
-    from lifealign.memory import Memory
-    from lifealign.metrics import seeds_interval
+    from lifealign.evaluation.metrics import seeds_interval
+    from lifealign.memory.api import Memory
 
     table: dict[str, Any] = {}
     for strategy in strategies:
@@ -133,7 +133,7 @@ def main() -> None:
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Collect what is finished and write it."""
-    from lifealign.output import to_json
+    from lifealign.cli.output import to_json
 
     table = collect(options.directory, options.strategies, options.seeds)
     if options.out:

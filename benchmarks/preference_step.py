@@ -96,14 +96,14 @@ def run_ours(model: str, rows: Sequence[Row], job: Job, initial_adapter: Path | 
     """
     from safetensors.torch import load_file
 
-    from lifealign.config import DataConfig, ModelConfig, RunConfig, StrategyChoice, TrainConfig
-    from lifealign.models import restore
-    from lifealign.progress import NullProgress
-    from lifealign.reference import ReferenceCache
-    from lifealign.session import Session
-    from lifealign.tasks import Message
-    from lifealign.tasks import Row as PreferenceRow
-    from lifealign.train import Loop, Stage, train_stage
+    from lifealign.core.config import DataConfig, ModelConfig, RunConfig, StrategyChoice, TrainConfig
+    from lifealign.core.progress import NullProgress
+    from lifealign.data.tasks import Message
+    from lifealign.data.tasks import Row as PreferenceRow
+    from lifealign.memory.session import Session
+    from lifealign.model.adapters import restore
+    from lifealign.model.logp_cache import ReferenceCache
+    from lifealign.training.loop import Loop, Stage, train_stage
 
     config = RunConfig(
         model=ModelConfig.model_validate({"name": model, "dtype": job.dtype}),
@@ -140,7 +140,7 @@ def run_ours(model: str, rows: Sequence[Row], job: Job, initial_adapter: Path | 
 
 def our_order(count: int) -> list[int]:
     """The order in which `run_ours` trains on `count` rows; TRL is given the rows in this order."""
-    from lifealign.train import row_order
+    from lifealign.training.loop import row_order
 
     return row_order(0, ORDER_NAME, "preference", 0, count)
 
@@ -252,7 +252,7 @@ def verdict(name: str, value: float) -> str:
 
 def planted_rows(count: int) -> list[Row]:
     """Rows of the planted suite, task after task in turn."""
-    from lifealign.suites.planted import planted_stream
+    from lifealign.data.planted.suite import planted_stream
 
     tasks = planted_stream().tasks
     mixed = [row for rows in zip(*(task.train for task in tasks), strict=False) for row in rows]
@@ -302,9 +302,9 @@ def main() -> None:
     if options.ours_job is not None:
         ours_main(options)
         return
-    from lifealign.files import cache_dir
-    from lifealign.models import resolve_dtype
-    from lifealign.wheels import WHEELS, wheel_model
+    from lifealign.core.files import cache_dir
+    from lifealign.model.adapters import resolve_dtype
+    from lifealign.model.wheels import WHEELS, wheel_model
 
     if options.bf16_rows is None:
         options.bf16_rows = options.rows if resolve_dtype("auto") == "bfloat16" else 0

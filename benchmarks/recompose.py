@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from lifealign.errors import ConfigError
-from lifealign.heldout import heldout
-from lifealign.memory import Memory
-from lifealign.models import restore
-from lifealign.output import to_json
-from lifealign.progress import make_progress
-from lifealign.recompose import Composer, relate, score_composed
-from lifealign.tasks import Task, load_stream
+from lifealign.cli.output import to_json
+from lifealign.core.errors import ConfigError
+from lifealign.core.progress import make_progress
+from lifealign.data.tasks import Task, load_stream
+from lifealign.memory.api import Memory
+from lifealign.memory.recompose import Composer, relate, score_composed
+from lifealign.model.adapters import restore
+from lifealign.store.heldout import heldout
 
 SCORES = ("accuracy", "margin", "nll")
 

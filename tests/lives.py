@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lifealign.config import RunConfig
-from lifealign.pipeline import create_memory, learn_group, writing
-from lifealign.progress import NullProgress
-from lifealign.session import Session
-from lifealign.store import MemoryStore
-from lifealign.tasks import Task
+from lifealign.core.config import RunConfig
+from lifealign.core.progress import NullProgress
+from lifealign.data.tasks import Task
+from lifealign.memory.learning import create_memory, learn_group, writing
+from lifealign.memory.session import Session
+from lifealign.store.writer import MemoryStore
 
 
 def start(config: RunConfig) -> tuple[Session, MemoryStore]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lifealign.people.batch import make_batch
-from lifealign.people.database import Ratings
-from lifealign.tasks import Message
-from lifealign.transcripts import AnswerRecord, write_answers
+from lifealign.data.answers import AnswerRecord, write_answers
+from lifealign.data.tasks import Message
+from lifealign.judging.people.batch import make_batch
+from lifealign.judging.people.database import Ratings
 
 EVIL = "<script>document.title = 'evil'</script> \u202edesrever\u202c \u200fשלום\u200f <img src=x onerror=alert(1)> ]]> {{ 7 * 7 }}"
 

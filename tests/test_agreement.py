@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lifealign.agreement import (
+from lifealign.judging.agreement import (
     agreement_rate,
     bradley_terry,
     bradley_terry_intervals,

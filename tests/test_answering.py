@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from conftest import make_task
 from lifealign import Asked, Memory, read_answers
-from lifealign.cli import app
-from lifealign.errors import ConfigError, DataError, StoreError
-from lifealign.session import Session
+from lifealign.cli.app import app
+from lifealign.core.errors import ConfigError, DataError, StoreError
+from lifealign.memory.session import Session
 
 
 @pytest.fixture

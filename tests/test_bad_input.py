@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from conftest import rows
-from lifealign.cli import app
-from lifealign.store import MemoryStore
+from lifealign.cli.app import app
+from lifealign.store.writer import MemoryStore
 
 BASE = ("--set", "lora.r=2", "--set", "train.epochs=1", "--set", "data.max_length=200", "--set", "evaluate.bootstrap=5")
 
@@ -151,7 +151,7 @@ def test_a_second_writer(memory: Path, data: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
 def test_full_disk_and_read_only(code: int, memory: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lifealign import files
+    from lifealign.core import files
 
     def fail(path: Path, content: bytes) -> object:
         raise OSError(code, os.strerror(code), str(path))

@@ -21,10 +21,10 @@ from typing import ClassVar
 import pytest
 from typer.testing import CliRunner
 
-from lifealign.cli import app, main
-from lifealign.config import ModelConfig, RunConfig
-from lifealign.errors import StoreError
-from lifealign.tasks import Message
+from lifealign.cli.app import app, main
+from lifealign.core.config import ModelConfig, RunConfig
+from lifealign.core.errors import StoreError
+from lifealign.data.tasks import Message
 
 COMMANDS = (
     "run",
@@ -158,20 +158,20 @@ class FakeMemory:
 
 @pytest.fixture
 def fake(monkeypatch):
-    module = types.ModuleType("lifealign.memory")
+    module = types.ModuleType("lifealign.memory.api")
     memory = type("Memory", (FakeMemory,), {"calls": [], "problems": [], "failure": None})
     module.Memory = memory
-    monkeypatch.setitem(sys.modules, "lifealign.memory", module)
-    configure = types.ModuleType("lifealign.configure")
+    monkeypatch.setitem(sys.modules, "lifealign.memory.api", module)
+    configure = types.ModuleType("lifealign.strategies.configure")
 
     def read_config(path, settings, base=None):
-        from lifealign.config import load_config
+        from lifealign.core.config import load_config
 
         return load_config(path, settings, None, base)
 
     configure.read_config = read_config
-    monkeypatch.setitem(sys.modules, "lifealign.configure", configure)
-    monkeypatch.setitem(sys.modules, "lifealign.pipeline", types.ModuleType("lifealign.pipeline"))
+    monkeypatch.setitem(sys.modules, "lifealign.strategies.configure", configure)
+    monkeypatch.setitem(sys.modules, "lifealign.memory.learning", types.ModuleType("lifealign.memory.learning"))
     return memory
 
 
@@ -201,7 +201,7 @@ def lifealign(*arguments):
 
 def test_help_is_fast_and_imports_no_heavy_module():
     program = (
-        "import sys\nfrom lifealign.cli import app\n"
+        "import sys\nfrom lifealign.cli.app import app\n"
         "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'transformers', 'peft', 'numpy', 'datasets', 'accelerate', 'pydantic', 'rich'}\n"
         "sys.exit(','.join(sorted(heavy & set(sys.modules))) or 0)"
@@ -630,7 +630,7 @@ def test_check_data_without_a_usable_row_ends_with_2(tmp_path):
 
 
 def test_run_with_a_wrong_file_lists_all_mistakes(tmp_path, fake, monkeypatch):
-    monkeypatch.setattr(sys.modules["lifealign.pipeline"], "run_stream", None, raising=False)
+    monkeypatch.setattr(sys.modules["lifealign.memory.learning"], "run_stream", None, raising=False)
     path = tmp_path / "run.yaml"
     path.write_text("sed: 1\ntrain: {epochs: -1}")
     result = lifealign("run", path, "--set", "lora.r=0")

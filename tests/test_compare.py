@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lifealign.cli import app
-from lifealign.compare import build_threads, counts, criteria_of, page_document, render_page, state_of
-from lifealign.errors import DataError
-from lifealign.judging.judgements import Judgement
-from lifealign.opinions import Opinion, read_judgements, read_ratings
-from lifealign.tasks import Message
-from lifealign.transcripts import AnswerRecord, write_answers
+from lifealign.cli.app import app
+from lifealign.core.errors import DataError
+from lifealign.data.answers import AnswerRecord, write_answers
+from lifealign.data.tasks import Message
+from lifealign.judging.llm.judgements import Judgement
+from lifealign.judging.opinions import Opinion, read_judgements, read_ratings
+from lifealign.report.answers import build_threads, counts, criteria_of, page_document, render_page, state_of
 
 POINTS = ("base", "one", "two", "three")
 
@@ -215,8 +215,8 @@ def test_command(tmp_path: Path) -> None:
 
 
 def test_the_report_links_to_the_page(tmp_path: Path) -> None:
-    from lifealign.compare import summary
-    from lifealign.report import build_results, render_html
+    from lifealign.report.answers import summary
+    from lifealign.report.memories import build_results, render_html
 
     threads = build_threads(life("a?", "-+--") + life("b?", "-+++") + life("a?", "-+-+", source="other"))
     found = summary(threads, "answers.html")

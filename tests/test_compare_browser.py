@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lifealign.compare import build_threads, write_page
-from lifealign.opinions import Opinion
-from lifealign.transcripts import AnswerRecord
+from lifealign.data.answers import AnswerRecord
+from lifealign.judging.opinions import Opinion
+from lifealign.report.answers import build_threads, write_page
 from test_compare import life
 from test_study_browser import channels, contrast
 

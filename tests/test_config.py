@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from lifealign.config import Frozen, RunConfig, load_config
-from lifealign.errors import ConfigError
-from lifealign.settings import read_yaml
+from lifealign.core.config import Frozen, RunConfig, load_config
+from lifealign.core.config_files import read_yaml
+from lifealign.core.errors import ConfigError
 
 
 class Plain(Frozen):

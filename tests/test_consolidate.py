@@ -13,15 +13,15 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lifealign.consolidate import (
+from lifealign.consolidation.adapter import (
     ConsolidationConfig,
     SubspaceBasis,
     consolidate,
     consolidate_adapter,
     denoise,
 )
-from lifealign.errors import ConfigError, TrainingError
-from lifealign.lowrank import Product, Stack, combine, consolidate_product, project
+from lifealign.consolidation.lowrank import Product, Stack, combine, consolidate_product, project
+from lifealign.core.errors import ConfigError, TrainingError
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "golden.json"
 TYPES = [torch.float32, torch.float64]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lifealign.data import Encoder
-from lifealign.errors import DataError
-from lifealign.packing import pack_pairs, split_by_budget
-from lifealign.tasks import Message, Row
+from lifealign.core.errors import DataError
+from lifealign.data.tasks import Message, Row
+from lifealign.model.encoding import Encoder
+from lifealign.model.packing import pack_pairs, split_by_budget
 from tiny import TEMPLATE, make_tokenizer
 
 USER = (Message("user", "how do I bake bread"),)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lifealign.store import MemoryStore
+from lifealign.store.writer import MemoryStore
 from test_resume import CONTEXT, rows_dir  # noqa: F401
 
 
@@ -22,8 +22,8 @@ def _learn(model: str, memory: str, rows: str, cache: str, rank: int, world: int
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
     torch.set_num_threads(1)
-    from lifealign.configure import read_config
-    from lifealign.pipeline import run_stream
+    from lifealign.memory.learning import run_stream
+    from lifealign.strategies.configure import read_config
 
     tasks = [
         {"name": n, "train": {"path": f"{rows}/{n}.jsonl"}, "validation_rows": 0, "test_rows": 5}

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from lifealign.errors import ConfigError
-from lifealign.gates import Gate, check_gates
+from lifealign.core.errors import ConfigError
+from lifealign.evaluation.gates import Gate, check_gates
 
 SUMMARY = {
     "accuracy": {"last": {"value": 80.0, "low": 70.0, "high": 90.0}, "bwt": {"value": -1.5}, "ap": {"value": math.nan}},

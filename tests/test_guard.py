@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 from conftest import make_task
 from lifealign import Memory
-from lifealign.cli import app
-from lifealign.errors import DataError
-from lifealign.gates import Gate, check_gates
-from lifealign.guard import read_questions, text_windows
-from lifealign.guard_results import guard_results
-from lifealign.manifest import ROOT
-from lifealign.report import build_results, render_html, scores_csv
+from lifealign.cli.app import app
+from lifealign.core.errors import DataError
+from lifealign.evaluation.gates import Gate, check_gates
+from lifealign.evaluation.guard_results import guard_results
+from lifealign.memory.guard import read_questions, text_windows
+from lifealign.report.memories import build_results, render_html, scores_csv
+from lifealign.store.manifest import ROOT
 
 TEXT = "how do I bake bread at home? the answer is one short sentence. " * 3
 QUESTIONS = [

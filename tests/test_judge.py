@@ -14,21 +14,21 @@ import pytest
 from typer.testing import CliRunner
 
 from judge_server import JudgeServer, completion, material, reply, serving, winner
-from lifealign.cli import app
-from lifealign.config import RunConfig
-from lifealign.errors import ConfigError, JudgeError
-from lifealign.judging.config import JudgeConfig, read_judge_config
-from lifealign.judging.engine import judge_answers
-from lifealign.judging.judgements import Judgement, read_judgements, write_judgements
-from lifealign.judging.plan import plan
-from lifealign.judging.prompt import messages, schema
-from lifealign.judging.reply import Unscored, Verdict, read_reply, read_verdict
-from lifealign.judging.steering import steering_answers, steering_report
-from lifealign.judging.summary import summarise
-from lifealign.rubrics import load_rubric, rubric_for
-from lifealign.suites.rules import TASKS
-from lifealign.tasks import Message
-from lifealign.transcripts import AnswerRecord, write_answers
+from lifealign.cli.app import app
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError, JudgeError
+from lifealign.data.answers import AnswerRecord, write_answers
+from lifealign.data.planted.rules import TASKS
+from lifealign.data.tasks import Message
+from lifealign.judging.llm.config import JudgeConfig, read_judge_config
+from lifealign.judging.llm.engine import judge_answers
+from lifealign.judging.llm.judgements import Judgement, read_judgements, write_judgements
+from lifealign.judging.llm.plan import plan
+from lifealign.judging.llm.prompt import messages, schema
+from lifealign.judging.llm.reply import Unscored, Verdict, read_reply, read_verdict
+from lifealign.judging.llm.steering import steering_answers, steering_report
+from lifealign.judging.llm.summary import summarise
+from lifealign.judging.rubrics import load_rubric, rubric_for
 
 KEY = "sk-test-0123456789abcdefSECRET"
 HELPFULNESS, SAFE = load_rubric("helpfulness"), load_rubric("safe")
@@ -489,7 +489,7 @@ def test_judges_that_agree_have_an_alpha_of_one(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_share_a_cache(tmp_path: Path) -> None:
-    from lifealign.judging.cache import open_cache
+    from lifealign.judging.llm.cache import open_cache
 
     with open_cache(tmp_path / "c.sqlite"), pytest.raises(JudgeError, match="another process"):
         judge_answers(judges("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
@@ -705,7 +705,7 @@ def test_a_memory_is_asked_and_its_answers_are_kept(
     """The judgements of a memory refer to answers in a file beside them."""
     from conftest import make_task
     from lifealign import Memory
-    from lifealign.transcripts import read_answers
+    from lifealign.data.answers import read_answers
 
     memory = Memory.create(tmp_path / "memory", config())
     memory.learn(make_task("tone"))
@@ -766,5 +766,5 @@ def test_judging_imports_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import lifealign.judging.run, lifealign.commands.judging, sys; sys.exit('torch' in sys.modules)"
+    code = "import lifealign.judging.llm.run, lifealign.cli.judge, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 
 from judge_server import FAULTS, PAID_FAULTS, JudgeServer, material, reply, serving
-from lifealign.judging.config import JudgeConfig, read_judge_config
-from lifealign.judging.engine import judge_answers
-from lifealign.judging.judgements import read_judgements
-from lifealign.judging.summary import summarise
-from lifealign.tasks import Message
-from lifealign.transcripts import AnswerRecord, write_answers
+from lifealign.data.answers import AnswerRecord, write_answers
+from lifealign.data.tasks import Message
+from lifealign.judging.llm.config import JudgeConfig, read_judge_config
+from lifealign.judging.llm.engine import judge_answers
+from lifealign.judging.llm.judgements import read_judgements
+from lifealign.judging.llm.summary import summarise
 
 CALLS = 1000
 TRANSIENT = {"429": "http_error", "500": "http_error", "slow": "timeout", "cut": "cut"}

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lifealign.judging.config import read_judge_config
-from lifealign.judging.engine import judge_answers
-from lifealign.tasks import Message
-from lifealign.transcripts import AnswerRecord
+from lifealign.data.answers import AnswerRecord
+from lifealign.data.tasks import Message
+from lifealign.judging.llm.config import read_judge_config
+from lifealign.judging.llm.engine import judge_answers
 
 pytestmark = pytest.mark.model
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +101,7 @@ def test_llama_cpp_holds_a_small_model_to_the_schema(tmp_path: Path) -> None:
 
 def test_transformers_own_server_answers_in_prose_which_is_no_verdict(tmp_path: Path, real_base: Any) -> None:
     pytest.importorskip("uvicorn", reason="transformers serve needs fastapi and uvicorn")
-    from lifealign.wheels import wheel_model
+    from lifealign.model.wheels import wheel_model
 
     before = os.environ.pop("LIFEALIGN_CACHE", None)
     try:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lifealign.config import load_config
-from lifealign.errors import ConfigError
-from lifealign.losses import (
+from lifealign.core.config import load_config
+from lifealign.core.errors import ConfigError
+from lifealign.training.losses import (
     Objective,
     ObjectiveConfig,
     PairLogps,

@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from conftest import make_task, rows
-from lifealign.config import RunConfig
-from lifealign.errors import ConfigError, DataError, ModelError, StoreError
-from lifealign.heldout import heldout
-from lifealign.manifest import ROOT
-from lifealign.memory import Memory
-from lifealign.pipeline import run_stream
-from lifealign.progress import NullProgress
-from lifealign.session import ADAPTER, Session
-from lifealign.store import MemoryStore
-from lifealign.tasks import Message, Row, Task
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError, DataError, ModelError, StoreError
+from lifealign.core.progress import NullProgress
+from lifealign.data.tasks import Message, Row, Task
+from lifealign.memory.api import Memory
+from lifealign.memory.learning import run_stream
+from lifealign.memory.session import ADAPTER, Session
+from lifealign.store.heldout import heldout
+from lifealign.store.manifest import ROOT
+from lifealign.store.writer import MemoryStore
 from tiny import make_tokenizer, save_tiny
 
 BREAD, STARS, MUSIC = (make_task(name, train=8, test=4, validation=2) for name in ("bread", "stars", "music"))

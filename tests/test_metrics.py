@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import shared
-from lifealign import metrics as m
+from lifealign.evaluation import metrics as m
 
 NAN = math.nan
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lifealign.config import LoraConfig
-from lifealign.models import (
+from lifealign.core.config import LoraConfig
+from lifealign.model.adapters import (
     PAST,
     adapter_off,
     attach_lora,

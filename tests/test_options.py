@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-import lifealign.session
-import lifealign.store
-from lifealign.config import (
+import lifealign.memory.session
+import lifealign.store.writer
+from lifealign.core.config import (
     DataConfig,
     EvaluateConfig,
     GuardConfig,
@@ -32,13 +32,13 @@ from lifealign.config import (
     SftConfig,
     TrainConfig,
 )
-from lifealign.configure import read_config
-from lifealign.errors import ConfigError, DataError, StoreError, UserError
-from lifealign.manifest import ROOT
-from lifealign.memory import Memory
-from lifealign.pipeline import run_stream
-from lifealign.session import ADAPTER, STATE
+from lifealign.core.errors import ConfigError, DataError, StoreError, UserError
+from lifealign.memory.api import Memory
+from lifealign.memory.learning import run_stream
+from lifealign.memory.session import ADAPTER, STATE
+from lifealign.store.manifest import ROOT
 from lifealign.strategies import STRATEGIES
+from lifealign.strategies.configure import read_config
 from tiny import save_tiny
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
@@ -382,17 +382,17 @@ def run(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ite
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         # Hundreds of runs: no waiting for the disk, and a model is read once (a run gets a copy of its own).
-        patch.setattr(lifealign.store, "_versions", functools.cache(lifealign.store._versions))
+        patch.setattr(lifealign.store.writer, "_versions", functools.cache(lifealign.store.writer._versions))
         patch.setattr(os, "fsync", lambda descriptor: None)
-        read = functools.cache(lifealign.session.load_base)
-        patch.setattr(lifealign.session, "load_base", lambda config: copy.deepcopy(read(config)))
+        read = functools.cache(lifealign.memory.session.load_base)
+        patch.setattr(lifealign.memory.session, "load_base", lambda config: copy.deepcopy(read(config)))
         yield Runner(places, tmp_path_factory.mktemp("runs"), {})
     torch.set_num_threads(threads)
 
 
 def counted(patch: pytest.MonkeyPatch, name: str) -> list[Any]:
     """Calls of a function that the training loop uses."""
-    import lifealign.train as module
+    import lifealign.training.loop as module
 
     real: Callable[..., Any] = getattr(module, name)
     calls: list[Any] = []

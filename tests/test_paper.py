@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lifealign.config import SourceConfig, load_config
-from lifealign.errors import ConfigError, DataError
-from lifealign.rows import clean, read_rows
-from lifealign.suites.paper import RECIPES, TOKENISED, detokenise, find_recipe
-from lifealign.tasks import load_stream
+from lifealign.core.config import SourceConfig, load_config
+from lifealign.core.errors import ConfigError, DataError
+from lifealign.data.cleaning import clean, read_rows
+from lifealign.data.recipes import RECIPES, TOKENISED, detokenise, find_recipe
+from lifealign.data.tasks import load_stream
 
 ROOT = Path(__file__).resolve().parents[1]
 UPSTREAM = Path(__file__).parent / "fixtures" / "upstream"

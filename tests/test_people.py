@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from lifealign.errors import ConfigError, DataError, StoreError
-from lifealign.judging.judgements import Judgement
-from lifealign.people.batch import deal, group_of, make_batch
-from lifealign.people.database import Rating, Ratings
-from lifealign.people.export import export_rows
-from lifealign.people.summary import summarize, summary_lines
-from lifealign.rubrics import load_rubric
-from lifealign.transcripts import AnswerRecord
+from lifealign.core.errors import ConfigError, DataError, StoreError
+from lifealign.data.answers import AnswerRecord
+from lifealign.judging.llm.judgements import Judgement
+from lifealign.judging.people.batch import deal, group_of, make_batch
+from lifealign.judging.people.database import Rating, Ratings
+from lifealign.judging.people.export import export_rows
+from lifealign.judging.people.summary import summarize, summary_lines
+from lifealign.judging.rubrics import load_rubric
 from people_batch import ratings_of, record, two_methods
 
 # --- what is asked ---

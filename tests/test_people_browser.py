@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from lifealign.people.database import Ratings
-from lifealign.people.export import export_rows
+from lifealign.judging.people.database import Ratings
+from lifealign.judging.people.export import export_rows
 from people_batch import EVIL, ratings_of, record, two_methods
 from test_study_browser import channels, contrast
 

@@ -18,8 +18,8 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `annotate` is not installed")
 from fastapi.testclient import TestClient
 
-from lifealign.people.database import Rating, Ratings
-from lifealign.people.server import create_app
+from lifealign.judging.people.database import Rating, Ratings
+from lifealign.judging.people.server import create_app
 from people_batch import EVIL, hidden, ratings_of, record, two_methods, write
 
 
@@ -204,7 +204,7 @@ def test_a_full_disk_is_no_saved_rating(ratings: Ratings, monkeypatch: pytest.Mo
     client = client_of(ratings)
     page = client.get("/").text
     # What SQLite says where a file cannot be written.
-    monkeypatch.setattr("lifealign.people.database._write_rating", fail_to_write)
+    monkeypatch.setattr("lifealign.judging.people.database._write_rating", fail_to_write)
     fields = {"csrf": hidden(page, "csrf"), "position": "0", "winner": "left"}
     answer = client.post("/rate", data=fields)
     assert answer.status_code == 503 and "could not be saved" in answer.text and ratings.held() == []
@@ -222,7 +222,7 @@ def fail_to_write(*_: Any, **__: Any) -> None:
 def call(*arguments: str) -> Any:
     from typer.testing import CliRunner
 
-    from lifealign.cli import app
+    from lifealign.cli.app import app
 
     return CliRunner().invoke(app, list(arguments))
 

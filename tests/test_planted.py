@@ -11,11 +11,11 @@ from importlib import resources
 
 import pytest
 
-from lifealign.errors import ConfigError
-from lifealign.suites.planted import CHECKERS, TASKS, planted_stream
-from lifealign.tasks import Row, Task, TaskStream
+from lifealign.core.errors import ConfigError
+from lifealign.data.planted.suite import CHECKERS, TASKS, planted_stream
+from lifealign.data.tasks import Row, Task, TaskStream
 
-CONTENT = json.loads(resources.files("lifealign.suites").joinpath("planted.json").read_text(encoding="utf-8"))
+CONTENT = json.loads(resources.files("lifealign.data.planted").joinpath("planted.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_the_rows_are_the_rows_that_the_published_figures_were_measured_on(strea
 
 
 def test_the_suite_needs_no_torch() -> None:
-    code = "import sys, lifealign.suites.planted as p; p.planted_stream(1, 1, 1); print('torch' in sys.modules)"
+    code = "import sys, lifealign.data.planted.suite as p; p.planted_stream(1, 1, 1); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifealign import products
-from lifealign.products import FrozenLinear, freeze, onednn_leads, product
+from lifealign.model import frozen_linear as products
+from lifealign.model.frozen_linear import FrozenLinear, freeze, onednn_leads, product
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "usual"])

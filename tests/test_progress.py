@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from lifealign.progress import BarProgress, LineProgress, NullProgress, duration, make_progress
+from lifealign.core.progress import BarProgress, LineProgress, NullProgress, duration, make_progress
 
 
 class Clock:

@@ -23,10 +23,10 @@ def test_every_public_name_loads_and_the_list_is_sorted() -> None:
     [
         "import lifealign",
         "from lifealign import Memory",
-        "import lifealign.metrics",
-        "import lifealign.results",
-        "import lifealign.report",
-        "import lifealign.studies.report",
+        "import lifealign.evaluation.metrics",
+        "import lifealign.evaluation.results",
+        "import lifealign.report.memories",
+        "import lifealign.studies.report.write",
     ],
 )
 def test_no_torch_at_import(statement: str) -> None:

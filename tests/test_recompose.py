@@ -16,16 +16,18 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from conftest import make_task
-from lifealign import compose, pipeline, signatures
-from lifealign.config import RunConfig
-from lifealign.errors import ConfigError, DataError, StoreError
-from lifealign.memory import Memory
-from lifealign.models import restore
-from lifealign.reader import MemoryReader
-from lifealign.recompose import Composer, stored_signatures
-from lifealign.session import ADAPTER, SIGNATURE
-from lifealign.signatures import Signature
-from lifealign.tasks import Row
+from lifealign.consolidation import composing as compose
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError, DataError, StoreError
+from lifealign.data.tasks import Row
+from lifealign.memory import learning as pipeline
+from lifealign.memory import signatures
+from lifealign.memory.api import Memory
+from lifealign.memory.recompose import Composer, stored_signatures
+from lifealign.memory.session import ADAPTER, SIGNATURE
+from lifealign.memory.signatures import Signature
+from lifealign.model.adapters import restore
+from lifealign.store.reader import MemoryReader
 
 BREAD, STARS, MUSIC = (make_task(name, train=8, test=4, validation=2) for name in ("bread", "stars", "music"))
 PROMPTS = ["bread question 40?", "stars question 41?", "music question 42?", "stars question 43?"]
@@ -227,7 +229,7 @@ def test_new_rows_are_ranked_by_likeness_and_nothing_is_written(memory: Memory) 
     # The model is as it was: the forecast's steps were taken back.
     points = points_of(memory)
     session = memory._session(memory.config, None)
-    from lifealign.models import snapshot
+    from lifealign.model.adapters import snapshot
 
     assert all(torch.equal(v, points[3][k]) for k, v in snapshot(session.model).items())
 
@@ -385,7 +387,7 @@ def test_routed_answers_are_those_of_the_weights_that_each_prompt_gets(memory: M
     assert memory.generate(PROMPTS, route=True, route_temperature=1e6, max_new_tokens=8) == plain
     session = memory._session(memory.config, None)
     composer = Composer(memory._store, memory._store.head)
-    from lifealign.tasks import Message
+    from lifealign.data.tasks import Message
 
     ids = [session.encoder.prompt_ids((Message("user", p),)) for p in PROMPTS]
     groups = composer.groups(session, ids, 1e-6)

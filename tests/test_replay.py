@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lifealign.errors import ConfigError, StoreError
-from lifealign.replay import Exemplar, ReplayBuffer, update_buffer
-from lifealign.tasks import Message, Row
+from lifealign.core.errors import ConfigError, StoreError
+from lifealign.data.tasks import Message, Row
+from lifealign.training.replay import Exemplar, ReplayBuffer, update_buffer
 
 
 def rows(task: str, count: int) -> list[Row]:

@@ -17,9 +17,17 @@ from typing import Any
 
 import pytest
 
-from lifealign import report_charts, report_views
-from lifealign.errors import StoreError
-from lifealign.report import build_results, render_html, score_matrix_lines, scores_csv, summary_lines, write_report
+from lifealign.core.errors import StoreError
+from lifealign.report import charts as report_charts
+from lifealign.report import views as report_views
+from lifealign.report.memories import (
+    build_results,
+    render_html,
+    score_matrix_lines,
+    scores_csv,
+    summary_lines,
+    write_report,
+)
 
 NAN = math.nan
 TASKS = ["poems", "facts", "code"]
@@ -421,7 +429,7 @@ def test_long_training_is_thinned_and_gaps_stay_gaps() -> None:
 
 
 def test_torch_is_not_imported() -> None:
-    code = "import sys; from lifealign.report import build_results, render_html; render_html(build_results([])); sys.exit('torch' in sys.modules)"
+    code = "import sys; from lifealign.report.memories import build_results, render_html; render_html(build_results([])); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

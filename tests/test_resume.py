@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from lifealign.store import MemoryStore
+from lifealign.store.writer import MemoryStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lifealign.pipeline", "lifealign.memory", "conftest"])
+CONTEXT.set_forkserver_preload(["lifealign.memory.learning", "lifealign.memory.api", "conftest"])
 
 
 def _die() -> None:
@@ -46,19 +46,19 @@ def _kill_at(target: object, name: str, call: int, after: bool = False) -> None:
 
 
 def _kill_in_training() -> None:
-    import lifealign.train as module
+    import lifealign.training.loop as module
 
     _kill_at(module, "_step", 6)  # in the second task, two steps after a checkpoint
 
 
 def _kill_in_sft() -> None:
-    import lifealign.train as module
+    import lifealign.training.loop as module
 
     _kill_at(module, "_sft_loss", 3)
 
 
 def _kill_in_checkpoint() -> None:
-    import lifealign.train as module
+    import lifealign.training.loop as module
 
     _kill_at(module, "write_checkpoint", 4, after=True)
 
@@ -76,13 +76,13 @@ def _kill_after_consolidation() -> None:
 
 
 def _kill_in_commit() -> None:
-    from lifealign.store import MemoryStore as Store
+    from lifealign.store.writer import MemoryStore as Store
 
     _kill_at(Store, "_move_head", 2)  # files are in place, HEAD does not name them yet
 
 
 def _kill_while_writing_files() -> None:
-    from lifealign import files
+    from lifealign.core import files
 
     real = files.write_file
 
@@ -96,13 +96,13 @@ def _kill_while_writing_files() -> None:
 
 
 def _kill_in_evaluation() -> None:
-    import lifealign.session as module
+    import lifealign.memory.session as module
 
     _kill_at(module, "score_rows", 4)
 
 
 def _kill_in_reference() -> None:
-    import lifealign.reference as module
+    import lifealign.model.logp_cache as module
 
     _kill_at(module, "token_logps", 7)
 
@@ -127,8 +127,8 @@ def _run(model: str, memory: str, rows: str, cache: str, kill: str | None) -> No
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    from lifealign.configure import read_config
-    from lifealign.pipeline import run_stream
+    from lifealign.memory.learning import run_stream
+    from lifealign.strategies.configure import read_config
 
     if kill is not None:
         KILLS[kill]()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lifealign.errors import ConfigError
-from lifealign.rubrics import RUBRICS, Rubric, load_rubric, rubric_for
-from lifealign.suites.rules import TASKS
+from lifealign.core.errors import ConfigError
+from lifealign.data.planted.rules import TASKS
+from lifealign.judging.rubrics import RUBRICS, Rubric, load_rubric, rubric_for
 
 OWN = {
     "name": "tone",
@@ -31,9 +31,9 @@ def test_a_built_in_rubric_is_whole(name: str) -> None:
 
 
 def test_the_six_rubrics_lie_beside_the_module() -> None:
-    import lifealign.rubrics
+    import lifealign.judging.rubrics
 
-    assert sorted(p.stem for p in Path(lifealign.rubrics.__file__).parent.glob("*.yaml")) == list(RUBRICS)
+    assert sorted(p.stem for p in Path(lifealign.judging.rubrics.__file__).parent.glob("*.yaml")) == list(RUBRICS)
 
 
 def test_every_planted_task_has_a_rubric_and_all_six_are_used() -> None:

@@ -12,12 +12,13 @@ from tokenizers import processors
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lifealign.data import EncodedPair, Encoder
-from lifealign.generate import generate
-from lifealign.logps import probe, token_logps
-from lifealign.models import snapshot, trainable
-from lifealign.packing import Segment, pack_pairs, with_prefix
-from lifealign.soft_prompt import (
+from lifealign.data.tasks import Message
+from lifealign.model.adapters import snapshot, trainable
+from lifealign.model.encoding import EncodedPair, Encoder
+from lifealign.model.generate import generate
+from lifealign.model.logps import probe, token_logps
+from lifealign.model.packing import Segment, pack_pairs, with_prefix
+from lifealign.model.soft_prompt import (
     VirtualEmbedding,
     attach_prompts,
     first_virtual_id,
@@ -25,7 +26,6 @@ from lifealign.soft_prompt import (
     split_prefix,
     vocabulary_rows,
 )
-from lifealign.tasks import Message
 from tiny import make_model, make_tokenizer
 
 PACKABLE = ["llama", "qwen2", "gpt2", "mistral", "gemma3"]

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 import torch
 
-from lifealign import files, manifest
-from lifealign import store as store_module
-from lifealign.errors import StoreError
-from lifealign.store import MIGRATIONS, MemoryStore, TaskManifest
+from lifealign.core import files
+from lifealign.core.errors import StoreError
+from lifealign.store import manifest
+from lifealign.store import writer as store_module
+from lifealign.store.writer import MIGRATIONS, MemoryStore, TaskManifest
 
 IDENTITY = {"base_model": {"name": "tiny", "weights_sha256": "ab" * 32}, "lora": {"r": 2, "alpha": 4.0}, "seed": 5}
 V1 = Path(__file__).parent / "store_compat" / "v1" / "memory"
@@ -918,7 +919,7 @@ def test_reading_needs_no_torch(tmp_path: Path) -> None:
     path = full_memory(tmp_path / "memory").path
     script = """
 import sys
-from lifealign.store import MemoryStore
+from lifealign.store.writer import MemoryStore
 store = MemoryStore.open(sys.argv[1])
 assert [m.name for m in store.lineage()] == ["initial", "helpful", "truthful"] and len(store.log()) == 4
 assert store.verify() == [] and store.strays() == [] and len(store.evaluations()) == 2

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from conftest import make_task, shared
-from lifealign.config import RunConfig
-from lifealign.models import snapshot
-from lifealign.progress import NullProgress
-from lifealign.session import ADAPTER, STATE, Session
-from lifealign.store import MemoryStore
-from lifealign.strategies.base import Step
+from lifealign.core.config import RunConfig
+from lifealign.core.progress import NullProgress
+from lifealign.data.tasks import Message, Row
+from lifealign.memory.session import ADAPTER, STATE, Session
+from lifealign.model.adapters import snapshot
+from lifealign.store.writer import MemoryStore
 from lifealign.strategies.copr import fit_loss, target_logit
 from lifealign.strategies.cppo import balance_weights
-from lifealign.tasks import Message, Row
-from lifealign.train import row_order
+from lifealign.training.loop import row_order
+from lifealign.training.strategy import Step
 from test_strategy_contract import learn, start
 
 Build = Callable[..., RunConfig]

@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from conftest import make_task
-from lifealign import train
-from lifealign.config import LoraConfig, RunConfig, StrategyChoice
-from lifealign.consolidate import consolidate
-from lifealign.files import decode_tensors, encode_tensors
-from lifealign.logps import token_logps
-from lifealign.losses import PairLogps
-from lifealign.models import snapshot, trainable
-from lifealign.packing import pack_pairs
-from lifealign.pipeline import StoreHistory
-from lifealign.progress import NullProgress
-from lifealign.session import ADAPTER, STATE, UPDATE, Session
-from lifealign.store import MemoryStore
+from lifealign.consolidation.adapter import consolidate
+from lifealign.consolidation.subspace import SubspaceBasis
+from lifealign.core.config import LoraConfig, RunConfig, StrategyChoice
+from lifealign.core.files import decode_tensors, encode_tensors
+from lifealign.core.progress import NullProgress
+from lifealign.data.tasks import Task
+from lifealign.memory.learning import StoreHistory
+from lifealign.memory.session import ADAPTER, STATE, UPDATE, Session
+from lifealign.model.adapters import snapshot, trainable
+from lifealign.model.logps import token_logps
+from lifealign.model.packing import pack_pairs
+from lifealign.store.writer import MemoryStore
 from lifealign.strategies import STRATEGIES, Step, Strategy, make_strategy
-from lifealign.subspace import SubspaceBasis
-from lifealign.tasks import Task
+from lifealign.training import loop as train
+from lifealign.training.losses import PairLogps
 from lives import learn, start
 
 METHODS = sorted(STRATEGIES)

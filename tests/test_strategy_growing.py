@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from conftest import make_task, shared
-from lifealign.config import RunConfig
-from lifealign.dualgpm import Basis, nothing, protect, reading
-from lifealign.errors import ConfigError
-from lifealign.logps import causal_lm
-from lifealign.memory import Memory
-from lifealign.models import snapshot
-from lifealign.pipeline import StoreHistory
-from lifealign.progress import NullProgress
-from lifealign.session import ADAPTER, STATE, UPDATE, Session
-from lifealign.store import MemoryStore
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError
+from lifealign.core.progress import NullProgress
+from lifealign.memory.api import Memory
+from lifealign.memory.learning import StoreHistory
+from lifealign.memory.session import ADAPTER, STATE, UPDATE, Session
+from lifealign.model.adapters import snapshot
+from lifealign.model.logps import causal_lm
+from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
+from lifealign.strategies._dualgpm import Basis, nothing, protect, reading
 from lifealign.strategies.nlora import product_norm
 from lifealign.strategies.olora import overlap
 from lifealign.strategies.sdlora import direction

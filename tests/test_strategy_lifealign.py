@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from conftest import make_task
-from lifealign.config import LoraConfig, StrategyChoice
-from lifealign.models import restore, snapshot
+from lifealign.core.config import LoraConfig, StrategyChoice
+from lifealign.model.adapters import restore, snapshot
 from lifealign.strategies import make_strategy
-from lifealign.strategies.base import History
 from lifealign.strategies.lifealign import LifeAlign
+from lifealign.training.strategy import History
 from tiny import make_model
 
 TASK = make_task("bread", train=2, test=1)

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from conftest import make_task, shared
-from lifealign import merging
-from lifealign.config import RunConfig
-from lifealign.configure import read_config
-from lifealign.errors import ConfigError
-from lifealign.lowrank import Product, difference, inner
-from lifealign.memory import Memory
-from lifealign.models import snapshot
-from lifealign.progress import NullProgress
-from lifealign.session import ADAPTER, STATE, Session
-from lifealign.store import MemoryStore
-from lifealign.tasks import Task
+from lifealign.consolidation import merging
+from lifealign.consolidation.lowrank import Product, difference, inner
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError
+from lifealign.core.progress import NullProgress
+from lifealign.data.tasks import Task
+from lifealign.memory.api import Memory
+from lifealign.memory.session import ADAPTER, STATE, Session
+from lifealign.model.adapters import snapshot
+from lifealign.store.writer import MemoryStore
+from lifealign.strategies.configure import read_config
 from lives import learn, start
 
 TASKS = [make_task(name, train=6, test=2) for name in ("bread", "stars", "music")]

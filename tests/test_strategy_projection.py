@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from conftest import make_task, shared
-from lifealign.config import RunConfig
-from lifealign.models import trainable
-from lifealign.session import STATE, Session
-from lifealign.store import MemoryStore
+from lifealign.core.config import RunConfig
+from lifealign.data.tasks import Message, Row, Task
+from lifealign.memory.session import STATE, Session
+from lifealign.model.adapters import trainable
+from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
 from lifealign.strategies.agem import agem_project
 from lifealign.strategies.gem import gem_project
 from lifealign.strategies.ogpsa import project_out
-from lifealign.tasks import Message, Row, Task
 from test_strategy_contract import learn, start
 
 Build = Callable[..., RunConfig]

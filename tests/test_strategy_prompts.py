@@ -18,23 +18,29 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-import lifealign.train
+import lifealign.training.loop
 from conftest import HashedWords, make_task
-from lifealign import sentences
-from lifealign.config import RunConfig
-from lifealign.configure import read_config
-from lifealign.errors import ConfigError
-from lifealign.files import decode_tensors, encode_tensors
-from lifealign.memory import Memory
-from lifealign.models import restore, snapshot
-from lifealign.pipeline import StoreHistory, run_stream
-from lifealign.progress import NullProgress
-from lifealign.prompt_bank import PromptBank, Stored, blend_weights
-from lifealign.session import ADAPTER, STATE, Session
-from lifealign.store import MemoryStore
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError
+from lifealign.core.files import decode_tensors, encode_tensors
+from lifealign.core.progress import NullProgress
+from lifealign.data.tasks import Message, Task
+from lifealign.memory.api import Memory
+from lifealign.memory.learning import StoreHistory, run_stream
+from lifealign.memory.session import ADAPTER, STATE, Session
+from lifealign.model.adapters import restore, snapshot
+from lifealign.store.writer import MemoryStore
+from lifealign.strategies.configure import read_config
 from lifealign.strategies.l2p import key_pull, select_prompts
-from lifealign.tasks import Message, Task
-from lifealign.translator import MEMORY, Translator, pair_inconsistency, point_inconsistency, sentence_anchor
+from lifealign.strategies.ready2blend import sentences
+from lifealign.strategies.ready2blend.prompt_bank import PromptBank, Stored, blend_weights
+from lifealign.strategies.ready2blend.translator import (
+    MEMORY,
+    Translator,
+    pair_inconsistency,
+    point_inconsistency,
+    sentence_anchor,
+)
 from lives import learn, start
 
 Build = Callable[..., RunConfig]
@@ -408,7 +414,7 @@ def test_goes_on_from_a_checkpoint_bit_for_bit(
     parts = config(*settings)
     session, store = start(parts)
     store = learn(session, store, TASKS[0])
-    real, calls = lifealign.train._step, 0
+    real, calls = lifealign.training.loop._step, 0
 
     def dies(*args: Any) -> Any:
         nonlocal calls
@@ -417,10 +423,10 @@ def test_goes_on_from_a_checkpoint_bit_for_bit(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(lifealign.train, "_step", dies)
+    monkeypatch.setattr(lifealign.training.loop, "_step", dies)
     with pytest.raises(KeyboardInterrupt):
         learn(session, store, TASKS[1])
-    monkeypatch.setattr(lifealign.train, "_step", real)
+    monkeypatch.setattr(lifealign.training.loop, "_step", real)
     store = MemoryStore.open(parts.memory)
     store = learn(Session(parts, NullProgress()), store, TASKS[1])
     for stem in (ADAPTER, STATE):

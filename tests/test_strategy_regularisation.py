@@ -13,21 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from conftest import make_task, shared
-from lifealign.config import RunConfig
-from lifealign.errors import ConfigError
-from lifealign.logps import causal_lm, token_logps
-from lifealign.losses import PairLogps
-from lifealign.models import adapter_off, holding, restore, snapshot, trainable
-from lifealign.packing import pack_pairs
-from lifealign.pipeline import StoreHistory
-from lifealign.session import ADAPTER, STATE, Session
-from lifealign.store import MemoryStore
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError
+from lifealign.data.tasks import Message, Row, Task
+from lifealign.memory.learning import StoreHistory
+from lifealign.memory.session import ADAPTER, STATE, Session
+from lifealign.model.adapters import adapter_off, holding, restore, snapshot, trainable
+from lifealign.model.logps import causal_lm, token_logps
+from lifealign.model.packing import pack_pairs
+from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
+from lifealign.strategies._quadratic import weighted_distance
 from lifealign.strategies.derpp import draw, matching_loss
 from lifealign.strategies.ewc import accumulate, mean_of, mean_squares
-from lifealign.strategies.quadratic import weighted_distance
 from lifealign.strategies.si import importance
-from lifealign.tasks import Message, Row, Task
+from lifealign.training.losses import PairLogps
 from test_strategy_contract import TASKS, assert_same, learn, start
 
 Build = Callable[..., RunConfig]

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from conftest import rows
-from lifealign.errors import ConfigError, StoreError
-from lifealign.reader import MemoryReader
+from lifealign.core.errors import ConfigError, StoreError
+from lifealign.store.reader import MemoryReader
 from lifealign.studies.engine import run_here, run_study
 from lifealign.studies.plan import Plan, make_plan, named_orders
 from lifealign.studies.worker import CONTEXT, RUN
@@ -406,7 +406,7 @@ def test_two_studies_do_not_share_a_directory_at_once(write: Write, tmp_path: Pa
 def test_command(write: Write, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from lifealign.cli import app
+    from lifealign.cli.app import app
 
     found = CliRunner().invoke(app, ["study", str(write()), "--dry-run", "--json"])
     assert found.exit_code == 0, found.output
@@ -419,7 +419,7 @@ def test_command(write: Write, tmp_path: Path) -> None:
 
 
 def test_listing_needs_no_torch() -> None:
-    code = "import sys, lifealign.studies.engine, lifealign.studies.on_ray; print('torch' in sys.modules, 'ray' in sys.modules)"
+    code = "import sys, lifealign.studies.engine, lifealign.studies.ray_engine; print('torch' in sys.modules, 'ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lifealign.report_views import number
-from lifealign.studies.report import render_html
+from lifealign.report.views import number
+from lifealign.studies.report.write import render_html
 from study_document import METHODS, ORDERS, make_study
 
 pytestmark = pytest.mark.browser

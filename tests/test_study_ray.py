@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from lifealign.errors import ConfigError
-from lifealign.reader import MemoryReader
+from lifealign.core.errors import ConfigError
+from lifealign.store.reader import MemoryReader
 from lifealign.studies.engine import run_study
-from lifealign.studies.on_ray import RayEngine
+from lifealign.studies.ray_engine import RayEngine
 from test_study import Write, in_second_task, rows_dir, write
 
 __all__ = ["rows_dir", "write"]

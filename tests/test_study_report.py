@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lifealign.cli import app
-from lifealign.errors import StoreError
-from lifealign.studies import charts, views
-from lifealign.studies import report as study_report
-from lifealign.studies.cells import Cell, Column, Table, ranked
-from lifealign.studies.latex import escape, latex
-from lifealign.studies.markdown import markdown
-from lifealign.studies.report import checked, render_html, runs_csv, table_csv, write_study_report
-from lifealign.studies.tables import all_tables
+from lifealign.cli.app import app
+from lifealign.core.errors import StoreError
+from lifealign.studies.report import charts, views
+from lifealign.studies.report import write as study_report
+from lifealign.studies.report.cells import Cell, Column, Table, ranked
+from lifealign.studies.report.latex import escape, latex
+from lifealign.studies.report.markdown import markdown
+from lifealign.studies.report.tables import all_tables
+from lifealign.studies.report.write import checked, render_html, runs_csv, table_csv, write_study_report
 from study_document import LAMBDA, make_run, make_study
 
 

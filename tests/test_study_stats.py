@@ -32,7 +32,7 @@ def test_interval_of_many_seeds_is_a_bootstrap() -> None:
 
 def test_coverage_is_what_the_threshold_is_argued_with() -> None:
     samples = np.random.default_rng(0).normal(size=(1500, 3))
-    from lifealign.metrics import mean_interval
+    from lifealign.evaluation.metrics import mean_interval
 
     def covered(intervals: list[Any]) -> float:
         return float(np.mean([i.low <= 0 <= i.high for i in intervals]))

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifealign.check import check_data
-from lifealign.config import SourceConfig, StreamConfig, TaskConfig
-from lifealign.errors import ConfigError, DataError
-from lifealign.formats import parse_dialogue
-from lifealign.rows import clean, read_rows
-from lifealign.sources import expand_path, is_file_path
-from lifealign.splits import prompt_key
-from lifealign.suites.paper import TOKENISED
-from lifealign.tasks import DataReport, Message, Row, load_stream, load_task, task_from_rows
+from lifealign.core.config import SourceConfig, StreamConfig, TaskConfig
+from lifealign.core.errors import ConfigError, DataError
+from lifealign.data.check import check_data
+from lifealign.data.cleaning import clean, read_rows
+from lifealign.data.formats import parse_dialogue
+from lifealign.data.recipes import TOKENISED
+from lifealign.data.sources import expand_path, is_file_path
+from lifealign.data.splits import prompt_key
+from lifealign.data.tasks import DataReport, Message, Row, load_stream, load_task, task_from_rows
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -335,7 +335,7 @@ def test_hub_failure_names_the_set_and_why(monkeypatch):
 
 def test_import_is_light():
     code = (
-        "import sys, lifealign.tasks, lifealign.rows, lifealign.check, lifealign.suites.paper;"
+        "import sys, lifealign.data.tasks, lifealign.data.cleaning, lifealign.data.check, lifealign.data.recipes;"
         "print(sorted({'torch', 'datasets', 'pandas', 'numpy', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -457,7 +457,7 @@ def test_too_few_rows_is_an_error(tmp_path):
     seed=st.integers(0, 5),
 )
 def test_draw_keeps_every_row_once_and_groups_whole(prompts, sizes, seed):
-    from lifealign.splits import _draw
+    from lifealign.data.splits import _draw
 
     rows = [Row((Message("user", p),), f"c{i}", "r") for i, p in enumerate(prompts)]
     parts, rest = _draw(rows, sizes, random.Random(seed))
@@ -511,8 +511,8 @@ def test_stream_order(tmp_path):
 
 
 def test_planted_stream_order():
-    planted = pytest.importorskip("lifealign.suites.planted")
-    from lifealign.config import PlantedConfig
+    planted = pytest.importorskip("lifealign.data.planted.suite")
+    from lifealign.core.config import PlantedConfig
 
     names = [t.name for t in planted.planted_stream(10, 5, 5, 0).tasks]
     config = StreamConfig(planted=PlantedConfig(train_rows=10, validation_rows=5, test_rows=5), order=(4, 1))

@@ -15,16 +15,17 @@ from typing import Any, get_args
 import pytest
 
 from conftest import make_task, shared
-from lifealign import report_views, text_metrics
-from lifealign.config import RunConfig, TextMetricName
-from lifealign.errors import ConfigError
-from lifealign.gates import Gate, check_gates
-from lifealign.memory import Memory
-from lifealign.report import build_results, render_html
-from lifealign.results import ScoreTable, run_results
-from lifealign.suites.rules import refuses
-from lifealign.tasks import Message, Row, Task
-from lifealign.text_metrics import FLOORS, TEXT_METRICS, distinct, floor_answers, length_words, require
+from lifealign.core.config import RunConfig, TextMetricName
+from lifealign.core.errors import ConfigError
+from lifealign.data.planted.rules import refuses
+from lifealign.data.tasks import Message, Row, Task
+from lifealign.evaluation import text_metrics
+from lifealign.evaluation.gates import Gate, check_gates
+from lifealign.evaluation.results import ScoreTable, run_results
+from lifealign.evaluation.text_metrics import FLOORS, TEXT_METRICS, distinct, floor_answers, length_words, require
+from lifealign.memory.api import Memory
+from lifealign.report import views as report_views
+from lifealign.report.memories import build_results, render_html
 
 needed = sorted({p for m in TEXT_METRICS.values() for p in m.packages})
 if absent := [p for p in needed if importlib.util.find_spec(p) is None]:
@@ -122,9 +123,7 @@ def test_a_missing_library_is_one_message_with_the_command(monkeypatch: pytest.M
 
 
 def test_the_module_needs_neither_torch_nor_the_libraries_to_be_imported() -> None:
-    code = (
-        f"import sys, lifealign.text_metrics, lifealign.report; assert not {{'torch', *{needed!r}}} & set(sys.modules)"
-    )
+    code = f"import sys, lifealign.evaluation.text_metrics, lifealign.report.memories; assert not {{'torch', *{needed!r}}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

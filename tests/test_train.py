@@ -15,13 +15,13 @@ import torch
 from accelerate import Accelerator
 
 from conftest import rows
-from lifealign.config import LoraConfig, StrategyChoice, TrainConfig
-from lifealign.data import Encoder
-from lifealign.errors import TrainingError
-from lifealign.models import snapshot, trainable
-from lifealign.reference import ReferenceCache, adapter_sha256, cached_logps, pair_keys, pair_logps
+from lifealign.core.config import LoraConfig, StrategyChoice, TrainConfig
+from lifealign.core.errors import TrainingError
+from lifealign.model.adapters import snapshot, trainable
+from lifealign.model.encoding import Encoder
+from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_logps, pair_keys, pair_logps
 from lifealign.strategies import make_strategy
-from lifealign.train import Loop, Stage, learning_rate, row_order, stage_reached, train_stage, windows
+from lifealign.training.loop import Loop, Stage, learning_rate, row_order, stage_reached, train_stage, windows
 from tiny import make_model, make_tokenizer
 
 
@@ -256,7 +256,7 @@ def test_cached_reference_equals_live_and_is_found_again(tmp_path: Path) -> None
         nonlocal calls
         before = cache.get([]) or {}
         assert before == {}
-        import lifealign.reference as module
+        import lifealign.model.logp_cache as module
 
         real = module.token_logps
 

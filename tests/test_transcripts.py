@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lifealign.errors import DataError
-from lifealign.tasks import Message
-from lifealign.transcripts import AnswerRecord, read_answers, write_answers
+from lifealign.core.errors import DataError
+from lifealign.data.answers import AnswerRecord, read_answers, write_answers
+from lifealign.data.tasks import Message
 
 PROMPT = (Message("system", "Be short."), Message("user", "Wo ist mein Päckchen?\u2028"))
 
@@ -107,5 +107,5 @@ def test_files_that_are_no_answers(tmp_path: Path) -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import lifealign.transcripts, sys; assert not {'torch', 'datasets', 'pyarrow'} & set(sys.modules)"
+    code = "import lifealign.data.answers, sys; assert not {'torch', 'datasets', 'pyarrow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from conftest import make_task
-from lifealign import pipeline
-from lifealign.config import RunConfig
-from lifealign.errors import ConfigError, DataError
-from lifealign.models import holding, snapshot, trainable
-from lifealign.pipeline import StoreHistory, create_memory, learn_group, writing
-from lifealign.progress import NullProgress
-from lifealign.session import Session
-from lifealign.strategies.base import Step
-from lifealign.tasks import Message, Row
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError, DataError
+from lifealign.core.progress import NullProgress
+from lifealign.data.tasks import Message, Row
+from lifealign.memory import learning as pipeline
+from lifealign.memory.learning import StoreHistory, create_memory, learn_group, writing
+from lifealign.memory.session import Session
+from lifealign.model.adapters import holding, snapshot, trainable
+from lifealign.training.strategy import Step
 
 TASK = make_task("bread", train=5, test=2)
 LONG = Row((Message("user", "a very long question " * 30),), "yes it is", "no it is not", "long.jsonl:1")
@@ -97,7 +97,7 @@ def test_features_are_the_mean_of_the_base_models_last_hidden_states(session: Se
     prompts = [session.encoder.prompt_ids(row.prompt) for row in TASK.train[:2]]
     prompts[1] = prompts[1][:7]
     found = session.view.features(prompts)
-    from lifealign.models import adapter_off
+    from lifealign.model.adapters import adapter_off
 
     with torch.no_grad(), adapter_off(session.model):
         for ids, vector in zip(prompts, found, strict=True):

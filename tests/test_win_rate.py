@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lifealign.win_rate import length_controlled_win_rate, win_rate
+from lifealign.judging.win_rate import length_controlled_win_rate, win_rate
 
 OURS = [380, 268, 289, 364, 252, 321, 341, 128, 69, 155, 149, 355, 369, 51, 224, 337, 96, 328, 91, 213]
 OURS += [335, 156, 169, 147, 301, 139, 396, 205, 217, 226, 253, 243, 228, 398, 332, 327, 295, 267, 169, 396]

@@ -9,15 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lifealign.answering import Asked
-    from lifealign.config import RunConfig, load_config
-    from lifealign.configure import read_config
-    from lifealign.errors import UserError
-    from lifealign.memory import Evaluation, Memory, TaskResult
-    from lifealign.pipeline import run_stream
-    from lifealign.recompose import Composition, Related
-    from lifealign.tasks import Message, Row, Task, TaskStream, load_stream, task_from_rows
-    from lifealign.transcripts import AnswerRecord, read_answers, write_answers
+    from lifealign.core.config import RunConfig, load_config
+    from lifealign.core.errors import UserError
+    from lifealign.data.answers import AnswerRecord, read_answers, write_answers
+    from lifealign.data.tasks import Message, Row, Task, TaskStream, load_stream, task_from_rows
+    from lifealign.memory.answering import Asked
+    from lifealign.memory.api import Evaluation, Memory, TaskResult
+    from lifealign.memory.learning import run_stream
+    from lifealign.memory.recompose import Composition, Related
+    from lifealign.strategies.configure import read_config
 
 __version__ = "0.1.0"
 
@@ -45,15 +45,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "answering": ("Asked",),
-    "config": ("RunConfig", "load_config"),
-    "errors": ("UserError",),
-    "memory": ("Evaluation", "Memory", "TaskResult"),
-    "configure": ("read_config",),
-    "pipeline": ("run_stream",),
-    "recompose": ("Composition", "Related"),
-    "tasks": ("Message", "Row", "Task", "TaskStream", "load_stream", "task_from_rows"),
-    "transcripts": ("AnswerRecord", "read_answers", "write_answers"),
+    "memory.answering": ("Asked",),
+    "core.config": ("RunConfig", "load_config"),
+    "core.errors": ("UserError",),
+    "memory.api": ("Evaluation", "Memory", "TaskResult"),
+    "strategies.configure": ("read_config",),
+    "memory.learning": ("run_stream",),
+    "memory.recompose": ("Composition", "Related"),
+    "data.tasks": ("Message", "Row", "Task", "TaskStream", "load_stream", "task_from_rows"),
+    "data.answers": ("AnswerRecord", "read_answers", "write_answers"),
 }
 
 

@@ -1,5 +1,5 @@
 """``python -m lifealign``: the command line."""
 
-from lifealign.cli import main
+from lifealign.cli.app import main
 
 main()

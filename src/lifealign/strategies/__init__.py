@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lifealign.config import LoraConfig, StrategyChoice
+from lifealign.core.config import LoraConfig, StrategyChoice
 from lifealign.strategies.agem import AGem
-from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
 from lifealign.strategies.copr import Copr
 from lifealign.strategies.cppo import Cppo
 from lifealign.strategies.derpp import DERpp
@@ -21,12 +20,13 @@ from lifealign.strategies.merge import Merge
 from lifealign.strategies.nlora import NLora
 from lifealign.strategies.ogpsa import Ogpsa
 from lifealign.strategies.olora import OLora
-from lifealign.strategies.ready2blend import Ready2Blend
+from lifealign.strategies.ready2blend.strategy import Ready2Blend
 from lifealign.strategies.replay import Replay
 from lifealign.strategies.sdlora import SDLora
 from lifealign.strategies.sequential import Sequential
 from lifealign.strategies.si import SI
 from lifealign.strategies.single import Single
+from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 
 __all__ = ["STRATEGIES", "History", "PreferenceDataset", "Step", "Strategy", "make_strategy"]
 

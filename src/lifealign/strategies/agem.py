@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lifealign.strategies.base import Step
-from lifealign.strategies.gradient_memory import GradientMemory, GradientMemoryConfig
-from lifealign.tasks import Row
+from lifealign.data.tasks import Row
+from lifealign.strategies._gradient_memory import GradientMemory, GradientMemoryConfig
+from lifealign.training.strategy import Step
 
 
 def agem_project(gradient_N: Tensor, memory_N: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from accelerate.utils import gather_object
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.losses import Objective, ObjectiveConfig, PairLogps, sft_nll
-from lifealign.packing import PreferenceBatch
-from lifealign.replay import ReplayBuffer, ReplayConfig, update_buffer
-from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
-from lifealign.tasks import Row, Task
+from lifealign.data.tasks import Row, Task
+from lifealign.model.packing import PreferenceBatch
+from lifealign.training.losses import Objective, ObjectiveConfig, PairLogps, sft_nll
+from lifealign.training.replay import ReplayBuffer, ReplayConfig, update_buffer
+from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 
 
 def target_logit(previous: Tensor, reward: Tensor, beta: float) -> Tensor:

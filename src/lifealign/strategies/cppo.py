@@ -10,10 +10,10 @@ from accelerate.utils import gather_object
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.losses import ObjectiveConfig, PairLogps
-from lifealign.packing import PreferenceBatch
-from lifealign.strategies.base import History, PreferenceDataset, Step, Strategy
-from lifealign.tasks import Task
+from lifealign.data.tasks import Task
+from lifealign.model.packing import PreferenceBatch
+from lifealign.training.losses import ObjectiveConfig, PairLogps
+from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 
 
 def balance_weights(

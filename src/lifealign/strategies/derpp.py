@@ -8,12 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lifealign.losses import PairLogps
-from lifealign.packing import PreferenceBatch
-from lifealign.replay import Exemplar, ReplayBuffer, shuffled
-from lifealign.strategies.base import History, PreferenceDataset
+from lifealign.data.tasks import Task
+from lifealign.model.packing import PreferenceBatch
 from lifealign.strategies.replay import Replay
-from lifealign.tasks import Task
+from lifealign.training.losses import PairLogps
+from lifealign.training.replay import Exemplar, ReplayBuffer, shuffled
+from lifealign.training.strategy import History, PreferenceDataset
 
 
 def matching_loss(now: Tensor, stored: Tensor) -> Tensor:

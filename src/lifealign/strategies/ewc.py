@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.losses import ObjectiveConfig
-from lifealign.models import trainable
-from lifealign.replay import shuffled
-from lifealign.strategies.base import History, Strategy
-from lifealign.strategies.quadratic import weighted_distance
-from lifealign.tasks import Task
+from lifealign.data.tasks import Task
+from lifealign.model.adapters import trainable
+from lifealign.strategies._quadratic import weighted_distance
+from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.replay import shuffled
+from lifealign.training.strategy import History, Strategy
 
 
 def mean_squares(losses: Iterable[Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

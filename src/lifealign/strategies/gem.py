@@ -8,8 +8,8 @@ from pydantic import Field
 from scipy.optimize import nnls
 from torch import Tensor
 
-from lifealign.strategies.base import Step
-from lifealign.strategies.gradient_memory import GradientMemory, GradientMemoryConfig
+from lifealign.strategies._gradient_memory import GradientMemory, GradientMemoryConfig
+from lifealign.training.strategy import Step
 
 
 def gem_project(gradient_N: Tensor, memory_KN: Tensor, margin: float, eps: float) -> Tensor:

@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lifealign.dualgpm import Basis, nothing, protect, reading
-from lifealign.losses import ObjectiveConfig
-from lifealign.strategies.base import History
-from lifealign.strategies.growing import Growing
-from lifealign.tasks import Task
+from lifealign.data.tasks import Task
+from lifealign.strategies._dualgpm import Basis, nothing, protect, reading
+from lifealign.strategies._growing import Growing
+from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.strategy import History
 
 
 class InfLora(Growing):

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from lifealign.models import restore
-from lifealign.replay import Exemplar, ReplayBuffer
-from lifealign.strategies.base import History, PreferenceDataset, Strategy
-from lifealign.tasks import Task
+from lifealign.data.tasks import Task
+from lifealign.model.adapters import restore
+from lifealign.training.replay import Exemplar, ReplayBuffer
+from lifealign.training.strategy import History, PreferenceDataset, Strategy
 
 
 class Joint(Strategy):

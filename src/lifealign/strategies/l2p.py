@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lifealign.errors import ConfigError
-from lifealign.losses import ObjectiveConfig, PairLogps
-from lifealign.packing import PreferenceBatch
-from lifealign.soft_prompt import attach_prompts, first_virtual_id, split_prefix, vocabulary_rows
-from lifealign.strategies.base import Strategy
+from lifealign.core.errors import ConfigError
+from lifealign.model.packing import PreferenceBatch
+from lifealign.model.soft_prompt import attach_prompts, first_virtual_id, split_prefix, vocabulary_rows
+from lifealign.training.losses import ObjectiveConfig, PairLogps
+from lifealign.training.strategy import Strategy
 
 
 def select_prompts(query_BD: Tensor, keys_PD: Tensor, top_k: int) -> Tensor:

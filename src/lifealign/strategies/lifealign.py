@@ -8,12 +8,12 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.consolidate import ConsolidatedAdapter, ConsolidationConfig, consolidate_adapter
-from lifealign.losses import ObjectiveName
-from lifealign.models import restore, snapshot
-from lifealign.strategies.base import History
+from lifealign.consolidation.adapter import ConsolidatedAdapter, ConsolidationConfig, consolidate_adapter
+from lifealign.data.tasks import Task
+from lifealign.model.adapters import restore, snapshot
 from lifealign.strategies.replay import Replay
-from lifealign.tasks import Task
+from lifealign.training.losses import ObjectiveName
+from lifealign.training.strategy import History
 
 START = "start/"
 """Prefix of the weights after the first of two consolidations, in the state of a task under way."""

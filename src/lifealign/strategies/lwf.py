@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.losses import ObjectiveConfig, PairLogps
-from lifealign.packing import PreferenceBatch
-from lifealign.strategies.base import History, PreferenceDataset, Strategy
-from lifealign.tasks import Row, Task
+from lifealign.data.tasks import Row, Task
+from lifealign.model.packing import PreferenceBatch
+from lifealign.training.losses import ObjectiveConfig, PairLogps
+from lifealign.training.strategy import History, PreferenceDataset, Strategy
 
 
 class LwF(Strategy):

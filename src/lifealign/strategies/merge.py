@@ -11,12 +11,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lifealign import merging
-from lifealign.losses import ObjectiveConfig
-from lifealign.lowrank import Product, truncate
-from lifealign.models import restore, snapshot
-from lifealign.strategies.base import History, Strategy
-from lifealign.tasks import Task
+from lifealign.consolidation import merging
+from lifealign.consolidation.lowrank import Product, truncate
+from lifealign.data.tasks import Task
+from lifealign.model.adapters import restore, snapshot
+from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.strategy import History, Strategy
 
 Method = Literal["task_arithmetic", "ties", "dare", "slerp", "magmax"]
 LOOKS_AT_ENTRIES = frozenset({"ties", "dare", "magmax"})

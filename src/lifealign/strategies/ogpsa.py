@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.strategies.base import History, Step
-from lifealign.strategies.gradient_memory import GradientMemory, GradientMemoryConfig
-from lifealign.tasks import Task
+from lifealign.data.tasks import Task
+from lifealign.strategies._gradient_memory import GradientMemory, GradientMemoryConfig
+from lifealign.training.strategy import History, Step
 
 RANK_TOLERANCE = 1e-6
 """Singular values of the normalised references below this share of the largest span nothing."""

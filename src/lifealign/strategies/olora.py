@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.losses import ObjectiveConfig
-from lifealign.models import snapshot, trainable
-from lifealign.strategies.base import History
-from lifealign.strategies.growing import Growing
-from lifealign.tasks import Task
+from lifealign.data.tasks import Task
+from lifealign.model.adapters import snapshot, trainable
+from lifealign.strategies._growing import Growing
+from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.strategy import History
 
 
 def overlap(past_KI: Tensor, new_RI: Tensor) -> Tensor:

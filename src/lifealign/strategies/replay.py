@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lifealign.losses import ObjectiveConfig
-from lifealign.replay import ReplayBuffer, ReplayConfig, task_quota, update_buffer
-from lifealign.strategies.base import History, PreferenceDataset, Strategy
-from lifealign.tasks import Task
+from lifealign.data.tasks import Task
+from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.replay import ReplayBuffer, ReplayConfig, task_quota, update_buffer
+from lifealign.training.strategy import History, PreferenceDataset, Strategy
 
 
 class Replay(Strategy):

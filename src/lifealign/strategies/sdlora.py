@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lifealign.models import PAST, snapshot
-from lifealign.strategies.base import History
-from lifealign.strategies.growing import Growing
-from lifealign.tasks import Task
+from lifealign.data.tasks import Task
+from lifealign.model.adapters import PAST, snapshot
+from lifealign.strategies._growing import Growing
+from lifealign.training.strategy import History
 
 TINY = 1e-12
 """Norm below which a product counts as zero, and has no direction."""

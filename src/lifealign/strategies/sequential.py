@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifealign.strategies.base import Strategy
+from lifealign.training.strategy import Strategy
 
 
 class Sequential(Strategy):

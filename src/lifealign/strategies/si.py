@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.losses import ObjectiveConfig
-from lifealign.models import trainable
-from lifealign.strategies.base import History, Step, Strategy
-from lifealign.strategies.quadratic import weighted_distance
-from lifealign.tasks import Task
+from lifealign.data.tasks import Task
+from lifealign.model.adapters import trainable
+from lifealign.strategies._quadratic import weighted_distance
+from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.strategy import History, Step, Strategy
 
 
 def importance(path: Tensor, displacement: Tensor, xi: float) -> Tensor:

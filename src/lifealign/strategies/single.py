@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lifealign.models import fresh_factors, restore, snapshot, trainable
-from lifealign.strategies.base import History, Strategy
-from lifealign.tasks import Task
+from lifealign.data.tasks import Task
+from lifealign.model.adapters import fresh_factors, restore, snapshot, trainable
+from lifealign.training.strategy import History, Strategy
 
 
 class Single(Strategy):

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from lifealign.config import Frozen, RunConfig, StreamConfig
-from lifealign.errors import ConfigError
-from lifealign.results import METRICS, NEITHER_IS_BETTER, SUMMARIES
-from lifealign.settings import explain, nearest, read_yaml
-from lifealign.suites.rules import TASKS
+from lifealign.core.config import Frozen, RunConfig, StreamConfig
+from lifealign.core.config_files import explain, nearest, read_yaml
+from lifealign.core.errors import ConfigError
+from lifealign.data.planted.rules import TASKS
+from lifealign.evaluation.results import METRICS, NEITHER_IS_BETTER, SUMMARIES
 
 SECTIONS = ("lora", "sft", "strategy", "train")
 """What a method may set; the rows, the model and the scoring are the same for all methods."""

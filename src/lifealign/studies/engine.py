@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 import filelock
 
-from lifealign.errors import StoreError
-from lifealign.files import replace_file, writing
-from lifealign.output import to_json
-from lifealign.progress import NullProgress, Progress, duration
+from lifealign.cli.output import to_json
+from lifealign.core.errors import StoreError
+from lifealign.core.files import replace_file, writing
+from lifealign.core.progress import NullProgress, Progress, duration
 from lifealign.studies import stats
 from lifealign.studies.config import STUDIES
 from lifealign.studies.plan import Plan, Run, make_plan
@@ -275,7 +275,7 @@ def run_study(
     if dry_run:
         return _listing(study)
     if ray is not None:
-        from lifealign.studies.on_ray import RayEngine
+        from lifealign.studies.ray_engine import RayEngine
 
         study.engine = RayEngine(ray)
     results = study.execute()

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 import lifealign
-from lifealign.config import StreamConfig
-from lifealign.errors import ConfigError
-from lifealign.settings import merge
-from lifealign.sources import expand_path
+from lifealign.core.config import StreamConfig
+from lifealign.core.config_files import merge
+from lifealign.core.errors import ConfigError
+from lifealign.data.sources import expand_path
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
 from lifealign.studies.worker import CONTEXT, here, resolve
 
@@ -259,7 +259,7 @@ def _key(settings: Settings) -> str:
 def _file_digests(stream: StreamConfig) -> dict[str, str]:
     """sha256 of the content of the suite, or of every local file of rows; a data set of a hub has none here."""
     if stream.planted is not None:
-        content = resources.files("lifealign.suites").joinpath("planted.json").read_bytes()
+        content = resources.files("lifealign.data.planted").joinpath("planted.json").read_bytes()
         return {"planted": hashlib.sha256(content).hexdigest()}
     paths = {s.path for t in stream.tasks for s in (t.train, t.test) if s is not None}
     found = {path: Path(expand_path(path)) for path in sorted(paths)}

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import lifealign
-from lifealign.metrics import Interval
-from lifealign.results import LOWER_IS_BETTER, METRICS, SUMMARIES
+from lifealign.evaluation.metrics import Interval
+from lifealign.evaluation.results import LOWER_IS_BETTER, METRICS, SUMMARIES
 from lifealign.studies import stats
 from lifealign.studies.plan import Plan, Run, Settings, points
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lifealign.metrics import Array, Interval, as_matrix, mean_interval, seeds_interval
+from lifealign.evaluation.metrics import Array, Interval, as_matrix, mean_interval, seeds_interval
 
 BOOTSTRAP_FROM = 20
 """From so many seeds on, an interval is a percentile bootstrap. Below, it is Student's t: 95% bootstrap intervals of 3, 5,

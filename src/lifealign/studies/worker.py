@@ -21,12 +21,12 @@ from typing import Any
 
 import filelock
 
-from lifealign.errors import ConfigError, UserError
-from lifealign.files import replace_file, writing
-from lifealign.output import to_json
+from lifealign.cli.output import to_json
+from lifealign.core.errors import ConfigError, UserError
+from lifealign.core.files import replace_file, writing
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lifealign.pipeline", "lifealign.memory"])
+CONTEXT.set_forkserver_preload(["lifealign.memory.learning", "lifealign.memory.api"])
 
 RUN, RECORD, LOG = "run.json", "record.json", "log.txt"
 HEAD = ("id", "memory_id", "strategy", "model")
@@ -53,7 +53,7 @@ def resolve(
 ) -> list[dict[str, Any] | list[str]]:
     """Each tree (with where it stands, for messages) as a complete configuration without memory, or its mistakes."""
     _go(environment, directory)
-    from lifealign.configure import check_tree
+    from lifealign.strategies.configure import check_tree
 
     found: list[dict[str, Any] | list[str]] = []
     for where, tree in trees:
@@ -122,12 +122,12 @@ def _write(job: Path, record: Mapping[str, Any]) -> None:
 
 
 def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
-    from lifealign.config import RunConfig
-    from lifealign.pipeline import REPLAY, run_stream
-    from lifealign.progress import LineProgress
-    from lifealign.reader import MemoryReader
-    from lifealign.results import point_results, read_scores
-    from lifealign.session import STATE
+    from lifealign.core.config import RunConfig
+    from lifealign.core.progress import LineProgress
+    from lifealign.evaluation.results import point_results, read_scores
+    from lifealign.memory.learning import REPLAY, run_stream
+    from lifealign.memory.session import STATE
+    from lifealign.store.reader import MemoryReader
 
     settings = RunConfig.model_validate({**config, "memory": str(memory)})
     with contextlib.redirect_stdout(sys.stderr):

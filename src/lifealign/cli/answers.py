@@ -1,0 +1,182 @@
+"""Commands about what a memory answered at points of its life."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lifealign.cli.options import AsJson, MemoryPath
+from lifealign.cli.output import Answer, answers
+from lifealign.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lifealign.data.answers import AnswerRecord
+    from lifealign.memory.answering import Asked
+    from lifealign.report.answers import Thread
+
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="A task; repeats. Default: all.")]
+Count = Annotated[
+    int | None, typer.Option(min=1, help="Prompts a task; default: evaluate.generations of the memory, else 20.")
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest answer, in tokens; default: as the memory's evaluations have it.")
+]
+Split = Annotated[str, typer.Option(help="Held-out rows to ask: test or validation.")]
+
+
+Judgements = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="What `lifealign judge` said of these answers; repeats.")
+]
+Ratings = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="What `lifealign ratings export` wrote; repeats.")
+]
+Good = Annotated[float, typer.Option("--good", help="Mean score of judges or people that is good from here on.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("answers")(answers(write_answers))
+    app.command("compare")(answers(compare))
+
+
+def write_answers(
+    memory: MemoryPath,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .jsonl or .parquet.")],
+    task: Tasks = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="POINT", help="base, the task learnt last, or now; repeats. Default: now."),
+    ] = None,
+    every_point: Annotated[
+        bool, typer.Option("--every-point", help="Before any task, after the task itself and after each later one.")
+    ] = False,
+    count: Count = None,
+    max_new_tokens: MaxNewTokens = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who answers, for the records; default: the memory's strategy.")
+    ] = None,
+    split: Split = "test",
+    as_json: AsJson = False,
+) -> Answer:
+    """Write greedy answers to held-out prompts, with their scores, for judging, rating and comparing."""
+    from lifealign.core.progress import make_progress
+    from lifealign.data import answers as transcripts
+    from lifealign.memory.answering import NOW, Asked
+    from lifealign.memory.api import Memory
+
+    transcripts.check_extension(out)
+    if at and every_point:
+        raise ConfigError("--at and --every-point both say when; give one of them")
+    asked = Asked(tuple(task or ()), tuple(at or (NOW,)), every_point, count, max_new_tokens, source, split)
+    records = Memory.open(memory).answers(asked, progress=make_progress())
+    transcripts.write_answers(out, records)
+    points = list(dict.fromkeys(record.point for record in records))
+    document = {"answers": len(records), "points": points, "out": out}
+    return Answer(document, [f"written: {len(records)} answers at {len(points)} point(s) to {out}"])
+
+
+def compare(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="MEMORY|ANSWERS...", help="Memories, which are asked, or files of answers."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the page: .html.")],
+    task: Tasks = None,
+    judgements: Judgements = None,
+    ratings: Ratings = None,
+    good: Good = 7.0,
+    count: Count = None,
+    max_new_tokens: MaxNewTokens = None,
+    split: Split = "test",
+    as_json: AsJson = False,
+) -> Answer:
+    """Write a page of answers, prompt by prompt: after the task was learnt, after each later one, and now."""
+    from lifealign.memory.answering import Asked
+    from lifealign.report.answers import write_page
+
+    if out.suffix.lower() != ".html":
+        raise ConfigError(f"--out {out}: the page is written as .html, got {out.suffix!r}")
+    asked = Asked(tuple(task or ()), (), True, count, max_new_tokens, None, split)
+    if all(source.is_file() for source in sources) and asked != Asked(asked.tasks, (), True):
+        raise ConfigError("--count, --max-new-tokens and --split ask a memory; the answers of a file are there already")
+    threads = read_threads(sources, asked, judgements or (), ratings or (), good)
+    write_page(threads, out)
+    document, lines = _found(threads)
+    return Answer({**document, "out": out}, [*lines, f"written: {out}"])
+
+
+def browse(
+    directory: Path, files: Sequence[Path], judgements: Sequence[Path], ratings: Sequence[Path]
+) -> dict[str, Any] | None:
+    """Write the page of answers beside a report, and give what the report says of it; None without answers.
+
+    Raises:
+        ConfigError: judgements or ratings of no answers.
+        DataError: a file that cannot be used.
+    """
+    from lifealign.memory.answering import Asked
+    from lifealign.report.answers import GOOD_SCORE, summary, write_page
+
+    if not files:
+        if judgements or ratings:
+            raise ConfigError("--judgements and --ratings are shown beside answers; give these with --answers FILE")
+        return None
+    threads = read_threads(files, Asked(), judgements, ratings, GOOD_SCORE)
+    write_page(threads, directory / "answers.html")
+    return summary(threads, "answers.html")
+
+
+def read_threads(
+    sources: Sequence[Path], asked: Asked, judgements: Sequence[Path], ratings: Sequence[Path], good: float
+) -> list[Thread]:
+    """Answers of memories and files with what was said of them.
+
+    Raises:
+        DataError: an unknown task, a file that cannot be used, or one about other answers.
+    """
+    from lifealign.judging.opinions import read_judgements, read_ratings
+    from lifealign.report.answers import build_threads, check_opinions
+
+    records = [record for source in sources for record in _records(source, asked)]
+    opinions = []
+    for path in (*judgements, *ratings):
+        found = read_judgements(path) if path in judgements else read_ratings(path)
+        check_opinions(records, found, str(path))
+        opinions += found
+    return build_threads(records, opinions, good)
+
+
+def _records(source: Path, asked: Asked) -> list[AnswerRecord]:
+    if source.is_dir():
+        from lifealign.core.progress import make_progress
+        from lifealign.memory.api import Memory
+
+        return Memory.open(source).answers(asked, progress=make_progress())
+    from lifealign.data.answers import read_answers
+
+    records = read_answers(source)
+    known = list(dict.fromkeys(record.task for record in records))
+    if unknown := [name for name in asked.tasks if name not in known]:
+        raise DataError(f"{source}: no answer of task {unknown[0]!r}; there are: {', '.join(known)}")
+    return [record for record in records if not asked.tasks or record.task in asked.tasks]
+
+
+def _found(threads: Sequence[Thread]) -> tuple[dict[str, Any], list[str]]:
+    """States by criterion and task, and the first criterion's as lines."""
+    from lifealign.report.answers import CRITERIA, counts, criteria_of
+
+    criteria = criteria_of(threads)
+    states = {name: counts(threads, name) for name in criteria}
+    disagreements = sum(thread.disagreement for thread in threads)
+    document = {"prompts": len(threads), "states": states, "disagreements": disagreements}
+    if not criteria:
+        return document, [f"{len(threads)} prompts; nothing says which answers are good"]
+    lines = [f"good is {CRITERIA[criteria[0]]}:"]
+    for task, found in states[criteria[0]].items():
+        lines.append(f"  {task}: " + ", ".join(f"{count} {state}" for state, count in found.items() if count))
+    if disagreements:
+        lines.append(f"judge and people disagree on {disagreements} prompt(s)")
+    return document, lines

@@ -1,0 +1,59 @@
+"""The command line. A module for each kind of command; `output` for what they print and how they end."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from lifealign.cli import annotate, answers, evaluate, history, judge, learn, use
+from lifealign.cli.output import EXIT_INTERRUPTED, to_json
+
+WrongCall: Any = typer.BadParameter.__mro__[2]
+"""click's ClickException: typer has no public name for it, and carries a click of its own or not by version."""
+
+app = typer.Typer(
+    name="lifealign",
+    help="Keep a language model aligned for life: learn a stream of preference tasks with LoRA, and keep them all.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Pretty tracebacks and rich help cost 0.2 s at every start.
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for group in (learn, evaluate, answers, judge, annotate, history, use):
+    group.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"lifealign {version('lifealign')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Keep a language model aligned for life: learn a stream of preference tasks with LoRA, and keep them all."""
+
+
+def main() -> None:
+    """Entry point of the `lifealign` command; a call that is wrong is one JSON document, too, where one is asked for."""
+    try:
+        code = app(standalone_mode=False)
+    except WrongCall as error:
+        error.show()
+        code = error.exit_code
+        if "--json" in sys.argv:
+            typer.echo(to_json({"error": error.format_message(), "exit_code": code}))
+    except typer.Abort:
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

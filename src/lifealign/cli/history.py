@@ -1,0 +1,91 @@
+"""Commands about a memory's history and its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lifealign.cli.options import AsJson, AsOf, MemoryPath
+from lifealign.cli.output import Answer, answers, to_json
+from lifealign.core.errors import EXIT_USER_ERROR
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(log)
+    app.command()(show)
+    app.command()(verify)
+    app.command()(rollback)
+    app.command()(export)
+
+
+@answers
+def log(memory: MemoryPath, as_json: AsJson = False) -> Answer:
+    """List what the memory has learnt, oldest first, and what was rolled back."""
+    from lifealign.memory.api import Memory
+
+    entries = Memory.open(memory).log()
+    width = max((len(entry["directory"]) for entry in entries), default=0)
+    lines = []
+    for entry in entries:
+        state = "  <- now" if entry["head"] else "" if entry["current"] else "  (rolled back)"
+        lines.append(f"{entry['directory']:<{width}}  {entry['created']}  {entry['bytes'] / 1e6:7.2f} MB{state}")
+    return Answer(entries, lines)
+
+
+@answers
+def show(
+    memory: MemoryPath,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of a task in the memory.")],
+    as_json: AsJson = False,
+) -> Answer:
+    """Show one task: its configuration, data report, scores and consolidation diagnostics."""
+    import yaml
+
+    from lifealign.memory.api import Memory
+
+    record = Memory.open(memory).show(task)
+    text = yaml.safe_dump(json.loads(to_json(record)), sort_keys=False, allow_unicode=True, width=120)
+    return Answer(record, [text.rstrip()])
+
+
+@answers
+def verify(memory: MemoryPath, as_json: AsJson = False) -> Answer:
+    """Check every file of the memory against its checksum."""
+    from lifealign.memory.api import Memory
+
+    problems = Memory.open(memory).verify()
+    verdict = "is not as it was written" if problems else "every file is as it was written"
+    document = {"memory": memory, "problems": problems}
+    return Answer(document, [f"{memory}: {verdict}"], EXIT_USER_ERROR if problems else 0, problems)
+
+
+@answers
+def rollback(
+    memory: MemoryPath,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task that is to be the newest one.")],
+    as_json: AsJson = False,
+) -> Answer:
+    """Go back to an earlier task. Nothing is deleted."""
+    from lifealign.memory.api import Memory
+
+    head = Memory.open(memory).rollback(task)
+    return Answer({"memory": memory, "head": head}, [f"{memory}: now at {head}"])
+
+
+@answers
+def export(
+    memory: MemoryPath,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write to.")],
+    merged: Annotated[bool, typer.Option("--merged", help="The whole model instead of a PEFT adapter.")] = False,
+    as_of: AsOf = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Write a PEFT adapter, or the merged model, for use elsewhere."""
+    from lifealign.memory.api import Memory
+
+    written = Memory.open(memory).export(out, merged=merged, as_of=as_of)
+    return Answer({"memory": memory, "merged": merged, "as_of": as_of, "out": written}, [f"written: {written}"])

@@ -1,0 +1,123 @@
+"""Commands that learn, and what rows to learn from look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lifealign.cli.options import AsJson, MemoryPath, Recipe, Rows, Settings
+from lifealign.cli.output import Answer, answers
+from lifealign.cli.scores import report_answer
+from lifealign.core.errors import EXIT_USER_ERROR, ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from lifealign.core.config import RunConfig
+    from lifealign.memory.api import Memory
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(run)
+    app.command()(learn)
+    app.command("check-data")(check_data)
+
+
+@answers
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as examples/planted.yaml.")],
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Learn a whole stream of tasks. Stopped and started again, it goes on where it was."""
+    from lifealign.core.progress import make_progress
+    from lifealign.memory.learning import run_stream
+    from lifealign.strategies.configure import read_config
+
+    return report_answer([run_stream(read_config(config, settings or ()), progress=make_progress())])
+
+
+@answers
+def learn(
+    memory: MemoryPath,
+    rows: Rows,
+    name: Annotated[str, typer.Option(help="Name of the task: letters, digits, - and _.")],
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows; default: taken from ROWS.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Create the memory on this model: path, hub id or built-in name.")
+    ] = None,
+    recipe: Recipe = None,
+    requirement: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the task asks for, in words, for strategies that read it.")
+    ] = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Learn one more task into a memory; with --base-model, create the memory if there is none."""
+    from lifealign.core.progress import make_progress
+    from lifealign.data.tasks import task_from_rows
+    from lifealign.memory.api import Memory
+
+    found = _open(memory, base_model)
+    config = found.config if found else _new_config(memory, base_model, settings or ())
+    # Rows first: a mistake in them leaves no empty memory behind.
+    task = task_from_rows(name, rows, test, recipe=recipe, seed=config.seed, requirement=requirement)
+    result = (found or Memory.create(memory, config)).learn(task, settings=settings or (), progress=make_progress())
+    lines = [line for report in task.reports for line in report.lines()]
+    lines.append(f"learnt {result.name} in {result.seconds:.0f} s: {result.directory}")
+    lines += [f"  {score}: {value:.2f}" for score, value in result.scores.items()]
+    return Answer(result.to_json(), lines)
+
+
+def _open(path: Path, base_model: str | None) -> Memory | None:
+    """The memory to learn into; None if there is none and --base-model says on what to create it.
+
+    Raises:
+        StoreError: there is none and no base model is named, or the named one is not the memory's.
+    """
+    from lifealign.memory.api import Memory
+
+    if not (path / "HEAD").exists():
+        if base_model is not None:
+            return None
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            raise StoreError(f"{path}: there is no memory here; give --base-model to create one, e.g. smollm2-135m")
+    memory = Memory.open(path)
+    if base_model is not None and not _same_model(base_model, memory.config.model.name):
+        raise StoreError(
+            f"{path}: this memory's base model is {memory.config.model.name!r}, got --base-model {base_model!r}; "
+            "leave --base-model out, or choose another directory for a new memory"
+        )
+    return memory
+
+
+def _new_config(path: Path, base_model: str | None, settings: Sequence[str]) -> RunConfig:
+    from lifealign.strategies.configure import read_config
+
+    config = read_config(None, settings, base={"memory": str(path), "model": {"name": base_model}})
+    if config.model.name != base_model:
+        raise ConfigError(f"--base-model {base_model!r} and --set model.name={config.model.name} disagree; give one")
+    return config
+
+
+def _same_model(one: str, other: str) -> bool:
+    a, b = Path(one).expanduser(), Path(other).expanduser()
+    return one == other or (a.exists() and b.exists() and a.resolve() == b.resolve())
+
+
+@answers
+def check_data(
+    rows: Rows,
+    recipe: Recipe = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows, to look for shared prompts.")] = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Say what is wrong with preference rows, by row number."""
+    from lifealign.data import check
+
+    found = check.check_data(rows, recipe, test)
+    if found.report.kept:
+        return Answer(found.to_json(), found.lines())
+    return Answer(found.to_json(), found.lines(), EXIT_USER_ERROR, [f"{rows}: no usable row"])

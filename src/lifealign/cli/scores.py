@@ -1,0 +1,31 @@
+"""What `run` and `report` both say of memories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lifealign.cli.output import Answer
+
+if TYPE_CHECKING:
+    from lifealign.memory.api import Memory
+
+
+def report_answer(
+    memories: Sequence[Memory], out: Path | None = None, browser: Mapping[str, Any] | None = None
+) -> Answer:
+    """Score matrices and summaries of memories; with `out`, the report's files too; `browser` is of `comparing.browse`."""
+    from lifealign.evaluation.guard_results import guard_lines
+    from lifealign.report.memories import build_results, score_matrix_lines, summary_lines, write_report
+
+    runs = [memory.results() for memory in memories]
+    results = build_results(runs, answers=browser)
+    lines = [
+        line for one in runs for line in (*score_matrix_lines(one, "accuracy"), *guard_lines(one.get("guard", {})), "")
+    ]
+    lines += summary_lines(results)
+    if out is not None:
+        write_report(results, out)
+        lines += ["", f"report: {out / 'report.html'}"]
+    return Answer(results, lines)

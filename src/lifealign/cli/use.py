@@ -1,0 +1,148 @@
+"""Commands that use a memory: answers, likeness to new rows, other weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lifealign.cli.options import AsJson, AsOf, MemoryPath, Recipe, Rows, Weight
+from lifealign.cli.output import Answer, answers
+from lifealign.core.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(generate)
+    app.command()(related)
+    app.command()(compose)
+
+
+@answers
+def generate(
+    memory: MemoryPath,
+    prompt: Annotated[list[str] | None, typer.Option(help="A user turn to answer; repeats.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Rows with `prompt` or `messages`; answers come as jsonl.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers here, as jsonl.")] = None,
+    as_of: AsOf = None,
+    weight: Weight = None,
+    route: Annotated[
+        bool, typer.Option("--route", help="Weigh the tasks for each prompt by its likeness to their training prompts.")
+    ] = False,
+    route_temperature: Annotated[
+        float | None, typer.Option(help="Of --route, above 0; smaller decides more sharply.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 answers greedily.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampling.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once; sampled answers depend on it.")] = 16,
+    as_json: AsJson = False,
+) -> Answer:
+    """Answer prompts with the model as it is, or as it was after an earlier task."""
+    from lifealign.core.files import keep_apart, replace_file, writing
+    from lifealign.core.progress import make_progress
+    from lifealign.data.prompts import Prompt, read_prompts
+    from lifealign.memory.api import Memory
+
+    if bool(prompt) == (prompts is not None):
+        raise ConfigError("give either --prompt TEXT (repeats) or --prompts FILE")
+    asked = read_prompts(prompts) if prompts is not None else [Prompt.of_text(text) for text in prompt or ()]
+    if out is not None:
+        keep_apart(out, *([Path(prompts)] if prompts is not None else []))
+        with writing(out):  # before answers that could then not be kept
+            out.parent.mkdir(parents=True, exist_ok=True)
+    texts = Memory.open(memory).generate(
+        [one.turns for one in asked],
+        as_of=as_of,
+        weights=_weights(weight) or None,
+        route=route,
+        route_temperature=route_temperature,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        batch_size=batch_size,
+        progress=make_progress(),
+    )
+    records = [one.with_answer(text) for one, text in zip(asked, texts, strict=True)]
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    if out is not None:
+        with writing(out):
+            replace_file(out, "".join(f"{line}\n" for line in lines).encode())
+        return Answer({"answers": len(records), "out": out}, [f"written: {len(records)} answers to {out}"])
+    return Answer(records, lines if prompts is not None else ["\n\n".join(texts)])
+
+
+@answers
+def related(
+    memory: MemoryPath,
+    rows: Rows,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Gradient steps on a sample that the forecast is made from; 0: no forecast.")
+    ] = 4,
+    recipe: Recipe = None,
+    as_of: AsOf = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Rank stored tasks by likeness to new rows, and forecast interference. Writes nothing."""
+    from lifealign.core.progress import make_progress
+    from lifealign.memory.api import Memory
+
+    found = Memory.open(memory).related(rows, steps=steps, recipe=recipe, as_of=as_of, progress=make_progress())
+    return Answer(found.to_json(), found.lines())
+
+
+@answers
+def compose(
+    memory: MemoryPath,
+    weight: Weight = None,
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="factors|delta_w", help="What is added up; default: as the memory consolidates."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="ADAPTER", help="Write a PEFT adapter here, instead of scoring held-out rows."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Held-out rows to score: test or validation.")] = "test",
+    as_of: AsOf = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Weigh tasks differently, or withdraw them, without training. The memory is left as it is."""
+    from lifealign.core.progress import make_progress
+    from lifealign.memory.api import Memory
+
+    weights = _weights(weight)
+    if not weights:
+        raise ConfigError("nothing to compose: give --weight TASK=WEIGHT, e.g. --weight tone=0")
+    if split not in ("test", "validation"):
+        raise ConfigError(f"--split {split!r}: allowed: test, validation")
+    made = Memory.open(memory).compose(
+        weights, space=space, out=out, as_of=as_of, split=split, progress=make_progress()
+    )
+    return Answer(made.to_json(), made.lines())
+
+
+def _weights(given: Sequence[str] | None) -> dict[str, float]:
+    """``task=1.5`` options as numbers.
+
+    Raises:
+        ConfigError: not of that form, or one task twice.
+    """
+    weights: dict[str, float] = {}
+    for text in given or ():
+        name, _, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            raise ConfigError(f"--weight {text!r}: expected TASK=WEIGHT with a number, e.g. tone=0.5") from None
+        if name in weights:
+            raise ConfigError(f"--weight {text!r}: task {name!r} has a weight already ({weights[name]:g})")
+        weights[name] = number
+    return weights

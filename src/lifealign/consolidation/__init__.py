@@ -1,0 +1,1 @@
+"""Short-to-long memory consolidation, merging and composing: pure functions of updates."""

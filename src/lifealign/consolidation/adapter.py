@@ -1,0 +1,310 @@
+"""Short-to-long memory consolidation (SLMC, LifeAlign, arXiv 2509.17183): PURE functions of tensors, on the CPU.
+
+After a task, the short-term memory SM (what training changed) becomes a refined update RSM, and the long-term memory
+grows by it. Per matrix: denoise (low-rank part of SM), project (the part along earlier refined updates), refine (scale
+that part by lambda). See docs/design/consolidation.md.
+
+Shapes: m x n one matrix; N = m n its entries, flattened row by row; K directions of the past. Arithmetic is float64;
+between tasks the state is kept in float32, as the weights are. LoRA: dW [O, I] = scaling B_OR A_RI.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from lifealign.consolidation.lowrank import Product, consolidate_product
+from lifealign.consolidation.subspace import Denoised, Projection, SubspaceBasis, check_weights, denoise, diagnose
+from lifealign.core.config import Frozen
+from lifealign.core.errors import ConfigError
+
+__all__ = [
+    "Consolidated",
+    "ConsolidatedAdapter",
+    "ConsolidationConfig",
+    "Denoised",
+    "SubspaceBasis",
+    "consolidate",
+    "consolidate_adapter",
+    "denoise",
+    "summed",
+]
+
+Diagnostics = dict[str, float | int]
+
+
+class Consolidated(NamedTuple):
+    """Result of `consolidate`.
+
+    Attributes:
+        refined: RSM, [m, n], in the type of the update.
+        diagnostics: plain numbers, see `consolidate`.
+    """
+
+    refined: Tensor
+    diagnostics: Diagnostics
+
+
+def consolidate(
+    update: Tensor,
+    basis: SubspaceBasis,
+    theta: float,
+    lam: float,
+    projection: Projection = "history",
+    generator: torch.Generator | None = None,
+) -> Consolidated:
+    """Denoise, project and refine one matrix's update; the basis grows by the result.
+
+    RSM = SM' - (1 - lam) SM_p: lam 1 changes nothing, lam 0 leaves the past's directions alone.
+
+    Diagnostics: `rank` and `energy_kept` of the denoising; `overlap` = ||SM_p||^2 / ||SM'||^2 with the history,
+    whatever the projection, and `chance_overlap` = K / (m n), its mean for a random direction;
+    `kept_ratio` = ||RSM|| / ||SM||; `basis_rank` after this update; the norms `update_norm` (SM), `denoised_norm` (SM')
+    and `refined_norm` (RSM).
+
+    Args:
+        update: SM, [m, n], float32 or float64.
+        basis: of vectors of m n entries; extended in place.
+        theta: share of the energy to keep, in (0, 1].
+        lam: in [0, 1]. `none` does not read it.
+        projection: `history`; or a control: `random` projects on a random subspace of the same dimension, `shrink`
+            scales SM' to the norm that `history` would give, `none` only denoises.
+        generator: for `random`, and needed there.
+
+    Raises:
+        ValueError: an argument out of range.
+        TypeError: another type of numbers.
+        TrainingError: values that are not finite.
+        torch.linalg.LinAlgError: the SVD did not converge.
+    """
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lambda must be in [0, 1], got {lam}")
+    if basis.n != update.numel():
+        raise ValueError(f"the basis is of vectors of {basis.n} entries, the update has {update.numel()}")
+    kept = denoise(update, theta)
+    denoised = kept.update.double().flatten()
+    inside = basis.project(denoised)
+    refined = _refine(denoised, inside, lam, projection, basis, generator)
+    update_norm, size, inside_norm, refined_norm = (
+        float(torch.linalg.vector_norm(v)) for v in (update.double(), denoised, inside, refined)
+    )
+    diagnostics = diagnose(
+        kept.rank, kept.energy_kept, update_norm, size, inside_norm, refined_norm, basis.rank, basis.n
+    )
+    # SM' and RSM span the same beyond the past, but RSM may be all rounding there (lambda 0): SM' decides.
+    basis.extend(refined if projection == "random" else denoised, member=refined)
+    return Consolidated(refined.view_as(update).to(update.dtype), {**diagnostics, "basis_rank": basis.rank})
+
+
+def _refine(
+    denoised: Tensor,
+    inside: Tensor,
+    lam: float,
+    projection: Projection,
+    basis: SubspaceBasis,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """RSM [N] of SM' [N] and its part in the span of the past."""
+    match projection:
+        case "history":
+            return denoised - (1 - lam) * inside
+        case "random":
+            if generator is None:
+                raise ValueError("projection random needs a generator")
+            return denoised - (1 - lam) * _random_basis(basis, generator).project(denoised)
+        case "shrink":
+            size, inside_norm, outside_norm = (
+                float(torch.linalg.vector_norm(v)) for v in (denoised, inside, denoised - inside)
+            )
+            return denoised * (math.hypot(outside_norm, lam * inside_norm) / size if size else 1.0)
+        case "none":
+            return denoised
+        case _:
+            raise ValueError(f"projection must be history, random, shrink or none, got {projection!r}")
+
+
+def _random_basis(like: SubspaceBasis, generator: torch.Generator) -> SubspaceBasis:
+    basis = SubspaceBasis(like.n)
+    draws = torch.randn(like.n, like.rank, generator=generator, dtype=torch.float64)
+    basis.rows = torch.linalg.qr(draws)[0].T
+    return basis
+
+
+class ConsolidationConfig(Frozen):
+    """Options of the consolidation; the Config of the strategy that consolidates inherits from it."""
+
+    space: Literal["factors", "delta_w"] = "factors"
+    """`factors`: every A and every B by itself (paper). `delta_w`: each module's dW = (alpha/r) B A."""
+    theta: float = Field(0.9, gt=0, le=1)
+    """Share of an update's energy that denoising keeps. 0 < theta <= 1."""
+    lam: float | None = Field(None, ge=0, le=1)
+    """Lambda: how much stays of an update's part along the past. 0 <= lam <= 1. 0.5; projection none has none."""
+    projection: Projection = "history"
+    """`history` (paper), or a control: `random` subspace, `shrink` to the same norm, `none` (denoise only)."""
+    basis_capacity: int | None = Field(None, ge=1)
+    """Directions of the past kept per matrix, the most energetic; None: all. 1 <= basis_capacity."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_lambda(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("lam") is not None or values.get("projection") == "none":
+            return values
+        return {**values, "lam": 0.5}
+
+    @model_validator(mode="after")
+    def _refuse_foreign_lambda(self) -> ConsolidationConfig:
+        if self.projection == "none" and self.lam is not None:
+            raise ValueError(f"projection none reads no lam, got {self.lam}")
+        return self
+
+
+class ConsolidatedAdapter(NamedTuple):
+    """Result of `consolidate_adapter`.
+
+    Attributes:
+        adapter: long-term weights, float32, same names and shapes as before.
+        state: what the next task needs, named tensors, float32.
+        diagnostics: {"matrices": {name: numbers}, "summed": numbers}, JSON-able.
+    """
+
+    adapter: dict[str, Tensor]
+    state: dict[str, Tensor]
+    diagnostics: dict[str, Any]
+
+
+def consolidate_adapter(
+    start: Mapping[str, Tensor],
+    now: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    config: ConsolidationConfig,
+    *,
+    scaling: float,
+    seed: int,
+    task_index: int,
+) -> ConsolidatedAdapter:
+    """Consolidate every matrix of an adapter, one at a time.
+
+    Args:
+        start: weights before the task, `<module>.lora_A` [R, I] and `<module>.lora_B` [O, R].
+        now: weights after it, same names and shapes.
+        state: as the last call returned it; empty before the first task.
+        config: the options.
+        scaling: alpha / r; read by space `delta_w`.
+        seed: of the run.
+        task_index: 0-based number of the task in the memory's life.
+
+    Raises:
+        ValueError: names or shapes differ.
+        ConfigError: the state belongs to another space.
+        TrainingError: weights that are not finite.
+    """
+    if {k: v.shape for k, v in start.items()} != {k: v.shape for k, v in now.items()}:
+        raise ValueError("the adapter's names or shapes changed during the task")
+    for name, tensor in now.items():
+        check_weights(tensor, name)
+    if foreign := [key for key in state if (".history." in key) != (config.space == "delta_w")]:
+        raise ConfigError(f"space {config.space}: the memory was consolidated in the other space ({foreign[0]})")
+
+    adapter: dict[str, Tensor] = {}
+    grown: dict[str, Tensor] = {}
+    matrices: dict[str, Diagnostics] = {}
+    step = _step_delta_w if config.space == "delta_w" else _step_factors
+    units = sorted({k.rpartition(".")[0] for k in now} if config.space == "delta_w" else now)
+    for name in units:
+        generator = torch.Generator().manual_seed(_matrix_seed(seed, task_index, name))
+        own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        weights, memory, matrices[name] = step(name, start, now, own, config, scaling, generator)
+        adapter |= {k: v.to(now[k].dtype).contiguous() for k, v in weights.items()}
+        grown |= {f"{name}.{k}": v.float().contiguous() for k, v in memory.items()}
+    return ConsolidatedAdapter({k: adapter[k] for k in now}, grown, {"matrices": matrices, "summed": summed(matrices)})
+
+
+_Step = tuple[dict[str, Tensor], dict[str, Tensor], Diagnostics]
+_Weights = Mapping[str, Tensor]
+
+
+def _step_factors(
+    name: str,
+    start: _Weights,
+    now: _Weights,
+    state: _Weights,
+    config: ConsolidationConfig,
+    scaling: float,
+    generator: torch.Generator,
+) -> _Step:
+    update = now[name].detach().cpu().double() - start[name].detach().cpu().double()
+    if state:
+        basis = SubspaceBasis.from_state(state, config.basis_capacity)
+    else:
+        basis = SubspaceBasis(update.numel(), config.basis_capacity)
+    lam = 1.0 if config.lam is None else config.lam
+    result = consolidate(update, basis, config.theta, lam, config.projection, generator)
+    memory = basis.state_dict() if basis.rank else {}
+    return {name: start[name].detach().cpu().double() + result.refined}, memory, result.diagnostics
+
+
+def _step_delta_w(
+    name: str,
+    start: _Weights,
+    now: _Weights,
+    state: _Weights,
+    config: ConsolidationConfig,
+    scaling: float,
+    generator: torch.Generator,
+) -> _Step:
+    a, b = f"{name}.lora_A", f"{name}.lora_B"
+    pieces = sorted({k.rpartition(".")[0] for k in state})
+    result = consolidate_product(
+        Product(start[b].detach().cpu(), start[a].detach().cpu()),
+        Product(now[b].detach().cpu(), now[a].detach().cpu()),
+        [Product(state[f"{piece}.B"], state[f"{piece}.A"]) for piece in pieces],
+        config.theta,
+        1.0 if config.lam is None else config.lam,
+        scaling=scaling,
+        generator=generator,
+        projection=config.projection,
+        capacity=config.basis_capacity,
+    )
+    memory: dict[str, Tensor] = {}
+    for i, piece in enumerate(result.history):
+        memory |= {f"history.{i:05d}.B": piece.b_OK, f"history.{i:05d}.A": piece.a_KI}
+    return {a: result.adapter.a_KI, b: result.adapter.b_OK}, memory, result.diagnostics
+
+
+def _matrix_seed(seed: int, task_index: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{task_index}/{name}".encode()).digest()[:8], "big") >> 1
+
+
+def summed(matrices: Mapping[str, Diagnostics]) -> Diagnostics:
+    """One set of diagnostics for all matrices: ranks are means, shares are shares of the summed squared norms."""
+
+    def total(key: str, value: Callable[[Diagnostics], float] = lambda d: 1.0) -> float:
+        return sum(float(d[key]) ** 2 * value(d) for d in matrices.values())
+
+    def mean(key: str) -> float:
+        return sum(float(d[key]) for d in matrices.values()) / max(1, len(matrices))
+
+    update, denoised, refined = total("update_norm"), total("denoised_norm"), total("refined_norm")
+    out: Diagnostics = {
+        "matrices": len(matrices),
+        "rank_kept": mean("rank"),
+        "basis_rank": mean("basis_rank"),
+        "energy_kept": denoised / update if update else 1.0,
+        "overlap": total("denoised_norm", lambda d: d["overlap"]) / denoised if denoised else 0.0,
+        "chance_overlap": total("denoised_norm", lambda d: d["chance_overlap"]) / denoised if denoised else 0.0,
+        "kept_ratio": math.sqrt(refined / update) if update else 1.0,
+        "update_norm": math.sqrt(update),
+        "denoised_norm": math.sqrt(denoised),
+        "refined_norm": math.sqrt(refined),
+    }
+    if any("truncation_error" in d for d in matrices.values()):
+        long_term = total("long_term_norm")
+        error = total("long_term_norm", lambda d: float(d["truncation_error"]) ** 2)
+        out["truncation_error"] = math.sqrt(error / long_term) if long_term else 0.0
+    return out

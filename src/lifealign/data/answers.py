@@ -1,0 +1,275 @@
+"""Answer records: who answered which prompt how, and when in a memory's life. As JSONL or Parquet; no torch.
+
+One record is what the judge scores, people rate and the transcript browser shows. Its ids depend on its content alone,
+so that judgements and ratings find their answer in any copy of the file, and an answer that was edited afterwards is
+seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lifealign.core.errors import DataError
+from lifealign.core.files import replace_file, writing
+from lifealign.data.formats import UnusableRowError, parse_prompt
+from lifealign.data.sources import Record, read_file
+from lifealign.data.tasks import Message
+
+BASE = "base"
+"""Point of the answers before any task was learnt."""
+EXTENSIONS = (".jsonl", ".json", ".parquet")
+REQUIRED = ("task", "prompt", "answer", "source", "point")
+OPTIONAL = ("id", "item", "stage", "reference", "rejected", "scores", "gold")
+ID_DIGITS = 16
+"""Hex digits of an id: 64 bits, so that two of a million answers share one with a chance below 1e-7."""
+
+
+@dataclass(frozen=True)
+class AnswerRecord:
+    """One answer; made by `AnswerRecord.of`, which computes the ids.
+
+    Attributes:
+        id: of the answer, 16 hex digits of the SHA-256 of (task, prompt, source, point, answer).
+        item: of the prompt, 16 hex digits of the SHA-256 of (task, prompt): the same for all answers to it.
+        task: name of the task that the prompt belongs to.
+        prompt: the whole conversation; its last turn is the user's.
+        answer: text.
+        source: who answered, e.g. the name of a method or of a memory.
+        point: the task that was learnt last when this was answered; `BASE` before any.
+        stage: number of tasks learnt at that point, from 0.
+        reference: the preferred answer of the held-out row; None: there is none.
+        rejected: the other answer of that row.
+        scores: metric -> value of this answer, rates from 0 to 1; None: not measured.
+        gold: set on items whose rating is known beforehand.
+    """
+
+    id: str
+    item: str
+    task: str
+    prompt: tuple[Message, ...]
+    answer: str
+    source: str
+    point: str
+    stage: int
+    reference: str | None = None
+    rejected: str | None = None
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    gold: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        task: str,
+        prompt: Sequence[Message],
+        answer: str,
+        *,
+        source: str,
+        point: str,
+        stage: int,
+        reference: str | None = None,
+        rejected: str | None = None,
+        scores: Mapping[str, float | None] | None = None,
+        gold: str | None = None,
+    ) -> AnswerRecord:
+        """A record with its ids; the fields are those of the class."""
+        turns = [[m.role, m.content] for m in prompt]
+        return cls(
+            digest(task, turns, source, point, answer),
+            digest(task, turns),
+            task,
+            tuple(prompt),
+            answer,
+            source,
+            point,
+            stage,
+            reference,
+            rejected,
+            {name: _number(value) for name, value in (scores or {}).items()},
+            gold,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, in the order of the fields."""
+        return {
+            **vars(self),
+            "prompt": [{"role": m.role, "content": m.content} for m in self.prompt],
+            "scores": dict(self.scores),
+        }
+
+
+def digest(*parts: Any) -> str:
+    """The first `ID_DIGITS` hex digits of the SHA-256 of plain values, as JSON."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:ID_DIGITS]
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+# --- reading ---
+
+
+def read_answers(path: str | Path) -> list[AnswerRecord]:
+    """Records of a jsonl, json or parquet file, in order. `id` and `item` may be left out; they are checked if given.
+
+    Raises:
+        DataError: no such file, no row, a row that is no answer, an id that does not fit the content, or one answer
+            twice; names the file and the row.
+    """
+    extension = Path(path).suffix.lower()
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file")
+    if extension not in EXTENSIONS:
+        raise DataError(f"{path}: answers are read from files ending in {', '.join(EXTENSIONS)}, got {extension!r}")
+    rows = _read_parquet(Path(path)) if extension == ".parquet" else read_file(str(path))
+    if not rows:
+        raise DataError(f"{path}: no answer in it; write some with `lifealign answers MEMORY --out {path}`")
+    records = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        record = _record(row, f"{path}: row {number}")
+        if record.id in seen:
+            raise DataError(f"{path}: row {number}: the same answer as row {seen[record.id]} (id {record.id})")
+        seen[record.id] = number
+        records.append(record)
+    return records
+
+
+def _record(row: Record, where: str) -> AnswerRecord:
+    if missing := [name for name in REQUIRED if row.get(name) is None]:
+        raise DataError(
+            f"{where}: no {missing[0]!r}; an answer has {', '.join(REQUIRED)}, got {', '.join(sorted(row))}"
+        )
+    if unknown := sorted(set(row) - {*REQUIRED, *OPTIONAL}):
+        raise DataError(f"{where}: unknown column {unknown[0]!r}; allowed: {', '.join((*REQUIRED, *OPTIONAL))}")
+    texts = {name: _text(row, name, where) for name in ("task", "answer", "source", "point")}
+    record = AnswerRecord.of(
+        texts["task"],
+        _prompt(row["prompt"], where),
+        texts["answer"],
+        source=texts["source"],
+        point=texts["point"],
+        stage=_stage(row.get("stage"), where),
+        scores=_scores(row.get("scores"), where),
+        **{name: _text(row, name, where) for name in ("reference", "rejected", "gold") if row.get(name) is not None},
+    )
+    for name in ("id", "item"):
+        if row.get(name) not in (None, getattr(record, name)):
+            raise DataError(
+                f"{where}: {name} {row[name]!r} does not fit the content, which has {getattr(record, name)}; "
+                "an edited answer is another answer: leave its id and item out"
+            )
+    return record
+
+
+def _text(row: Record, name: str, where: str) -> str:
+    value = row[name]
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {name} must be text, got {value!r}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: {name} is not valid Unicode (a lone surrogate)") from None
+    return value
+
+
+def _prompt(value: Any, where: str) -> tuple[Message, ...]:
+    try:
+        turns = tuple(parse_prompt(value)[0])
+    except UnusableRowError as reason:
+        raise DataError(f"{where}: prompt: {reason}") from None
+    if not turns or turns[-1].role != "user":
+        raise DataError(f"{where}: prompt must end with a user turn")
+    return turns
+
+
+def _stage(value: Any, where: str) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DataError(f"{where}: stage must be a number of tasks, 0 or more, got {value!r}")
+    return value
+
+
+def _scores(value: Any, where: str) -> dict[str, float | None]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where}: scores must be an object such as {{'pass_rate': 1.0}}, got {value!r}")
+    for name, score in value.items():
+        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+            raise DataError(f"{where}: scores.{name} must be a number or null, got {score!r}")
+    return dict(value)
+
+
+def _read_parquet(path: Path) -> list[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from None
+    for row in rows:
+        if isinstance(row.get("scores"), list):  # a map's entries
+            row["scores"] = dict(row["scores"])
+    return list(rows)
+
+
+# --- writing ---
+
+
+def write_answers(path: str | Path, records: Iterable[AnswerRecord]) -> None:
+    """Write records as jsonl or parquet, by the file's ending; the file is replaced as a whole.
+
+    Raises:
+        DataError: another ending.
+        StoreError: the operating system refused a write.
+    """
+    target = Path(path)
+    check_extension(target)
+    rows = [record.to_json() for record in records]
+    if target.suffix.lower() == ".parquet":
+        data = _parquet(rows)
+    else:
+        data = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(target, data)
+
+
+def check_extension(path: Path) -> None:
+    """Refuse a file that answers cannot be written to, before they are made.
+
+    Raises:
+        DataError: neither jsonl nor parquet.
+    """
+    if path.suffix.lower() not in (".jsonl", ".parquet"):
+        raise DataError(f"{path}: answers are written as .jsonl or .parquet, got {path.suffix!r}")
+
+
+def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    text = pyarrow.string()
+    kinds = {
+        "prompt": pyarrow.list_(pyarrow.struct([("role", text), ("content", text)])),
+        "stage": pyarrow.int64(),
+        # Which metrics there are differs from task to task, so a struct would not do.
+        "scores": pyarrow.map_(text, pyarrow.float64()),
+    }
+    names = AnswerRecord.__dataclass_fields__
+    schema = pyarrow.schema([(name, kinds.get(name, text)) for name in names])
+    plain = [{**row, "scores": list(row["scores"].items())} for row in rows]
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain, schema=schema), sink)
+    return bytes(sink.getvalue().to_pybytes())

@@ -1,0 +1,155 @@
+"""`lifealign check-data`: what is wrong with a file of preference rows, by row number."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike, fspath
+from typing import Any
+
+from lifealign.data.cleaning import read_source
+from lifealign.data.splits import prompt_key
+from lifealign.data.tasks import DataReport, Row, shorten_numbers
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of one kind of text, in characters."""
+
+    shortest: int
+    median: float
+    mean: float
+    longest: int
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """Everything that `check_data` found.
+
+    Attributes:
+        report: rows read and kept, and the row numbers behind each drop and repair.
+        formats: format name -> rows that had it.
+        lengths: `prompt` (all turns), `chosen`, `rejected` -> lengths of the kept rows; empty if none was kept.
+        one_sided_prefix: rows in which exactly one answer began with "Assistant: ".
+        one_sided_prefix_share: the same as a share of the rows read, 0..1.
+        longer_chosen: share of the kept rows with answers of different lengths in which the chosen one is longer, 0..1;
+            None if there is no such row. Far from 0.5, a model can pass by length alone.
+        repeated_prompts: kept rows whose prompt stands in an earlier kept row.
+        prompts_on_both_sides: kept rows whose prompt also stands in the test source; None without one.
+        test: what was dropped and repaired in the test source; None without one.
+    """
+
+    report: DataReport
+    formats: Mapping[str, int]
+    lengths: Mapping[str, Lengths]
+    one_sided_prefix: tuple[int, ...]
+    one_sided_prefix_share: float
+    longer_chosen: float | None
+    repeated_prompts: tuple[int, ...]
+    prompts_on_both_sides: tuple[int, ...] | None = None
+    test: DataReport | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, row numbers in full."""
+        both = self.prompts_on_both_sides
+        return {
+            "report": self.report.to_json(),
+            "formats": dict(self.formats),
+            "lengths": {what: asdict(lengths) for what, lengths in self.lengths.items()},
+            "one_sided_prefix": list(self.one_sided_prefix),
+            "one_sided_prefix_share": self.one_sided_prefix_share,
+            "longer_chosen": self.longer_chosen,
+            "repeated_prompts": list(self.repeated_prompts),
+            "prompts_on_both_sides": None if both is None else list(both),
+            "test": None if self.test is None else self.test.to_json(),
+        }
+
+    def lines(self) -> list[str]:
+        """For people; long lists of row numbers are shortened."""
+        lines = self.report.lines()
+        lines += [f"format: {name} ({count} of {self.report.read} rows)" for name, count in self.formats.items()]
+        lines += [
+            f"length of {what}, characters: {n.shortest} to {n.longest}, median {n.median:g}, mean {n.mean:.0f}"
+            for what, n in self.lengths.items()
+        ]
+        if self.one_sided_prefix:
+            share, numbers = self.one_sided_prefix_share, shorten_numbers(self.one_sided_prefix)
+            lines.append(f"'Assistant: ' prefix on one answer only: {share:.1%} of rows ({numbers})")
+        if self.longer_chosen is not None:
+            lines.append(
+                f"the longer answer is the chosen one in {self.longer_chosen:.1%} of rows (50% gives nothing away)"
+            )
+        if self.repeated_prompts:
+            lines.append(f"prompt already in an earlier row: {shorten_numbers(self.repeated_prompts)}")
+        if self.prompts_on_both_sides is not None:
+            numbers = shorten_numbers(self.prompts_on_both_sides) if self.prompts_on_both_sides else "none"
+            lines.append(f"prompt also in the test rows: {numbers}")
+        return lines + (self.test.lines() if self.test is not None else [])
+
+
+def check_data(
+    path: str | PathLike[str],
+    recipe: str | None = None,
+    test: str | PathLike[str] | None = None,
+    seed: int = 0,
+) -> DataCheck:
+    """Read rows as `learn` would, and say all that was found; no usable row is no error here.
+
+    Args:
+        path: file or hub data set id.
+        recipe: of `suites.paper`, for upstream columns.
+        test: file of held-out rows, to look for prompts on both sides.
+        seed: for recipes that choose among several answers.
+
+    Raises:
+        ConfigError: unknown recipe.
+        DataError: the source cannot be read or has wrong columns.
+    """
+    from lifealign.core.config import SourceConfig
+
+    found = read_source(SourceConfig(path=fspath(path), recipe=recipe), seed)
+    rows = found.rows
+    keys = [prompt_key(row) for row in rows]
+    both: tuple[int, ...] | None = None
+    test_report = None
+    if test is not None:
+        held_out = read_source(SourceConfig(path=fspath(test), recipe=recipe), seed)
+        test_report = held_out.report
+        test_keys = {prompt_key(row) for row in held_out.rows}
+        both = tuple(_number(row) for row, key in zip(rows, keys, strict=True) if key in test_keys)
+    longer = [len(row.chosen) > len(row.rejected) for row in rows if len(row.chosen) != len(row.rejected)]
+    seen: set[str] = set()
+    repeated = []
+    for row, key in zip(rows, keys, strict=True):
+        if key in seen:
+            repeated.append(_number(row))
+        seen.add(key)
+    return DataCheck(
+        report=found.report,
+        formats=found.formats,
+        lengths=_lengths(rows),
+        one_sided_prefix=found.one_sided,
+        one_sided_prefix_share=len(found.one_sided) / found.report.read if found.report.read else 0.0,
+        longer_chosen=sum(longer) / len(longer) if longer else None,
+        repeated_prompts=tuple(repeated),
+        prompts_on_both_sides=both,
+        test=test_report,
+    )
+
+
+def _number(row: Row) -> int:
+    return int(row.source.rpartition(":")[2])
+
+
+def _lengths(rows: Sequence[Row]) -> dict[str, Lengths]:
+    if not rows:
+        return {}
+    texts = {
+        "prompt": [sum(len(m.content) for m in row.prompt) for row in rows],
+        "chosen": [len(row.chosen) for row in rows],
+        "rejected": [len(row.rejected) for row in rows],
+    }
+    return {
+        what: Lengths(min(n), float(statistics.median(n)), statistics.fmean(n), max(n)) for what, n in texts.items()
+    }

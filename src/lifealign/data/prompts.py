@@ -1,0 +1,74 @@
+"""Prompts to answer, from a file: one row each, with `prompt` (text, or messages) or `messages`; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lifealign.core.errors import DataError
+from lifealign.data.formats import UnusableRowError, parse_prompt
+from lifealign.data.sources import Record, read_file
+from lifealign.data.tasks import Message
+
+COLUMNS = ("prompt", "messages")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt.
+
+    Attributes:
+        turns: the conversation; the last turn is the user's.
+        given: the column and value that it was read from, for the line that is written with the answer.
+    """
+
+    turns: tuple[Message, ...]
+    given: tuple[str, Any]
+
+    @classmethod
+    def of_text(cls, text: str) -> Prompt:
+        """One user turn.
+
+        Raises:
+            DataError: bytes that are no Unicode, as a shell may hand on.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the prompt {text!r} is not valid Unicode") from None
+        return cls((Message("user", text),), ("prompt", text))
+
+    def with_answer(self, answer: str) -> dict[str, Any]:
+        """The prompt as it was given, and its answer."""
+        return {self.given[0]: self.given[1], "answer": answer}
+
+
+def read_prompts(path: str) -> list[Prompt]:
+    """Prompts of a json, jsonl, parquet or csv file, in order; other columns are not read.
+
+    Raises:
+        DataError: nothing to answer, or a row without a usable prompt; names the file and the row.
+    """
+    records = read_file(path)
+    if not records:
+        raise DataError(f"{path}: no row; expected one prompt a row, such as {{'prompt': 'Where is my parcel?'}}")
+    return [_prompt(record, f"{path}: row {number}") for number, record in enumerate(records, 1)]
+
+
+def _prompt(record: Record, where: str) -> Prompt:
+    found = [name for name in COLUMNS if record.get(name) is not None]
+    if len(found) != 1:
+        raise DataError(f"{where}: expected exactly one of `prompt` and `messages`, got columns {sorted(record)}")
+    value = record[found[0]]
+    try:
+        turns: Sequence[Message] = parse_prompt(value)[0]
+    except UnusableRowError as reason:
+        raise DataError(f"{where}: {found[0]}: {reason}") from None
+    if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
+        raise DataError(f"{where}: {found[0]} must end with a user turn that is not empty")
+    try:
+        "".join(m.content for m in turns).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: {found[0]} is not valid Unicode (a lone surrogate)") from None
+    return Prompt(tuple(turns), (found[0], value))

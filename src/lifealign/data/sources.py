@@ -1,0 +1,200 @@
+"""Where rows come from: a json, jsonl, parquet or csv file, or a hub data set, read into plain records.
+
+json, jsonl and csv go through Python's own parsers: `datasets` guesses types (a column of dates becomes timestamps, "007" a
+number, so that the text a user wrote is lost) and names no line for a mistake. parquet and the hub carry their types with them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lifealign.core.errors import DataError
+
+Record = Mapping[str, Any]
+
+EXTENSIONS = (".json", ".jsonl", ".parquet", ".csv")
+
+
+def expand_path(path: str) -> str:
+    """`path` with ``~`` and ``$NAME`` or ``${NAME}`` replaced.
+
+    Raises:
+        DataError: a variable is not set.
+    """
+    for name in re.findall(r"\$(?:\{(\w+)\}|(\w+))", path):
+        variable = name[0] or name[1]
+        if variable not in os.environ:
+            raise DataError(f"{path}: the environment variable {variable} is not set; set it to the folder of the data")
+    expanded = os.path.expandvars(path)
+    try:
+        return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded
+    except RuntimeError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def is_file_path(path: str) -> bool:
+    """Whether `path` means a file (it has a suffix, exists, or is no ``name`` or ``owner/name``), never the hub."""
+    # A suffix starts with a letter, so that a hub id such as owner/set-v1.5 stays one.
+    has_suffix = re.search(r"\.[A-Za-z]\w*$", path) is not None
+    return has_suffix or Path(path).exists() or re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) is None
+
+
+def read_file(path: str) -> list[Record]:
+    """Records of a json (a list, or one row a line), jsonl, parquet or csv file, in order.
+
+    Raises:
+        DataError: no such file, an unknown extension, or content that is not what the extension says.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise DataError(f"{path}: is a directory; expected a file ending in {', '.join(EXTENSIONS)}")
+    if not file.exists():
+        raise DataError(f"{path}: no such file")
+    extension = file.suffix.lower()
+    if extension in (".json", ".jsonl"):
+        return _read_json(path)
+    if extension == ".csv":
+        return _read_csv(path)
+    if extension == ".parquet":
+        return _load_local("parquet", path)
+    raise DataError(f"{path}: unknown extension {file.suffix!r}; allowed: {', '.join(EXTENSIONS)}")
+
+
+def read_hub(
+    hub_id: str, split: str, data_dir: str | None = None, name: str | None = None, revision: str | None = None
+) -> list[Record]:
+    """Records of one split of a hub data set (from the local cache where the hub is switched off).
+
+    Args:
+        hub_id: ``owner/name``.
+        split: e.g. ``train``.
+        data_dir: sub-folder of the data set.
+        name: configuration of the data set.
+        revision: branch, tag or commit.
+
+    Raises:
+        DataError: the data set cannot be had; names it and says why.
+    """
+    import datasets
+    import httpx
+
+    try:
+        return list(datasets.load_dataset(hub_id, name=name, data_dir=data_dir, split=split, revision=revision))
+    except (OSError, ValueError, RuntimeError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
+        switches = [v for v in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE") if os.environ.get(v)]
+        offline = f" ({' and '.join(switches)} set, so only the local cache was looked at)" if switches else ""
+        raise DataError(
+            f"{hub_id}: no such file, and the hub data set (split {split!r}) cannot be loaded: {_why(error)}{offline}"
+        ) from error
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _read_json(path: str) -> list[Record]:
+    text = _text(path)
+    numbered: list[tuple[int, Any]] = []
+    if text.lstrip().startswith("["):
+        try:
+            numbered = list(enumerate(json.loads(text), 1))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+            raise DataError(f"{path}: JSON that cannot be read: {_why(error)}") from None
+    else:
+        # Not str.splitlines: it also cuts at U+2028 and the like, which may stand inside a JSON string.
+        for line_number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    numbered.append((line_number, json.loads(line)))
+                except json.JSONDecodeError as error:
+                    raise DataError(
+                        f"{path}:{line_number}: not valid JSON: {error.msg} (column {error.colno}); "
+                        "expected a list of rows, or one row a line"
+                    ) from None
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{path}:{line_number}: JSON that cannot be read: {_why(error)}") from None
+    for number, value in numbered:
+        if not isinstance(value, dict):
+            raise DataError(
+                f"{path}:{number}: a row is an object such as {{'prompt': ..., 'chosen': ..., 'rejected': ...}}, "
+                f"got {type(value).__name__}"
+            )
+    return [value for _, value in numbered]
+
+
+def _read_csv(path: str) -> list[Record]:
+    # Not by pandas: it takes a surplus field, of a comma without quotes, for an index and shifts the columns.
+    reader = csv.reader(io.StringIO(_text(path), newline=""))
+    try:
+        lines = ((reader.line_num, fields) for fields in reader if fields)
+        _, header = next(lines, (0, []))
+        records: list[Record] = []
+        for line_number, fields in lines:
+            if len(fields) != len(header):
+                raise DataError(
+                    f"{path}:{line_number}: {len(fields)} fields, but the header has {len(header)}; put a field with commas or "
+                    "line breaks in double quotes"
+                )
+            records.append(dict(zip(header, fields, strict=True)))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not valid csv: {error}") from None
+    return records
+
+
+def _load_local(kind: str, path: str, **options: Any) -> list[Record]:
+    """Read through `datasets`, with a cache that lives as long as this call: a file is always read as it is now."""
+    import datasets
+
+    with tempfile.TemporaryDirectory() as cache, _no_progress_bars(datasets):
+        try:
+            rows = datasets.load_dataset(
+                kind,
+                data_files=str(Path(path).absolute()),
+                split="train",
+                cache_dir=cache,
+                keep_in_memory=True,
+                **options,
+            )
+            return list(rows)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(f"{path}: not a readable {kind} file: {_why(error)}") from error
+
+
+@contextmanager
+def _no_progress_bars(datasets: Any) -> Iterator[None]:
+    shown = not datasets.utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _why(error: BaseException) -> str:
+    """The first line of what lies at the bottom of `error`: the outer messages only say that something failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def columns_of(records: Sequence[Record]) -> list[str]:
+    """Names of all columns that stand in any record, in the order in which they first appear."""
+    return list(dict.fromkeys(name for record in records for name in record))

@@ -1,0 +1,92 @@
+"""Seeded splits: training, validation and test rows of one task, no prompt on both sides."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lifealign.core.errors import DataError
+from lifealign.data.tasks import DataReport, Row, Task
+
+if TYPE_CHECKING:
+    from lifealign.core.config import TaskConfig
+
+DEFAULT_TEST_ROWS = 40
+PROMPT_IN_TEST = "prompt also in test"
+
+
+def prompt_key(row: Row) -> str:
+    """The prompt without regard to case and white space: rows with equal keys ask the same."""
+    return "\n".join(f"{m.role}: {' '.join(m.content.split()).casefold()}" for m in row.prompt)
+
+
+def drop_shared_prompts(
+    train: Sequence[Row], report: DataReport, test: Sequence[Row]
+) -> tuple[tuple[Row, ...], DataReport]:
+    """Training rows whose prompt does not stand in `test`, and the report with the others counted as dropped."""
+    held_out = {prompt_key(row) for row in test}
+    kept = tuple(row for row in train if prompt_key(row) not in held_out)
+    if len(kept) == len(train):
+        return kept, report
+    numbers = tuple(int(row.source.rpartition(":")[2]) for row in train if prompt_key(row) in held_out)
+    return kept, replace(report, kept=len(kept), dropped={**report.dropped, PROMPT_IN_TEST: numbers})
+
+
+def split_task(
+    config: TaskConfig, train: Sequence[Row], test: Sequence[Row] | None, reports: tuple[DataReport, ...], seed: int
+) -> Task:
+    """Cut cleaned rows into the splits of a task, with generators of their own; nothing comes from a global one.
+
+    Args:
+        config: name and sizes.
+        train: rows to learn from, and to take held-out rows from.
+        test: held-out rows; None: taken from `train`.
+        reports: of the sources read, the training rows' first.
+        seed: with the task's name, the only input of every draw.
+
+    Raises:
+        DataError: too few rows for the sizes asked for.
+    """
+    rng = random.Random(f"{seed}/{config.name}/splits")
+    if test is None:
+        wanted_test = config.test_rows or DEFAULT_TEST_ROWS
+        (drawn_test, validation), rest = _draw(train, (wanted_test, config.validation_rows), rng)
+        fitting = len(drawn_test) == wanted_test
+    else:
+        wanted_test = 0
+        ((validation,), rest), fitting = _draw(train, (config.validation_rows,), rng), True
+        shuffled = random.Random(f"{seed}/{config.name}/test").sample(list(test), len(test))
+        drawn_test = tuple(shuffled[: config.test_rows])
+    if not rest or not fitting or len(validation) < config.validation_rows:
+        raise DataError(
+            f"task {config.name}: {len(train)} usable rows of {reports[0].source} are too few for "
+            f"{f'{wanted_test} test rows, ' if test is None else ''}{config.validation_rows} validation rows and at "
+            "least one training row; give more rows, or lower test_rows and validation_rows"
+        )
+    train = rest[: config.train_rows]
+    return Task(config.name, train, validation, drawn_test, reports=reports, requirement=config.requirement)
+
+
+def _draw(
+    rows: Sequence[Row], sizes: Sequence[int], rng: random.Random
+) -> tuple[list[tuple[Row, ...]], tuple[Row, ...]]:
+    """Random parts of the wanted sizes, and the rest; rows of one prompt stay together."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(prompt_key(row), []).append(row)
+    order = list(groups.values())
+    rng.shuffle(order)
+    parts = []
+    for size in sizes:
+        part: list[Row] = []
+        rest: list[list[Row]] = []
+        for group in order:
+            if len(part) + len(group) <= size:
+                part += group
+            else:
+                rest.append(group)
+        parts.append(tuple(part))
+        order = rest
+    return parts, tuple(row for group in order for row in group)

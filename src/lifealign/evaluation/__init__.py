@@ -1,0 +1,1 @@
+"""From scores of rows to summaries of a memory: catalog, matrices, gates."""

@@ -1,0 +1,1 @@
+"""Models as judges: prompts, calls, costs, judgements, summaries."""

@@ -1,0 +1,255 @@
+"""One judge over the wire: the `openai` client, tries with growing pauses, and what a server will not take. No torch.
+
+The client's own retries are off, because each try may cost money and has to be written down. The key is read from the
+environment, and cut out of everything that comes back from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lifealign.core.errors import JudgeError
+from lifealign.judging.llm.config import EndpointConfig
+from lifealign.judging.llm.reply import Unscored, shorten
+
+if TYPE_CHECKING:
+    import openai
+
+HIDDEN = "[key]"
+LONGEST_PAUSE = 60.0  # seconds; a server may ask for more, but nobody waits for it
+_OPTIONAL = ("response_format", "temperature", "max_completion_tokens", "max_tokens")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to one judge.
+
+    Attributes:
+        judge: who is asked.
+        messages: what is asked.
+        schema: of the reply.
+        max_tokens: longest reply.
+    """
+
+    judge: EndpointConfig
+    messages: list[dict[str, str]]
+    schema: Mapping[str, Any]
+    max_tokens: int
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Everything that the reply is a function of; kept as the transcript."""
+        return {
+            "url": self.judge.url,
+            "model": self.judge.model,
+            "messages": self.messages,
+            "schema": self.schema,
+            "max_tokens": self.max_tokens,
+            "temperature": 0,
+        }
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of `request`."""
+        return hashlib.sha256(json.dumps(self.request, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def most_tokens(self) -> int:
+        """Prompt tokens, at most: no tokenizer makes more than one of a byte; 64 a message for the template."""
+        texts = [message["content"] for message in self.messages] + [json.dumps(self.schema)]
+        return sum(len(text.encode()) + 64 for text in texts)
+
+    @property
+    def most_cost(self) -> float | None:
+        """What one try costs, at most; None where prices are not known."""
+        return self.judge.cost(self.most_tokens, self.max_tokens)
+
+
+class Ledger(Protocol):
+    """What is told about each try, before it is sent and after."""
+
+    async def admit(self, call: Call) -> bool:
+        """Whether the try may be sent; it is written down if so."""
+
+    async def refused(self, call: Call) -> None:
+        """The server answered with an error."""
+
+    async def lost(self, call: Call) -> None:
+        """No answer came; it may be paid for all the same."""
+
+    async def replied(self, call: Call, body: str) -> None:
+        """The body of a successful response."""
+
+
+def read_key(judge: EndpointConfig) -> str | None:
+    """The key of a judge, from the environment; None where the variable is not set.
+
+    Raises:
+        JudgeError: it cannot be a key; does not show it.
+    """
+    key = os.environ.get(judge.key_env, "").strip()
+    if not key:
+        return None
+    if len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key:
+        raise JudgeError(
+            f"environment variable {judge.key_env}: not a key (8 or more printable ASCII characters without spaces)"
+        )
+    return key
+
+
+class Judge:
+    """An open connection to one judge; an async context manager."""
+
+    def __init__(self, judge: EndpointConfig, *, timeout: float, tries: int) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise JudgeError('judging needs the package openai: pip install "lifealign[judge]"') from None
+        self.name, self._model = judge.label, judge.model
+        self._timeout, self._tries = timeout, tries
+        self._key = read_key(judge)
+        self._url = judge.url
+        self._client = openai.AsyncOpenAI(
+            api_key=self._key or "none", base_url=judge.url, timeout=timeout, max_retries=0, organization="", project=""
+        )
+        # An account's other names stand in the environment for the provider's own server, not for any other one.
+        self._client.organization = self._client.project = None
+        self._left_out: list[str] = []
+        self._answered = False
+
+    async def __aenter__(self) -> Judge:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    @property
+    def left_out(self) -> list[str]:
+        """Parameters that the server does not take, and which it was asked without."""
+        return list(self._left_out)
+
+    async def ask(self, call: Call, ledger: Ledger) -> Unscored | None:
+        """Ask until there is a reply, which goes to the ledger; else the reason why there is none.
+
+        Raises:
+            JudgeError: the server refuses the key or does not know the model, or there is no server.
+        """
+        import openai
+
+        failure, pause = Unscored("unreachable"), 0.0
+        pauses = random.Random(call.key)
+        for attempt in range(self._tries):
+            await asyncio.sleep(pause)
+            if not await ledger.admit(call):
+                return Unscored("max_cost")
+            pause = min(8.0, 0.5 * 2**attempt) * pauses.uniform(0.75, 1.0)
+            try:
+                # The client's time-out is between two bytes; a server may drip for ever.
+                async with asyncio.timeout(self._timeout):
+                    response = await self._send(call)
+            except JudgeError:
+                await ledger.refused(call)
+                raise
+            except (openai.APITimeoutError, TimeoutError):
+                await ledger.lost(call)
+                failure = Unscored("timeout")
+            except openai.APIConnectionError as error:
+                failure = self._broken(error)
+                if failure.reason == "cut":
+                    await ledger.lost(call)
+                else:
+                    await ledger.refused(call)
+                    if not self._answered:
+                        raise JudgeError(f"{self._url}: no server answers there ({failure.detail})") from None
+            except openai.APIStatusError as error:
+                await ledger.refused(call)
+                failure = Unscored("http_error", f"HTTP {error.status_code}: {self._said(error)}")
+                if error.status_code < 500 and error.status_code not in (408, 409, 425, 429):
+                    return failure
+                pause = _asked_pause(error) or pause
+            else:
+                self._answered = True
+                await ledger.replied(call, self.hide(response))
+                return None
+        return failure
+
+    async def _send(self, call: Call) -> str:
+        """The body of the response, asking without what the server does not take."""
+        import openai
+
+        while True:
+            wire = self._wire(call)
+            try:
+                response = await self._client.chat.completions.with_raw_response.create(
+                    model=call.judge.model, extra_headers={"Idempotency-Key": call.key}, **wire
+                )
+                body: str = response.text
+                return body
+            except openai.APIStatusError as error:
+                if error.status_code in (401, 403, 404):
+                    raise JudgeError(
+                        f"{self._url}: HTTP {error.status_code} for model {self._model!r}: {self._said(error)}"
+                    ) from None
+                if error.status_code not in (400, 422) or not self._leave_out(self._said(error), wire):
+                    raise
+
+    def _wire(self, call: Call) -> dict[str, Any]:
+        """Parameters of the request, without those that this server has refused."""
+        form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": call.schema}}
+        wire: dict[str, Any] = {
+            "messages": call.messages,
+            "response_format": form,
+            "temperature": 0,
+            "max_tokens": call.max_tokens,
+        }
+        if "max_tokens" in self._left_out:
+            wire["max_completion_tokens"] = call.max_tokens
+        if "system" in self._left_out:
+            wire["messages"] = [{"role": "user", "content": "\n\n".join(m["content"] for m in call.messages)}]
+        return {name: value for name, value in wire.items() if name not in self._left_out}
+
+    def _leave_out(self, said: str, wire: Mapping[str, Any]) -> bool:
+        """Note what an error message (HTTP 400 or 422) complains of; False where it is none of the optional parameters."""
+        said = said.lower()
+        named = [name for name in _OPTIONAL if name in wire and name in said]
+        if "max_completion_tokens" in said and "max_tokens" in wire:
+            named = ["max_tokens"]  # "use max_completion_tokens instead"
+        if "json_schema" in said and "response_format" in wire:
+            named.append("response_format")
+        if "system" in said and "role" in said and len(wire["messages"]) > 1:
+            named.append("system")
+        # Several calls may come back with the same complaint: each of them is asked again.
+        self._left_out += [name for name in named if name not in self._left_out]
+        return bool(named)
+
+    def _broken(self, error: openai.APIConnectionError) -> Unscored:
+        """A connection that broke off, or was never made."""
+        cause = error.__cause__
+        detail = self.hide(f"{type(cause).__name__}: {cause}" if cause is not None else str(error))
+        if type(cause).__name__ not in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol"):
+            return Unscored("cut", detail)
+        return Unscored("unreachable", detail)
+
+    def _said(self, error: openai.APIStatusError) -> str:
+        return shorten(self.hide(error.response.text))
+
+    def hide(self, text: str) -> str:
+        """The text without the key: servers have been seen to repeat it in errors."""
+        return text.replace(self._key, HIDDEN) if self._key else text
+
+
+def _asked_pause(error: openai.APIStatusError) -> float | None:
+    """Seconds that the server asks to wait (Retry-After), at most `LONGEST_PAUSE`."""
+    for header, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return min(LONGEST_PAUSE, max(0.0, float(error.response.headers[header]) * unit))
+        except (KeyError, ValueError):
+            continue
+    return None

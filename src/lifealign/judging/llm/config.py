@@ -1,0 +1,127 @@
+"""Configuration of `lifealign judge`: who judges, what is asked, and what it may cost. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from lifealign.core.config import Frozen
+from lifealign.core.config_files import explain, read_yaml
+from lifealign.core.errors import ConfigError
+
+KEY_ENV = "LIFEALIGN_JUDGE_KEY"
+"""Not OPENAI_API_KEY: a key for one server is not sent to another one unless somebody says so."""
+
+PANEL = "panel"
+"""What several judges say together, in the place of a judge's name."""
+
+
+class EndpointConfig(Frozen):
+    """One judge: a model behind an OpenAI-compatible server."""
+
+    url: str
+    """Base URL, e.g. `http://127.0.0.1:8000/v1`; http or https, without user, password or query."""
+    model: str = Field(pattern=r"\S")
+    """Name of the model at that server."""
+    name: str | None = Field(None, pattern=r"\S")
+    """Name of the judge in the judgements, unique among the judges; none: the model's."""
+    key_env: str = Field(KEY_ENV, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable that holds the key; where it is not set, no key is sent."""
+    price_in: float | None = Field(None, ge=0)
+    """Price of a million prompt tokens; none: not known. 0 <= price_in."""
+    price_out: float | None = Field(None, ge=0)
+    """Price of a million completion tokens, in the same currency; none: not known. 0 <= price_out."""
+
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected a base URL such as http://127.0.0.1:8000/v1")
+        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+            # The value is not shown: it may hold a key.
+            raise ValueError("user, password, query and fragment do not belong here; the key goes into the environment")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> EndpointConfig:
+        if (self.price_in is None) != (self.price_out is None):
+            raise ValueError("give both of price_in and price_out, or none")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Name of the judge in the judgements."""
+        return self.name or self.model
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Price of a call; None where the prices are not known."""
+        if self.price_in is None or self.price_out is None:
+            return None
+        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
+
+
+class JudgeConfig(Frozen):
+    """What `lifealign judge` does."""
+
+    judges: tuple[EndpointConfig, ...] = Field(min_length=1)
+    """One judge, or a panel of several that all judge every answer."""
+    rubric: str | None = None
+    """Name or YAML file of the rubric for tasks that `rubrics` does not name; none: the one that fits a known task."""
+    rubrics: dict[str, str] = Field({})
+    """Task -> name or YAML file of its rubric."""
+    mode: Literal["absolute", "pairwise"] | None = None
+    """A score for each answer, or each answer against the baseline's; none: what the rubric says."""
+    baseline: str | None = None
+    """Of pairwise: whose answers the others are held against: a source, `@POINT`, `SOURCE@POINT` or `reference`; none: the first of the file."""
+    concurrency: int = Field(8, ge=1)
+    """Calls at once, for each judge. 1 <= concurrency."""
+    timeout: float = Field(120.0, gt=0)
+    """Seconds until a call is given up. 0 < timeout."""
+    tries: int = Field(5, ge=1)
+    """Tries of a call that the server did not answer, with growing pauses between them. 1 <= tries."""
+    max_tokens: int = Field(512, ge=1)
+    """Longest reply of a judge, in tokens. 1 <= max_tokens."""
+    max_cost: float | None = Field(None, ge=0)
+    """What the judgements may cost in all, earlier runs included; needs prices. 0 <= max_cost."""
+    cache: str | None = None
+    """SQLite file of all calls and their replies; none: `judge.sqlite` in the user's cache directory."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> JudgeConfig:
+        names = [judge.label for judge in self.judges]
+        if len(set(names)) != len(names) or PANEL in names:
+            raise ValueError(
+                f"the judges' names must be unique, and none of them {PANEL!r}; got {names}; set judges[].name"
+            )
+        unpriced = [judge.label for judge in self.judges if judge.price_in is None]
+        if self.max_cost is not None and unpriced:
+            raise ValueError(f"max_cost needs the prices of every judge (price_in, price_out); missing: {unpriced}")
+        if self.mode == "absolute" and self.baseline is not None:
+            raise ValueError("baseline goes with mode pairwise")
+        return self
+
+
+def read_judge_config(path: Path | None, above: Mapping[str, Any]) -> JudgeConfig:
+    """A YAML file (or nothing) with values of the command line over it.
+
+    Raises:
+        ConfigError: lists every mistake with its key; never shows a URL that may hold a key.
+    """
+    tree = {**(read_yaml(path) if path is not None else {}), **above}
+    try:
+        return JudgeConfig.model_validate(tree)
+    except ValidationError as error:
+        where = str(path) if path else "judge"
+        raise ConfigError("\n".join(_without_urls(error, where))) from None
+
+
+def _without_urls(error: ValidationError, where: str) -> Sequence[str]:
+    lines = []
+    for line, item in zip(explain(error, where, JudgeConfig, ()), error.errors(include_url=False), strict=True):
+        lines.append(line.partition(", got ")[0] if item["loc"][-1:] in (("judges",), ("url",)) else line)
+    return lines

@@ -1,0 +1,108 @@
+"""Judgements: what one judge said of one answer, or why it said nothing. As JSONL; imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from lifealign.core.errors import JudgeError
+from lifealign.core.files import replace_file, writing
+from lifealign.judging.llm.reply import REASONS
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One line of the file.
+
+    Attributes:
+        id: of the answer (see `transcripts.AnswerRecord`).
+        item: of the prompt.
+        task: name of the prompt's task.
+        source: who answered.
+        point: after which task.
+        judge: the judge's name, by default its model's.
+        rubric: name of the rubric.
+        mode: absolute or pairwise.
+        score: of absolute, on the rubric's scale; None: unscored.
+        winner: of pairwise: a, this answer; b, the other one; tie. None: unscored.
+        other: of pairwise: id of the other answer.
+        against: of pairwise: source and point of the other answer.
+        swapped: of pairwise: the other answer was shown first.
+        unscored: None, or a key of `reply.REASONS`.
+        detail: what was got instead of a verdict.
+        words: the judge's explanation.
+        steps: the judge's answers to the rubric's preliminary questions.
+        prompt_tokens: as the server counted; None: it did not. 0 where this judgement cost nothing, because nothing was
+            asked or an equal question, which stands earlier in the file, was.
+        completion_tokens: likewise.
+        cost: likewise, in the currency of the prices; None: prices or tokens are not known.
+        lengths: characters of this answer, and of pairwise of the other one.
+    """
+
+    id: str
+    item: str
+    task: str
+    source: str
+    point: str
+    judge: str
+    rubric: str
+    mode: Literal["absolute", "pairwise"]
+    score: int | None = None
+    winner: Literal["a", "b", "tie"] | None = None
+    other: str | None = None
+    against: str | None = None
+    swapped: bool = False
+    unscored: str | None = None
+    detail: str = ""
+    words: str = ""
+    steps: Mapping[str, str] = field(default_factory=dict)
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    cost: float | None = None
+    lengths: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, in the order of the fields."""
+        return dict(vars(self))
+
+
+def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
+    """Write a jsonl file as a whole."""
+    lines = [json.dumps(one.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for one in judgements]
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, "".join(lines).encode("utf-8", "replace"))
+
+
+def read_judgements(path: str | Path) -> list[Judgement]:
+    """The judgements of a file, in order.
+
+    Raises:
+        JudgeError: no such file, or a line that is no judgement; names the file and the line.
+    """
+    try:
+        # Not str.splitlines: it also cuts at U+2028 and the like, which may stand in a judge's words.
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise JudgeError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return [_read(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _read(line: str, where: str) -> Judgement:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        raise JudgeError(f"{where}: not JSON") from None
+    known = [one.name for one in fields(Judgement)]
+    if not isinstance(value, dict) or not set(value) <= set(known) or not set(known[:8]) <= set(value):
+        raise JudgeError(f"{where}: no judgement; its keys are {', '.join(known)}")
+    if value["mode"] not in ("absolute", "pairwise"):
+        raise JudgeError(f"{where}: mode {value['mode']!r}; allowed: absolute, pairwise")
+    verdict = value.get("score" if value["mode"] == "absolute" else "winner")
+    reason = value.get("unscored")
+    if (verdict is None) == (reason is None) or (reason is not None and reason not in REASONS):
+        raise JudgeError(f"{where}: a judgement has either a verdict or a reason in `unscored` ({', '.join(REASONS)})")
+    return Judgement(**{**value, "lengths": tuple(value.get("lengths", ()))})

@@ -1,0 +1,179 @@
+"""`lifealign judge` from answers to a file of judgements and what it says of them. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lifealign.core.errors import JudgeError
+from lifealign.core.files import cache_dir, keep_apart, writing
+from lifealign.core.progress import make_progress
+from lifealign.data.answers import read_answers, write_answers
+from lifealign.judging.llm.config import JudgeConfig
+from lifealign.judging.llm.engine import Forecast, Totals, forecast, judge_answers
+from lifealign.judging.llm.judgements import write_judgements
+from lifealign.judging.llm.plan import Ask, plan
+from lifealign.judging.llm.steering import steering_answers, steering_config, steering_report
+from lifealign.judging.llm.summary import Summary, summarise
+
+if TYPE_CHECKING:
+    from lifealign.data.answers import AnswerRecord
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command has to say: see `answers.Answer`."""
+
+    document: dict[str, Any]
+    lines: list[str]
+    problems: Sequence[str] = ()
+
+
+def run(
+    sources: Sequence[Path],
+    config: JudgeConfig,
+    *,
+    out: Path | None,
+    paper: bool,
+    dry_run: bool,
+    count: int | None = None,
+) -> Done:
+    """Judge answers, write the judgements and sum them up.
+
+    Args:
+        sources: files of answers, and memories, whose answers are written beside the judgements.
+        config: who judges what.
+        out: where the judgements go; None only of a dry run.
+        paper: also show the paper's score.
+        dry_run: ask nobody.
+        count: prompts a task that a memory is asked.
+
+    Raises:
+        UserError: answers, configuration or a judge that cannot be used.
+    """
+    records, cache = _read(sources, count), _cache(config)
+    if paper:
+        _check_paper(plan(config, records))
+    if dry_run:
+        found = forecast(config, records, cache)
+        return Done({"dry_run": True, **found.to_json()}, _forecast_lines(found))
+    if out is None:
+        raise JudgeError("say where the judgements go: --out FILE.jsonl (or --dry-run to ask nobody)")
+    keep_apart(out, *sources)
+    with writing(out):  # before judgements that could then not be kept
+        out.parent.mkdir(parents=True, exist_ok=True)
+    kept = []
+    if any(path.is_dir() for path in sources):  # who reads the judgements needs the answers, too
+        kept = [out.with_suffix(".answers.jsonl")]
+        write_answers(kept[0], records)
+    judgements, totals = judge_answers(config, records, cache, progress=make_progress())
+    write_judgements(out, judgements)
+    summary = summarise(judgements, paper=paper)
+    lines = [*summary.lines(), *_total_lines(totals), f"written: {len(judgements)} judgements to {out}"]
+    lines += [f"written: {len(records)} answers to {path}" for path in kept]
+    document = {"out": out, "totals": totals.to_json(), **summary.to_json()}
+    return Done(document, lines, _problems(summary, config))
+
+
+def check_steering(config: JudgeConfig, *, out: Path | None, dry_run: bool) -> Done:
+    """Judge the embedded answers that try to steer a judge, and say what got through.
+
+    Raises:
+        UserError: a judge that cannot be used.
+    """
+    config, records, cache = steering_config(config), steering_answers(), _cache(config)
+    if dry_run:
+        found = forecast(config, records, cache)
+        return Done({"dry_run": True, **found.to_json()}, _forecast_lines(found))
+    judgements, totals = judge_answers(config, records, cache, progress=make_progress())
+    if out is not None:
+        write_judgements(out, judgements)
+    report, summary = steering_report(judgements), summarise(judgements)
+    lines = [*report.lines(), *summary.counts(), *_total_lines(totals)]
+    document = {**report.to_json(), "unscored": summary.unscored, "totals": totals.to_json()}
+    return Done(document, lines, _problems(summary, config))
+
+
+def _check_paper(asks: Sequence[Ask]) -> None:
+    """Refuse what has no paper score.
+
+    Raises:
+        JudgeError: a question of pairs, or a scale that is not 1 to 10.
+    """
+    for ask in asks:
+        scale = ask.rubric.scale
+        if ask.other is not None or (scale.low, scale.high) != (1, 10):
+            what = "pairs are compared" if ask.other is not None else f"the scale is {scale.low} to {scale.high}"
+            raise JudgeError(f"--paper is the mean score of 1 to 10 times 10; by rubric {ask.rubric.name!r} {what}")
+
+
+def _cache(config: JudgeConfig) -> Path:
+    return Path(config.cache).expanduser() if config.cache else cache_dir() / "judge.sqlite"
+
+
+def _read(sources: Sequence[Path], count: int | None) -> list[AnswerRecord]:
+    """Answers of files, and of memories as they are now; each once.
+
+    Raises:
+        JudgeError: a number of prompts, and no memory to ask.
+    """
+    if count is not None and not any(path.is_dir() for path in sources):
+        raise JudgeError("--count asks a memory; the answers of a file are there already")
+    records: dict[str, AnswerRecord] = {}
+    for path in sources:
+        for record in _of_memory(path, count) if path.is_dir() else read_answers(path):
+            records.setdefault(record.id, record)
+    return list(records.values())
+
+
+def _of_memory(path: Path, count: int | None) -> list[AnswerRecord]:
+    from lifealign.memory.answering import Asked
+    from lifealign.memory.api import Memory
+
+    return Memory.open(path).answers(Asked(count=count), progress=make_progress())
+
+
+def _problems(summary: Summary, config: JudgeConfig) -> list[str]:
+    """What needs the user's hand: a bill at its limit, and a judge that said nothing."""
+    problems = []
+    if short := summary.unscored.get("max_cost", 0):
+        problems.append(
+            f"--max-cost {config.max_cost:g}: {short} of {summary.judgements} judgements were not asked for; "
+            "run again with more to go on"
+        )
+    if summary.judgements and not summary.scored and not short:
+        problems.append("no judgement was scored; the reasons are counted above")
+    return problems
+
+
+def _money(cost: float | None) -> str:
+    return "not known" if cost is None else f"{cost:.4f}"
+
+
+def _forecast_lines(found: Forecast) -> list[str]:
+    return [
+        f"{found.judgements} judgements need {found.calls} calls; {found.known} are answered already "
+        f"(cost {_money(found.spent)})",
+        f"to ask: {found.calls - found.known} calls, about {found.prompt_tokens} prompt and "
+        f"{found.completion_tokens} completion tokens",
+        f"cost: about {_money(found.cost)}, at most {_money(found.most_cost)} if every call is answered at once",
+    ]
+
+
+def _total_lines(totals: Totals) -> list[str]:
+    lines = [
+        f"calls: {totals.calls} ({totals.known} answered by an earlier run; {totals.tries} tries and "
+        f"{totals.replies} replies now)",
+        f"tokens: {totals.prompt_tokens} prompt, {totals.completion_tokens} completion; cost: {_money(totals.cost)}",
+    ]
+    if totals.uncounted:
+        lines.append(f"the server counted no tokens in {totals.uncounted} replies")
+    if totals.unanswered:
+        lines.append(
+            f"{totals.unanswered} tries brought no answer and may have been paid for all the same "
+            f"({'cost not known' if totals.unanswered_cost is None else f'at most {totals.unanswered_cost:.4f}'})"
+        )
+    lines += [f"{judge}: the server does not take {', '.join(names)}" for judge, names in totals.left_out.items()]
+    return lines

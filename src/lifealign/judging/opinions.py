@@ -1,0 +1,128 @@
+"""What judges and people said of an answer, from the files of judgements and ratings, in one shape; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lifealign.core.errors import DataError
+from lifealign.data.sources import Record, read_file
+from lifealign.judging.llm import judgements
+from lifealign.judging.llm.judgements import Judgement
+from lifealign.judging.llm.reply import REASONS
+
+Outcome = Literal["won", "lost", "tie"]
+_TURNED: dict[Outcome, Outcome] = {"won": "lost", "lost": "won", "tie": "tie"}
+_OF_A: dict[str, Outcome] = {"a": "won", "left": "won", "b": "lost", "right": "lost", "tie": "tie"}
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """One judgement or rating of one answer: a score, or how it did against another answer.
+
+    Attributes:
+        answer: id of the answer (`transcripts.AnswerRecord`).
+        who: a judge model, or a person.
+        name: of the judge or annotator.
+        score: on the rubric's scale; None: none was given.
+        versus: id of the answer that it was compared with; None: it was looked at alone.
+        outcome: of the comparison, for this answer; None: undecided or not compared.
+        words: the judge's explanation (unscored: what was got instead of a verdict), or the person's comment.
+        unscored: why a judge gave neither score nor winner; None: it did.
+        rubric: name of the rubric.
+    """
+
+    answer: str
+    who: Literal["judge", "people"]
+    name: str
+    score: float | None = None
+    versus: str | None = None
+    outcome: Outcome | None = None
+    words: str = ""
+    unscored: str | None = None
+    rubric: str = ""
+
+    def both_sides(self) -> Iterator[Opinion]:
+        """This opinion and, for a comparison, the same as the other answer sees it."""
+        yield self
+        if self.versus is not None:
+            turned = None if self.outcome is None else _TURNED[self.outcome]
+            yield replace(self, answer=self.versus, versus=self.answer, outcome=turned)
+
+
+def read_judgements(path: str | Path) -> list[Opinion]:
+    """Opinions of judge models, from the file that `lifealign judge` writes.
+
+    Raises:
+        JudgeError: no such file, or a line that is no judgement; names the file and the line.
+    """
+    return [side for one in judgements.read_judgements(path) for side in _judgement(one).both_sides()]
+
+
+def read_ratings(path: str | Path) -> list[Opinion]:
+    """Opinions of people, from the file that `lifealign ratings export` writes; what was only flagged has none.
+
+    Raises:
+        DataError: no such file, no row, or a row that is no rating; names the file and the row.
+    """
+    return [side for row, where in _rows(path) for one in _rating(row, where) for side in one.both_sides()]
+
+
+def _rows(path: str | Path) -> list[tuple[Record, str]]:
+    rows = read_file(str(path))
+    if not rows:
+        raise DataError(f"{path}: no row in it")
+    return [(row, f"{path}: row {number}") for number, row in enumerate(rows, 1)]
+
+
+def _judgement(found: Judgement) -> Opinion:
+    pairwise = found.mode == "pairwise"
+    return Opinion(
+        found.id,
+        "judge",
+        found.judge,
+        None if found.score is None else float(found.score),
+        found.other if pairwise else None,
+        None if found.winner is None else _OF_A[found.winner],
+        found.words or found.detail,
+        next((text for reason, text in REASONS.items() if reason == found.unscored), None),
+        found.rubric,
+    )
+
+
+def _rating(row: Record, where: str) -> Iterator[Opinion]:
+    _require(row, ("annotator", "mode"), where)
+    common: dict[str, Any] = {
+        "name": str(row["annotator"]),
+        "words": str(row.get("comment") or ""),
+        "rubric": str(row.get("rubric") or ""),
+    }
+    if row["mode"] == "pairwise":
+        _require(row, ("left", "right"), where)
+        if row.get("winner") is not None:
+            outcome = _outcome(row["winner"], ("left", "right", "tie"), where)
+            yield Opinion(str(row["left"]), "people", versus=str(row["right"]), outcome=outcome, **common)
+    elif row.get("score") is not None:
+        _require(row, ("answer",), where)
+        yield Opinion(str(row["answer"]), "people", score=_score(row["score"], where), **common)
+
+
+def _require(row: Record, names: Sequence[str], where: str) -> None:
+    if missing := [name for name in names if row.get(name) is None]:
+        raise DataError(f"{where}: no {missing[0]!r}; got {', '.join(sorted(row))}")
+
+
+def _outcome(winner: Any, allowed: Sequence[str], where: str) -> Outcome:
+    if winner not in allowed:
+        raise DataError(f"{where}: winner {winner!r}: allowed: {', '.join(allowed)}")
+    return _OF_A[winner]
+
+
+def _score(value: Any, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{where}: score must be a number or null, got {value!r}")
+    return float(value)

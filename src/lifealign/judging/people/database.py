@@ -1,0 +1,383 @@
+"""Ratings on disk: one SQLite file in WAL mode. A rating that was confirmed is on the disk. No torch.
+
+Nothing is ever changed or deleted: a rating is a row, undoing it is another row, and what holds is the newest row of an
+assignment. Each call opens its own connection, so threads and processes may share a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lifealign.core.errors import ConfigError, StoreError
+from lifealign.core.files import TEMPORARY, writing
+from lifealign.data.answers import AnswerRecord
+from lifealign.data.tasks import Message
+from lifealign.judging.people.batch import Batch, Mode, Question, Turn, deal, order, shared
+from lifealign.judging.rubrics import Rubric
+
+FORMAT = 1
+ANNOTATOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE answer (id TEXT PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE question (
+  id INTEGER PRIMARY KEY, rubric TEXT NOT NULL, a TEXT NOT NULL REFERENCES answer, b TEXT REFERENCES answer,
+  gold TEXT, shown INTEGER NOT NULL, shared INTEGER NOT NULL);
+CREATE TABLE annotator (name TEXT PRIMARY KEY, token TEXT NOT NULL UNIQUE);
+CREATE TABLE assignment (
+  id INTEGER PRIMARY KEY, annotator TEXT NOT NULL REFERENCES annotator, position INTEGER NOT NULL,
+  question INTEGER NOT NULL REFERENCES question, swapped INTEGER NOT NULL, UNIQUE (annotator, position));
+CREATE TABLE rating (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, assignment INTEGER NOT NULL REFERENCES assignment, withdrawn INTEGER NOT NULL,
+  winner TEXT, score INTEGER, steps TEXT NOT NULL, flag INTEGER NOT NULL, comment TEXT NOT NULL, seconds REAL,
+  created TEXT NOT NULL);
+CREATE INDEX rating_of ON rating (assignment, id);
+CREATE VIEW newest AS SELECT * FROM rating r WHERE id = (SELECT max(id) FROM rating WHERE assignment = r.assignment);
+CREATE VIEW held AS SELECT * FROM newest WHERE NOT withdrawn;
+"""
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What one person says to one question.
+
+    Attributes:
+        winner: `left`, `right` or `tie`; None: scored, or it could not be judged.
+        score: on the rubric's scale; None: compared, or it could not be judged.
+        steps: the rubric's preliminary questions: step -> option.
+        flag: something is wrong with this question; always set where it could not be judged.
+        comment: free text.
+        seconds: that the question was looked at; None: not known.
+    """
+
+    winner: str | None = None
+    score: int | None = None
+    steps: Mapping[str, str] = field(default_factory=dict)
+    flag: bool = False
+    comment: str = ""
+    seconds: float | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a result."""
+        return self.winner is not None or self.score is not None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A question in an annotator's order.
+
+    Attributes:
+        position: in that order, from 0.
+        question: what is asked.
+        swapped: whether `question.b` is on the left.
+        draft: what was said before it was undone.
+    """
+
+    position: int
+    question: Question
+    swapped: bool
+    draft: Rating | None = None
+
+    @property
+    def sides(self) -> tuple[AnswerRecord, ...]:
+        """The answers, as shown from left to right."""
+        both = tuple(record for record in (self.question.a, self.question.b) if record is not None)
+        return both[::-1] if self.swapped else both
+
+
+class Ratings:
+    """A batch and its ratings; made by `create` or `open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._connect() as db:
+            meta = dict(db.execute("SELECT name, value FROM meta"))
+        if meta.get("format") != str(FORMAT):
+            raise StoreError(f"{path}: ratings of format {meta.get('format')}; this version reads format {FORMAT}")
+        self.mode: Mode = "absolute" if meta["mode"] == "absolute" else "pairwise"
+        self.seed = int(meta["seed"])
+        self.name: str = meta["name"]
+        self.digest = meta["digest"]
+        self.overlap = float(meta["overlap"])
+        self.rubrics = {
+            name: Rubric.model_validate_json(json.dumps(value)) for name, value in json.loads(meta["rubrics"]).items()
+        }
+
+    # --- making and opening ---
+
+    @classmethod
+    def create(cls, path: str | Path, batch: Batch, annotators: Sequence[str], overlap: float = 1.0) -> Ratings:
+        """A new file, which only its owner can read: it holds the personal links.
+
+        Raises:
+            ConfigError: a name that cannot be used, or one that stands there twice.
+            StoreError: there is a file already, or it cannot be written.
+        """
+        target = Path(path)
+        _check_names(annotators)
+        if target.exists():
+            raise StoreError(f"{target}: there is a file already")
+        temporary = target.with_name(f"{TEMPORARY}{target.name}")
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with _connected(temporary) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript("BEGIN IMMEDIATE;" + _SCHEMA)
+            _write_batch(db, batch, shared(batch, overlap))
+            db.execute("INSERT INTO meta VALUES ('overlap', ?)", (str(overlap),))
+            for name, turns in deal(batch, annotators, overlap).items():
+                _write_annotator(db, name, turns)
+            db.execute("COMMIT")
+        # Closing the last connection has moved the log into the file, which is whole under its final name.
+        with writing(target):
+            temporary.rename(target)
+        return cls(target)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Ratings:
+        """An existing file.
+
+        Raises:
+            StoreError: there is none, or it holds no ratings.
+        """
+        if not Path(path).is_file():
+            raise StoreError(f"{path}: no such file; `lifealign annotate ANSWERS --db {path}` makes one")
+        return cls(Path(path))
+
+    @contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        with _connected(self.path) as db:
+            yield db
+
+    # --- annotators ---
+
+    def annotators(self) -> dict[str, str]:
+        """Name -> token of the personal link."""
+        with self._connect() as db:
+            return dict(db.execute("SELECT name, token FROM annotator ORDER BY rowid"))
+
+    def annotator_of(self, token: str) -> str | None:
+        """Whose link this is; None: nobody's."""
+        # Compared here, in the same time for any token, and not by an index.
+        known = self.annotators()
+        found = [name for name, own in known.items() if secrets.compare_digest(own.encode(), token.encode())]
+        return found[0] if found else None
+
+    def add_annotator(self, name: str) -> None:
+        """One more, who gets the questions that everybody gets.
+
+        Raises:
+            ConfigError: the name cannot be used, or nothing is shared so that nothing is left for them.
+        """
+        _check_names([name])
+        with self._connect() as db:
+            questions = [row[0] for row in db.execute("SELECT id FROM question WHERE shared ORDER BY id")]
+            if not questions:
+                raise ConfigError(
+                    f"--annotator {name!r}: every question is dealt out to somebody else; name everybody when the "
+                    "batch is made, or share questions by --overlap"
+                )
+            db.execute("BEGIN IMMEDIATE")
+            _write_annotator(db, name, order(questions, name, self.seed))
+            db.execute("COMMIT")
+
+    # --- rating ---
+
+    def progress(self, annotator: str) -> tuple[int, int]:
+        """(rated, assigned)."""
+        with self._connect() as db:
+            row = db.execute(
+                "SELECT count(h.id), count(*) FROM assignment s LEFT JOIN held h ON h.assignment = s.id "
+                "WHERE s.annotator = ?",
+                (annotator,),
+            ).fetchone()
+        return int(row[0]), int(row[1])
+
+    def next(self, annotator: str) -> Assignment | None:
+        """The first question that is not rated; None: all are."""
+        with self._connect() as db:
+            row = db.execute(
+                "SELECT s.id, s.position, s.question, s.swapped FROM assignment s LEFT JOIN held h "
+                "ON h.assignment = s.id WHERE s.annotator = ? AND h.id IS NULL ORDER BY s.position LIMIT 1",
+                (annotator,),
+            ).fetchone()
+            if row is None:
+                return None
+            draft = db.execute(
+                "SELECT winner, score, steps, flag, comment, seconds FROM newest WHERE assignment = ?", (row[0],)
+            ).fetchone()
+            return Assignment(row[1], _read_question(db, row[2]), bool(row[3]), _rating(draft) if draft else None)
+
+    def save(self, annotator: str, position: int, rating: Rating) -> None:
+        """Keep a rating; it is on the disk when this returns. A second one of the same question takes its place.
+
+        Raises:
+            ValueError: no such question, or the rating does not answer it; says why.
+        """
+        with self._connect() as db:
+            row = db.execute(
+                "SELECT s.id, q.rubric FROM assignment s JOIN question q ON q.id = s.question "
+                "WHERE s.annotator = ? AND s.position = ?",
+                (annotator, position),
+            ).fetchone()
+            if row is None:
+                raise ValueError("there is no such question")
+            check_rating(rating, self.mode, self.rubrics[row[1]])
+            _write_rating(db, row[0], rating, withdrawn=False)
+
+    def undo(self, annotator: str) -> bool:
+        """Withdraw the newest rating, so that its question is asked again; False: there is none."""
+        with self._connect() as db:
+            db.execute("BEGIN IMMEDIATE")
+            row = db.execute(
+                "SELECT h.assignment, h.winner, h.score, h.steps, h.flag, h.comment, h.seconds FROM held h "
+                "JOIN assignment s ON s.id = h.assignment WHERE s.annotator = ? ORDER BY h.id DESC LIMIT 1",
+                (annotator,),
+            ).fetchone()
+            if row is not None:
+                _write_rating(db, row[0], _rating(row[1:]), withdrawn=True)
+            db.execute("COMMIT")
+        return row is not None
+
+    # --- reading ---
+
+    def questions(self) -> list[Question]:
+        """Those shown, in the batch's order."""
+        with self._connect() as db:
+            return [_read_question(db, row[0]) for row in db.execute("SELECT id FROM question WHERE shown ORDER BY id")]
+
+    def equal(self) -> list[Question]:
+        """Pairs of the same text, which nobody was shown."""
+        with self._connect() as db:
+            rows = db.execute("SELECT id FROM question WHERE NOT shown ORDER BY id").fetchall()
+            return [_read_question(db, row[0]) for row in rows]
+
+    def held(self) -> list[tuple[str, Assignment, Rating, str]]:
+        """All ratings that hold, oldest first: annotator, what was asked, what was said, when (UTC, ISO 8601)."""
+        with self._connect() as db:
+            rows = db.execute(
+                "SELECT s.annotator, s.position, s.question, s.swapped, h.created, h.winner, h.score, h.steps, h.flag, "
+                "h.comment, h.seconds FROM held h JOIN assignment s ON s.id = h.assignment ORDER BY h.id"
+            ).fetchall()
+            asked = {number: _read_question(db, number) for number in {row[2] for row in rows}}
+        return [(r[0], Assignment(r[1], asked[r[2]], bool(r[3])), _rating(r[5:]), r[4]) for r in rows]
+
+
+def check_rating(rating: Rating, mode: Mode, rubric: Rubric) -> None:
+    """Refuse what does not answer the question.
+
+    Raises:
+        ValueError: says why.
+    """
+    if rating.winner is not None and (mode != "pairwise" or rating.winner not in ("left", "right", "tie")):
+        raise ValueError(f"winner {rating.winner!r} is no answer to this question")
+    if rating.score is not None and (mode != "absolute" or not rubric.scale.low <= rating.score <= rubric.scale.high):
+        raise ValueError(f"score {rating.score} is no answer to this question")
+    if not rating.judged and not rating.flag:
+        raise ValueError("no choice was made")
+    for step in rubric.steps:
+        allowed = [option.name for option in step.options]
+        if (rating.judged or step.name in rating.steps) and rating.steps.get(step.name) not in allowed:
+            raise ValueError(f"first answer: {step.question}")
+    if unknown := sorted(set(rating.steps) - {step.name for step in rubric.steps}):
+        raise ValueError(f"there is no step {unknown[0]!r}")
+
+
+# --- rows ---
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection whose every change is on the disk when it is made; SQLite's refusals become a StoreError."""
+    try:
+        with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as db:
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA foreign_keys = ON")
+            yield db
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: ratings cannot be read or written: {error}") from error
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not ANNOTATOR.fullmatch(name):
+            raise ConfigError(f"--annotator {name!r}: letters, digits, `.`, `-` and `_`, up to 40 of them")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"--annotator: each name once, got {', '.join(names)}")
+
+
+def _write_batch(db: sqlite3.Connection, batch: Batch, everybody: Sequence[int]) -> None:
+    rubrics = {name: rubric.model_dump(mode="json") for name, rubric in batch.rubrics.items()}
+    meta = {
+        "format": FORMAT,
+        "name": secrets.token_hex(4),
+        "mode": batch.mode,
+        "seed": batch.seed,
+        "digest": batch.digest,
+        "rubrics": json.dumps(rubrics),
+    }
+    db.executemany("INSERT INTO meta VALUES (?, ?)", [(name, str(value)) for name, value in meta.items()])
+    together = set(everybody)
+    for number, q in enumerate((*batch.questions, *batch.equal)):
+        for record in (q.a, q.b):
+            if record is not None:
+                text = json.dumps(record.to_json(), ensure_ascii=False)
+                db.execute("INSERT OR IGNORE INTO answer VALUES (?, ?)", (record.id, text))
+        shown = number < len(batch.questions)
+        row = (number, q.rubric, q.a.id, q.b.id if q.b else None, q.gold, shown, number in together)
+        db.execute("INSERT INTO question VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _write_annotator(db: sqlite3.Connection, name: str, turns: Sequence[Turn]) -> None:
+    db.execute("INSERT INTO annotator VALUES (?, ?)", (name, secrets.token_urlsafe(24)))
+    db.executemany(
+        "INSERT INTO assignment (annotator, position, question, swapped) VALUES (?, ?, ?, ?)",
+        [(name, position, turn.question, turn.swapped) for position, turn in enumerate(turns)],
+    )
+
+
+def _write_rating(db: sqlite3.Connection, assignment: int, rating: Rating, *, withdrawn: bool) -> None:
+    created = datetime.now(UTC).isoformat(timespec="milliseconds")
+    db.execute(
+        "INSERT INTO rating (assignment, withdrawn, winner, score, steps, flag, comment, seconds, created) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            assignment,
+            withdrawn,
+            rating.winner,
+            rating.score,
+            json.dumps(dict(rating.steps)),
+            rating.flag,
+            rating.comment,
+            rating.seconds,
+            created,
+        ),
+    )
+
+
+def _rating(row: Sequence[Any]) -> Rating:
+    winner, score, steps, flag, comment, seconds = row
+    return Rating(winner, score, json.loads(steps), bool(flag), comment, seconds)
+
+
+def _read_question(db: sqlite3.Connection, number: int) -> Question:
+    rubric, a, b, gold = db.execute("SELECT rubric, a, b, gold FROM question WHERE id = ?", (number,)).fetchone()
+    return Question(rubric, _read_answer(db, a), _read_answer(db, b) if b is not None else None, gold)
+
+
+def _read_answer(db: sqlite3.Connection, key: str) -> AnswerRecord:
+    row = json.loads(db.execute("SELECT record FROM answer WHERE id = ?", (key,)).fetchone()[0])
+    return AnswerRecord(**{**row, "prompt": tuple(Message(**turn) for turn in row["prompt"])})

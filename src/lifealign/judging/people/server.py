@@ -1,0 +1,273 @@
+"""The page on which people rate: FastAPI, templates, one small script. No torch.
+
+A personal link is a token; opening it puts the token in a cookie. Every change is a POST that carries a second token
+made of the first, and answers only after the rating is on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from lifealign.core.errors import StoreError
+from lifealign.judging.people import LOOPBACK, views
+from lifealign.judging.people.database import Rating, Ratings
+
+LONGEST_BODY = 64_000  # bytes of a form
+LONGEST_COMMENT = 4_000  # characters
+COOKIE_SECONDS = 90 * 24 * 3600
+_PORT = re.compile(r":\d+\Z")
+router = APIRouter()
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not `no-referrer`: browsers would then send forms with an origin of null.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Rater:
+    """Who sends a request.
+
+    Attributes:
+        name: of the annotator.
+        csrf: what every form of theirs carries.
+    """
+
+    name: str
+    csrf: str
+
+
+class Pages:
+    """The ratings and the templates; in `app.state.pages`.
+
+    Args:
+        ratings: where ratings are kept.
+        any_host: whether the server may be called by a name that is not the loopback's.
+    """
+
+    def __init__(self, ratings: Ratings, any_host: bool) -> None:
+        self.ratings = ratings
+        self.any_host = any_host
+        # Cookies do not tell ports apart, so that two batches on one machine need two names.
+        self.cookie = f"lifealign-{ratings.name}"
+        self._environment = Environment(
+            loader=PackageLoader("lifealign.judging.people", "pages"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters["visible"] = views.visible
+
+    def render(self, name: str, rater: Rater | None, status: int = 200, **values: Any) -> HTMLResponse:
+        """A page, with the rater's progress at its top."""
+        done, total = self.ratings.progress(rater.name) if rater else (0, 0)
+        template = self._environment.get_template(f"{name}.html.j2")
+        return HTMLResponse(template.render(rater=rater, done=done, total=total, **values), status)
+
+    def problem(self, status: int, message: str) -> HTMLResponse:
+        """A page that says what went wrong."""
+        return self.render("problem", None, status, title=HTTPStatus(status).phrase, message=message)
+
+
+def create_app(ratings: Ratings, *, any_host: bool = False) -> FastAPI:
+    """The web application.
+
+    Args:
+        ratings: where ratings are kept.
+        any_host: whether it may be called by a name that is not the loopback's. Without, such requests are refused: they
+            come from somebody's page whose name was made to point here.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.pages = Pages(ratings, any_host)
+    app.include_router(router)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app.middleware("http")(_guard)
+    app.exception_handler(StarletteHTTPException)(_refused)
+    app.exception_handler(StoreError)(_not_stored)
+    return app
+
+
+# --- before and after every request ---
+
+
+def _pages(request: Request) -> Pages:
+    pages: Pages = request.app.state.pages
+    return pages
+
+
+async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Headers of every response, and what is refused before anything looks at it."""
+    refusal = _refusal(request, _pages(request).any_host)
+    response = _pages(request).problem(*refusal) if refusal else await call_next(request)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+def _refusal(request: Request, any_host: bool) -> tuple[int, str] | None:
+    if not any_host and _PORT.sub("", request.headers.get("host", "")).strip("[]") not in LOOPBACK:
+        return 400, "This server has another name."
+    if request.method not in ("GET", "HEAD"):
+        # Browsers say this of themselves; an old one that does not is held to the form's token alone.
+        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return 403, "This was sent from another site."
+        length = request.headers.get("content-length", "")
+        if not length.isdigit() or int(length) > LONGEST_BODY:
+            return 413, "This is too long."
+    return None
+
+
+def _refused(request: Request, error: StarletteHTTPException) -> HTMLResponse:
+    return _pages(request).problem(error.status_code, str(error.detail))
+
+
+def _not_stored(request: Request, error: StoreError) -> HTMLResponse:
+    logging.getLogger(__name__).error("%s", error)
+    page = "<!doctype html><title>Not saved</title><main><p>It could not be saved. What was saved before is safe.</p></main>"
+    return HTMLResponse(page, 503)
+
+
+def rater_of(request: Request) -> Rater:
+    """Whose cookie a request carries.
+
+    Raises:
+        HTTPException: 401, nobody's.
+    """
+    pages = _pages(request)
+    token = request.cookies.get(pages.cookie, "")
+    name = pages.ratings.annotator_of(token) if token else None
+    if name is None:
+        raise HTTPException(401, "Open your personal link first. Whoever invited you can send it again.")
+    return Rater(name, hmac.new(token.encode(), b"form", hashlib.sha256).hexdigest())
+
+
+KnownRater = Annotated[Rater, Depends(rater_of)]
+
+
+async def fields_of(request: Request, rater: KnownRater) -> dict[str, str]:
+    """Fields of a form that was sent from one of our pages.
+
+    Raises:
+        HTTPException: 403, it carries another token than ours.
+    """
+    async with request.form(max_files=0, max_fields=40) as form:
+        fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+    if not hmac.compare_digest(fields.pop("csrf", "").encode(), rater.csrf.encode()):
+        raise HTTPException(403, "This page is out of date. Open your personal link again.")
+    return fields
+
+
+Fields = Annotated[dict[str, str], Depends(fields_of)]
+
+# --- pages ---
+
+
+@router.get("/join/{token}")
+def join(token: str, request: Request) -> Response:
+    """A personal link: from now on this browser is that annotator."""
+    pages = _pages(request)
+    if pages.ratings.annotator_of(token) is None:
+        raise HTTPException(404, "This link is not known here. Whoever invited you can send it again.")
+    response = RedirectResponse("/guide", 303)
+    # Lax: with `strict` a link opened from a mail would arrive without its cookie.
+    secure = request.url.scheme == "https"
+    response.set_cookie(pages.cookie, token, max_age=COOKIE_SECONDS, httponly=True, samesite="lax", secure=secure)
+    return response
+
+
+@router.get("/guide")
+def guide(request: Request, rater: KnownRater) -> Response:
+    """What is asked, and the keys."""
+    pages = _pages(request)
+    values = views.guide_page(list(pages.ratings.rubrics.values()), pages.ratings.mode)
+    return pages.render("guide", rater, **values)
+
+
+@router.get("/")
+def question(request: Request, rater: KnownRater) -> Response:
+    """The next question, or thanks."""
+    pages = _pages(request)
+    assignment = pages.ratings.next(rater.name)
+    if assignment is None:
+        return pages.render("done", rater)
+    rubric = pages.ratings.rubrics[assignment.question.rubric]
+    return pages.render("question", rater, **views.question_page(assignment, pages.ratings.mode, rubric))
+
+
+@router.post("/rate")
+def rate(request: Request, rater: KnownRater, fields: Fields) -> Response:
+    """Keep a rating."""
+    try:
+        _pages(request).ratings.save(rater.name, _whole(fields, "position"), read_rating(fields))
+    except ValueError as reason:
+        raise HTTPException(400, f"Not saved: {reason}") from None
+    return RedirectResponse("/", 303)
+
+
+@router.post("/undo")
+def undo(request: Request, rater: KnownRater, fields: Fields) -> Response:
+    """Ask the last question again."""
+    _pages(request).ratings.undo(rater.name)
+    return RedirectResponse("/", 303)
+
+
+# --- forms ---
+
+
+def read_rating(fields: Mapping[str, str]) -> Rating:
+    """A form's fields.
+
+    Raises:
+        ValueError: a value that no page of ours sends; says which.
+    """
+    comment = fields.get("comment", "").strip()
+    if len(comment) > LONGEST_COMMENT:
+        raise ValueError(f"a comment has up to {LONGEST_COMMENT} characters, got {len(comment)}")
+    unable = "unable" in fields
+    return Rating(
+        winner=None if unable else fields.get("winner"),
+        score=None if unable or "score" not in fields else _whole(fields, "score"),
+        steps={name.removeprefix("step-"): value for name, value in fields.items() if name.startswith("step-")},
+        flag=unable or "flag" in fields,
+        comment=comment,
+        seconds=_seconds(fields.get("seconds", "")),
+    )
+
+
+def _whole(fields: Mapping[str, str], name: str) -> int:
+    text = fields.get(name, "")
+    if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 10):
+        raise ValueError(f"{name} must be a whole number, got {text[:20]!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float | None:
+    """What the script measured; None without it."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and 0 <= value < 1e6 else None

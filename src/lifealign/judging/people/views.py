@@ -1,0 +1,121 @@
+"""What the page for people shows, as plain values: nothing in it tells whose answer it is. No torch, no web server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from lifealign.judging.people.batch import REFERENCE, Mode
+from lifealign.judging.people.database import Assignment, Rating
+from lifealign.judging.rubrics import Rubric
+
+STEP_KEYS = "qweryi"
+"""Keys of the options of preliminary questions, in the order of the page."""
+_PAIR = (
+    ("left", "A is better", "←", "ArrowLeft a 1"),
+    ("tie", "Equally good", "T", "t = 0"),
+    ("right", "B is better", "→", "ArrowRight b 2"),
+)
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""Control characters, marks that turn the direction of what follows, and characters of no width that no script needs."""
+
+
+def visible(text: str) -> Markup:
+    """Escaped text in which characters that cannot be seen are shown by their code instead of having their effect."""
+    parts = []
+    end = 0
+    text = text.replace("\r\n", "\n")
+    for match in _UNSEEN.finditer(text):
+        code = f"U+{ord(match.group()):04X}"
+        parts += [escape(text[end : match.start()]), Markup('<span class="unseen">{}</span>').format(code)]
+        end = match.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def question_page(assignment: Assignment, mode: Mode, rubric: Rubric) -> dict[str, Any]:
+    """Values of question.html.j2."""
+    question = assignment.question
+    turns = question.a.prompt if "conversation" in rubric.sees else question.a.prompt[-1:]
+    # The preferred answer of the row is one of the two: shown beside them it would give the gold away.
+    reference = None if question.gold and question.a.source == REFERENCE else question.a.reference
+    draft = assignment.draft or Rating()
+    return {
+        "position": assignment.position,
+        "rubric": rubric,
+        "turns": [{"role": turn.role, "text": turn.content} for turn in turns],
+        "reference": reference if "reference" in rubric.sees else None,
+        "sides": [
+            {"name": name, "text": record.answer}
+            for name, record in zip("AB" if mode == "pairwise" else ("Answer",), assignment.sides, strict=True)
+        ],
+        "steps": _steps(rubric, draft),
+        "choices": _pair_choices(draft) if mode == "pairwise" else _score_choices(rubric, draft),
+        "draft": draft,
+        "mode": mode,
+    }
+
+
+def _steps(rubric: Rubric, draft: Rating) -> list[dict[str, Any]]:
+    keys = iter(STEP_KEYS)
+    return [
+        {
+            "name": step.name,
+            "question": step.question,
+            "options": [
+                {
+                    "name": option.name,
+                    "text": option.text,
+                    "key": next(keys, None),
+                    "chosen": draft.steps.get(step.name) == option.name,
+                }
+                for option in step.options
+            ],
+        }
+        for step in rubric.steps
+    ]
+
+
+def _pair_choices(draft: Rating) -> list[dict[str, Any]]:
+    return [
+        {"field": "winner", "value": v, "label": label, "hint": hint, "press": keys, "chosen": draft.winner == v}
+        for v, label, hint, keys in _PAIR
+    ]
+
+
+def _score_choices(rubric: Rubric, draft: Rating) -> list[dict[str, Any]]:
+    scale = rubric.scale
+    return [
+        {
+            "field": "score",
+            "value": score,
+            "label": str(score),
+            "hint": None,
+            "press": _score_key(score, scale.low),
+            "chosen": draft.score == score,
+            "anchor": scale.anchors.get(score),
+        }
+        for score in range(scale.low, scale.high + 1)
+    ]
+
+
+def _score_key(score: int, low: int) -> str:
+    """The digit; 0 stands for 10 where there is no 0."""
+    if 0 <= score <= 9:
+        return str(score)
+    return "0" if score == 10 and low > 0 else ""
+
+
+def guide_page(rubrics: Sequence[Rubric], mode: Mode) -> dict[str, Any]:
+    """Values of guide.html.j2."""
+    keys = [(hint, label) for _, label, hint, _ in _PAIR]
+    if mode == "absolute":
+        highest = max(rubric.scale.high for rubric in rubrics)
+        keys = [("1–9", "that score"), *([("0", "10")] if highest == 10 else [])]
+    if any(rubric.steps for rubric in rubrics):
+        keys = [("Q, W", "answer the question that comes first"), *keys]
+    return {"rubrics": rubrics, "mode": mode, "keys": keys}

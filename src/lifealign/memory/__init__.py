@@ -1,0 +1,1 @@
+"""A memory with its model: learn, score, answer, recompose."""

@@ -1,0 +1,173 @@
+"""Answers of a memory at several points of its life, as records. What an evaluation has stored is not generated again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lifealign.core.errors import ConfigError, DataError
+from lifealign.data.answers import BASE, AnswerRecord
+from lifealign.data.tasks import Row, Task, rows_sha256
+from lifealign.store.heldout import heldout
+from lifealign.store.manifest import ROOT, TaskManifest
+
+if TYPE_CHECKING:
+    from lifealign.memory.session import Session
+    from lifealign.store.writer import MemoryStore
+
+NOW = "now"
+COUNT = 20
+"""Prompts a task where neither the call nor the memory's configuration (`evaluate.generations`) says how many."""
+ROW_SCORES = ("accuracy", "margin")
+"""Scores of a held-out row's pair that a record carries beside those of the answer: all there is for a task without a rule."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a memory.
+
+    Attributes:
+        tasks: names; empty: all that were learnt.
+        at: points, each a task's name, `BASE` or `NOW`.
+        every_point: instead, for each task: before any task, after it was learnt, and after each later one.
+        count: prompts a task, the first of the split; None: `evaluate.generations` of the memory, else `COUNT`. 1 <= count.
+        max_new_tokens: longest answer, in tokens; None: as the memory's evaluations have it. 1 <= max_new_tokens.
+        source: who answers; None: the memory's strategy.
+        split: `test` or `validation`.
+    """
+
+    tasks: Sequence[str] = ()
+    at: Sequence[str] = (NOW,)
+    every_point: bool = False
+    count: int | None = None
+    max_new_tokens: int | None = None
+    source: str | None = None
+    split: str = "test"
+
+    def check(self) -> None:
+        """Refuse what no memory can answer.
+
+        Raises:
+            ConfigError: a number or split out of range.
+        """
+        if self.split not in ("test", "validation"):
+            raise ConfigError(f"split {self.split!r}: allowed: test, validation")
+        for name in ("count", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value}: allowed: 1 <= {name}")
+
+
+def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Asked) -> list[AnswerRecord]:
+    """Greedy answers to held-out prompts, by point and then by task; the memory is left as it is.
+
+    Args:
+        store: the memory.
+        session: loads the model; called once, and only where an answer is not stored already.
+        asked: what to answer.
+
+    Raises:
+        ConfigError: a number or split out of range.
+        DataError: nothing is learnt yet, no such task, or a task without rows in the split.
+        StoreError: no such point.
+    """
+    asked.check()
+    evaluate = store.identity["config"]["evaluate"]
+    count = asked.count or evaluate["generations"] or COUNT
+    max_new_tokens = asked.max_new_tokens or evaluate["max_new_tokens"]
+    loaded: Session | None = None
+    records = []
+    for point, tasks in _plan(store, asked):
+        scores = [stored_scores(store, point, task, asked.split, count, max_new_tokens) for task in tasks]
+        if missing := [task for task, found in zip(tasks, scores, strict=True) if found is None]:
+            loaded = loaded or session()
+            loaded.load(store, point)
+            made = {t.name: _generate(loaded, point, t, asked.split, count, max_new_tokens) for t in missing}
+            scores = [found or made[task.name] for task, found in zip(tasks, scores, strict=True)]
+        for task, score in zip(tasks, scores, strict=True):
+            assert score is not None
+            records += list(_records(store, point, task, score, asked, count))
+    return records
+
+
+def _plan(store: MemoryStore, asked: Asked) -> list[tuple[TaskManifest, list[Task]]]:
+    """Points, in the order of the memory's life, each with the tasks whose prompts are answered there."""
+    lineage = store.lineage()
+    known = {task.name: task for task in heldout(store)}
+    if not known:
+        raise DataError(f"{store.path}: nothing is learnt yet, so there is no held-out prompt to answer")
+    if unknown := [name for name in asked.tasks if name not in known]:
+        raise DataError(f"{store.path}: no task {unknown[0]!r}; known: {', '.join(known)}")
+    tasks = [known[name] for name in dict.fromkeys(asked.tasks or known)]
+    if empty := [task.name for task in tasks if not rows_of(task, asked.split)]:
+        raise DataError(f"{store.path}: task {empty[0]!r} keeps no {asked.split} rows; learn it with some to ask it")
+    if not asked.every_point:
+        named = {(lineage[0] if at == BASE else store.head if at == NOW else store.find(at)).index for at in asked.at}
+        return [(manifest, tasks) for manifest in lineage if manifest.index in named]
+    learnt = {name: manifest.index for manifest in lineage[1:] for name in manifest.members}
+    return [(m, [t for t in tasks if m.index == 0 or m.index >= learnt[t.name]]) for m in lineage]
+
+
+def rows_of(task: Task, split: str) -> tuple[Row, ...]:
+    """Held-out rows of a task."""
+    return task.test if split == "test" else task.validation
+
+
+def stored_scores(
+    store: MemoryStore, point: TaskManifest, task: Task, split: str, count: int, max_new_tokens: int
+) -> Mapping[str, Any] | None:
+    """The newest evaluation record of a task with answers to its first `count` prompts; None: there is none."""
+    rows = rows_of(task, split)
+    for record in reversed(store.evaluations()):
+        options = record["options"]
+        if record["kind"] != "row" or (record["after"], options["split"]) != (point.directory, split):
+            continue
+        if options.get("max_new_tokens") != max_new_tokens:
+            continue
+        for score in record["scores"]:
+            whole = score["rows_sha256"] == rows_sha256(rows[: options["rows"]])
+            if score["task"] == task.name and whole and len(score["answers"]) >= min(count, len(rows)):
+                found: Mapping[str, Any] = score
+                return found
+    return None
+
+
+def _generate(
+    session: Session, point: TaskManifest, task: Task, split: str, count: int, max_new_tokens: int
+) -> Mapping[str, Any]:
+    return session.score(
+        task.name,
+        rows_of(task, split)[:count],
+        task.checker,
+        generations=count,
+        max_new_tokens=max_new_tokens,
+        title=f"after {point.name}: {task.name}",
+        text_metrics=session.config.evaluate.text_metrics,
+        always_answer=True,
+    ).to_json()
+
+
+def _records(
+    store: MemoryStore, point: TaskManifest, task: Task, score: Mapping[str, Any], asked: Asked, count: int
+) -> Iterable[AnswerRecord]:
+    source = asked.source or store.identity["config"]["strategy"]["name"]
+    stage = sum(len(m.members) for m in store.lineage()[1:] if m.index <= point.index)
+    rows = iter(rows_of(task, asked.split))
+    for i, found in enumerate(score["answers"][:count]):
+        # Rows that do not fit into the context were left out, so answers are a part of the rows, in their order.
+        row = next((row for row in rows if row.prompt[-1].content == found["prompt"]), None)
+        if row is None:
+            return
+        passed = {} if found["passed"] is None else {"pass_rate": float(found["passed"])}
+        yield AnswerRecord.of(
+            task.name,
+            row.prompt,
+            found["answer"],
+            source=source,
+            point=BASE if point.directory == ROOT else point.name,
+            stage=stage,
+            reference=row.chosen,
+            rejected=row.rejected,
+            scores=passed | dict(found["scores"]) | {m: score["rows"][m][i] for m in ROW_SCORES if m in score["rows"]},
+        )

@@ -1,0 +1,507 @@
+"""A memory from Python: create or open, learn, evaluate, look back, export.
+
+    memory = Memory.create("support", RunConfig())
+    memory.learn(task_from_rows("support-tone", "rows.jsonl"))
+    print(memory.evaluate().lines())
+
+Opening, the log, scores and results need no torch; the model is loaded when it is first needed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError, DataError
+from lifealign.core.progress import NullProgress, Progress
+from lifealign.evaluation.guard_results import guard_lines, guard_scores, with_guard
+from lifealign.evaluation.results import ScoreTable, read_scores, run_results
+from lifealign.store.heldout import heldout
+from lifealign.store.manifest import ROOT, TaskManifest
+from lifealign.store.writer import MemoryStore
+
+if TYPE_CHECKING:
+    from lifealign.data.answers import AnswerRecord
+    from lifealign.data.tasks import Message, Row, Task
+    from lifealign.memory.answering import Asked
+    from lifealign.memory.recompose import Composition, Related
+    from lifealign.memory.session import Session
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What learning one task gave.
+
+    Attributes:
+        name: of the task.
+        directory: of the commit, under tasks/.
+        seconds: training and consolidation.
+        diagnostics: of the consolidation, summed over the matrices where there is one.
+        scores: ``<task>.<metric>`` -> mean on held-out rows, after this task; ``guard.<score>`` where there is a guard.
+    """
+
+    name: str
+    directory: str
+    seconds: float
+    diagnostics: Mapping[str, Any]
+    scores: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "diagnostics": dict(self.diagnostics), "scores": dict(self.scores)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of the tasks at one point of the memory's life.
+
+    Attributes:
+        after: directory of the commit.
+        split: held-out split.
+        tasks: task -> metric -> {"value", "low", "high", "rows"}; percent for rates.
+        summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval; see `Memory.summary`.
+        guard: of general ability, see `guard_results`; empty where none is measured.
+    """
+
+    after: str
+    split: str
+    tasks: Mapping[str, Mapping[str, Mapping[str, float]]]
+    summary: Mapping[str, Mapping[str, Any]]
+    guard: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dict(vars(self))
+
+    def lines(self) -> list[str]:
+        """A table for people."""
+        width = max((len(name) for name in self.tasks), default=4)
+        lines = [f"after {self.after}, {self.split} rows"]
+        for name, metrics in self.tasks.items():
+            cells = [f"{m} {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for m, c in metrics.items()]
+            lines.append(f"  {name:<{width}}  " + "  ".join(cells))
+        return lines + guard_lines(self.guard)
+
+
+class Memory:
+    """A durable memory with the model that it belongs to."""
+
+    def __init__(self, store: MemoryStore, session: Session | None = None) -> None:
+        """For `create`, `open` and `pipeline.run_stream`."""
+        self._store = store
+        self._loaded = session
+
+    @classmethod
+    def create(cls, path: str | Path, config: RunConfig | None = None, *, progress: Progress | None = None) -> Memory:
+        """Make a memory for the base model and strategy of `config`.
+
+        Raises:
+            ModelError: the base model cannot be loaded.
+            StoreError: there is something at `path` already, or it cannot be written.
+        """
+        from lifealign.memory.learning import create_memory
+        from lifealign.memory.session import Session
+        from lifealign.strategies.configure import read_config
+
+        tree = (config or RunConfig()).model_dump(mode="json")
+        config = read_config(None, base={**tree, "memory": str(path)})
+        session = Session(config, progress or NullProgress())
+        return cls(create_memory(config, session), session)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Memory:
+        """Open a memory; checks the chain of manifests.
+
+        Raises:
+            StoreError: not a memory, damaged, or of a newer format.
+        """
+        return cls(MemoryStore.open(path))
+
+    @property
+    def path(self) -> Path:
+        """The memory's directory."""
+        return self._store.path
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration that the memory was made with."""
+        return RunConfig.model_validate({**self._store.identity["config"], "memory": str(self.path)})
+
+    def learn(self, task: Task, *, settings: Sequence[str] = (), progress: Progress | None = None) -> TaskResult:
+        """Learn one more task, commit it, and score a row of R. Started again after a kill, it goes on where it was.
+
+        Args:
+            task: rows to learn and to hold out.
+            settings: ``a.b=c`` overrides of the memory's configuration for this task.
+            progress: where to report.
+
+        Raises:
+            ConfigError: a setting that would make another memory (base model, LoRA shape, seed, strategy).
+            DataError: the memory has another task of that name.
+        """
+        from lifealign.memory.guard import score_guard
+        from lifealign.memory.learning import learn_group, same_rows, score_row, writing
+
+        config = self._with_settings(settings)
+        session = self._session(config, progress)
+        started = time.perf_counter()
+        with writing(session, self._store):
+            head = self._store.head
+            score_guard(session, self._store, self._store.lineage()[0], config.guard)
+            known = {name: m for m in self._store.lineage() for name in m.members}
+            if task.name not in known:
+                if config.evaluate.before:
+                    for point in dict.fromkeys((self._store.lineage()[0].directory, head.directory)):
+                        score_row(session, self._store, self._store.find(point), [task], config)
+                head, self._store = learn_group(session, self._store, [task], config)
+            elif known[task.name] is not head or not (same_rows(self._store, head, [task]) and _same(head, config)):
+                raise DataError(
+                    f"{self.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
+                    f"name, or roll back to the task before it"
+                )
+            # else: a killed run committed it; what may be missing is the row of R.
+            score_row(session, self._store, head, heldout(self._store), config)
+            score_guard(session, self._store, head, config.guard)
+        table = read_scores(self._store, config.evaluate.split)
+        scores = {
+            f"{name}.{metric}": table.mean(head.directory, name, metric)
+            for name in table.tasks
+            for metric in table.metrics(head.directory, name)
+        } | guard_scores(self._store, table.stages)
+        seconds = float(head.meta.get("seconds", time.perf_counter() - started))
+        diagnostics = self._store.load_document(head, "diagnostics.json")
+        return TaskResult(task.name, head.directory, seconds, diagnostics.get("summed", diagnostics), scores)
+
+    def evaluate(
+        self,
+        tasks: Sequence[str] | None = None,
+        *,
+        split: str = "test",
+        as_of: str | None = None,
+        generations: int | None = None,
+        text_metrics: Sequence[str] | None = None,
+        guard_text: str | Path | None = None,
+        guard_choices: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Score tasks on the held-out rows that the memory keeps; what was measured already is not measured again.
+
+        Args:
+            tasks: names; None: all learnt up to `as_of`.
+            split: ``test`` or ``validation``.
+            as_of: the model as it was after this task; None: as it is.
+            generations: greedy answers per task, for its rule and the text metrics; None: as configured.
+            text_metrics: names of `text_metrics.TEXT_METRICS`; None: as configured, none where `generations` is 0.
+            guard_text: text whose perplexity guards general ability, before any task and at this point; None: as configured.
+            guard_choices: multiple-choice questions, likewise.
+            progress: where to report.
+
+        Raises:
+            DataError: no such task, or a split without rows.
+            ConfigError: no such text metric, no generations for one, or its library is not installed.
+        """
+        from lifealign.memory.guard import score_guard
+        from lifealign.memory.learning import score_row, writing
+
+        if generations == 0 and text_metrics is None:
+            text_metrics = ()
+        options: dict[str, Any] = {"split": split} | ({} if generations is None else {"generations": generations})
+        if text_metrics is not None:
+            options["text_metrics"] = list(text_metrics)
+        guards = {"text": guard_text, "choices": guard_choices}
+        settings = [f"evaluate.{key}={value}" for key, value in options.items()]
+        settings += [f"guard.{key}={json.dumps(str(path))}" for key, path in guards.items() if path is not None]
+        config = self._with_settings(settings)
+        point = self._point(as_of)
+        available = {t.name: t for t in heldout(self._store, point)}
+        names = list(available) if tasks is None else list(tasks)
+        if unknown := [n for n in names if n not in available]:
+            raise DataError(
+                f"{self.path}: no task {unknown[0]!r} up to {point.directory}; known: {', '.join(available) or 'none'}"
+            )
+        chosen = [available[n] for n in names]
+        self._check_rows(chosen, split)
+        session = self._session(config, progress)
+        with writing(session, self._store):
+            score_row(session, self._store, point, chosen, config)
+            for at in dict.fromkeys((self._store.lineage()[0].directory, point.directory)):
+                score_guard(session, self._store, self._store.find(at), config.guard)
+        table = read_scores(self._store, split)
+        cells = {
+            n: {
+                m: table.cell(point.directory, n, m, config.evaluate.bootstrap)
+                for m in table.metrics(point.directory, n)
+            }
+            for n in names
+        }
+        results = self.results(split)
+        return Evaluation(point.directory, split, cells, with_guard(results), results.get("guard", {}))
+
+    def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
+        """R[k][j], N x N: score on task j after task k; NaN where nothing was measured."""
+        return self._table(split).matrix(metric)
+
+    def summary(self, split: str | None = None) -> dict[str, dict[str, Any]]:
+        """Metric -> {last, ap, bwt, forgetting, learning_accuracy, forward_transfer}, each value with its interval.
+
+        The guard's scores, where it is configured, are metrics with {guard, tax} in their place.
+        """
+        return with_guard(self.results(split))
+
+    def results(self, split: str | None = None) -> dict[str, Any]:
+        """Everything the report shows of this memory, as plain values."""
+        return run_results(self._store, self._table(split))
+
+    def generate(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        *,
+        as_of: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        route: bool = False,
+        route_temperature: float | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Answers of the model as it is, or as it was after a task; other options as in `generate.generate`.
+
+        Args:
+            prompts: each one user turn, or a conversation that ends with one.
+            as_of: the model as it was after this task; None: as it is.
+            weights: task -> weight of its update, 1 where none is given; see `compose`.
+            route: weigh the tasks for each prompt by its likeness to their training prompts (`signatures.route`).
+            route_temperature: of that; None: `recompose.TEMPERATURE`.
+            options: of `generate.generate`, and `progress`.
+
+        Raises:
+            ConfigError: weights or routing for a strategy whose memory is no sum of updates, or both at once.
+            StoreError: an unknown task, or one without a signature.
+        """
+        if weights and route:
+            raise ConfigError("weights and route both decide how much of each task is used; give one of them")
+        if route_temperature is not None and not route:
+            raise ConfigError("route_temperature is read by route only")
+        session = self._session(self.config, options.pop("progress", None))
+        point = self._point(as_of)
+        session.load(self._store, point)
+        if not weights and not route:
+            return session.generate(prompts, **options)
+        from lifealign.data.tasks import turns_of
+        from lifealign.memory.recompose import TEMPERATURE, Composer
+        from lifealign.model.adapters import restore
+
+        composer = Composer(self._store, point)
+        groups = [(composer.weights(weights or {}), list(range(len(prompts))))]
+        if route:
+            ids = [session.encoder.prompt_ids(turns_of(prompt)) for prompt in prompts]
+            groups = composer.groups(session, ids, TEMPERATURE if route_temperature is None else route_temperature)
+        answers = [""] * len(prompts)
+        for chosen, members in groups:
+            restore(session.model, composer(chosen).adapter)
+            for i, text in zip(members, session.generate([prompts[i] for i in members], **options), strict=True):
+                answers[i] = text
+        return answers
+
+    def answers(self, asked: Asked, *, progress: Progress | None = None) -> list[AnswerRecord]:
+        """Greedy answers to held-out prompts at points of the memory's life; see `answering.Asked`, which says what is raised."""
+        from lifealign.memory.answering import answer_memory
+
+        return answer_memory(self._store, lambda: self._session(self.config, progress), asked)
+
+    def related(
+        self,
+        rows: str | Path | Sequence[Row | Mapping[str, Any]],
+        *,
+        steps: int = 4,
+        recipe: str | None = None,
+        as_of: str | None = None,
+        progress: Progress | None = None,
+    ) -> Related:
+        """Which stored tasks new rows are like, and what a few steps on them would do to each; writes nothing.
+
+        Args:
+            rows: as of `task_from_rows`.
+            steps: gradient steps of the forecast; 0: none.
+            recipe: of `suites.paper`, for upstream columns.
+            as_of: the memory as it was after this task; None: as it is.
+            progress: where to report.
+
+        Raises:
+            ConfigError: fewer than 0 steps.
+            DataError: rows that cannot be used, or nothing is learnt yet.
+        """
+        from lifealign.data.tasks import load_rows
+        from lifealign.memory.recompose import relate
+
+        if steps < 0:
+            raise ConfigError(f"steps={steps}: allowed: 0 <= steps")
+        found = load_rows(rows, "rows", recipe=recipe, seed=self.config.seed)
+        session = self._session(self.config, progress)
+        return relate(session, self._store, self._point(as_of), found.rows, steps)
+
+    def compose(
+        self,
+        weights: Mapping[str, float],
+        *,
+        space: str | None = None,
+        out: str | Path | None = None,
+        as_of: str | None = None,
+        split: str = "test",
+        progress: Progress | None = None,
+    ) -> Composition:
+        """Weigh tasks differently, or withdraw them, without training: initial + sum_t w_t * what task t changed.
+
+        With `out` a PEFT adapter is written there. Without, the held-out rows of all tasks are scored with the stored and
+        with the composed weights. The memory is left as it is.
+
+        Args:
+            weights: task -> weight of its update; 0 withdraws it, 1 (where none is given) leaves it as it is.
+            space: `factors` (exact, on A and on B) or `delta_w` (on B A, cut to the adapter's rank); None: the space that
+                the memory was consolidated in, else `factors`.
+            out: a directory that is missing or empty.
+            as_of: the memory as it was after this task; None: as it is.
+            split: held-out rows to score, `test` or `validation`.
+            progress: where to report.
+
+        Raises:
+            ConfigError: a strategy whose memory is no sum of updates, a weight that is not finite, or something at `out`.
+            DataError: no task has rows to score.
+            StoreError: no such task.
+        """
+        from lifealign.memory.recompose import Composer, Composition, score_composed
+        from lifealign.model.adapters import restore
+
+        target = None if out is None else _free(out)
+        config = self._with_settings([f"evaluate.split={split}"])
+        point = self._point(as_of)
+        composer = Composer(self._store, point, space)
+        every = composer.weights(weights)
+        made = composer(every)
+        kept = heldout(self._store, point)
+        if target is None and not any(getattr(t, split) for t in kept):
+            self._check_rows(kept, split)
+        session = self._session(config, progress)
+        scores = None
+        if target is None:
+            scores = score_composed(session, self._store, point, made.adapter, kept, split)
+        else:
+            session.load(self._store, point)
+            restore(session.model, made.adapter)
+            session.export(target, merged=False)
+            self._loaded = None  # its adapter has another form now
+        return Composition(point.directory, every, composer.space, made.truncation_error, made.change, target, scores)
+
+    def export(self, out: str | Path, *, merged: bool = False, as_of: str | None = None) -> Path:
+        """Write a PEFT adapter, or (`merged`) a whole model, that need nothing of this package."""
+        target = _free(out)
+        session = self._session(self.config, None)
+        session.load(self._store, self._point(as_of))
+        session.export(target, merged=merged)
+        self._loaded = None  # its adapter has another form now, or is gone
+        return target
+
+    def log(self) -> list[dict[str, Any]]:
+        """One small record a task on disk; ``current`` tells those of the lineage from those rolled back."""
+        return self._store.log()
+
+    def show(self, name: str) -> dict[str, Any]:
+        """One task: manifest, data report, diagnostics, the last training step, and its scores."""
+        manifest = self._store.find(name)
+        documents = {
+            filename.removesuffix(".json"): self._store.load_document(manifest, filename)
+            for filename in sorted(manifest.files)
+            if filename.endswith(".json")
+        }
+        training = self._store.load_lines(manifest, "training.jsonl") if manifest.directory != ROOT else []
+        table = self._table(None)
+        return {
+            "directory": manifest.directory,
+            "name": manifest.name,
+            "members": list(manifest.members),
+            "parent": manifest.parent,
+            "created": manifest.created,
+            "seed": manifest.seed,
+            "meta": dict(manifest.meta),
+            "versions": dict(manifest.versions),
+            **documents,
+            "last_step": training[-1] if training else None,
+            "scores": {
+                task: {m: table.mean(manifest.directory, task, m) for m in table.metrics(manifest.directory, task)}
+                for task in table.tasks
+            },
+        }
+
+    def verify(self) -> list[str]:
+        """Problems, each naming its file; empty if every byte is as it was written."""
+        return self._store.verify()
+
+    def rollback(self, name: str) -> str:
+        """Go back to a task (or forward again, by directory); nothing is deleted. Returns the directory HEAD is at."""
+        with self._store.writer():
+            return self._store.rollback(name).directory
+
+    def _check_rows(self, tasks: Sequence[Task], split: str) -> None:
+        if empty := [t.name for t in tasks if not getattr(t, split)]:
+            raise DataError(f"{self.path}: task {empty[0]!r} keeps no {split} rows; learn it with some to evaluate it")
+
+    def _table(self, split: str | None) -> ScoreTable:
+        return read_scores(self._store, split or self.config.evaluate.split)
+
+    def _point(self, as_of: str | None) -> TaskManifest:
+        return self._store.head if as_of is None else self._store.find(as_of)
+
+    def _with_settings(self, settings: Sequence[str]) -> RunConfig:
+        from lifealign.strategies import STRATEGIES
+        from lifealign.strategies.configure import read_config
+
+        own = self.config
+        for setting in settings:
+            key, _, value = setting.partition("=")
+            # Before its options are read as another's; a name that no strategy has is refused with the known ones.
+            if key == "strategy.name" and value in STRATEGIES and value != own.strategy.name:
+                raise ConfigError(
+                    f"{self.path}: {key} is fixed for a memory's life: it has {own.strategy.name}, this call says {value}"
+                )
+        config = read_config(None, settings, base=own.model_dump(mode="json"))
+        for what, old, new in (
+            ("model", own.model, config.model),
+            ("lora", own.lora, config.lora),
+            ("data", own.data, config.data),
+            ("seed", own.seed, config.seed),
+            ("memory", own.memory, config.memory),
+        ):
+            if old != new:
+                raise ConfigError(
+                    f"{self.path}: {what} is fixed for a memory's life: it has {old}, this call says {new}"
+                )
+        return config
+
+    def _session(self, config: RunConfig, progress: Progress | None) -> Session:
+        """The loaded model, with the options of this call."""
+        from lifealign.memory.session import Session
+
+        if self._loaded is None or self._loaded.config != config:
+            session = Session(config, progress or NullProgress())
+            session.check_identity(self._store.identity, self.path)
+            self._loaded = session
+        if progress is not None:
+            self._loaded.progress = progress
+        return self._loaded
+
+
+def _same(manifest: TaskManifest, config: RunConfig) -> bool:
+    """Whether a commit was learnt with these settings."""
+    asked = config.model_dump(mode="json", include={"strategy", "sft", "train"})
+    return asked == {key: manifest.config[key] for key in asked}
+
+
+def _free(out: str | Path) -> Path:
+    """A directory to write to, refused if there is something in it."""
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target}: there is something already; give a directory that is missing or empty")
+    return target

@@ -1,0 +1,177 @@
+"""The guard of general ability: what the model could do before any task, measured again after each one.
+
+Perplexity of a text, and accuracy on multiple-choice questions. No task trains on either, so what is lost is what the
+alignment costs ("alignment tax", Askell et al. 2021, arXiv 2112.00861).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lifealign.core.config import GuardConfig
+from lifealign.core.errors import ConfigError, DataError
+from lifealign.core.files import read_bytes
+from lifealign.data.sources import Record, expand_path, read_file
+from lifealign.data.tasks import Message, Row
+from lifealign.evaluation.guard_results import same_probe
+from lifealign.model.encoding import EncodedPair
+
+if TYPE_CHECKING:
+    from lifealign.memory.session import Session
+    from lifealign.store.manifest import TaskManifest
+    from lifealign.store.writer import MemoryStore
+
+KIND = "guard"
+"""Of the evaluation records."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One multiple-choice question.
+
+    Attributes:
+        question: text, the user turn.
+        choices: two or more different answers.
+        answer: position of the right one, from 0.
+        source: ``file: row N``, for messages.
+    """
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    source: str
+
+
+def read_questions(path: str) -> list[Question]:
+    """Questions of a jsonl, json, parquet or csv file with `question`, `choices` and `answer` (a position from 0).
+
+    Raises:
+        DataError: no such file, no row, or a row that is no question; names the file and the row.
+    """
+    rows = read_file(path)
+    if not rows:
+        raise DataError(f"{path}: no question in it")
+    return [_question(row, f"{path}: row {number}") for number, row in enumerate(rows, 1)]
+
+
+def _question(row: Record, where: str) -> Question:
+    if missing := [name for name in ("question", "choices", "answer") if row.get(name) is None]:
+        raise DataError(f"{where}: no {missing[0]!r}; a question has question, choices, answer; got {sorted(row)}")
+    question, choices, answer = row["question"], row["choices"], row["answer"]
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f"{where}: question must be text that is not blank, got {question!r}")
+    if not isinstance(choices, list | tuple) or not all(isinstance(c, str) and c.strip() for c in choices):
+        raise DataError(f"{where}: choices must be a list of texts that are not blank, got {choices!r}")
+    if len(set(choices)) != len(choices) or len(choices) < 2:
+        raise DataError(f"{where}: choices must be two or more, all different, got {choices!r}")
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise DataError(f"{where}: answer must be a position from 0 to {len(choices) - 1}, got {answer!r}")
+    return Question(question, tuple(choices), answer, where)
+
+
+def text_windows(ids: Sequence[int], window: int, stride: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(context, scored) of each window: every id but the first is scored once, with as much context as fits.
+
+    Args:
+        ids: of the text; the first one is context only.
+        window: ids of a window, context included. 2 <= window.
+        stride: ids scored in each window after the first, which scores all but one of its own. 1 <= stride < window.
+    """
+    found = []
+    done = 1
+    while done < len(ids):
+        end = min(len(ids), window if done == 1 else done + stride)
+        start = max(0, end - window)
+        found.append((tuple(ids[start:done]), tuple(ids[done:end])))
+        done = end
+    return found
+
+
+def probes(guard: GuardConfig) -> dict[str, dict[str, Any]]:
+    """Probe (`text`, `choices`) -> what its values are a function of besides the weights; only those configured.
+
+    Raises:
+        StoreError: a file cannot be read.
+        DataError: a variable in its path is not set.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if guard.text is not None:
+        found["text"] = {"window": guard.window, "stride": guard.stride, "tokens": guard.tokens}
+    if guard.choices is not None:
+        found["choices"] = {"questions": guard.questions}
+    for probe, options in found.items():
+        path = str(getattr(guard, probe))
+        content = read_bytes(Path(expand_path(path)))
+        options |= {"path": path, "sha256": hashlib.sha256(content).hexdigest()}
+    return found
+
+
+def score_guard(session: Session, store: MemoryStore, after: TaskManifest, guard: GuardConfig) -> None:
+    """Measure what is configured with the weights as they were after `after`, unless that is stored already.
+
+    The memory must be locked by the caller. One evaluation record a probe: `scores` of the text has `nll` (nats) and
+    `tokens` of each window; of the questions `correct` (0 or 1) of each, and `left_out`, how many do not fit the model's context.
+
+    Raises:
+        ConfigError: a window longer than the model's context.
+        DataError: a file without content, or a row that is no question.
+    """
+    for probe, options in probes(guard).items():
+        wanted = {"probe": probe, **options}
+        if any(
+            r["kind"] == KIND and r["after"] == after.directory and same_probe(r["options"], wanted)
+            for r in store.evaluations()
+        ):
+            continue
+        session.load(store, after)
+        session.strategy.select(session.model, None)
+        title = f"after {after.name}: guard, {probe}"
+        scores = (_score_text if probe == "text" else _score_choices)(session, guard, title)
+        if session.accelerator.is_main_process:
+            store.append_evaluation({"kind": KIND, "after": after.directory, "options": wanted, "scores": scores})
+        session.accelerator.wait_for_everyone()
+
+
+def _score_text(session: Session, guard: GuardConfig, title: str) -> dict[str, Any]:
+    path = expand_path(str(guard.text))
+    longest = session.base.positions
+    if guard.window > longest:
+        raise ConfigError(
+            f"guard.window={guard.window}: the base model's context is {longest} tokens; allowed: 2 to {longest}"
+        )
+    try:
+        text = read_bytes(Path(path)).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
+    ids = session.encoder.text_ids(text)[: guard.tokens]
+    if len(ids) < 2:
+        raise DataError(f"{path}: {len(ids)} token(s); perplexity needs at least two")
+    windows = text_windows(ids, guard.window, guard.stride)
+    pairs = [EncodedPair(context, new, new, False, False, "", i) for i, (context, new) in enumerate(windows)]
+    sums = session.view.chosen_logps(pairs, title)
+    return {"nll": [-value for value in sums], "tokens": [len(new) for _, new in windows]}
+
+
+def _score_choices(session: Session, guard: GuardConfig, title: str) -> dict[str, Any]:
+    questions = read_questions(expand_path(str(guard.choices)))[: guard.questions]
+    rows = [
+        # The other answer is not scored here; it only makes a row of the pair.
+        Row((Message("user", q.question),), choice, q.choices[i - 1], q.source)
+        for q in questions
+        for i, choice in enumerate(q.choices)
+    ]
+    owners = [(k, i) for k, q in enumerate(questions) for i in range(len(q.choices))]
+    # Without the closing token, as others score choices: how an answer ends says nothing of what is known.
+    pairs = [replace(p, chosen=p.chosen[: None if p.chosen_cut else -1]) for p in session.encoder.encode(rows)[0]]
+    sums = session.view.chosen_logps(pairs, title)
+    means: dict[int, dict[int, float]] = {}
+    for pair, value in zip(pairs, sums, strict=True):
+        question, choice = owners[pair.position]
+        means.setdefault(question, {})[choice] = value / len(pair.chosen)
+    whole = {k: found for k, found in means.items() if len(found) == len(questions[k].choices)}
+    correct = [float(max(found, key=found.__getitem__) == questions[k].answer) for k, found in sorted(whole.items())]
+    return {"correct": correct, "left_out": len(questions) - len(correct)}

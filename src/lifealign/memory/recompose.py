@@ -1,0 +1,387 @@
+"""Stored tasks found again, weighed against each other and put together anew: `signatures` and `compose` on a memory.
+
+Nothing here writes to the memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifealign.consolidation import composing as compose
+from lifealign.core.errors import ConfigError, DataError, StoreError
+from lifealign.data.tasks import Row, Task
+from lifealign.evaluation.results import PERCENT
+from lifealign.memory import signatures
+from lifealign.memory.session import ADAPTER, SIGNATURE, Session
+from lifealign.memory.signatures import Signature
+from lifealign.model.adapters import restore, snapshot, trainable
+from lifealign.store.manifest import TaskManifest
+from lifealign.store.reader import MemoryReader
+from lifealign.strategies import STRATEGIES, Step
+from lifealign.training.loop import row_order
+
+TEMPERATURE = 0.5
+"""Of routing, where none is given; see docs/design/recompose.md."""
+
+
+@dataclass(frozen=True)
+class RelatedTask:
+    """How new rows stand to one stored task.
+
+    Attributes:
+        task: name.
+        distance: of the new prompts' centroid to the task's (`signatures.distances`); None without a signature.
+        nearest: share of the new prompts to which this is the nearest task, 0 to 1; None likewise.
+        overlap: cosine of the forecast update with what this task changed, -1 to 1 (`compose.overlap`); None without a
+            forecast. Negative: learning the rows would undo a part of the task.
+    """
+
+    task: str
+    distance: float | None
+    nearest: float | None
+    overlap: float | None
+
+
+@dataclass(frozen=True)
+class Related:
+    """Stored tasks by likeness to new rows, the nearest first; those without a signature come last.
+
+    Attributes:
+        rows: new rows that were looked at.
+        steps: gradient steps behind the forecast; 0: no forecast.
+        tasks: the ranking.
+        notes: what could not be said, and why.
+    """
+
+    rows: int
+    steps: int
+    tasks: tuple[RelatedTask, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "tasks": [vars(t) for t in self.tasks]}
+
+    def lines(self) -> list[str]:
+        """A table for people."""
+        width = max((len(t.task) for t in self.tasks), default=4)
+        lines = [
+            f"{self.rows} rows, forecast of {self.steps} steps; distance in units of the spread within a task, overlap: cosine",
+            f"  {'task':<{width}}  {'distance':>8}  {'nearest':>7}  {'overlap':>7}",
+        ]
+        for t in self.tasks:
+            share = None if t.nearest is None else 100 * t.nearest
+            cells = (_cell(t.distance, 8, ".2f"), _cell(share, 6, ".0f") + "%", _cell(t.overlap, 7, "+.3f"))
+            lines.append(f"  {t.task:<{width}}  " + "  ".join(cells))
+        return [*lines, *self.notes]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A memory's tasks with other weights.
+
+    Attributes:
+        after: directory of the commit that was recomposed.
+        weights: task -> weight of its update, all tasks.
+        space: see `compose.compose`.
+        truncation_error: likewise.
+        change: likewise.
+        out: the PEFT adapter that was written; None: the tasks were scored.
+        scores: task -> metric -> {"stored", "composed"}, means; percent for rates. Empty where an adapter was written.
+    """
+
+    after: str
+    weights: Mapping[str, float]
+    space: str
+    truncation_error: float | None
+    change: float
+    out: Path | None = None
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dict(vars(self))
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"after {self.after}: " + ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items()),
+            f"space {self.space}, change of the weights {100 * self.change:.1f}%"
+            + ("" if self.truncation_error is None else f", truncation error {100 * self.truncation_error:.2f}%"),
+        ]
+        if self.out is not None:
+            lines.append(f"written: {self.out}")
+        for name, metrics in (self.scores or {}).items():
+            cells = [f"{m} {v['stored']:.2f} -> {v['composed']:.2f}" for m, v in metrics.items()]
+            lines.append(f"  {name}: " + ", ".join(cells))
+        return lines
+
+
+# --- signatures -------------------------------------------------------------------------------------------------------
+
+
+def prompt_features(session: Session, rows: Sequence[Row], seed: int, name: str) -> Tensor | None:
+    """Features [N, D] of at most `signatures.PROMPTS` prompts, drawn with the seed; None if no prompt fits."""
+    prompts: list[list[int]] = []
+    for i in row_order(seed, name, "signature", 0, len(rows)):
+        ids = session.encoder.prompt_ids(rows[i].prompt)
+        if 0 < len(ids) < session.encoder.max_length:
+            prompts.append(ids)
+        if len(prompts) == signatures.PROMPTS:
+            break
+    return session.view.features(prompts) if prompts else None
+
+
+def task_signatures(session: Session, tasks: Sequence[Task], seed: int) -> dict[str, Tensor]:
+    """What a commit keeps of its tasks' training prompts; a task without a usable prompt is left out."""
+    features = {task.name: prompt_features(session, task.train, seed, task.name) for task in tasks}
+    return signatures.to_tensors({n: signatures.make_signature(x) for n, x in features.items() if x is not None})
+
+
+def stored_signatures(store: MemoryReader, until: TaskManifest) -> dict[str, Signature | None]:
+    """Signature of every task up to a commit, in the order they were learnt; None where it keeps none."""
+    found: dict[str, Signature | None] = {}
+    for manifest in _learnt(store, until):
+        known = f"{SIGNATURE}.safetensors" in manifest.files
+        own = signatures.from_tensors(store.load_tensors(manifest, SIGNATURE)) if known else {}
+        found |= {name: own.get(name) for name in manifest.members}
+    return found
+
+
+# --- likeness and forecast --------------------------------------------------------------------------------------------
+
+
+def relate(session: Session, store: MemoryReader, until: TaskManifest, rows: Sequence[Row], steps: int) -> Related:
+    """Rank the tasks of a memory by likeness to rows, and forecast what learning the rows would do to each.
+
+    Args:
+        session: of the memory; holds the weights after `until` afterwards.
+        store: the memory.
+        until: the commit that the rows would be learnt on.
+        rows: new rows, at least one that can be encoded.
+        steps: gradient steps of the forecast, each on `train.pairs_per_step` rows; 0: no forecast.
+
+    Raises:
+        DataError: nothing is learnt yet, or no row can be used.
+    """
+    known = stored_signatures(store, until)
+    if not known:
+        raise DataError(f"{store.path}: nothing is learnt up to {until.directory}, so there is no task to compare with")
+    pairs, _ = session.encoder.encode(rows)
+    rows = [rows[p.position] for p in pairs]
+    notes = [f"{name}: no signature (learnt before signatures were kept)" for name, s in known.items() if s is None]
+    signed = {name: s for name, s in known.items() if s is not None}
+    session.load(store, until)
+    near: dict[str, tuple[float, float]] = {}
+    features = prompt_features(session, rows, session.config.seed, "related")
+    if signed and features is not None:
+        every = list(signed.values())
+        gaps = signatures.distances(features.double().mean(0, keepdim=True), every)[0]
+        first = signatures.distances(features, every).argmin(1)
+        shares = [float((first == t).double().mean()) for t in range(len(every))]
+        near = dict(zip(signed, zip(gaps.tolist(), shares, strict=True), strict=True))
+    overlaps: dict[str, float | None] = {}
+    if steps and not session.strategy.sums_updates:
+        notes.append(f"no forecast: {_why_not(session.config.strategy.name)}")
+        steps = 0
+    elif steps:
+        overlaps = forecast(session, store, until, rows, steps)
+    tasks = []
+    for name in known:
+        distance, nearest = near.get(name, (None, None))
+        tasks.append(RelatedTask(name, distance, nearest, overlaps.get(name)))
+    tasks.sort(key=lambda t: math.inf if t.distance is None else t.distance)
+    return Related(len(rows), steps, tuple(tasks), tuple(notes))
+
+
+def forecast(
+    session: Session, store: MemoryReader, until: TaskManifest, rows: Sequence[Row], steps: int
+) -> dict[str, float | None]:
+    """Task -> overlap of what a few steps on the rows change with what the task changed.
+
+    The steps are those of the preference stage (AdamW, clipping, the plain objective of the strategy) at its peak learning
+    rate, from the weights that the model holds and gets back afterwards.
+    """
+    config = session.config.train
+    before, parameters = snapshot(session.model), trainable(session.model)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    epoch_of: list[int] = []
+    for epoch in range(math.ceil(steps * config.pairs_per_step / len(rows))):
+        epoch_of += row_order(session.config.seed, "related", "forecast", epoch, len(rows))
+    for index in range(steps):
+        window = [rows[i] for i in epoch_of[index * config.pairs_per_step :][: config.pairs_per_step]]
+        step = Step(session.model, parameters, session.view.losses_on, index)
+        for name, gradient in step.gradients_on(window).items():
+            parameters[name].grad = gradient
+        torch.nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    after = snapshot(session.model)
+    restore(session.model, before)
+    points = _points(store, until)
+    names = [m.name for m in _learnt(store, until)]
+    return {name: compose.overlap((before, after), (points[t], points[t + 1])) for t, name in enumerate(names)}
+
+
+# --- composing --------------------------------------------------------------------------------------------------------
+
+
+class Composer:
+    """Long-term weights of a memory up to a commit, with any weights for its tasks.
+
+    Args:
+        store: the memory.
+        until: the commit.
+        space: see `compose.compose`; None: the space that the strategy consolidates in, else `factors`.
+
+    Raises:
+        ConfigError: the strategy's memory is no sum of updates, or not in this space.
+    """
+
+    def __init__(self, store: MemoryReader, until: TaskManifest, space: str | None = None) -> None:
+        config = store.identity["config"]
+        name, own = config["strategy"]["name"], config["strategy"].get("space", "factors")
+        if not STRATEGIES[name].sums_updates:
+            raise ConfigError(f"{store.path}: {_why_not(name)}")
+        if space not in (None, "factors", "delta_w"):
+            raise ConfigError(f"space {space!r}: allowed: factors, delta_w")
+        if own == "delta_w" and space == "factors":
+            raise ConfigError(
+                f"{store.path}: space factors: this memory was consolidated in delta_w, where the factors are split anew after "
+                "each task and their differences are no updates; allowed here: delta_w"
+            )
+        self.store, self.until = store, until
+        self.space: compose.Space = "delta_w" if "delta_w" in (space, own) else "factors"
+        self.names = [m.name for m in _learnt(store, until)]
+        self._points = _points(store, until)
+        self._seed = int(config["seed"])
+
+    def weights(self, given: Mapping[str, float]) -> dict[str, float]:
+        """A weight for every task; 1 where none is given.
+
+        Raises:
+            StoreError: no such task up to the commit.
+            ConfigError: a weight that is not finite.
+        """
+        known = {key: m.name for m in _learnt(self.store, self.until) for key in (m.directory, m.name)}
+        weights = dict.fromkeys(self.names, 1.0)
+        for name, weight in given.items():
+            if name not in known:
+                raise StoreError(
+                    f"{self.store.path}: no task {name!r} up to {self.until.directory}; known: {', '.join(self.names) or 'none'}"
+                )
+            if not math.isfinite(weight):
+                raise ConfigError(f"weight {name}={weight}: it must be a finite number")
+            weights[known[name]] = float(weight)
+        return weights
+
+    def __call__(self, weights: Mapping[str, float]) -> compose.Composed:
+        """See `compose.compose`."""
+        return compose.compose(self._points, [weights[name] for name in self.names], self.space, self._seed)
+
+    def routed(self, session: Session, prompts: Sequence[Sequence[int]], temperature: float) -> list[dict[str, float]]:
+        """Weights for each prompt by its likeness to the tasks (`signatures.route`).
+
+        Args:
+            session: of the memory.
+            prompts: token ids.
+            temperature: 0 < temperature.
+
+        Raises:
+            StoreError: a task keeps no signature, or nothing is learnt.
+            ConfigError: the temperature is out of range.
+        """
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise ConfigError(f"route temperature {temperature}: it must be greater than 0")
+        known = stored_signatures(self.store, self.until)
+        if missing := [name for name, s in known.items() if s is None]:
+            raise StoreError(
+                f"{self.store.path}: no signature of {', '.join(missing)} (learnt before signatures were kept), so prompts "
+                "cannot be routed; give weights instead, or learn the tasks anew"
+            )
+        if not known:
+            raise StoreError(
+                f"{self.store.path}: nothing is learnt up to {self.until.directory}, so there is nothing to route to"
+            )
+        gaps = signatures.distances(session.view.features(prompts), [s for s in known.values() if s is not None])
+        return [dict(zip(known, row, strict=True)) for row in signatures.route(gaps, temperature).tolist()]
+
+    def groups(
+        self, session: Session, prompts: Sequence[Sequence[int]], temperature: float
+    ) -> list[tuple[dict[str, float], list[int]]]:
+        """Prompts that are routed to the same weights: the weights, and the prompts' positions."""
+        found: dict[tuple[float, ...], list[int]] = {}
+        for i, weights in enumerate(self.routed(session, prompts, temperature)):
+            found.setdefault(tuple(weights[name] for name in self.names), []).append(i)
+        return [(dict(zip(self.names, key, strict=True)), members) for key, members in found.items()]
+
+
+def score_composed(
+    session: Session,
+    store: MemoryReader,
+    until: TaskManifest,
+    adapter: Mapping[str, Tensor],
+    tasks: Sequence[Task],
+    split: str,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean scores of held-out rows with the stored and with composed weights; nothing is recorded.
+
+    Args:
+        session: of the memory; holds the composed weights afterwards.
+        store: the memory.
+        until: the commit that was recomposed.
+        adapter: of `Composer`.
+        tasks: with held-out rows; a task without any is left out.
+        split: `test` or `validation`.
+    """
+    options = session.config.evaluate
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    session.load(store, until)
+    for which in ("stored", "composed"):
+        if which == "composed":
+            restore(session.model, adapter)
+        for task in tasks:
+            rows = getattr(task, split)[: options.rows]
+            if not rows:
+                continue
+            scores = session.score(
+                task.name,
+                rows,
+                task.checker,
+                generations=options.generations,
+                max_new_tokens=options.max_new_tokens,
+                title=f"{which}: score {task.name}",
+            )
+            for metric, values in scores.rows.items():
+                scale = 100.0 if metric in PERCENT else 1.0
+                mean = scale * sum(values) / len(values) if values else math.nan
+                found.setdefault(task.name, {}).setdefault(metric, {})[which] = mean
+    return found
+
+
+def _learnt(store: MemoryReader, until: TaskManifest) -> list[TaskManifest]:
+    return [m for m in store.lineage()[1:] if m.index <= until.index]
+
+
+def _points(store: MemoryReader, until: TaskManifest) -> list[dict[str, Tensor]]:
+    """Adapters before the first task and after each task up to a commit."""
+    return [store.load_tensors(m, ADAPTER) for m in (store.lineage()[0], *_learnt(store, until))]
+
+
+def _why_not(strategy: str) -> str:
+    able = ", ".join(sorted(name for name, cls in STRATEGIES.items() if cls.sums_updates))
+    return (
+        f"strategy {strategy} keeps no sum of its tasks' updates in one adapter, so a task cannot be weighted by itself; "
+        f"strategies that do: {able}"
+    )
+
+
+def _cell(value: float | None, width: int, form: str) -> str:
+    return f"{'-' if value is None else format(value, form):>{width}}"

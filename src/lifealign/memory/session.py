@@ -1,0 +1,215 @@
+"""A loaded model with its strategy: what learning, scoring and generating need while a process lives."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError, StoreError
+from lifealign.core.files import cache_dir, staged_directory, writing
+from lifealign.core.progress import Progress
+from lifealign.data import planted as suites
+from lifealign.data.tasks import Message, Row, turns_of
+from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
+from lifealign.model.adapters import load_base, restore, snapshot
+from lifealign.model.encoding import Encoder
+from lifealign.model.generate import generate
+from lifealign.model.logp_cache import ReferenceCache
+from lifealign.model.logps import causal_lm
+from lifealign.model.wheels import needs_conversion
+from lifealign.store.manifest import TaskManifest
+from lifealign.store.reader import MemoryReader
+from lifealign.strategies import make_strategy
+from lifealign.training.model_view import LoadedView
+
+ADAPTER, UPDATE, STATE, SIGNATURE = "adapter", "update", "state", "signature"
+"""Stems of a task's tensor files: long-term weights, what the task changed in them, the strategy's state, and where its
+prompts lie in the base model's hidden space."""
+
+
+class Session:
+    """Base model, adapter, strategy and encoder of one memory.
+
+    Args:
+        config: of the run; `model.dtype` resolved or `auto`.
+        progress: where to report.
+    """
+
+    def __init__(self, config: RunConfig, progress: Progress) -> None:
+        self.config = config
+        self.progress = progress
+        trackers = list(config.train.trackers)
+        self.accelerator = Accelerator(
+            log_with=trackers or None, project_dir=str(Path(config.memory) / "work" / "trackers") if trackers else None
+        )
+        self._tracking = not trackers
+        if needs_conversion(config.model.name):
+            progress.say(f"converting {config.model.name} from its wheel (once, about half a minute)")
+        self.base = load_base(config.model)
+        longest = min(config.data.max_length, self.base.positions)
+        if longest < config.data.max_length:
+            progress.say(
+                f"data.max_length={config.data.max_length}: the base model's context is {longest} tokens, which is the limit"
+            )
+        self.encoder = Encoder(self.base.tokenizer, self.base.template, longest, config.data.long_prompts)
+        self.strategy = make_strategy(config.strategy, config.lora, config.seed)
+        self.model = self.strategy.attach(self.base.model).to(self.accelerator.device)
+        self.model.eval()
+        self.initial = snapshot(self.model)
+        self.view = LoadedView(
+            self.base,
+            self.model,
+            self.strategy,
+            self.encoder,
+            config,
+            self.accelerator,
+            ReferenceCache(cache_dir() / "logps.sqlite"),
+            progress,
+        )
+        self.strategy.view = self.view
+        self.reward_beta = float(getattr(self.strategy.config, "beta", 0.1))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a memory is tied to: base model, tokenizer, template, adapter shape, strategy."""
+        return {
+            "base": dict(self.base.identity),
+            **self.encoder.identity(),
+            "lora": self.config.lora.model_dump(mode="json"),
+            "strategy": self.config.strategy.model_dump(mode="json"),
+        }
+
+    def start_tracking(self) -> None:
+        """Start the experiment trackers, once; they write below the memory's directory, so the memory must be there."""
+        if not self._tracking:
+            # accelerate only warns of a tracker that is not installed, and then nothing is tracked.
+            if missing := [t for t in self.config.train.trackers if importlib.util.find_spec(t) is None]:
+                raise ConfigError(f"train.trackers: {missing} not installed; pip install {' '.join(missing)}")
+            self.accelerator.init_trackers("lifealign")
+            self._tracking = True
+
+    def check_identity(self, identity: Mapping[str, Any], where: Path) -> None:
+        """Refuse a memory of another base model, tokenizer, template or adapter shape.
+
+        Raises:
+            StoreError: says what differs, what the memory has and what was loaded.
+        """
+        own = self.identity
+        pairs = [
+            ("base model weights", identity["base"]["weights"], own["base"]["weights"]),
+            ("tokenizer", identity["tokenizer_sha256"], own["tokenizer_sha256"]),
+            ("prompt template", identity["template_sha256"], own["template_sha256"]),
+            ("LoRA shape", identity["lora"], own["lora"]),
+            ("strategy", identity["strategy"].get("name"), own["strategy"].get("name")),
+        ]
+        for what, stored, loaded in pairs:
+            if stored != loaded:
+                raise StoreError(f"{where}: the {what} differs: the memory has {stored}, this run has {loaded}")
+
+    def load(self, store: MemoryReader, task: TaskManifest) -> None:
+        """Put a task's long-term weights and strategy state in place."""
+        # Margins of all rows of R are in one unit, whatever beta a later task was learnt with.
+        self.reward_beta = float(store.identity["config"]["strategy"].get("beta", self.reward_beta))
+        self._place(store.load_tensors(task, ADAPTER), store.load_tensors(task, STATE))
+
+    @contextmanager
+    def as_of(self, store: MemoryReader, task: TaskManifest) -> Iterator[None]:
+        """The model as it was after a task, and after the block again as it is now."""
+        weights, state = snapshot(self.model), self.strategy.state_dict()
+        self.load(store, task)
+        try:
+            yield
+        finally:
+            self._place(weights, state)
+
+    def _place(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        self.strategy.load_state_dict(state)
+        self.strategy.mount(self.model)
+        restore(self.model, weights)
+
+    def score(
+        self,
+        task: str,
+        rows: Sequence[Row],
+        checker: str | None,
+        *,
+        generations: int,
+        max_new_tokens: int,
+        title: str,
+        text_metrics: Sequence[str] = (),
+        always_answer: bool = False,
+    ) -> TaskScores:
+        """Scores of one task's held-out rows with the model as it is; `always_answer`: answers that nothing is asked of, too."""
+        self.strategy.select(self.model, task)
+        pairs, _ = self.encoder.encode(rows)
+        reference = self.view.logps(pairs, base=True, title=f"{title}: reference")
+        policy = self.view.logps(pairs, base=False, title=title)
+        scores = score_rows(policy, reference, pairs, self.reward_beta)
+        scorer = AnswerScorer(None if checker is None else suites.checker(checker), text_metrics)
+        if not generations or not (scorer or always_answer):
+            return TaskScores(task, scores)
+        encoded = {p.digest for p in pairs}
+        fitting = [row for row in rows if row.digest in encoded]
+        found = answer_rows(
+            self.model,
+            self.encoder,
+            fitting,
+            scorer,
+            generations,
+            max_new_tokens,
+            self.progress,
+            f"{title}: answers",
+            prefix=self.strategy.prefix,
+        )
+        return replace(found, task=task, rows=scores | dict(found.rows))
+
+    def generate(self, prompts: Sequence[str | Sequence[Message]], **options: Any) -> list[str]:
+        """Answers to prompts, each one user turn or a conversation that ends with one; see `generate.generate`."""
+        self.strategy.select(self.model, None)
+        turns = [turns_of(p) for p in prompts]
+        return generate(self.model, self.encoder, turns, progress=self.progress, prefix=self.strategy.prefix, **options)
+
+    def export(self, out: Path, *, merged: bool) -> Path:
+        """Write a PEFT adapter, or the base model with the adapter merged in (float32), with its tokenizer.
+
+        The session is of no use for anything else afterwards.
+
+        Raises:
+            ConfigError: what the strategy trains cannot be merged.
+            StoreError: `out` cannot be written; then there is nothing at `out`.
+        """
+        self.strategy.select(self.model, None)
+        model: Any = self.strategy.to_peft(self.model)
+        if merged and not hasattr(model, "merge_and_unload"):
+            raise ConfigError(
+                f"what strategy {self.config.strategy.name} trains cannot be merged into the model's weights; export without --merged"
+            )
+        if merged:
+            # In float32 whatever the base was loaded in: small updates would be lost in bfloat16.
+            model = model.float().merge_and_unload()
+            assert model is causal_lm(model)
+        else:
+            model.peft_config["default"].base_model_name_or_path = self.base.model.config._name_or_path
+        with writing(out):
+            if not out.parent.exists():
+                out.parent.mkdir(parents=True)
+            with staged_directory(out) as staged:
+                try:
+                    with torch.no_grad():
+                        model.save_pretrained(str(staged))
+                except SafetensorError as error:  # how it says that a disk is full
+                    raise StoreError(
+                        f"{out}: cannot be written: {error}; what was stored before is untouched"
+                    ) from error
+                self.base.tokenizer.save_pretrained(str(staged))
+        return out

@@ -1,0 +1,1 @@
+"""Token ids, packed rows, the base model with its adapter, log-probs, generation."""

@@ -1,0 +1,106 @@
+"""Answers of the model: batched greedy or sampled generation with the adapter as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+
+from lifealign.core.errors import DataError
+from lifealign.core.progress import NullProgress, Progress
+from lifealign.data.tasks import Message
+from lifealign.model.encoding import Encoder
+from lifealign.model.logps import causal_lm
+
+Prefix = Callable[[Sequence[Sequence[int]]], list[tuple[int, ...]]]
+"""Virtual token ids to put before each prompt (`strategies.base.Strategy.prefix`)."""
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    encoder: Encoder,
+    prompts: Sequence[Sequence[Message]],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    title: str = "generate",
+    prefix: Prefix | None = None,
+) -> list[str]:
+    """One answer per prompt, without special tokens, in the order of the prompts.
+
+    Args:
+        model: with or without adapter.
+        encoder: template and tokenizer.
+        prompts: conversations that end with a user turn.
+        max_new_tokens: longest answer, tokens; at least 1.
+        temperature: 0 is greedy, otherwise sampling. 0 <= temperature.
+        top_p: nucleus of the sampling. 0 < top_p <= 1.
+        seed: of the sampling.
+        batch_size: prompts at once.
+        progress: where to report.
+        title: of the progress stage.
+        prefix: of the strategy, where prompts have virtual tokens before them.
+
+    Raises:
+        DataError: a prompt longer than the encoder's `max_length`, or an option out of range.
+    """
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise DataError(
+            f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: "
+            "allowed are max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
+        )
+    ids = [encoder.prompt_ids(prompt) for prompt in prompts]
+    for number, prompt_ids in enumerate(ids, 1):
+        if len(prompt_ids) >= encoder.max_length:
+            raise DataError(
+                f"prompt {number}: {len(prompt_ids)} tokens, the limit is data.max_length={encoder.max_length} with room for one more"
+            )
+    if prefix is not None:
+        ids = [[*before, *prompt] for before, prompt in zip(prefix(ids), ids, strict=True)]
+    # Prompts of like length together: a batch is as wide as its longest prompt.
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    lm = causal_lm(model)
+    device = next(lm.parameters()).device
+    eos = int(encoder.tokenizer.eos_token_id)
+    # A configuration of our own: a model's may hold a repetition penalty and the like, and greedy must mean greedy.
+    ends = lm.generation_config.eos_token_id if lm.generation_config is not None else None
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        if temperature > 0
+        else {"do_sample": False}
+    )
+    options = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        pad_token_id=eos,
+        eos_token_id=sorted({eos, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}),
+        repetition_penalty=1.0,
+        **sampling,
+    )
+    answers = [""] * len(ids)
+    model.eval()
+    with (progress or NullProgress()).stage(title, len(ids), "answers") as stage, torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            width = max(len(ids[i]) for i in batch)
+            input_ids = torch.full((len(batch), width), int(eos), dtype=torch.long)
+            mask = torch.zeros_like(input_ids)
+            for row, i in enumerate(batch):
+                input_ids[row, width - len(ids[i]) :] = torch.tensor(ids[i])
+                mask[row, width - len(ids[i]) :] = 1
+            output = lm.generate(
+                input_ids=input_ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=options,
+            )
+            for row, i in enumerate(batch):
+                answers[i] = str(encoder.tokenizer.decode(output[row, width:], skip_special_tokens=True)).strip()
+            stage.advance(len(batch))
+    return answers

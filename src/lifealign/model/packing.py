@@ -1,0 +1,210 @@
+r"""Token ids become packed rows, or (the fall-back) a batch of plain ones. See docs/design/preference-step.md.
+
+Tensor shapes: L columns of one packed row, T response tokens of it, B pairs.
+
+A packed row holds several pairs. Each pair's prompt stands once; its chosen and its rejected answer both continue it,
+and the rejected answer's positions restart after the prompt. What all prompts of a row begin with (a system turn, say)
+stands once for the whole row. So a row is a small tree of token spans, and attention follows the path from the root:
+
+    root -- prompt 1 + chosen 1          columns in one row:  root | prompt 1 + chosen 1 | rejected 1 | prompt 2 + ...
+         |        \- rejected 1
+         |- prompt 2 + chosen 2
+                  \- rejected 2
+
+The last token of an answer is only ever a target, so it is not fed in at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifealign.model.encoding import EncodedPair, common_prefix
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Columns ``start:end`` of a packed row, which see `context` (column spans, in order) and themselves causally."""
+
+    start: int
+    end: int
+    context: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    """What a strategy's loss sees of the pairs of one forward.
+
+    Attributes:
+        index_B: positions of the pairs' rows in the training set that the strategy gave.
+        chosen_lengths_B: response tokens of the chosen answers, float32.
+        rejected_lengths_B: likewise for the rejected answers.
+        token_T: the policy's log-probs of all response tokens, chosen then rejected of each pair (SFT: chosen only), with
+            a graph; None outside of training.
+        prompts: ids of the pairs' prompts as they stand in the pack, virtual ones included.
+    """
+
+    index_B: Tensor
+    chosen_lengths_B: Tensor
+    rejected_lengths_B: Tensor
+    token_T: Tensor | None = None
+    prompts: tuple[tuple[int, ...], ...] = ()
+
+    def tokens(self) -> list[Tensor]:
+        """`token_T` of the preference stage cut into one part a pair."""
+        assert self.token_T is not None
+        sizes = (self.chosen_lengths_B + self.rejected_lengths_B).long().tolist()
+        return list(torch.split(self.token_T, sizes))
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One packed row, or (plain) one right-padded batch of rows.
+
+    Attributes:
+        input_ids: [1, L] packed, [rows, L] plain.
+        position_ids: like `input_ids`; restart for each branch.
+        mask: [rows, L] 1 for real columns, plain only; from lengths, never from the pad id.
+        segments: attention layout of a packed row; empty for a plain one.
+        source_T: flat index (into rows * L) of the column whose hidden state predicts each response token.
+        target_T: the response tokens.
+        sizes: response tokens per answer, ordered chosen 0, rejected 0, chosen 1, ... (chosen only: one per pair).
+        batch: what the strategy sees.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    mask: Tensor | None
+    segments: tuple[Segment, ...]
+    source_T: Tensor
+    target_T: Tensor
+    sizes: tuple[int, ...]
+    batch: PreferenceBatch
+
+    @property
+    def tokens(self) -> int:
+        """Columns fed to the model."""
+        return int(self.input_ids.numel())
+
+    def to(self, device: torch.device) -> Pack:
+        """The pack with its tensors on `device`."""
+        move = {name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source_T", "target_T")}
+        tensors: dict[str, Any] = {k: v.to(device) for k, v in vars(self.batch).items() if isinstance(v, Tensor)}
+        batch = replace(self.batch, **tensors)
+        mask = None if self.mask is None else self.mask.to(device)
+        return Pack(**move, mask=mask, segments=self.segments, sizes=self.sizes, batch=batch)
+
+
+def with_prefix(pairs: Sequence[EncodedPair], prefixes: Sequence[tuple[int, ...]]) -> list[EncodedPair]:
+    """The pairs with virtual tokens in front of their prompts (see `soft_prompt`)."""
+    return [
+        replace(p, prompt=v + p.prompt, opening=len(v) + p.opening) if v else p
+        for p, v in zip(pairs, prefixes, strict=True)
+    ]
+
+
+def cost(pair: EncodedPair, shared_prefix: bool, chosen_only: bool = False) -> int:
+    """Columns that a pair adds to a row, before what the row's prompts share is taken off."""
+    answers = (pair.chosen,) if chosen_only else (pair.chosen, pair.rejected)
+    columns = sum(len(a) - 1 for a in answers)
+    return columns + len(pair.prompt) * (1 if shared_prefix else len(answers))
+
+
+def split_by_budget(
+    pairs: Sequence[EncodedPair], index: Sequence[int], budget: int, shared_prefix: bool, chosen_only: bool = False
+) -> Iterator[list[int]]:
+    """Cut `index` (positions in `pairs`), in its order, into groups of at most `budget` columns; a longer pair goes alone."""
+    group: list[int] = []
+    used = 0
+    for i in index:
+        columns = cost(pairs[i], shared_prefix, chosen_only)
+        if group and used + columns > budget:
+            yield group
+            group, used = [], 0
+        group.append(i)
+        used += columns
+    if group:
+        yield group
+
+
+def pack_pairs(
+    pairs: Sequence[EncodedPair], index: Sequence[int], shared_prefix: bool, chosen_only: bool = False
+) -> Pack:
+    """Lay the pairs at `index` into one packed row (`shared_prefix`) or a batch of plain rows."""
+    chosen = [pairs[i] for i in index]
+    batch = PreferenceBatch(
+        torch.tensor([p.position for p in chosen]),
+        torch.tensor([float(len(p.chosen)) for p in chosen]),
+        torch.tensor([float(len(p.rejected)) for p in chosen]),
+        prompts=tuple(p.prompt for p in chosen),
+    )
+    build = _packed if shared_prefix else _plain
+    return build(chosen, batch, chosen_only)
+
+
+def _packed(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: bool) -> Pack:
+    root = common_prefix([p.prompt[: p.opening + 1] for p in pairs])
+    ids: list[int] = list(pairs[0].prompt[:root])
+    positions = list(range(root))
+    segments: list[Segment] = [Segment(0, root, ())] if root else []
+    context = ((0, root),) if root else ()
+    source: list[int] = []
+    target: list[int] = []
+    sizes: list[int] = []
+    for pair in pairs:
+        start = len(ids)
+        own = pair.prompt[root:]
+        ids += [*own, *pair.chosen[:-1]]
+        positions += range(root, len(pair.prompt) + len(pair.chosen) - 1)
+        segments.append(Segment(start, len(ids), context))
+        first = start + len(own) - 1  # last prompt column; predicts the first token of either answer
+        source += range(first, first + len(pair.chosen))
+        target += pair.chosen
+        sizes.append(len(pair.chosen))
+        if chosen_only:
+            continue
+        branch = len(ids)
+        ids += pair.rejected[:-1]
+        positions += range(len(pair.prompt), len(pair.prompt) + len(pair.rejected) - 1)
+        if len(ids) > branch:
+            segments.append(Segment(branch, len(ids), (*context, (start, start + len(own)))))
+        source += [first, *range(branch, len(ids))]
+        target += pair.rejected
+        sizes.append(len(pair.rejected))
+    return Pack(
+        torch.tensor([ids]),
+        torch.tensor([positions]),
+        None,
+        tuple(segments),
+        torch.tensor(source),
+        torch.tensor(target),
+        tuple(sizes),
+        batch,
+    )
+
+
+def _plain(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: bool) -> Pack:
+    rows = [
+        (pair.prompt, answer)
+        for pair in pairs
+        for answer in ((pair.chosen,) if chosen_only else (pair.chosen, pair.rejected))
+    ]
+    width = max(len(prompt) + len(answer) - 1 for prompt, answer in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)  # any id does where the mask is 0
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    source: list[int] = []
+    target: list[int] = []
+    for i, (prompt, answer) in enumerate(rows):
+        row = [*prompt, *answer[:-1]]
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+        first = i * width + len(prompt) - 1
+        source += range(first, first + len(answer))
+        target += answer
+    positions = torch.arange(width).expand(len(rows), width)
+    sizes = tuple(len(answer) for _, answer in rows)
+    return Pack(ids, positions, mask, (), torch.tensor(source), torch.tensor(target), sizes, batch)

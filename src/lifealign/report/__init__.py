@@ -1,0 +1,1 @@
+"""Pages, tables, charts and terminal text."""

@@ -1,0 +1,328 @@
+"""What the report shows, as plain values for the template: tables, matrices, comparisons. See `report`.
+
+A missing number is None from here on and is shown as such; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from lifealign.evaluation.guard_results import GUARDS
+from lifealign.evaluation.metrics import seeds_interval
+from lifealign.evaluation.results import LOWER_IS_BETTER, NEITHER_IS_BETTER
+from lifealign.evaluation.text_metrics import FLOORS, TEXT_METRICS
+from lifealign.report import charts, tables
+
+View = dict[str, Any]
+_LABELS = {
+    "accuracy": "Preference accuracy, %",
+    "margin": "Reward margin",
+    "likelihood_accuracy": "Likelihood accuracy, %",
+    "nll": "NLL per token, nats",
+    "pass_rate": "Pass rate, %",
+    "perplexity": "Perplexity",
+    "choice_accuracy": "Multiple choice, %",
+    **{name: metric.label for name, metric in TEXT_METRICS.items()},
+}
+_NOTES = {
+    "accuracy": "Share of held-out rows whose chosen answer has the higher implicit reward against the base model.",
+    "margin": "Mean implicit reward of the chosen minus the rejected answer, against the base model.",
+    "likelihood_accuracy": "Share of held-out rows whose chosen answer is the more likely one per token; no reference.",
+    "nll": "Negative log-likelihood per token of the chosen answer. Lower is better.",
+    "pass_rate": "Share of greedy answers that pass the task's own rule.",
+    **{name: metric.note for name, metric in TEXT_METRICS.items()},
+}
+
+
+class Summary(NamedTuple):
+    """A summary of a score matrix: its name, what it says, and whether more is better where a higher score is."""
+
+    label: str
+    text: str
+    higher: bool
+
+
+SUMMARIES = {
+    "last": Summary("Last", "mean over tasks after the last one", True),
+    "ap": Summary("AP", "mean over stages of the mean over the tasks learnt so far", True),
+    "bwt": Summary("BWT", "backward transfer: change since each task was learnt", True),
+    "forgetting": Summary("Forgetting", "what was lost of the best earlier score", False),
+    "learning_accuracy": Summary("Learnt", "mean score of each task right after it was learnt", True),
+    "forward_transfer": Summary("FWT", "forward transfer: score before learning a task minus that of the base", True),
+}
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON values; numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def metric_label(metric: str) -> str:
+    """For people, with the unit."""
+    return _LABELS.get(metric, metric)
+
+
+def number(value: Any, metric: str = "") -> str:
+    """A number for people: two decimals for percent, three otherwise, more where it is small; "" for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int):
+        return str(value)
+    if metric_label(metric).endswith("%"):
+        text = f"{value:.2f}"
+    else:
+        text = f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def interval(cell: Any) -> View:
+    """{"value", "low", "high"} of a summary's cell, None where there is none."""
+    given = cell if isinstance(cell, Mapping) else {"value": cell}
+    return {key: given.get(key) for key in ("value", "low", "high")}
+
+
+def limits(scores: Mapping[str, Any], k: int, j: int) -> tuple[Any, Any]:
+    """The interval of R[k][j]; None where there is none."""
+    low, high = (scores.get(side) for side in ("low", "high"))
+    return (low[k][j] if low else None, high[k][j] if high else None)
+
+
+def run_labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each run, no two alike: the method, with seed, directory and number as far as they are needed."""
+    parts = [
+        (str(r.get("method")), f"seed {r.get('seed')}", PurePath(str(r.get("memory") or "")).name, f"#{i + 1}")
+        for i, r in enumerate(runs)
+    ]
+    for depth in range(1, 5):
+        labels = [", ".join(p for p in part[:depth] if p) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    raise AssertionError("numbers differ")
+
+
+def metrics_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Metrics that at least one run has, in the order of the first that has them."""
+    return list(dict.fromkeys(m for run in runs for m in run.get("scores", {})))
+
+
+def stages(run: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> list[tuple[str, Sequence[Any]]]:
+    """Rows of R in which something was measured, each with the name of its stage.
+
+    Tasks learnt in one go (joint training) have one stage, named like the commit.
+    """
+    tasks, commits = run["tasks"], list(run.get("training") or ())
+    joint = len(tasks) > 1 and len(commits) == 1
+    return [(commits[0] if joint else tasks[k], row) for k, row in enumerate(rows) if any(v is not None for v in row)]
+
+
+def page(results: Mapping[str, Any]) -> View:
+    """Everything the template reads."""
+    runs = results["runs"]
+    labels = run_labels(runs)
+    return {
+        "title": results.get("title") or "lifealign",
+        "created": results.get("created"),
+        "version": results.get("lifealign_version"),
+        "runs": [
+            {
+                "label": label,
+                **{key: run.get(key) for key in ("method", "seed", "base_model", "memory")},
+                "tasks": run.get("tasks", []),
+            }
+            for label, run in zip(labels, runs, strict=True)
+        ],
+        "panels": [_panel(metric, runs, labels) for metric in metrics_of(runs)],
+        "training": charts.training(runs, labels),
+        "commits": [v for run, label in zip(runs, labels, strict=True) if (v := tables.commits(run, label))],
+        "consolidation": [
+            v for run, label in zip(runs, labels, strict=True) if (v := tables.consolidation(run, label))
+        ],
+        "data": tables.data(runs, labels),
+        "config": tables.compare([tables.flat(run.get("config") or {}) for run in runs], labels),
+        "guard": _guard(runs, labels),
+        "guard_labels": {name: metric_label(name) for name in GUARDS.values()},
+        "answers": results.get("answers"),
+        "versions": tables.compare([run.get("versions") or {} for run in runs], labels),
+    }
+
+
+def _panel(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
+    """One metric: its table, its matrices and its curves."""
+    held = [(run, label) for run, label in zip(runs, labels, strict=True) if metric in run.get("scores", {})]
+    values = [v for run, _ in held for row in run["scores"][metric]["R"] for v in row if v is not None]
+    values += [v for run, _ in held for v in run["scores"][metric].get("before") or [] if v is not None]
+    scale = (min(values), max(values)) if values else (0.0, 1.0)
+    return {
+        "name": metric,
+        "label": metric_label(metric),
+        "note": _NOTES.get(metric, ""),
+        "lower": metric in LOWER_IS_BETTER,
+        "neither": metric in NEITHER_IS_BETTER,
+        "scale": scale,
+        "table": _summary_table(metric, runs, labels),
+        "floors": _floors(metric, held),
+        "seeds": _seeds(metric, runs),
+        "matrices": [_matrix(metric, run, label, scale) for run, label in held],
+        "absent": [label for run, label in zip(runs, labels, strict=True) if metric not in run.get("scores", {})],
+        "curves": charts.curves(metric, held, scale),
+    }
+
+
+def _guard(runs: Sequence[Any], labels: Sequence[str]) -> list[View]:
+    """The columns that no task trains on, of each run that has some; one scale a score for all runs."""
+    columns = [column for run in runs for column in (run.get("guard") or {}).items()]
+    scales: dict[str, tuple[float, float]] = {}
+    for name, column in columns:
+        values = [c["value"] for c in (column["before"], *column["stages"]) if c["value"] is not None]
+        if values:
+            low, high = scales.get(name, (min(values), max(values)))
+            scales[name] = (min(low, *values), max(high, *values))
+    found = []
+    for run, label in zip(runs, labels, strict=True):
+        guard = run.get("guard") or {}
+        rows = [[column["stages"][k] for column in guard.values()] for k in range(len(run.get("tasks", [])))]
+        named = stages(run, [[cell["value"] for cell in row] for row in rows])
+        measured = [row for row in rows if any(cell["value"] is not None for cell in row)]
+        if guard:
+            found.append(tables.guard(label, guard, [name for name, _ in named], measured, scales))
+    return found
+
+
+def _best(metric: str, key: str, values: Sequence[float | None]) -> float | None:
+    """The best value of a column; None if fewer than two runs have one. Forgetting is a loss whatever the metric."""
+    present = [v for v in values if v is not None]
+    if len(present) < 2:
+        return None
+    return max(present) if higher_is_better(metric, key) else min(present)
+
+
+def higher_is_better(metric: str, key: str) -> bool:
+    """Whether more of this summary of this metric is better. Forgetting is a loss whatever the metric."""
+    return key != "forgetting" and SUMMARIES[key].higher != (metric in LOWER_IS_BETTER)
+
+
+def _comparable(runs: Sequence[Any]) -> bool:
+    """Whether values of the runs may be ranked: same tasks, in any order, on the same base model."""
+    return len({(run.get("base_model"), tuple(sorted(run.get("tasks", [])))) for run in runs}) == 1
+
+
+def cells_of(key: str, count: int) -> list[tuple[int, int]]:
+    """The cells of R [N, N] that a summary is a mean over; see `metrics`."""
+    final, diagonal = [(count - 1, j) for j in range(count)], [(j, j) for j in range(count)]
+    match key:
+        case "last":
+            return final
+        case "learning_accuracy":
+            return diagonal
+        case "bwt":
+            return final[:-1] + diagonal[:-1]
+        case "forward_transfer":
+            return [(j - 1, j) for j in range(1, count)]
+        case _:
+            return [(k, j) for k in range(count) for j in range(k + 1)]
+
+
+def _summary_cell(metric: str, key: str, run: Mapping[str, Any]) -> View:
+    """A summary with its interval; `partial` says so where cells that it is a mean over were not measured."""
+    cell = interval(run.get("summary", {}).get(metric, {}).get(key))
+    R = run.get("scores", {}).get(metric, {}).get("R", [])
+    needed = cells_of(key, len(R))
+    there = sum(R[k][j] is not None for k, j in needed)
+    partial = f"{there} of {len(needed)} cells" if cell["value"] is not None and there < len(needed) else ""
+    return {**cell, "partial": partial, "best": False}
+
+
+def _summary_table(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
+    cells = {key: [_summary_cell(metric, key, run) for run in runs] for key in SUMMARIES}
+    shown = [key for key in SUMMARIES if any(c["value"] is not None for c in cells[key])]
+    measured = [run for run in runs if metric in run.get("summary", {})]
+    comparable = len(measured) > 1 and _comparable(measured)
+    for key in shown if comparable and metric not in NEITHER_IS_BETTER else ():
+        ranked = [c for c in cells[key] if not c["partial"]]
+        best = _best(metric, key, [c["value"] for c in ranked])
+        for cell in ranked:
+            cell["best"] = best is not None and cell["value"] == best
+    return {
+        "columns": [{"label": SUMMARIES[key].label, "text": SUMMARIES[key].text} for key in shown],
+        "rows": [{"label": label, "cells": [cells[key][i] for key in shown]} for i, label in enumerate(labels)],
+        "missing": [SUMMARIES[key].label for key in SUMMARIES if key not in shown],
+        "comparable": comparable,
+        "several": len(measured) > 1,
+    }
+
+
+def _floors(metric: str, held: Sequence[tuple[Any, str]]) -> list[View]:
+    """What trivial answers score on the same rows; runs that were scored on the same ones share a table."""
+    groups: dict[str, tuple[list[str], Any, Any]] = {}
+    for run, label in held:
+        if found := (run.get("floors") or {}).get(metric):
+            key = json.dumps([run["tasks"], found], sort_keys=True)
+            groups.setdefault(key, ([], run["tasks"], found))[0].append(label)
+    return [
+        {
+            "runs": labels,
+            "tasks": tasks,
+            "rows": [{"label": text, **found[name]} for name, text in FLOORS.items() if name in found],
+        }
+        for labels, tasks, found in groups.values()
+    ]
+
+
+def _seeds(metric: str, runs: Sequence[Any]) -> list[View]:
+    """Means over the seeds of runs that differ in nothing else."""
+    groups: dict[str, list[Any]] = {}
+    for run in runs:
+        config = {k: v for k, v in (run.get("config") or {}).items() if k not in ("seed", "memory")}
+        same = json.dumps(
+            [run.get("method"), run.get("base_model"), sorted(run.get("tasks", [])), config], sort_keys=True
+        )
+        groups.setdefault(same, []).append(run)
+    found = []
+    for group in groups.values():
+        seeds = [run.get("seed") for run in group]
+        if len(set(seeds)) < 2 or len(set(seeds)) != len(seeds):
+            continue
+        cells = []
+        for key, summary in SUMMARIES.items():
+            values = [interval(run.get("summary", {}).get(metric, {}).get(key))["value"] for run in group]
+            present = [float(v) for v in values if v is not None]
+            if len(present) > 1:
+                cells.append({"label": summary.label, "count": len(present), **seeds_interval(present)._asdict()})
+        if cells:
+            found.append({"method": group[0].get("method"), "seeds": seeds, "cells": plain(cells)})
+    return found
+
+
+def _matrix(metric: str, run: Mapping[str, Any], label: str, scale: tuple[float, float]) -> View:
+    scores, tasks = run["scores"][metric], run["tasks"]
+    span = scale[1] - scale[0]
+
+    def cell(value: Any, low: Any, high: Any, learnt: bool) -> View | None:
+        if value is None:
+            return None
+        share = (value - scale[0]) / span if span else 0.5
+        share = 1 - share if metric in LOWER_IS_BETTER else share
+        return {"value": value, "low": low, "high": high, "share": f"{share:.3f}", "learnt": learnt}
+
+    rows: list[View] = []
+    before = scores.get("before") or []
+    if any(v is not None for v in before):
+        rows.append({"label": "before", "cells": [cell(v, None, None, False) for v in before]})
+    names = iter(stages(run, scores["R"]))
+    for k, row in enumerate(scores["R"]):
+        if any(v is not None for v in row):
+            cells = [cell(v, *limits(scores, k, j), j <= k) for j, v in enumerate(row)]
+            rows.append({"label": f"after {next(names)[0]}", "cells": cells})
+    return {"label": label, "tasks": tasks, "rows": rows}

@@ -1,0 +1,1 @@
+"""A memory on disk: layout, records, reading, writing, verifying."""

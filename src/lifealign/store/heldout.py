@@ -1,0 +1,30 @@
+"""The held-out rows that a memory keeps of each task; no torch."""
+
+from __future__ import annotations
+
+from lifealign.data.tasks import Row, Task
+from lifealign.store.manifest import TaskManifest
+from lifealign.store.reader import MemoryReader
+
+HELDOUT, DATA = "heldout.jsonl", "data.json"
+
+
+def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task]:
+    """The tasks learnt so far with the held-out rows that the memory keeps of them, in the order they were learnt."""
+    tasks = {}
+    for manifest in store.lineage()[1:]:
+        if until is not None and manifest.index > until.index:
+            break
+        lines = store.load_lines(manifest, HELDOUT)
+        requirements = store.load_document(manifest, DATA).get("requirements", {})  # older memories have none
+        for name in manifest.members:
+            own = [line for line in lines if line["task"] == name]
+            splits = {
+                split: tuple(Row.from_json(line["row"]) for line in own if line["split"] == split)
+                for split in ("validation", "test")
+            }
+            checker = own[0]["checker"] if own else None
+            tasks[name] = Task(
+                name, (), splits["validation"], splits["test"], checker, requirement=requirements.get(name)
+            )
+    return list(tasks.values())

@@ -1,0 +1,219 @@
+"""The records of a memory (store.json, task.json, HEAD, evaluations): format versions, seals and the hash chain.
+
+HEAD names a task directory and the sha256 of its manifest; each manifest names its parent and the sha256 of the
+parent's manifest; the root's holds the sha256 of store.json. So HEAD vouches for all that came before it, as a commit
+does in git. This is the reading side: it writes nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lifealign.core.errors import StoreError
+from lifealign.core.files import FileEntry, decode_json, read_bytes, reading, sealed
+
+FORMAT_VERSION = 1
+
+Kind = Literal["store", "task", "evaluation"]
+Migration = Callable[[Kind, dict[str, Any]], dict[str, Any]]
+
+MIGRATIONS: dict[int, Migration] = {}
+"""Version n -> named function that turns a record of version n into one of n + 1, in memory; files stay as written."""
+
+STORE, HEAD, TASK, ROOT = "store.json", "HEAD", "task.json", "0000-initial"
+TASKS, EVALUATIONS, WORK = "tasks", "evaluations", "work"
+# CREATING stands while a memory is made, PENDING while a commit may be renamed into place without HEAD naming it: they
+# tell the remains of a killed writer from anything a user put there, and from tasks that were rolled back.
+LOCK, CREATING, PENDING = ".lock", "CREATING", "PENDING"
+
+_DIRECTORY = re.compile(r"[0-9]{4,}-[a-z0-9][a-z0-9_-]*")
+_FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.(safetensors|jsonl?)")
+_EVALUATION = re.compile(r"[0-9]{6,}\.json")
+_HEAD = re.compile(rb"([^ \n]+) ([0-9a-f]{64})\n")
+
+
+@dataclass(frozen=True)
+class TaskManifest:
+    """What task.json says: one link of the chain.
+
+    Attributes:
+        directory: name under tasks/, ``<index>-<slug>``.
+        index: number of the directory, 0 for the root; grows with every commit, so it has gaps after a rollback.
+        name: of the task; a later task may have the same one.
+        members: names of the tasks learnt in it (joint training has several; the root has none).
+        parent: directory this one was learnt on top of; None for the root.
+        parent_sha256: of the parent's task.json; for the root, of store.json.
+        files: file name -> checksum and size.
+        seed: of the run that made it.
+        config: the run configuration that made it.
+        meta: whatever else the caller noted.
+        versions: package -> version that wrote it.
+        created: UTC, ISO 8601.
+        sha256: of this task.json; what HEAD and children hold.
+    """
+
+    directory: str
+    index: int
+    name: str
+    members: tuple[str, ...]
+    parent: str | None
+    parent_sha256: str
+    files: Mapping[str, FileEntry]
+    seed: int
+    config: Mapping[str, Any]
+    meta: Mapping[str, Any]
+    versions: Mapping[str, str | None]
+    created: str
+    sha256: str
+
+
+def read_record(path: Path, kind: Kind) -> tuple[dict[str, Any], str]:
+    """One sealed record in today's format, and the sha256 of its file.
+
+    Raises:
+        StoreError: missing, damaged, of a newer format, or of an older one that no migration is registered for.
+    """
+    data = read_bytes(path)
+    record = decode_json(path, data)
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise StoreError(f"{path}: damaged: no format_version in it")
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: format version {version}, but this lifealign reads up to version {FORMAT_VERSION}; "
+            "upgrade lifealign to open this memory"
+        )
+    if not sealed(data):
+        raise StoreError(f"{path}: damaged: its bytes differ from the sha256 it carries")
+    for older in range(version, FORMAT_VERSION):
+        if older not in MIGRATIONS:
+            raise StoreError(f"{path}: format version {version}; no migration from {older} to {older + 1} is known")
+        record = MIGRATIONS[older](kind, record)
+    return record, hashlib.sha256(data).hexdigest()
+
+
+def read_manifest(memory: Path, directory: str) -> TaskManifest:
+    """The manifest of one task directory; StoreError if there is no valid one."""
+    path = memory / TASKS / directory / TASK
+    if not _DIRECTORY.fullmatch(directory):
+        raise StoreError(f"{path}: {directory!r} is not the name of a task directory")
+    record, sha256 = read_record(path, "task")
+    try:
+        manifest = TaskManifest(
+            directory=record["directory"],
+            index=record["index"],
+            name=record["name"],
+            members=tuple(record["members"]),
+            parent=record["parent"],
+            parent_sha256=record["parent_sha256"],
+            files={name: FileEntry(**entry) for name, entry in record["files"].items()},
+            seed=record["seed"],
+            config=record["config"],
+            meta=record["meta"],
+            versions=record["versions"],
+            created=record["created"],
+            sha256=sha256,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path}: damaged: not a manifest of format version {FORMAT_VERSION} ({error})") from None
+    if manifest.directory != directory:
+        raise StoreError(f"{path}: damaged: it belongs to {manifest.directory!r}, but stands in {directory!r}")
+    if (manifest.parent is None) != (directory == ROOT):
+        raise StoreError(f"{path}: damaged: only {ROOT} has no parent")
+    for name in manifest.files:
+        if not is_file_name(name):  # a memory may come from someone else: no path may lead out of its directory
+            raise StoreError(f"{path}: damaged: {name!r} is not a file name that a task can have")
+    return manifest
+
+
+def read_head(memory: Path) -> TaskManifest:
+    """The manifest that HEAD names; StoreError if HEAD is damaged or does not match it."""
+    path = memory / HEAD
+    data = read_bytes(path)
+    match = _HEAD.fullmatch(data)
+    directory = match.group(1).decode(errors="replace") if match else ""
+    if match is None or not _DIRECTORY.fullmatch(directory):
+        raise StoreError(f"{path}: damaged: expected one line '<task directory> <sha256>', got {data[:120]!r}")
+    if not (memory / TASKS / directory).is_dir():
+        raise StoreError(f"{path}: damaged: it names {directory!r}, and tasks/ has no such directory")
+    manifest = read_manifest(memory, directory)
+    if manifest.sha256 != match.group(2).decode():
+        raise StoreError(
+            f"{path}: does not match {memory / TASKS / directory / TASK}: HEAD says sha256 {match.group(2).decode()}, "
+            f"the file has {manifest.sha256}; one of the two was changed"
+        )
+    return manifest
+
+
+def read_lineage(memory: Path, tip: TaskManifest) -> tuple[TaskManifest, ...]:
+    """The chain from the root to `tip`, every link checked, store.json included."""
+    chain = [tip]
+    while (parent := check_parent(memory, chain[-1])) is not None:
+        chain.append(parent)
+    return tuple(reversed(chain))
+
+
+def check_parent(memory: Path, child: TaskManifest) -> TaskManifest | None:
+    """The parent's manifest, None for the root; StoreError if it is not the one the child was learnt on."""
+    if child.parent is None:
+        path, parent = memory / STORE, None
+        sha256 = read_record(path, "store")[1]
+    else:
+        path, parent = memory / TASKS / child.parent / TASK, read_manifest(memory, child.parent)
+        sha256 = parent.sha256
+    if sha256 != child.parent_sha256:
+        raise StoreError(
+            f"{path}: does not match {memory / TASKS / child.directory / TASK}: the latter was written on top of "
+            f"sha256 {child.parent_sha256}, the file has {sha256}; one of the two was changed"
+        )
+    return parent
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a task may have a file of this name."""
+    return name != TASK and _FILE.fullmatch(name) is not None
+
+
+def is_directory_name(name: str) -> bool:
+    """Whether `name` has the form of a task directory's name."""
+    return _DIRECTORY.fullmatch(name) is not None
+
+
+def task_directories(memory: Path) -> list[str]:
+    """Names of the directories under tasks/ that hold a manifest (valid or not), in the order of their numbers."""
+    with reading(memory / TASKS):
+        found = [p.name for p in (memory / TASKS).iterdir() if is_directory_name(p.name) and (p / TASK).exists()]
+    return sorted(found, key=directory_number)
+
+
+def next_number(memory: Path) -> int:
+    """One more than the highest number under tasks/, taken by a valid task or not."""
+    with reading(memory / TASKS):
+        names = [p.name for p in (memory / TASKS).iterdir() if is_directory_name(p.name)]
+    return 1 + max(map(directory_number, names), default=0)
+
+
+def directory_number(directory: str) -> int:
+    """3 for ``0003-helpful``."""
+    return int(directory.split("-", 1)[0])
+
+
+def evaluation_files(memory: Path) -> list[Path]:
+    """Files of evaluations/, oldest first."""
+    with reading(memory / EVALUATIONS):
+        found = [p for p in (memory / EVALUATIONS).iterdir() if _EVALUATION.fullmatch(p.name)]
+    return sorted(found, key=lambda path: int(path.stem))
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The record in one file of evaluations/; StoreError if it was changed or renamed."""
+    envelope, _ = read_record(path, "evaluation")
+    if envelope.get("number") != int(path.stem) or not isinstance(envelope.get("record"), dict):
+        raise StoreError(f"{path}: damaged: it holds evaluation {envelope.get('number')!r}")
+    record: dict[str, Any] = envelope["record"]
+    return record

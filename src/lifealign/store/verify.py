@@ -1,0 +1,97 @@
+"""Check every byte of a memory, in and out of the lineage, without torch and without writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from lifealign.core.errors import StoreError
+from lifealign.core.files import TEMPORARY, check_file, tensor_names
+from lifealign.store.manifest import (
+    CREATING,
+    EVALUATIONS,
+    HEAD,
+    LOCK,
+    PENDING,
+    STORE,
+    TASK,
+    TASKS,
+    WORK,
+    TaskManifest,
+    check_parent,
+    evaluation_files,
+    read_evaluation,
+    read_head,
+    read_manifest,
+    read_record,
+    task_directories,
+)
+
+_KNOWN = {STORE, HEAD, TASKS, EVALUATIONS, WORK, LOCK, PENDING, CREATING}
+
+T = TypeVar("T")
+
+
+class _Findings(list[str]):
+    def attempt(self, check: Callable[[], T]) -> T | None:
+        """The result of a check, or None and one more finding (once: several files may complain of the same one)."""
+        try:
+            return check()
+        except StoreError as error:
+            if str(error) not in self:
+                self.append(str(error))
+            return None
+
+
+def find_problems(memory: Path) -> list[str]:
+    """What is wrong, each with its file; empty if the memory is sound.
+
+    Checks the seals of store.json, of every manifest and of every evaluation, HEAD against its manifest, every manifest
+    against its parent, every task file against its manifest (also of tasks that were rolled back), that safetensors
+    files parse, and that no evaluation is missing between the first and the last.
+    """
+    found = _Findings()
+    missing = [memory / name for name in (TASKS, EVALUATIONS) if not (memory / name).is_dir()]
+    if missing:
+        return [f"{path}: missing" for path in missing]
+    found.attempt(lambda: read_record(memory / STORE, "store"))
+    found.attempt(lambda: read_head(memory))
+    for directory in task_directories(memory):
+        manifest = found.attempt(lambda: read_manifest(memory, directory))  # noqa: B023 - called at once
+        if manifest is not None:
+            _check_task(memory, manifest, found)
+    files = evaluation_files(memory)
+    for path in files:
+        found.attempt(lambda: read_evaluation(path))  # noqa: B023 - called at once
+    absent = set(range(1, int(files[-1].stem) + 1)) - {int(path.stem) for path in files} if files else set()
+    found.extend(f"{memory / EVALUATIONS / f'{number:06d}.json'}: missing" for number in sorted(absent))
+    return found
+
+
+def _check_task(memory: Path, manifest: TaskManifest, found: _Findings) -> None:
+    found.attempt(lambda: check_parent(memory, manifest))
+    for name, entry in sorted(manifest.files.items()):
+        path = memory / TASKS / manifest.directory / name
+        before = len(found)
+        found.attempt(lambda: check_file(path, entry))  # noqa: B023 - called at once
+        if len(found) == before and path.suffix == ".safetensors":
+            found.attempt(lambda: tensor_names(path))  # noqa: B023 - called at once
+
+
+def find_strays(memory: Path) -> list[Path]:
+    """Files and directories that nothing refers to: harmless, never read, not removed."""
+    strays = [path for path in memory.iterdir() if path.name not in _KNOWN]
+    tasks = set(task_directories(memory))
+    for path in (memory / TASKS).iterdir():
+        if path.name not in tasks:
+            strays.append(path)
+        else:
+            try:
+                known = {TASK, *read_manifest(memory, path.name).files}
+            except StoreError:  # find_problems tells of it
+                continue
+            strays += [inner for inner in path.iterdir() if inner.name not in known]
+    evaluations = set(evaluation_files(memory))
+    strays += [path for path in (memory / EVALUATIONS).iterdir() if path not in evaluations]
+    return sorted(path for path in strays if not path.name.startswith(TEMPORARY))

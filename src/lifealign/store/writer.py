@@ -1,0 +1,373 @@
+"""MemoryStore: the durable memory on disk. Append-only, checksummed, atomic; opens without torch.
+
+    memory/store.json             identity: base model, tokenizer, template, LoRA shape, strategy, configuration
+    memory/tasks/0000-initial/    the adapter before any task
+    memory/tasks/0003-<slug>/     tensors, documents and rows after a task; task.json (the manifest) is written last
+    memory/evaluations/000007.json
+    memory/HEAD                   "<task directory> <sha256 of its task.json>"
+    memory/work/                  checkpoints of unfinished work, not verified
+    memory/.lock                  held by the one writer
+
+A task is committed when HEAD names it, and not before. docs/design/store.md tells why each step of `commit` stands
+where it stands.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from lifealign.core import files
+from lifealign.core.errors import StoreError
+from lifealign.store import manifest
+from lifealign.store.manifest import (
+    CREATING,
+    EVALUATIONS,
+    FORMAT_VERSION,
+    HEAD,
+    LOCK,
+    MIGRATIONS,
+    PENDING,
+    ROOT,
+    STORE,
+    TASK,
+    TASKS,
+    WORK,
+    TaskManifest,
+)
+from lifealign.store.reader import MemoryReader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FORMAT_VERSION", "MIGRATIONS", "MemoryStore", "TaskManifest"]
+
+_PACKAGES = ("lifealign", "torch", "transformers", "peft", "safetensors")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class MemoryStore(MemoryReader):
+    """One memory, made by `create` or `open`. Reads need no lock; writes happen inside `writer()`.
+
+    Attributes:
+        path: the memory's directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """For `create` and `open` only."""
+        super().__init__(path)
+        self._lock: filelock.BaseFileLock | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        identity: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        documents: Mapping[str, Any] | None = None,
+    ) -> MemoryStore:
+        """Make a memory; a killed `create` leaves a directory that the next one starts afresh in.
+
+        Args:
+            path: a directory that is missing or empty.
+            identity: what the memory is a memory of; any JSON. Its ``seed``, if any, is noted in the root's manifest.
+            tensors: file stem -> named tensors of ``0000-initial``, at least the adapter before any task.
+            documents: file name (``.json``) -> JSON value, likewise.
+
+        Raises:
+            StoreError: there is a memory already, or something else, or the directory cannot be written.
+        """
+        store = cls(Path(path))
+        contents = _encode(tensors, documents or {}, {})
+        with files.writing(store.path):
+            store.path.mkdir(parents=True, exist_ok=True)
+            files.fsync_directory(store.path.parent)
+        with store._locked():
+            store._prepare_creation()
+            try:
+                with files.writing(store.path):
+                    store._write_root(identity, contents)
+            except BaseException:
+                with suppress(OSError):
+                    store._wipe_creation()
+                raise
+            store._load()
+        return store
+
+    @contextmanager
+    def writer(self) -> Iterator[MemoryStore]:
+        """Hold the memory's lock; HEAD is read anew, and what killed writers left behind is removed.
+
+        May be nested. The lock goes with the process, however it ends.
+
+        Raises:
+            StoreError: another process holds the lock, or the directory cannot be written.
+        """
+        if self._lock is not None:
+            yield self
+            return
+        self._load()  # before the lock file is made: a path that is no memory stays as it is
+        with self._locked():
+            self._load()
+            with files.writing(self.path):
+                self._sweep()
+            yield self
+
+    def commit(
+        self,
+        name: str,
+        *,
+        members: Sequence[str],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        documents: Mapping[str, Any],
+        lines: Mapping[str, Iterable[Any]],
+        seed: int,
+        config: Mapping[str, Any],
+        meta: Mapping[str, Any] | None = None,
+    ) -> TaskManifest:
+        """Add a task on top of HEAD and move HEAD to it, all or nothing.
+
+        Args:
+            name: of the task; several tasks may have the same one.
+            members: names of the tasks learnt in it.
+            tensors: file stem -> named tensors.
+            documents: file name (``.json``) -> JSON value.
+            lines: file name (``.jsonl``) -> JSON values, one a line.
+            seed: of the run.
+            config: of the run.
+            meta: anything else worth keeping in the manifest.
+
+        Raises:
+            StoreError: the operating system refused a write; HEAD and all earlier tasks are as before.
+        """
+        self._assert_locked()
+        contents = _encode(tensors, documents, lines)
+        index = manifest.next_number(self.path)
+        record = {
+            "directory": f"{index:04d}-{_slug(name)}",
+            "index": index,
+            "name": name,
+            "members": list(members),
+            "parent": self.head.directory,
+            "parent_sha256": self.head.sha256,
+            "seed": seed,
+            "config": dict(config),
+            "meta": dict(meta or {}),
+        }
+        try:
+            with files.writing(self.path):
+                self._write_task(record, contents)
+        except BaseException:
+            with suppress(OSError, StoreError):  # what cannot be removed now, the next writer removes
+                self._load()
+                self._sweep()
+            raise
+        self._load()
+        return self.head
+
+    def rollback(self, name_or_directory: str) -> TaskManifest:
+        """Move HEAD to a task and delete nothing.
+
+        Takes a task of the lineage, by name or directory, or the directory of any other task on disk: so one can also
+        go forward again to what was rolled back. Later commits get new numbers, never those of tasks that exist.
+
+        Raises:
+            StoreError: no such task, or one of its files is damaged.
+        """
+        self._assert_locked()
+        if manifest.is_directory_name(name_or_directory) and name_or_directory in manifest.task_directories(self.path):
+            target = manifest.read_manifest(self.path, name_or_directory)
+        else:
+            target = self.find(name_or_directory)
+        manifest.read_lineage(self.path, target)
+        for filename, entry in target.files.items():
+            files.check_file(self.path / TASKS / target.directory / filename, entry)
+        with files.writing(self.path):
+            self._move_head(target.directory, target.sha256)
+        self._load()
+        return self.head
+
+    def append_evaluation(self, record: Mapping[str, Any]) -> Path:
+        """Store one record, for good, as the next file of evaluations/.
+
+        Args:
+            record: JSON with at least ``kind`` and ``after`` (the task directory it was measured after).
+        """
+        self._assert_locked()
+        assert "kind" in record and record.get("after") in manifest.task_directories(self.path), record
+        existing = manifest.evaluation_files(self.path)
+        number = int(existing[-1].stem) + 1 if existing else 1
+        path = self.path / EVALUATIONS / f"{number:06d}.json"
+        sealed = files.seal({"format_version": FORMAT_VERSION, "number": number, "record": dict(record)})
+        with files.writing(path):
+            files.replace_file(path, sealed)
+        return path
+
+    def workspace(self, key: str) -> Path:
+        """A directory for unfinished work (see `files.write_checkpoint`), made if missing; one for each key."""
+        path = self._workspace(key)
+        with files.writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def clear_workspace(self, key: str) -> None:
+        """Remove a workspace; none there is fine."""
+        path = self._workspace(key)
+        with files.writing(path):
+            if path.exists():
+                files.discard_directory(path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        path = self.path / LOCK
+        lock = filelock.FileLock(path, timeout=0)
+        with files.writing(path):
+            try:
+                lock.acquire()
+            except filelock.Timeout:  # an OSError too, so it goes first
+                raise StoreError(f"another process is writing to {self.path} (lock file {path})") from None
+        self._lock = lock
+        try:
+            yield
+        finally:
+            self._lock = None
+            lock.release()
+
+    def _assert_locked(self) -> None:
+        assert self._lock is not None, "write inside `with store.writer():`"
+
+    def _write_task(self, record: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
+        """Files, manifest, PENDING, rename, HEAD: see docs/design/store.md."""
+        directory = record["directory"]
+        with files.staged_directory(self.path / TASKS / directory) as temporary:
+            entries = {name: vars(files.write_file(temporary / name, data)) for name, data in contents.items()}
+            stamp = {"format_version": FORMAT_VERSION, "versions": _versions(), "created": _now()}
+            entry = files.write_file(temporary / TASK, files.seal({**record, "files": entries, **stamp}))
+            files.replace_file(self.path / PENDING, _line(directory, entry.sha256))
+        self._move_head(directory, entry.sha256)
+        self._remove_mark(PENDING)
+
+    def _move_head(self, directory: str, sha256: str) -> None:
+        files.replace_file(self.path / HEAD, _line(directory, sha256))
+
+    def _remove_mark(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+        files.fsync_directory(self.path)
+
+    def _sweep(self) -> None:
+        """Remove temporary files, and the task that a killed writer renamed into place without moving HEAD to it."""
+        for directory in (self.path, self.path / TASKS, self.path / EVALUATIONS, self.path / WORK):
+            if directory.is_dir():
+                files.sweep(directory)
+        if (self.path / CREATING).exists():  # HEAD is there, so the creation was complete
+            self._remove_mark(CREATING)
+        if (self.path / PENDING).exists():
+            self._settle_pending()
+            self._remove_mark(PENDING)
+
+    def _settle_pending(self) -> None:
+        """Remove the task that PENDING names unless HEAD has come to name it."""
+        line = files.read_bytes(self.path / PENDING)
+        directory = line.decode(errors="replace").partition(" ")[0]
+        if not manifest.is_directory_name(directory):
+            raise StoreError(f"{self.path / PENDING}: damaged: {line[:120]!r}")
+        if directory in {m.directory for m in self._lineage} or not (self.path / TASKS / directory).exists():
+            return
+        # The checksum keeps a damaged PENDING from removing a task that was committed and rolled back.
+        if line != _line(directory, manifest.read_manifest(self.path, directory).sha256):
+            raise StoreError(f"{self.path / PENDING}: does not match {self.path / TASKS / directory / TASK}")
+        files.discard_directory(self.path / TASKS / directory)
+
+    def _prepare_creation(self) -> None:
+        """Refuse a directory that holds anything but the remains of an interrupted creation; remove those."""
+        if (self.path / HEAD).exists():
+            raise StoreError(f"{self.path}: there is a memory already")
+        if (self.path / CREATING).exists():
+            with files.writing(self.path):
+                self._wipe_creation()
+        present = sorted({p.name for p in self.path.iterdir()} - {LOCK})
+        if present:
+            raise StoreError(f"{self.path}: not empty and not a memory: it holds {', '.join(present[:5])}")
+
+    def _wipe_creation(self) -> None:
+        if (self.path / TASKS).exists() and manifest.next_number(self.path) > 1:
+            raise StoreError(
+                f"{self.path}: there is a {CREATING}, but also tasks; remove neither before looking into it"
+            )
+        for name in (HEAD, STORE, PENDING):
+            (self.path / name).unlink(missing_ok=True)
+        for name in (TASKS, EVALUATIONS, WORK):
+            if (self.path / name).exists():
+                shutil.rmtree(self.path / name)
+        files.sweep(self.path)
+        self._remove_mark(CREATING)  # last: without it the rest would be taken for someone's files
+
+    def _write_root(self, identity: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
+        files.write_file(self.path / CREATING, b"")
+        files.fsync_directory(self.path)
+        for name in (TASKS, EVALUATIONS, WORK):
+            (self.path / name).mkdir()
+        store = {"format_version": FORMAT_VERSION, "created": _now(), "identity": dict(identity)}
+        entry = files.write_file(self.path / STORE, files.seal(store))
+        record = {
+            "directory": ROOT,
+            "index": 0,
+            "name": "initial",
+            "members": [],
+            "parent": None,
+            "parent_sha256": entry.sha256,
+            "seed": identity.get("seed", 0),
+            "config": {},
+            "meta": {},
+        }
+        self._write_task(record, contents)
+        self._remove_mark(CREATING)
+
+    def _workspace(self, key: str) -> Path:
+        self._assert_locked()
+        assert _KEY.fullmatch(key), f"workspace key {key!r}"
+        return self.path / WORK / key
+
+
+def _encode(
+    tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any], lines: Mapping[str, Iterable[Any]]
+) -> dict[str, bytes]:
+    """File name -> bytes; everything that can fail for want of memory or JSON fails before the disk is touched."""
+    contents = {f"{stem}.safetensors": files.encode_tensors(named) for stem, named in tensors.items()}
+    contents |= {name: files.encode_json(value) for name, value in documents.items()}
+    contents |= {name: b"".join(map(files.encode_json, values)) for name, values in lines.items()}
+    for name in contents:
+        suffix = ".json" if name in documents else ".jsonl" if name in lines else ".safetensors"
+        assert manifest.is_file_name(name) and name.endswith(suffix), f"{name!r} is no name for a task's file"
+    return dict(sorted(contents.items()))
+
+
+def _line(directory: str, sha256: str) -> bytes:
+    return f"{directory} {sha256}\n".encode()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-_")[:40] or "task"
+
+
+def _versions() -> dict[str, str | None]:
+    """Installed versions, without importing the packages."""
+    found: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,79 @@
+"""Runs of a study on Ray: one task per run, on this machine or on a cluster that sees the study's directory.
+
+Ray gives every task a worker process of its own. If it is killed, Ray starts the task again in another one, and the run
+goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lifealign.core.errors import ConfigError, StoreError
+from lifealign.studies.engine import ATTEMPTS
+from lifealign.studies.worker import LOG, RECORD, start, too_long, write_failure
+
+SHARED = ("LIFEALIGN_", "HF_")
+"""Environment variables that go to the workers, by their beginning; the rest is the worker's own."""
+
+
+class RayEngine:
+    """See `study.Engine`.
+
+    Args:
+        address: `local` starts Ray on this machine, one worker per core; else the address of a running cluster. A Ray
+            that this process has started already is used as it is.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        StoreError: there is no cluster at the address.
+    """
+
+    def __init__(self, address: str) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError("--ray needs Ray, which is not installed; pip install 'lifealign[ray]'")
+        self._ray: Any = importlib.import_module("ray")
+        try:
+            if not self._ray.is_initialized():
+                self._ray.init(address=address)
+        except (ConnectionError, ValueError) as error:
+            raise StoreError(f"--ray {address!r}: no Ray cluster there: {error}") from None
+        self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    def run(self, jobs: Sequence[Path], timeout: float | None) -> Iterator[tuple[Path, str | None]]:
+        """See `study.Engine.run`; runs end in any order."""
+        ray = self._ray
+        shared = {name: value for name, value in os.environ.items() if name.startswith(SHARED)}
+        # One run a process: its peak memory is its own.
+        task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1, max_calls=1)(_task)
+        waiting = {task.remote(job, timeout, shared, str(Path.cwd())): job for job in jobs}
+        while waiting:
+            (ended,), _ = ray.wait(list(waiting), num_returns=1)
+            reason = None
+            try:
+                ray.get(ended)
+            except ray.exceptions.RayTaskError as error:
+                reason = f"{type(error.cause).__name__}: {error.cause} (see {waiting[ended] / LOG})"
+            except ray.exceptions.RayError as error:
+                reason = f"Ray could not do it in {ATTEMPTS} attempts: {str(error).splitlines()[0]}"
+            yield waiting.pop(ended), reason
+
+
+def _task(job: Path, timeout: float | None, shared: Mapping[str, str], directory: str) -> None:
+    if (job / RECORD).exists():  # an attempt of this task ran out of time
+        return
+    if timeout is not None:
+        timer = threading.Timer(timeout, _give_up, (job, timeout))
+        timer.daemon = True
+        timer.start()
+    start(job, {**os.environ, **shared}, directory)
+
+
+def _give_up(job: Path, timeout: float) -> None:
+    write_failure(job, too_long(timeout))
+    os._exit(1)

@@ -1,0 +1,158 @@
+"""A table of a study's report, as HTML, LaTeX, Markdown and the terminal print it. See `tables`.
+
+A missing number is None from here on and is shown as such; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from lifealign.report.views import interval, number
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: for people; None where nothing was measured.
+        value: the number behind the text; None for words.
+        low: lower end of the interval, for people; "" without one.
+        high: its upper end.
+        rank: 1 the best of its column, 2 the second, 0 neither or not ranked.
+        note: what a reader must know, such as how many cells a mean lacks.
+        values: the single values behind a mean, for people.
+        tint: how good a change is, from -1 (the worst of its table) to 1; None for a cell without colour.
+    """
+
+    text: str | None
+    value: float | None = None
+    low: str = ""
+    high: str = ""
+    rank: int = 0
+    note: str = ""
+    values: str = ""
+    tint: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its heading, the heading above it (shared by neighbours), what it says, and whether it holds words."""
+
+    label: str
+    above: str = ""
+    text: str = ""
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        name: of its file, letters, digits and hyphens.
+        title: heading.
+        note: what its numbers are.
+        first: heading of the first column.
+        columns: the others.
+        rows: (name, cells) each.
+        show: which choices of the reader it belongs to: metric, order, model.
+    """
+
+    name: str
+    title: str
+    note: str
+    first: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    show: Mapping[str, str]
+
+    def above(self) -> list[tuple[str, int]]:
+        """Headings above the columns with the number of columns of each; empty if there are none."""
+        spans = [(label, len(list(group))) for label, group in groupby(c.above for c in self.columns)]
+        return spans if any(label for label, _ in spans) else []
+
+
+def slug(*parts: str) -> str:
+    """A file name's stem: letters, digits and hyphens."""
+    return "-".join(filter(None, (re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)))
+
+
+def unused(name: str, seen: set[str]) -> str:
+    """The name, with a number where names differ only in signs or in case that file names do not keep apart."""
+    full, count = name, 1
+    while full.lower() in seen:
+        count += 1
+        full = f"{name}-{count}"
+    seen.add(full.lower())
+    return full
+
+
+def order_label(order: str) -> str:
+    """An order's name for people: "order given", "order2"."""
+    return order if order.startswith("order") else f"order {order}"
+
+
+def setting(value: Any) -> str:
+    """A setting's value as one would write it."""
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
+
+
+def settings_text(settings: Json | None) -> str:
+    """Settings on one line; "" if there are none."""
+    return ", ".join(f"{key}={setting(value)}" for key, value in (settings or {}).items())
+
+
+def number_cell(value: Any, metric: str = "") -> Cell:
+    """A number alone."""
+    return Cell(None) if value is None else Cell(number(value, metric), value)
+
+
+def mean_cell(stored: Json, metric: str) -> Cell:
+    """A mean with its interval, both for people."""
+    found = interval({**stored, "value": stored.get("mean")})
+    if found["value"] is None:
+        return Cell(None)
+    low, high = (number(found[side], metric) for side in ("low", "high"))
+    return Cell(number(found["value"], metric), found["value"], *((low, high) if low and high else ("", "")))
+
+
+def signed(cell: Cell) -> str:
+    """A number's text, with its sign where it is positive."""
+    text = cell.text or ""
+    return f"+{text}" if float(text) > 0 else text
+
+
+def ranked(cells: Sequence[Cell], higher: bool) -> list[Cell]:
+    """The best and the second marked; equal as shown is equal, and after two that are best there is no second.
+
+    A column of fewer than two numbers has no best. Cells with a note are not ranked.
+    """
+    held = [float(c.text) * (1 if higher else -1) for c in cells if c.text is not None and not c.note]
+    if len(held) < 2:
+        return list(cells)
+
+    def mark(cell: Cell) -> Cell:
+        if cell.text is None or cell.note:
+            return cell
+        better = sum(other > float(cell.text) * (1 if higher else -1) for other in held)
+        return replace(cell, rank=better + 1 if better < 2 else 0)
+
+    return [mark(cell) for cell in cells]
+
+
+def words(text: str) -> Cell:
+    """Words, or what is not there."""
+    return Cell(text or None)
+
+
+def word_columns(*labels: str) -> tuple[Column, ...]:
+    """Columns of words."""
+    return tuple(Column(label, words=True) for label in labels)

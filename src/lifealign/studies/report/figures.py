@@ -1,0 +1,182 @@
+"""Figures of a study as PNG and PDF, drawn from the same values as the page's charts. Needs matplotlib (extra `figures`).
+
+The same input gives the same bytes: no date in a file, no settings of the user, no names of methods read as formulas.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lifealign.report.views import SUMMARIES, metric_label, number
+from lifealign.studies.report import views
+from lifealign.studies.report.cells import Json, order_label, slug, unused
+
+View = Mapping[str, Any]
+_STYLE: Any = {
+    **{key: value for key, value in dict(matplotlib.rcParamsDefault).items() if key != "backend"},
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 8.0,
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9.0,
+    "pdf.fonttype": 42,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+_COLOURS = ("#1f6f78", "#b4572b", "#5a61a8", "#8a7416", "#a23f6d", "#4b7d34", "#6d5a4e", "#2f78b7")
+_MARKERS = "osD^vPX*"
+_NO_DATES: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+_DPI = 150
+_ACROSS = 4  # score matrices side by side
+
+
+def figures(results: Json) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of every figure, in a folder for each metric; each as PNG and as PDF."""
+    # The user's own settings would change the bytes.
+    with matplotlib.rc_context(_STYLE):
+        for name, figure in _all(results):
+            for kind, metadata in _NO_DATES.items():
+                out = io.BytesIO()
+                figure.savefig(out, format=kind, dpi=_DPI, metadata=metadata)
+                figure.set_layout_engine("none")  # keeps the places found for the first kind
+                yield f"{name}.{kind}", out.getvalue()
+
+
+def _all(results: Json) -> Iterator[tuple[str, Figure]]:
+    seen: set[str] = set()
+
+    def own(folder: str, *parts: str) -> str:
+        return unused(f"{slug(folder)}/{slug(*parts)}", seen)
+
+    maps: dict[tuple[str, str, str], list[View]] = {}
+    for view in views.heatmaps(results):
+        show = view["show"]
+        maps.setdefault((show["metric"], show["order"], show["model"]), []).append(view)
+    models = {model for _, _, model in maps}
+    for (metric, order, model), shown in maps.items():
+        name = own(metric, "scores", order, model if len(models) > 1 else "")
+        yield name, _heatmaps(shown, f"{metric_label(metric)}, {order_label(order)}")
+    for view in views.bars(results):
+        model = view["show"]["model"] if len(models) > 1 else ""
+        yield own(view["show"]["metric"], "orders", view["key"], model), _bars(view)
+    for view in views.pareto(results):
+        show = view["show"]
+        name = own(show["metric"], "pareto", show["order"], show["model"] if len(models) > 1 else "")
+        yield name, _pareto(view)
+    for view in views.sensitivity(results):
+        yield own(view["show"]["metric"], "sensitivity", view["axis"], view["key"]), _sensitivity(view)
+
+
+def _heatmaps(views: Sequence[View], title: str) -> Figure:
+    """Score matrices side by side; stages and tasks are named at the edges only, being the same for all."""
+    tasks = list(views[0]["tasks"])
+    there = {row["label"] for view in views for row in view["rows"]}
+    stages = [label for label in ("before", *(f"after {task}" for task in tasks)) if label in there]
+    columns = min(_ACROSS, len(views))
+    rows = math.ceil(len(views) / columns)
+    width, height = 0.36 * len(tasks), 0.21 * len(stages)  # of one matrix, inches
+    left, below = 0.15 + 0.055 * max(map(len, stages)), 0.15 + 0.055 * max(map(len, tasks))
+    whole = (left + columns * (width + 0.12), below + rows * (height + 0.24) + 0.3)
+    figure = Figure(figsize=whole)
+    figure.set_layout_engine("none")
+    figure.suptitle(title, x=0.02, y=1 - 0.08 / whole[1], ha="left", va="top")
+    for index, view in enumerate(views):
+        row, column = divmod(index, columns)
+        x, y = left + column * (width + 0.12), whole[1] - 0.3 - (row + 1) * (height + 0.24)
+        axes = figure.add_axes((x / whole[0], y / whole[1], width / whole[0], height / whole[1]))
+        _heatmap(axes, view, stages, names=(column == 0, index + columns >= len(views)))
+    return figure
+
+
+def _heatmap(axes: Axes, view: View, stages: Sequence[str], names: tuple[bool, bool]) -> None:
+    held = {row["label"]: row["cells"] for row in view["rows"]}
+    cells = [held.get(stage) or [None] * len(view["tasks"]) for stage in stages]
+    shares = [[math.nan if c is None else c["share"] for c in row] for row in cells]
+    axes.imshow(shares, cmap="GnBu", vmin=-0.05, vmax=1.6, aspect="auto")
+    for k, row in enumerate(cells):
+        for j, cell in enumerate(row):
+            if cell is not None:
+                axes.text(j, k, number(cell["value"], view["show"]["metric"]), ha="center", va="center", fontsize=6)
+    tasks = range(len(view["tasks"]))
+    axes.set_xticks(tasks, view["tasks"] if names[1] else [""] * len(tasks), rotation=90)
+    axes.set_yticks(range(len(stages)), stages if names[0] else [""] * len(stages))
+    axes.tick_params(length=0, labelsize=6.5, pad=1.5)
+    axes.spines[:].set_visible(False)
+    axes.set_title(view["show"]["method"], fontsize=7.5, pad=3)
+
+
+def _bars(view: View) -> Figure:
+    rows, orders = view["rows"], view["orders"]
+    figure = Figure(figsize=(6.3, 0.7 + len(rows) * (0.1 + 0.13 * len(orders))))
+    axes = figure.subplots()
+    height = 0.8 / len(orders)
+    for i, order in enumerate(orders):
+        held = [(k, row["values"][i]) for k, row in enumerate(rows) if row["values"][i] is not None]
+        places = [k - 0.4 + (i + 0.5) * height for k, _ in held]
+        axes.barh(places, [v["value"] for _, v in held], height * 0.9, color=_COLOURS[i % 8], label=order_label(order))
+        for place, (_, v) in zip(places, held, strict=True):
+            if v["low"] is not None and v["high"] is not None:
+                axes.plot([v["low"], v["high"]], [place, place], color="#333333", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.axvline(0, color="#333333", linewidth=0.6)
+    axes.grid(axis="x", color="#dfe3e6", linewidth=0.6)
+    axes.set_title(view["title"])
+    if len(orders) > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _pareto(view: View) -> Figure:
+    figure = Figure(figsize=(6.3, 3.8))
+    axes = figure.subplots()
+    front = sorted((p["x"]["value"], p["y"]["value"]) for p in view["points"] if p["front"])
+    axes.plot(*zip(*front, strict=True), color="#9aa4ab", linewidth=1, linestyle="--", zorder=1)
+    for i, p in enumerate(view["points"]):
+        x, y = p["x"], p["y"]
+        style: dict[str, Any] = {"color": _COLOURS[i % 8], "linewidth": 0.8, "alpha": 0.5}
+        if x["low"] is not None and x["high"] is not None:
+            axes.plot([x["low"], x["high"]], [y["value"]] * 2, **style)
+        if y["low"] is not None and y["high"] is not None:
+            axes.plot([x["value"]] * 2, [y["low"], y["high"]], **style)
+        marker = _MARKERS[(i // 8) % 8]
+        axes.plot(x["value"], y["value"], marker, color=_COLOURS[i % 8], markersize=6, label=p["method"])
+    axes.set_xlim(view["limits"]["x"])
+    axes.set_ylim(view["limits"]["y"])
+    axes.set_xlabel(f"{SUMMARIES[views.LEARNING].label} (learning accuracy)")
+    axes.set_ylabel("BWT (retention)")
+    axes.grid(color="#dfe3e6", linewidth=0.6)
+    axes.set_title(view["title"])
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _sensitivity(view: View) -> Figure:
+    figure = Figure(figsize=(5.0, 3.0))
+    axes = figure.subplots()
+    for i, line in enumerate(view["lines"]):
+        means = [math.nan if p is None else p["value"] for p in line["points"]]
+        style = "-" if i < 8 else "--"
+        axes.plot(range(len(means)), means, style, marker="o", markersize=4, color=_COLOURS[i % 8], label=line["label"])
+        for k, p in enumerate(line["points"]):
+            if p is not None and p["low"] is not None:
+                axes.plot([k, k], [p["low"], p["high"]], color=_COLOURS[i % 8], linewidth=0.8, alpha=0.6)
+    axes.set_xticks(range(len(view["values"])), view["values"])
+    axes.set_xlabel(view["axis"])
+    axes.grid(color="#dfe3e6", linewidth=0.6)
+    axes.set_title(view["title"])
+    if len(view["lines"]) > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

@@ -1,0 +1,64 @@
+"""A table of a study's report as LaTeX: a tabular with booktabs rules, to be included in a document's table."""
+
+from __future__ import annotations
+
+from lifealign.studies.report.cells import Cell, Table
+
+_SIGNS = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "−": r"\textminus{}",
+    "…": r"\ldots{}",
+    "[": "{[}",  # after the end of a row it would open an argument
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+}
+
+
+def escape(text: str) -> str:
+    """Text that LaTeX prints as it is, on one line."""
+    return "".join(_SIGNS.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def latex(table: Table) -> str:
+    """The table as a tabular; the best of a column is bold, the second underlined, an interval stands in brackets."""
+    kinds = "".join("l" if column.words else "r" for column in table.columns)
+    lines = [f"% {_comment(line)}" for line in (table.title, table.note) if line]
+    lines += [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{l{kinds}}}", r"\toprule"]
+    if above := table.above():
+        heads, rules, at = [""], [], 2
+        for label, span in above:
+            heads.append(rf"\multicolumn{{{span}}}{{c}}{{{escape(label)}}}")
+            rules.append(rf"\cmidrule(lr){{{at}-{at + span - 1}}}")
+            at += span
+        lines += [_row(heads), " ".join(rules)]
+    lines += [_row([escape(table.first), *(escape(column.label) for column in table.columns)]), r"\midrule"]
+    lines += [_row([escape(name), *map(_cell, cells)]) for name, cells in table.rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _comment(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _row(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _cell(cell: Cell) -> str:
+    if cell.text is None:
+        return "--"
+    number = cell.value is not None
+    # A hyphen is no minus sign, in numbers only.
+    inner = cell.text.replace("*", "^{*}")
+    text = f"${inner}$" if number else escape(cell.text)
+    if cell.rank:
+        text = rf"$\mathbf{{{inner}}}$" if cell.rank == 1 else rf"\underline{{{text}}}"
+    if cell.low and cell.high:
+        text += rf" {{\scriptsize $[{cell.low}, {cell.high}]$}}"
+    if cell.note:
+        text += rf" {{\scriptsize ({escape(cell.note)})}}"
+    return text

@@ -1,0 +1,40 @@
+"""A table of a study's report as Markdown, for a README or an issue."""
+
+from __future__ import annotations
+
+from lifealign.studies.report.cells import Cell, Table
+
+_SIGNS = {sign: "\\" + sign for sign in "\\`*_[]<>|"}
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return "".join(_SIGNS.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def markdown(table: Table) -> str:
+    """The table with its title and note; the best of a column is bold, the second in italics, an interval in brackets.
+
+    Markdown has one line of headings: a heading above several columns stands before each of theirs.
+    """
+    heads = [f"{column.above} {column.label}".strip() for column in table.columns]
+    rules = ["---" if column.words else "---:" for column in table.columns]
+    lines = [f"**{escape(table.title)}**", ""]
+    lines += [escape(table.note), ""] if table.note else []
+    lines += [_row([escape(head) for head in (table.first, *heads)]), _row(["---", *rules])]
+    lines += [_row([escape(name), *map(_cell, cells)]) for name, cells in table.rows]
+    return "\n".join([*lines, ""])
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(cell: Cell) -> str:
+    if cell.text is None:
+        return "-"
+    text = escape(cell.text)
+    text = {1: f"**{text}**", 2: f"*{text}*"}.get(cell.rank, text)
+    if cell.low and cell.high:
+        text += f" \\[{cell.low}, {cell.high}\\]"
+    return text + (f" ({escape(cell.note)})" if cell.note else "")

@@ -1,0 +1,394 @@
+"""The tables of a study's report, as plain values that HTML and LaTeX are made of. See `report`.
+
+Each table is made once, as `Table` of `Cell`, so that the page and the LaTeX cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lifealign.evaluation.results import NEITHER_IS_BETTER
+from lifealign.report.views import SUMMARIES, cells_of, higher_is_better, metric_label, number
+from lifealign.studies.report.cells import (
+    Cell,
+    Column,
+    Json,
+    Table,
+    mean_cell,
+    number_cell,
+    order_label,
+    ranked,
+    settings_text,
+    signed,
+    slug,
+    unused,
+    word_columns,
+    words,
+)
+
+PAPER_FORM = ("bwt", "last", "ap")
+"""Summaries of the main table, in the order of the paper's tables."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lines of the study's table that may be compared: one order of the tasks on one base model."""
+
+    order: str
+    model: str
+    lines: tuple[Json, ...]
+    label: str
+
+    def show(self) -> dict[str, str]:
+        """The reader's choices that it belongs to."""
+        return {"order": self.order, "model": self.model}
+
+
+def groups(results: Json) -> list[Group]:
+    """The comparable lines of the study's table, in its order; the label names order and model as far as they vary."""
+    found: dict[tuple[str, str], list[Json]] = {}
+    for line in results.get("table") or ():
+        found.setdefault((str(line["order"]), str(line.get("model"))), []).append(line)
+    models = {model for _, model in found}
+    return [
+        Group(order, model, tuple(lines), order_label(order) + (f", {model}" if len(models) > 1 else ""))
+        for (order, model), lines in found.items()
+    ]
+
+
+def metrics_of(results: Json) -> list[str]:
+    """Metrics of the table and of the runs, in the order of the first that has them."""
+    lines = [line.get("metrics") or {} for line in results.get("table") or ()]
+    runs = [run.get("scores") or {} for run in results.get("runs") or ()]
+    return list(dict.fromkeys(metric for held in (*lines, *runs) for metric in held))
+
+
+def runs_of(results: Json, **wanted: Any) -> list[Json]:
+    """Finished runs with these values, e.g. method="replay"; ordered by seed."""
+    held = [
+        run
+        for run in results.get("runs") or ()
+        if run.get("status") == "done" and all(run.get(key) == value for key, value in wanted.items())
+    ]
+    return sorted(held, key=lambda run: (run.get("seed") is None, run.get("seed")))
+
+
+def all_tables(results: Json) -> dict[str, list[Table]]:
+    """Every table of the report, by section; a section may have none."""
+    comparable, metrics = groups(results), metrics_of(results)
+    sections = {
+        "main": [main_table(results, group, metrics) for group in comparable],
+        "details": [_details(results, group, metric) for group in comparable for metric in metrics],
+        "differences": [t for group in comparable for metric in metrics if (t := _differences(results, group, metric))],
+        "spread": [t for metric in metrics if (t := _spread(results, metric))],
+        "interference": _interference(results),
+        "cost": _cost(results),
+        "selection": _selection(results),
+        "unfinished": _unfinished(results),
+    }
+    seen: set[str] = set()
+    return {
+        section: [replace(table, name=unused(table.name, seen)) for table in tables]
+        for section, tables in sections.items()
+    }
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def main_table(results: Json, group: Group, metrics: Sequence[str]) -> Table:
+    """BWT, Last and AP of every metric, a row for each method: the form of the paper's tables."""
+    pairs = [(metric, key) for metric in metrics for key in PAPER_FORM if _measured(group, metric, key)]
+    columns = tuple(Column(SUMMARIES[key].label, metric_label(metric), SUMMARIES[key].text) for metric, key in pairs)
+    return Table(
+        slug("main", group.order, _model_part(results, group)),
+        f"Results, {group.label}",
+        "Mean over seeds with its 95 % interval.",
+        "Method",
+        columns,
+        _score_rows(results, group, pairs),
+        group.show(),
+    )
+
+
+def _details(results: Json, group: Group, metric: str) -> Table:
+    """Every summary of one metric."""
+    pairs = [(metric, key) for key in SUMMARIES if _measured(group, metric, key)]
+    return Table(
+        slug("summary", metric, group.order, _model_part(results, group)),
+        f"{metric_label(metric)}, {group.label}",
+        "Mean over seeds with its 95 % interval.",
+        "Method",
+        tuple(Column(SUMMARIES[key].label, "", SUMMARIES[key].text) for _, key in pairs),
+        _score_rows(results, group, pairs),
+        {**group.show(), "metric": metric},
+    )
+
+
+def _model_part(results: Json, group: Group) -> str:
+    return group.model if len({line.get("model") for line in results["table"]}) > 1 else ""
+
+
+def _stored(line: Json, metric: str, key: str) -> Json:
+    """What the table's line says of a summary."""
+    found: Json = ((line.get("metrics") or {}).get(metric) or {}).get(key) or {}
+    return found
+
+
+def _measured(group: Group, metric: str, key: str) -> bool:
+    return any(_stored(line, metric, key).get("mean") is not None for line in group.lines)
+
+
+def _score_rows(
+    results: Json, group: Group, pairs: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
+    columns = []
+    most = max((len(line.get("seeds") or ()) for line in group.lines), default=0)
+    for metric, key in pairs:
+        cells = [_score_cell(results, line, metric, key, most) for line in group.lines]
+        columns.append(cells if metric in NEITHER_IS_BETTER else ranked(cells, higher_is_better(metric, key)))
+    return tuple((str(line["method"]), tuple(column[i] for column in columns)) for i, line in enumerate(group.lines))
+
+
+def _score_cell(results: Json, line: Json, metric: str, key: str, most: int) -> Cell:
+    """A mean over seeds; its note says which seeds or cells it lacks."""
+    stored = _stored(line, metric, key)
+    seeds, values = line.get("seeds") or [], stored.get("values") or []
+    cell = mean_cell(stored, metric)
+    if cell.text is None:
+        return cell
+    there = sum(value is not None for value in values) if values else len(seeds)
+    notes = [f"{there} of {most} seeds"] if there < most else []
+    notes += _partial(results, line, metric, key)
+    singles = [
+        f"seed {seed}: {number(value, metric) or 'not measured'}" for seed, value in zip(seeds, values, strict=False)
+    ]
+    return replace(cell, note=", ".join(notes), values="; ".join(singles))
+
+
+def _partial(results: Json, line: Json, metric: str, key: str) -> list[str]:
+    """How many cells of R lie behind the mean, where some that it is a mean over were not measured."""
+    there = needed = 0
+    for run in runs_of(results, method=line["method"], order=line["order"], model=line.get("model")):
+        R = ((run.get("scores") or {}).get(metric) or {}).get("R") or []
+        wanted = cells_of(key, len(R))
+        needed += len(wanted)
+        there += sum(R[k][j] is not None for k, j in wanted)
+    return [f"{there} of {needed} cells"] if there < needed else []
+
+
+def _differences(results: Json, group: Group, metric: str) -> Table | None:
+    """Paired difference to the study's baseline, seed by seed."""
+    held = [
+        (str(line["method"]), (line.get("difference") or {}).get(metric) or {})
+        for line in group.lines
+        if (line.get("difference") or {}).get(metric)
+    ]
+    keys = [key for key in SUMMARIES if any((d.get(key) or {}).get("mean") is not None for _, d in held)]
+    if not keys:
+        return None
+    rows = tuple((method, tuple(_difference(stored.get(key) or {}, metric) for key in keys)) for method, stored in held)
+    baseline = results.get("baseline")
+    return Table(
+        slug("difference", metric, group.order, _model_part(results, group)),
+        f"{metric_label(metric)}: difference to {baseline}, {group.label}",
+        f"Method minus {baseline}, paired over seeds, with its 95 % interval. * : the interval excludes zero.",
+        "Method",
+        tuple(Column(SUMMARIES[key].label, "", SUMMARIES[key].text) for key in keys),
+        rows,
+        {**group.show(), "metric": metric},
+    )
+
+
+def _difference(stored: Json, metric: str) -> Cell:
+    cell = mean_cell(stored, metric)
+    low, high = stored.get("low"), stored.get("high")
+    if cell.text is None:
+        return cell
+    sure = low is not None and high is not None and (low > 0 or high < 0)
+    return replace(cell, text=signed(cell) + ("*" if sure else ""))
+
+
+# --- orders and interference ------------------------------------------------------------------------------------------
+
+
+def _spread(results: Json, metric: str) -> Table | None:
+    """Largest minus smallest mean over the orders, and the means themselves."""
+    held = {method: (by or {}).get(metric) or {} for method, by in (results.get("orders_spread") or {}).items()}
+    held = {method: stored for method, stored in held.items() if stored}
+    keys = [key for key in PAPER_FORM if any(key in stored for stored in held.values())]
+    orders = list(dict.fromkeys(o for s in held.values() for k in keys for o in (s.get(k) or {}).get("by_order") or {}))
+    if not keys or len(orders) < 2:
+        return None
+    columns = [Column(o, SUMMARIES[key].label, SUMMARIES[key].text) for key in keys for o in ("spread", *orders)]
+    spreads = {
+        key: ranked([number_cell((s.get(key) or {}).get("spread"), metric) for s in held.values()], False)
+        for key in keys
+    }
+    rows = []
+    for i, (method, stored) in enumerate(held.items()):
+        cells: list[Cell] = []
+        for key in keys:
+            by_order = (stored.get(key) or {}).get("by_order") or {}
+            cells += [spreads[key][i], *(number_cell(by_order.get(order), metric) for order in orders)]
+        rows.append((method, tuple(cells)))
+    return Table(
+        slug("orders", metric),
+        f"Order sensitivity: {metric_label(metric)}",
+        "Spread: the largest minus the smallest mean over the orders; less is better.",
+        "Method",
+        tuple(columns),
+        tuple(rows),
+        {"metric": metric},
+    )
+
+
+def _interference(results: Json) -> list[Table]:
+    tables = []
+    for method, stored in (results.get("interference") or {}).items():
+        tasks, matrix = stored["tasks"], stored["matrix"]
+        largest = max((abs(value) for row in matrix for value in row if value is not None), default=None)
+        if largest is None:
+            continue
+        metric = stored.get("metric") or "accuracy"
+        tables.append(
+            Table(
+                slug("interference", method),
+                f"Interference: {method}",
+                f"{metric_label(metric)}: mean change of the column's task by learning the row's task.",
+                "Learnt",
+                tuple(Column(task, "Change of") for task in tasks),
+                tuple(
+                    (task, tuple(_change(v, metric, largest) for v in row))
+                    for task, row in zip(tasks, matrix, strict=True)
+                ),
+                {"method": method},
+            )
+        )
+    return tables
+
+
+def _change(value: float | None, metric: str, largest: float) -> Cell:
+    cell = number_cell(value, metric)
+    if value is None:
+        return cell
+    sign = 1 if higher_is_better(metric, "last") else -1
+    return replace(cell, text=signed(cell), tint=round(sign * value / largest, 3) if largest else 0.0)
+
+
+# --- cost, selection, what did not finish -----------------------------------------------------------------------------
+
+
+def _cost(results: Json) -> list[Table]:
+    held = results.get("cost") or {}
+    if not held:
+        return []
+    columns = {
+        "seconds": Column("Run, s", "", "whole run, with its evaluations"),
+        "train_seconds": Column("Training, s", "", "training alone"),
+        "relative": Column("Relative", "", "training time divided by that of sequential"),
+        "peak_memory_gb": Column("Peak memory, GB", "", "of the process"),
+        "state_bytes": Column("State kept, MB", "", "what the method keeps between tasks"),
+    }
+    rows = tuple(
+        (method, tuple(_cost_cell(key, stored.get(key)) for key in columns)) for method, stored in held.items()
+    )
+    return [
+        Table(
+            "cost",
+            "Time, memory and state kept",
+            "Means over the runs of a method.",
+            "Method",
+            tuple(columns.values()),
+            rows,
+            {},
+        )
+    ]
+
+
+def _cost_cell(key: str, value: float | None) -> Cell:
+    if value is None:
+        return Cell(None)
+    match key:
+        case "state_bytes":
+            return Cell(f"{value / 1e6:.2f}", value)
+        case "peak_memory_gb" | "relative":
+            return Cell(f"{value:.2f}", value)
+        case _:
+            return Cell(f"{value:.1f}", value)
+
+
+def _selection(results: Json) -> list[Table]:
+    held = {method: stored for method, stored in (results.get("selection") or {}).items() if stored}
+    if not held:
+        return []
+    split = results.get("selected_on")
+    trials = [(method, s.get("metric") or "", trial) for method, s in held.items() for trial in s.get("trials") or ()]
+    return [
+        Table(
+            "selection",
+            "What was chosen",
+            f"What was chosen, on the {split} rows; the tables report the {results.get('reported_on')} rows.",
+            "Method",
+            (Column("Trials"), Column("Failed"), *word_columns("Chosen"), Column("Value"), *word_columns("Metric")),
+            tuple((method, _selection_cells(stored)) for method, stored in held.items()),
+            {},
+        ),
+        Table(
+            "trials",
+            "All trials",
+            f"Every setting tried, and its value on the {split} rows.",
+            "Method",
+            (*word_columns("Settings"), Column("Value"), *word_columns("Metric", "Message")),
+            tuple(
+                (
+                    method,
+                    (
+                        words(settings_text(trial.get("settings")) or "defaults"),
+                        number_cell(trial.get("value"), metric.rpartition(".")[2]),
+                        words(metric),
+                        Cell(trial.get("error") or ""),
+                    ),
+                )
+                for method, metric, trial in trials
+            ),
+            {},
+        ),
+    ]
+
+
+def _selection_cells(stored: Json) -> tuple[Cell, ...]:
+    trials, metric = stored.get("trials") or [], stored.get("metric") or ""
+    chosen = stored.get("chosen")
+    value = next((trial.get("value") for trial in trials if trial.get("settings") == chosen), None)
+    return (
+        number_cell(len(trials)),
+        number_cell(sum(bool(trial.get("error")) for trial in trials)),
+        words("" if chosen is None else settings_text(chosen) or "defaults"),
+        number_cell(value, metric.rpartition(".")[2]),
+        words(metric),
+    )
+
+
+def _unfinished(results: Json) -> list[Table]:
+    runs: Iterable[Json] = results.get("runs") or ()
+    held = [run for run in runs if run.get("status") != "done"]
+    if not held:
+        return []
+    labels = ("Order", "Seed", "Model", "Settings", "Run", "State", "Message")
+    rows = tuple(
+        (
+            str(run.get("method")),
+            (
+                *(words(str(run.get(key, ""))) for key in ("order", "seed", "model")),
+                Cell(settings_text(run.get("settings"))),
+                *(words(str(run.get(key, ""))) for key in ("id", "status")),
+                Cell(run.get("error") or ""),
+            ),
+        )
+        for run in held
+    )
+    note = "These runs are in no mean above."
+    return [Table("unfinished", "Failed and pending runs", note, "Method", word_columns(*labels), rows, {})]

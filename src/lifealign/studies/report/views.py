@@ -1,0 +1,231 @@
+"""What a study's page and its figures show beside the tables: heatmaps, bars, curves, points. See `report`.
+
+Plain values; the page's charts (`charts`) and the figures (`figures`) are drawn from the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lifealign.evaluation.metrics import seeds_interval
+from lifealign.evaluation.results import LOWER_IS_BETTER
+from lifealign.report.views import SUMMARIES, higher_is_better, interval, metric_label, number, plain
+from lifealign.studies.report.cells import Json, order_label, setting
+from lifealign.studies.report.tables import Group, groups, metrics_of, runs_of
+
+View = dict[str, Any]
+BAR_SUMMARIES = ("last", "bwt")
+"""Summaries that are shown as bars and as sensitivity curves."""
+LEARNING, RETENTION = "learning_accuracy", "bwt"
+
+
+# --- score matrices ---------------------------------------------------------------------------------------------------
+
+
+def heatmaps(results: Json) -> list[View]:
+    """Score matrices of every metric, order, model and method: means over the finished runs, each seed in the title."""
+    keys = dict.fromkeys(
+        (str(run["order"]), str(run.get("model")), str(run["method"]))
+        for run in results.get("runs") or ()
+        if run.get("status") == "done"
+    )
+    views = []
+    for metric in metrics_of(results):
+        found = [v for key in keys if (v := _heatmap(results, metric, *key))]
+        values = [c["value"] for v in found for row in v["rows"] for c in row["cells"] if c is not None]
+        low, high = min(values, default=0.0), max(values, default=1.0)
+        for view in found:
+            view["scale"] = (low, high)
+            for cell in (c for row in view["rows"] for c in row["cells"] if c is not None):
+                share = (cell["value"] - low) / (high - low) if high > low else 0.5
+                cell["share"] = round(1 - share if metric in LOWER_IS_BETTER else share, 3)
+        views += found
+    return views
+
+
+def _heatmap(results: Json, metric: str, order: str, model: str, method: str) -> View | None:
+    runs = [
+        run
+        for run in runs_of(results, order=order, method=method)
+        if str(run.get("model")) == model and (run.get("scores") or {}).get(metric)
+    ]
+    if not runs:
+        return None
+    tasks = list(runs[0]["tasks"])
+    scores = [run["scores"][metric] for run in runs]
+    seeds = [run.get("seed") for run in runs]
+    rows = []
+    before = [s.get("before") or [None] * len(tasks) for s in scores]
+    if any(value is not None for row in before for value in row):
+        cells = [_mean_of([row[j] for row in before], seeds, metric, False) for j in range(len(tasks))]
+        rows.append({"label": "before", "cells": cells})
+    for k, task in enumerate(tasks):
+        stage = [s["R"][k] for s in scores]
+        if any(value is not None for row in stage for value in row):
+            cells = [_mean_of([row[j] for row in stage], seeds, metric, j <= k) for j in range(len(tasks))]
+            rows.append({"label": f"after {task}", "cells": cells})
+    show = {"metric": metric, "order": order, "model": model, "method": method}
+    return {"title": f"{method}, {order_label(order)}", "show": show, "tasks": tasks, "rows": rows, "seeds": seeds}
+
+
+def _mean_of(values: Sequence[float | None], seeds: Sequence[Any], metric: str, learnt: bool) -> View | None:
+    present = [value for value in values if value is not None]
+    if not present:
+        return None
+    singles = [f"seed {s}: {number(v, metric) or 'not measured'}" for s, v in zip(seeds, values, strict=True)]
+    return {
+        "value": sum(present) / len(present),
+        "singles": "; ".join(singles),
+        "learnt": learnt,
+        "partial": len(present) < len(values),
+    }
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+
+def bars(results: Json) -> list[View]:
+    """For each metric, model and summary: the methods' means in every order, None where there is none."""
+    comparable, views = groups(results), []
+    for metric in metrics_of(results):
+        for model in dict.fromkeys(g.model for g in comparable):
+            own = [g for g in comparable if g.model == model]
+            methods = list(dict.fromkeys(str(line["method"]) for g in own for line in g.lines))
+            for key in BAR_SUMMARIES:
+                rows = [{"method": m, "values": [_of_method(g, m, metric, key) for g in own]} for m in methods]
+                if any(value is not None for row in rows for value in row["values"]):
+                    show: View = {"metric": metric, "model": model}
+                    orders = [g.order for g in own]
+                    views.append(
+                        {"show": show, "key": key, "title": _title(metric, key), "orders": orders, "rows": rows}
+                    )
+    return views
+
+
+def _title(metric: str, key: str) -> str:
+    return f"{SUMMARIES[key].label}, {metric_label(metric)[:1].lower()}{metric_label(metric)[1:]}"
+
+
+def _of_method(group: Group, method: str, metric: str, key: str) -> View | None:
+    """{"value", "low", "high"} of a method in a group; None where it was not measured."""
+    for line in group.lines:
+        if line["method"] == method:
+            stored = ((line.get("metrics") or {}).get(metric) or {}).get(key) or {}
+            if stored.get("mean") is not None:
+                return interval({**stored, "value": stored["mean"]})
+    return None
+
+
+# --- retention against learning ---------------------------------------------------------------------------------------
+
+
+def pareto(results: Json) -> list[View]:
+    """Backward transfer against learning accuracy, a point for each method; `front` marks those that none beats in both."""
+    views = []
+    for metric in metrics_of(results):
+        for group in groups(results):
+            points: list[View] = []
+            for line in group.lines:
+                x, y = (_of_method(group, line["method"], metric, key) for key in (LEARNING, RETENTION))
+                if x is not None and y is not None:
+                    points.append({"method": str(line["method"]), "x": x, "y": y})
+            missing = [
+                str(line["method"]) for line in group.lines if line["method"] not in {p["method"] for p in points}
+            ]
+            if points:
+                _mark_front(points, metric)
+                views.append(
+                    {
+                        "show": {"metric": metric, "order": group.order, "model": group.model},
+                        "title": f"{metric_label(metric)}, {group.label}",
+                        "points": points,
+                        # The points decide what is shown: an interval over two seeds can be many times as wide as the rest.
+                        "limits": {axis: _around([p[axis]["value"] for p in points]) for axis in ("x", "y")},
+                        "missing": missing,
+                    }
+                )
+    return views
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis with a tenth of the range to either side of the values."""
+    margin = 0.1 * (max(values) - min(values)) or 1.0
+    return min(values) - margin, max(values) + margin
+
+
+def _mark_front(points: Sequence[View], metric: str) -> None:
+    signs = [1 if higher_is_better(metric, key) else -1 for key in (LEARNING, RETENTION)]
+    places = [(signs[0] * p["x"]["value"], signs[1] * p["y"]["value"]) for p in points]
+    for point, (x, y) in zip(points, places, strict=True):
+        point["front"] = not any(a >= x and b >= y and (a, b) != (x, y) for a, b in places)
+
+
+# --- swept hyper-parameters -------------------------------------------------------------------------------------------
+
+
+def sensitivity(results: Json) -> list[View]:
+    """For each swept setting, metric and summary: means over seeds at its values, in the order of the study.
+
+    A line holds all finished runs that differ only in that setting and in the seed.
+    """
+    views = []
+    for axis, values in (results.get("axes") or {}).items():
+        lines = _lines(results, axis)
+        for metric in metrics_of(results):
+            for key in BAR_SUMMARIES:
+                drawn = []
+                for label, runs in lines:
+                    points = [_at_value(runs, axis, value, metric, key) for value in values]
+                    if any(point is not None for point in points):
+                        drawn.append({"label": label, "points": points})
+                if drawn:
+                    texts = [setting(value) for value in values]
+                    title = f"{_title(metric, key)}, by {axis}"
+                    views.append(
+                        {
+                            "show": {"metric": metric},
+                            "axis": axis,
+                            "key": key,
+                            "title": title,
+                            "values": texts,
+                            "lines": drawn,
+                        }
+                    )
+    return views
+
+
+def _lines(results: Json, axis: str) -> list[tuple[str, list[Json]]]:
+    """Runs that have the setting, by what else they are, each with a name that says where it differs from the others."""
+    found: dict[str, list[Json]] = {}
+    for run in runs_of(results):
+        if axis in (run.get("settings") or {}):
+            found.setdefault(json.dumps(_identity(run, axis), sort_keys=True), []).append(run)
+    parts = [_identity(runs[0], axis) for runs in found.values()]
+    varying = [
+        key for key in dict.fromkeys(k for part in parts for k in part) if len({str(p.get(key)) for p in parts}) > 1
+    ]
+    named = []
+    for runs, part in zip(found.values(), parts, strict=True):
+        short = [
+            str(part[key]) if key in ("strategy", "order", "model") else f"{key}={setting(part[key])}"
+            for key in varying
+            if key in part
+        ]
+        named.append((", ".join(short) or str(part["strategy"]), runs))
+    return named
+
+
+def _identity(run: Json, axis: str) -> View:
+    rest = {key: value for key, value in run["settings"].items() if key != axis}
+    return {"strategy": run.get("strategy"), "order": run.get("order"), "model": run.get("model"), **plain(rest)}
+
+
+def _at_value(runs: Sequence[Json], axis: str, value: Any, metric: str, key: str) -> View | None:
+    held = [((run.get("summary") or {}).get(metric) or {}).get(key) for run in runs if run["settings"][axis] == value]
+    present = [float(v) for v in held if v is not None]
+    if not present:
+        return None
+    found: Mapping[str, Any] = plain(seeds_interval(present)._asdict())
+    return {**interval(found), "count": len(present)}

@@ -1,0 +1,213 @@
+"""Report of a study: one HTML page that needs no network, a LaTeX and a Markdown file for each table, two CSV files, and figures.
+
+Everything is made from results.json alone: no model, no memory, no torch. The same input gives the same bytes. What is
+shown is in `tables` and `views`, the layout in study_report.html.j2.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lifealign.core.errors import StoreError
+from lifealign.core.files import decode_json, read_bytes, replace_file, writing
+from lifealign.evaluation.results import LOWER_IS_BETTER
+from lifealign.report.memories import BEFORE, template
+from lifealign.report.views import metric_label, plain
+from lifealign.studies.report import charts, views
+from lifealign.studies.report.cells import Json, Table, order_label
+from lifealign.studies.report.latex import latex
+from lifealign.studies.report.markdown import markdown
+from lifealign.studies.report.tables import all_tables, groups, metrics_of
+
+RUN_COLUMNS = ("run", "method", "order", "model", "seed", "status", "metric", "quantity", "stage", "task", "value")
+TABLE_COLUMNS = ("method", "order", "model", "seeds", "metric", "summary", "mean", "low", "high")
+DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high")
+PAGE = "study.html"
+_ABSENT: dict[str, Any] = {
+    "note": None,
+    "lifealign_version": None,
+    "selected_on": None,
+    "reported_on": None,
+    "orders": {},
+}
+
+
+def write_study_report(results: Mapping[str, Any], directory: str | Path) -> list[Path]:
+    """Write study.html, tables/*.tex and *.md, results.csv, table.csv and figures/; each file is replaced as a whole.
+
+    Args:
+        results: a study's results.json.
+        directory: made if missing.
+
+    Returns:
+        The files written. There are no figures among them where matplotlib (extra `figures`) is not installed.
+
+    Raises:
+        StoreError: the operating system refused a write, or `results` is no study's results.
+    """
+    clean = checked(results)
+    tables = all_tables(clean)
+    contents = {PAGE: render_html(clean).encode(), "results.csv": runs_csv(clean).encode()}
+    contents["table.csv"] = table_csv(clean).encode()
+    for table in (t for section in tables.values() for t in section):
+        contents[f"tables/{table.name}.tex"] = latex(table).encode()
+        contents[f"tables/{table.name}.md"] = markdown(table).encode()
+    if find_spec("matplotlib"):
+        from lifealign.studies.report.figures import figures
+
+        contents |= {f"figures/{name}": data for name, data in figures(clean)}
+    target = Path(directory)
+    with writing(target):
+        for name, data in contents.items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            replace_file(target / name, data)
+    return [target / name for name in contents]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A study's results.json.
+
+    Raises:
+        StoreError: the file cannot be read, or is something else.
+    """
+    return checked(decode_json(path, read_bytes(path)), str(path))
+
+
+def checked(results: Any, where: str = "results") -> dict[str, Any]:
+    """Plain values of a study's results; what is not finite is None.
+
+    Raises:
+        StoreError: it is something else, such as the results.json of a report of memories.
+    """
+    if not isinstance(results, Mapping) or not isinstance(results.get("study"), str) or "runs" not in results:
+        raise StoreError(f"{where}: no results of a study; expected an object with 'study', 'runs' and 'table'")
+    return {**_ABSENT, **plain(results)}
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def render_html(results: Json) -> str:
+    """One self-contained page: no other file and no network; all text of the results is escaped."""
+    return template("study.html.j2").render(page(checked(results)))
+
+
+def page(results: Json) -> dict[str, Any]:
+    """Everything the template reads."""
+    runs, comparable = results["runs"], groups(results)
+    choices = {
+        "metric": metrics_of(results),
+        "order": _names(runs, "order", (g.order for g in comparable)),
+        "model": _names(runs, "model", (g.model for g in comparable)),
+        "method": _names(runs, "method", _methods(results)),
+    }
+    return {
+        "results": results,
+        "order_label": order_label,
+        "choices": choices,
+        "labels": {metric: metric_label(metric) for metric in choices["metric"]},
+        "lower": [metric for metric in choices["metric"] if metric in LOWER_IS_BETTER],
+        "states": {state: sum(run.get("status") == state for run in runs) for state in ("done", "failed", "pending")},
+        "seeds": sorted({run["seed"] for run in runs if run.get("seed") is not None}),
+        "tables": all_tables(results),
+        "heatmaps": views.heatmaps(results),
+        "bars": [charts.bars(view) for view in views.bars(results)],
+        "pareto": [charts.pareto(view) for view in views.pareto(results)],
+        "sensitivity": [charts.sensitivity(view) for view in views.sensitivity(results)],
+    }
+
+
+def _methods(results: Json) -> list[str]:
+    return [*(line["method"] for line in results.get("table") or ()), *(results.get("interference") or ())]
+
+
+def _names(runs: Sequence[Json], key: str, more: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys([*(str(run.get(key)) for run in runs), *map(str, more)]))
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def runs_csv(results: Json) -> str:
+    """Every measured number of every run, one a line; columns are `RUN_COLUMNS`. A run without scores has one line.
+
+    `quantity` is R (a cell of the score matrix; `stage` is the task after which was scored, or "before") or the name of a
+    summary.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for run in results["runs"]:
+        first = tuple(run.get(key) for key in ("id", "method", "order", "model", "seed", "status"))
+        measured = [(*first, *rest) for rest in _numbers(run)]
+        rows += measured or [(*first, *[None] * 5)]
+    return _csv(RUN_COLUMNS, rows)
+
+
+def _numbers(run: Json) -> Iterable[tuple[Any, ...]]:
+    tasks = run.get("tasks") or []
+    for metric, scores in (run.get("scores") or {}).items():
+        stages = [(BEFORE, scores.get("before") or []), *zip(tasks, scores["R"], strict=False)]
+        for stage, row in stages:
+            yield from ((metric, "R", stage, t, v) for t, v in zip(tasks, row, strict=False) if v is not None)
+    for metric, summary in (run.get("summary") or {}).items():
+        yield from ((metric, key, None, None, value) for key, value in summary.items() if value is not None)
+
+
+def table_csv(results: Json) -> str:
+    """The study's table: means over seeds with intervals, and paired differences; columns are `TABLE_COLUMNS` and more."""
+    rows = []
+    for line in results.get("table") or ():
+        first = (line["method"], line["order"], line.get("model"), " ".join(map(str, line.get("seeds") or ())))
+        for metric, summaries in (line.get("metrics") or {}).items():
+            for key, stored in summaries.items():
+                if stored.get("mean") is not None:
+                    other = ((line.get("difference") or {}).get(metric) or {}).get(key) or {}
+                    ends = [part.get(side) for part in (stored, other) for side in ("mean", "low", "high")]
+                    rows.append((*first, metric, key, *ends))
+    return _csv((*TABLE_COLUMNS, *DIFFERENCE_COLUMNS), rows)
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    return out.getvalue()
+
+
+def lines(results: Json, written: Sequence[Path]) -> list[str]:
+    """What the command says: the counts of runs, the main tables, where the page is."""
+    clean = checked(results)
+    states = [str(run.get("status")) for run in clean["runs"]]
+    said = [f"study {clean['study']}: " + ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))]
+    for table in all_tables(clean)["main"]:
+        said += ["", *_terminal(table)]
+    page_file = next(path for path in written if path.name == PAGE)
+    said += ["", f"report: {page_file}"]
+    if not any(path.suffix == ".png" for path in written):
+        said.append(
+            "no figures: matplotlib is not installed, or there is nothing to draw; pip install 'lifealign[figures]'"
+        )
+    return said
+
+
+def _terminal(table: Table) -> list[str]:
+    """A table for the terminal, a block for each heading above its columns."""
+    said = [table.title]
+    for label in dict.fromkeys(column.above for column in table.columns):
+        own = [i for i, column in enumerate(table.columns) if column.above == label]
+        grid = [[label, *(table.columns[i].label for i in own)]]
+        grid += [
+            [name, *(_in_words(cells[i].text, cells[i].low, cells[i].high) for i in own)] for name, cells in table.rows
+        ]
+        widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
+        said += ["  ".join(f"{v:<{w}}" for v, w in zip(row, widths, strict=True)).rstrip() for row in grid]
+    return said
+
+
+def _in_words(text: str | None, low: str, high: str) -> str:
+    return "not measured" if text is None else f"{text} [{low}, {high}]" if low else text

@@ -1,0 +1,1 @@
+"""Losses, replay, the interface of a strategy, and the only training loop."""

@@ -1,0 +1,367 @@
+"""The only training loop: one stage (SFT or preference) of one task, on accelerate.
+
+An optimizer step takes `pairs_per_step` pairs in an order that is a function of (seed, task, stage, epoch), whatever the
+packing and the number of processes; its loss is the mean over exactly those pairs, the last, smaller step of an epoch
+included. Gradients of the (small) trained tensors are summed over processes once per step, so no wrapper around the
+model is needed and packed forwards may call its parts. Everything that the next step depends on is in a checkpoint:
+trained tensors, Adam's moments, strategy state, generator state and one integer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from lifealign.core.config import TrainConfig
+from lifealign.core.errors import TrainingError
+from lifealign.core.files import read_checkpoint, write_checkpoint
+from lifealign.core.progress import NullProgress, Progress
+from lifealign.data.tasks import Row
+from lifealign.model.adapters import restore, trainable
+from lifealign.model.encoding import EncodedPair
+from lifealign.model.logps import token_logps
+from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
+from lifealign.training.losses import PairLogps, focal_gradient
+from lifealign.training.strategy import Step, Strategy
+
+StageName = Literal["sft", "preference"]
+LogLine = dict[str, Any]
+
+SUMS = (
+    "pairs",
+    "loss",
+    "margin",
+    "accuracy",
+    "focal_weight",
+    "chosen_drift",
+    "rejected_drift",
+    "chosen_length",
+    "rejected_length",
+    "skipped",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage trains on.
+
+    Attributes:
+        name: `sft` trains on the chosen answers, `preference` on the pairs.
+        epochs: passes over the pairs.
+        learning_rate: peak, AdamW.
+        pairs: encoded rows.
+        reference: summed reference log-probs [N, 2] (chosen, rejected), float32.
+        losses_on: see `strategies.base.Step`.
+    """
+
+    name: StageName
+    epochs: int
+    learning_rate: float
+    pairs: Sequence[EncodedPair]
+    reference: Tensor
+    losses_on: Callable[[Sequence[Row]], Iterator[Tensor]]
+
+
+@dataclass
+class Loop:
+    """What all stages of a task share.
+
+    Attributes:
+        task: name, part of the seed of the row order.
+        model: with the adapter attached.
+        strategy: hooks.
+        config: options.
+        seed: of the run.
+        shared_prefix: packed rows, or plain ones (see `logps.probe`).
+        accelerator: device, processes, trackers.
+        checkpoints: directory for checkpoints; None: none are written.
+        progress: where to report.
+        log: one line per optimizer step, of all stages.
+        earlier_steps: optimizer steps of earlier tasks: trackers want a count that never falls.
+    """
+
+    task: str
+    model: nn.Module
+    strategy: Strategy
+    config: TrainConfig
+    seed: int
+    shared_prefix: bool
+    accelerator: Accelerator
+    checkpoints: Path | None = None
+    progress: Progress = field(default_factory=NullProgress)
+    log: list[LogLine] = field(default_factory=list)
+    earlier_steps: int = 0
+
+
+def row_order(seed: int, task: str, stage: str, epoch: int, count: int) -> list[int]:
+    """A permutation of range(count), a function of its arguments alone."""
+    text = f"{seed}|{task}|{stage}|{epoch}".encode()
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1)
+    return [int(i) for i in torch.randperm(count, generator=generator)]
+
+
+def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
+    """Linear warm-up over the first `warmup` share of the steps, then a cosine to 0 (Loshchilov & Hutter 2017, eq. 5)."""
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def windows(stage: Stage, seed: int, task: str, pairs_per_step: int) -> list[list[int]]:
+    """The pairs of each optimizer step of a stage, epoch after epoch; the last one of an epoch may be smaller."""
+    steps = []
+    for epoch in range(stage.epochs):
+        order = row_order(seed, task, stage.name, epoch, len(stage.pairs))
+        steps += [order[i : i + pairs_per_step] for i in range(0, len(order), pairs_per_step)]
+    return steps
+
+
+def train_stage(loop: Loop, stage: Stage) -> None:
+    """Train one stage from the model's current weights, or go on from its last checkpoint.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite; names the step and the rows. Checkpoints stay.
+    """
+    parameters = trainable(loop.model)
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=stage.learning_rate, weight_decay=loop.config.weight_decay, betas=(0.9, 0.999)
+    )
+    steps = windows(stage, loop.seed, loop.task, loop.config.pairs_per_step)
+    first = _resume(loop, stage, parameters, optimizer)
+    done = sum(map(len, steps[:first]))
+    title = f"{loop.task}: {stage.name}"
+    with loop.progress.stage(title, sum(map(len, steps)), "pairs", done=done) as shown:
+        for index in range(first, len(steps)):
+            started = time.perf_counter()
+            rate = learning_rate(index, len(steps), loop.config.warmup, stage.learning_rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            # For each step anew: a reference computed in between (`Step.losses_on`) leaves dropout off.
+            with _dropout_on(loop.model), _dropout_seed(loop, stage, index):
+                line = _step(loop, stage, parameters, steps[index], index)
+            before = {name: p.detach().clone() for name, p in parameters.items()}
+            optimizer.step()
+            loop.strategy.adjust_update(Step(loop.model, parameters, stage.losses_on, index, stage.name, before))
+            optimizer.zero_grad(set_to_none=True)
+            seconds = time.perf_counter() - started
+            line |= {"learning_rate": rate, "seconds": seconds, "pairs_per_second": len(steps[index]) / seconds}
+            loop.log.append(line)
+            loop.accelerator.log(
+                {f"{loop.task}/{stage.name}/{k}": v for k, v in line.items() if isinstance(v, float)},
+                step=loop.earlier_steps + len(loop.log),
+            )
+            if (index + 1) % loop.config.checkpoint_every == 0 or index + 1 == len(steps):
+                _checkpoint(loop, stage, parameters, optimizer, index + 1)
+            shown.advance(len(steps[index]), loss=line["loss"])
+
+
+def _step(
+    loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], window: Sequence[int], index: int
+) -> LogLine:
+    """Gradients of one optimizer step, those of the loss clipped, in ``parameter.grad``; returns the step's log line."""
+    accelerator, config = loop.accelerator, loop.config
+    chosen_only = stage.name == "sft"
+    groups = list(split_by_budget(stage.pairs, window, config.tokens_per_pack, loop.shared_prefix, chosen_only))
+    sums = torch.zeros(len(SUMS), dtype=torch.float64)
+    bound = 0.0
+    response_tokens = sum(len(stage.pairs[i].chosen) for i in window)
+    for group in groups[accelerator.process_index :: accelerator.num_processes]:
+        pack = _policy_pack(loop, stage, group, chosen_only)
+        if chosen_only:
+            loss, seen = _sft_loss(loop, pack, response_tokens), None
+        else:
+            loss, seen, skipped = _preference_loss(loop, stage, pack, group, len(window))
+            bound = max(bound, skipped)
+        if loss.requires_grad:
+            # Not by accelerate, which divides by the accumulation that its launcher was given; ours is in the loss.
+            loss.backward()  # type: ignore[no-untyped-call]
+        sums += _sums(seen, float(loss.detach()), len(group), len(window))
+    for parameter in parameters.values():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if accelerator.num_processes > 1:
+            parameter.grad = accelerator.reduce(parameter.grad, "sum")
+    sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu() if accelerator.num_processes > 1 else sums
+    line: LogLine = {"stage": stage.name, "step": index + 1, **_means(sums, chosen_only)}
+    if not chosen_only and getattr(loop.strategy.config, "normalise_weights", False):
+        # Exact for any packing: the mean weight of the step is known once all its pairs were seen, and divides them all.
+        for parameter in parameters.values():
+            assert parameter.grad is not None
+            parameter.grad /= max(line["focal_weight"], 1e-12)
+    loop.strategy.adjust_gradients(Step(loop.model, parameters, stage.losses_on, index, stage.name))
+    norm = float(accelerator.clip_grad_norm_(list(parameters.values()), config.max_grad_norm))
+    line["grad_norm"] = norm
+    penalty = loop.strategy.penalty(loop.model)
+    if penalty.requires_grad:
+        penalty.backward()  # type: ignore[no-untyped-call]
+        line["penalty"] = float(penalty.detach())
+    if config.skip_weight_below > 0 and not chosen_only:
+        line["skipped_gradient_bound"] = bound
+    if not all(math.isfinite(value) for value in (line["loss"], norm, line.get("penalty", 0.0))):
+        raise TrainingError(
+            f"task {loop.task!r}: the loss ({line['loss']}), its gradient's norm ({norm}) or the strategy's penalty "
+            f"({line.get('penalty', 0.0)}) is not finite at step {index + 1} of stage "
+            f"{stage.name}; lower the learning rate ({stage.learning_rate:g}) or look at the rows of this step: "
+            f"{', '.join(stage.pairs[i].digest[:12] for i in window[:4])} ...; the memory is as it was before this task"
+        )
+    return line
+
+
+def _policy_pack(loop: Loop, stage: Stage, group: Sequence[int], chosen_only: bool) -> Pack:
+    """The pairs as the policy sees them: with the strategy's virtual tokens, if it has any."""
+    pairs = [stage.pairs[i] for i in group]
+    shown = with_prefix(pairs, loop.strategy.prefix([p.prompt for p in pairs]))
+    return pack_pairs(shown, range(len(shown)), loop.shared_prefix, chosen_only).to(loop.accelerator.device)
+
+
+def _sft_loss(loop: Loop, pack: Pack, response_tokens: int) -> Tensor:
+    """Mean loss per response token over the optimizer step (this pack's part of it)."""
+    batch = replace(pack.batch, token_T=token_logps(loop.model, pack).token_T)
+    return loop.strategy.sft_loss(batch).sum() / response_tokens
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Detached [B] values of one forward, for the log."""
+
+    margin: Tensor
+    weight: Tensor
+    chosen_drift: Tensor
+    rejected_drift: Tensor
+    chosen_length: Tensor
+    rejected_length: Tensor
+    skip: Tensor
+
+
+def _preference_loss(
+    loop: Loop, stage: Stage, pack: Pack, group: Sequence[int], window: int
+) -> tuple[Tensor, _Seen, float]:
+    """This pack's part of the step's mean loss, what was seen, and the largest |dL/dr| left out."""
+    tokens = token_logps(loop.model, pack)
+    policy = tokens.pairs()
+    values = stage.reference[list(group)].to(policy.chosen.device)
+    reference = PairLogps(values[:, 0], values[:, 1])
+    loss_B = loop.strategy.loss(replace(pack.batch, token_T=tokens.token_T), policy, reference)
+    detached = PairLogps(policy.chosen.detach(), policy.rejected.detach())
+    batch = pack.batch
+    view = loop.strategy.objective(detached, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
+    skip = view.weight < loop.config.skip_weight_below
+    bound = 0.0
+    if skip.any():
+        gamma = getattr(loop.strategy.config, "gamma", None) or 0.0
+        bound = float(focal_gradient(view.margin[skip], gamma).abs().max())
+        # What is left out of the loss is left out of backward; a pack without a pair left is not run backward at all.
+        loss = loss_B[~skip].sum() / window + loss_B[skip].detach().sum() / window
+    else:
+        loss = loss_B.sum() / window
+    seen = _Seen(
+        view.margin,
+        view.weight,
+        detached.chosen - reference.chosen,
+        detached.rejected - reference.rejected,
+        batch.chosen_lengths_B,
+        batch.rejected_lengths_B,
+        skip.float(),
+    )
+    return (loss.detach() if bool(skip.all()) else loss), seen, bound
+
+
+def _sums(seen: _Seen | None, loss: float, pairs: int, window: int) -> Tensor:
+    """Sums over the pairs of one forward, in the order of `SUMS`."""
+    if seen is None:
+        return torch.tensor([float(pairs), loss] + [0.0] * (len(SUMS) - 2), dtype=torch.float64)
+    values = (
+        seen.margin,
+        (seen.margin > 0).float(),
+        seen.weight,
+        seen.chosen_drift,
+        seen.rejected_drift,
+        seen.chosen_length,
+        seen.rejected_length,
+        seen.skip,
+    )
+    return torch.tensor([float(pairs), loss, *(float(v.double().sum()) for v in values)], dtype=torch.float64)
+
+
+def _means(sums: Tensor, chosen_only: bool) -> dict[str, float]:
+    total = dict(zip(SUMS, sums.tolist(), strict=True))
+    pairs = max(total.pop("pairs"), 1.0)
+    loss = total.pop("loss")  # the parts are means over the whole step already
+    return {"loss": loss} if chosen_only else {"loss": loss, **{k: v / pairs for k, v in total.items()}}
+
+
+@contextmanager
+def _dropout_on(model: nn.Module) -> Iterator[None]:
+    """The adapter's dropout is on in a training step; the base model's own dropout is never used."""
+    model.eval()
+    for name, module in model.named_modules():
+        if "lora_dropout" in name:
+            module.train()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+@contextmanager
+def _dropout_seed(loop: Loop, stage: Stage, step: int) -> Iterator[None]:
+    """Dropout is the one thing drawn from torch's own generator: seeded anew for every step, so no state need be kept."""
+    text = f"{loop.seed}|{loop.task}|{stage.name}|{step}|{loop.accelerator.process_index}".encode()
+    with torch.random.fork_rng():
+        torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1)
+        yield
+
+
+def _checkpoint(
+    loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    """Trained tensors, moments and strategy state are the same in all processes, so the first one writes for all."""
+    if loop.checkpoints is not None and loop.accelerator.is_main_process:
+        tensors = {f"adapter/{name}": p.detach() for name, p in parameters.items()}
+        for name, parameter in parameters.items():
+            tensors |= {f"optimizer/{name}/{key}": value for key, value in optimizer.state[parameter].items()}
+        tensors |= {f"strategy/{name}": value for name, value in loop.strategy.state_dict().items()}
+        tensors["reference"] = stage.reference
+        state = {"stage": stage.name, "step": step, "log": loop.log}
+        write_checkpoint(loop.checkpoints, {k: v.cpu().contiguous() for k, v in tensors.items()}, state)
+    loop.accelerator.wait_for_everyone()
+
+
+def stage_reached(checkpoints: Path | None) -> tuple[StageName, Tensor] | None:
+    """Name and reference log-probs of the stage that the last checkpoint of a task stands in; None without one."""
+    found = read_checkpoint(checkpoints) if checkpoints is not None else None
+    return None if found is None else (found[1]["stage"], found[0]["reference"])
+
+
+def _resume(loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """Steps of this stage that a checkpoint holds; puts its state in place."""
+    found = read_checkpoint(loop.checkpoints) if loop.checkpoints is not None else None
+    if found is None or found[1]["stage"] != stage.name:
+        return 0
+    tensors, state = found
+    loop.strategy.load_state_dict(_part(tensors, "strategy/"))
+    loop.strategy.mount(loop.model)
+    restore(loop.model, _part(tensors, "adapter/"))
+    for name, parameter in parameters.items():
+        # AdamW keeps its step count on the CPU, the moments beside the parameter.
+        optimizer.state[parameter] = {
+            key: value if key == "step" else value.to(parameter.device)
+            for key, value in _part(tensors, f"optimizer/{name}/").items()
+        }
+    loop.log[:] = state["log"]
+    return int(state["step"])
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

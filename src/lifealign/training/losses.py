@@ -1,0 +1,250 @@
+"""Preference losses: pure functions of log-probs, one value per pair, float32.
+
+Shapes: B pairs. A log-prob is the sum over the response tokens of one answer, in nats; a margin is in units of reward
+(beta times nats). Nothing here is reduced over the batch and no weight is detached: what is averaged over what is the
+training loop's business, so that a step is the same however it is split into forwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, assert_never
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from lifealign.core.config import Frozen
+
+ObjectiveName = Literal["dpo", "fpo", "ipo", "simpo", "orpo"]
+REFERENCE_FREE = frozenset({"simpo", "orpo"})
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Summed log-probs of the two answers of each pair.
+
+    Attributes:
+        chosen: [B], nats, float32 (or float64).
+        rejected: [B], nats, float32 (or float64).
+
+    Raises:
+        ValueError: the shapes differ, or a half-precision type, in which sums over tokens lose whole nats.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+
+    def __post_init__(self) -> None:
+        if self.chosen.shape != self.rejected.shape:
+            raise ValueError(f"chosen {tuple(self.chosen.shape)} and rejected {tuple(self.rejected.shape)} differ")
+        for logps in (self.chosen, self.rejected):
+            if logps.dtype in (torch.float16, torch.bfloat16):
+                raise ValueError(f"log-probs must be float32 or float64, got {logps.dtype}")
+
+
+def log_ratio(policy: PairLogps, reference: PairLogps) -> Tensor:
+    """Log-ratio h [B] = [log pi(y_c|x) - log ref(y_c|x)] - [log pi(y_r|x) - log ref(y_r|x)], nats."""
+    return (policy.chosen - reference.chosen) - (policy.rejected - reference.rejected)
+
+
+def preference_margin(policy: PairLogps, reference: PairLogps, beta: float) -> Tensor:
+    """Implicit reward margin r [B] = beta h (DPO, arXiv 2305.18290, eq. 7). 0 < beta."""
+    return beta * log_ratio(policy, reference)
+
+
+def dpo_loss(margin: Tensor) -> Tensor:
+    """-log sigmoid(r) [B] (DPO, arXiv 2305.18290, eq. 7)."""
+    return -F.logsigmoid(margin)
+
+
+def focal_weight(margin: Tensor, gamma: float) -> Tensor:
+    """(1 - sigmoid(r))^gamma [B], in [0, 1] (FPO, arXiv 2509.17183, eq. 3). 0 <= gamma.
+
+    Computed as exp(gamma log sigmoid(-r)): 1 - sigmoid(r) itself is 0 in float32 from r = 17 on.
+    """
+    return torch.exp(gamma * F.logsigmoid(-margin))
+
+
+def focal_dpo_loss(margin: Tensor, gamma: float = 2.0) -> Tensor:
+    """-(1 - sigmoid(r))^gamma log sigmoid(r) [B] (FPO, arXiv 2509.17183, eq. 3); gamma = 0 is DPO, bit for bit.
+
+    The gradient flows through the weight too. With policy == reference the loss is ln 2 * 0.5^gamma.
+    """
+    return focal_weight(margin, gamma) * dpo_loss(margin)
+
+
+def focal_gradient(margin: Tensor, gamma: float) -> Tensor:
+    """dL_FPO/dr [B] = -(1-p)^gamma [(1-p) - gamma p ln p], p = sigmoid(r): what is lost where a pair is skipped."""
+    p = torch.sigmoid(margin)
+    return -focal_weight(margin, gamma) * (torch.sigmoid(-margin) - gamma * p * F.logsigmoid(margin))
+
+
+def ipo_loss(h: Tensor, beta: float) -> Tensor:
+    """(h - 1/(2 beta))^2 [B] (IPO, arXiv 2310.12036, eq. 17).
+
+    Args:
+        h: `log_ratio`, [B], nats: NOT scaled by beta.
+        beta: the paper's tau. 0 < beta. The loss pulls h to 1/(2 beta) and no further.
+    """
+    return (h - 1 / (2 * beta)) ** 2
+
+
+def simpo_loss(
+    policy: PairLogps, lengths_chosen: Tensor, lengths_rejected: Tensor, beta: float, target_margin: float
+) -> Tensor:
+    """-log sigmoid(beta/|y_c| log pi(y_c|x) - beta/|y_r| log pi(y_r|x) - target) [B] (SimPO, arXiv 2405.14734, eq. 6).
+
+    Args:
+        policy: summed log-probs [B]; there is no reference.
+        lengths_chosen: response tokens behind each sum, [B], >= 1.
+        lengths_rejected: the same of the other answer.
+        beta: reward scale; 2.0 to 2.5 in the paper.
+        target_margin: the paper's gamma, reward units. 0 <= target_margin.
+    """
+    return -F.logsigmoid(
+        beta * policy.chosen / lengths_chosen - beta * policy.rejected / lengths_rejected - target_margin
+    )
+
+
+def sft_nll(logps: Tensor, lengths: Tensor) -> Tensor:
+    """Negative log-likelihood per response token, [B], nats: every row weighs the same, long or short.
+
+    Args:
+        logps: summed log-probs [B].
+        lengths: response tokens behind each sum, [B], >= 1.
+    """
+    return -logps / lengths
+
+
+def orpo_loss(policy: PairLogps, lengths_chosen: Tensor, lengths_rejected: Tensor, weight: float) -> Tensor:
+    """NLL(y_c) - weight log sigmoid(log odds(y_c) - log odds(y_r)) [B] (ORPO, arXiv 2403.07691, eq. 6 and 7).
+
+    odds = P / (1 - P), log P the mean log-prob per response token (eq. 3 and 4). 0 <= weight (the paper's lambda).
+    """
+    nll = sft_nll(policy.chosen, lengths_chosen)
+    odds_ratio = _log_odds(-nll) - _log_odds(policy.rejected / lengths_rejected)
+    return nll - weight * F.logsigmoid(odds_ratio)
+
+
+def _log_odds(mean_logp: Tensor) -> Tensor:
+    """log(P / (1 - P)) of log P; an answer of probability one (log P = 0) counts as 1 - eps, which keeps it finite."""
+    mean_logp = mean_logp.clamp(max=-torch.finfo(mean_logp.dtype).eps)
+    return mean_logp - torch.log(-torch.expm1(mean_logp))
+
+
+class ObjectiveConfig(Frozen):
+    """Options of the preference objective, for strategies' Configs to inherit; what `loss` does not read is refused."""
+
+    defaults: ClassVar[Mapping[str, Mapping[str, float]]] = {
+        "fpo": {"gamma": 2.0},
+        "simpo": {"beta": 2.0, "simpo_margin": 0.5},
+        "orpo": {"orpo_weight": 0.1},
+    }
+    own_terms: ClassVar[bool] = False
+    """The strategy's loss of a pair has terms besides the objective, which a focal weight says nothing of."""
+    readers: ClassVar[Mapping[str, str]] = {"gamma": "fpo", "simpo_margin": "simpo", "orpo_weight": "orpo"}
+
+    loss: ObjectiveName = "dpo"
+    """`dpo`, `fpo` (focal DPO), `ipo`, `simpo` or `orpo`; the last two read no reference."""
+    beta: float = Field(0.1, gt=0)
+    """Reward per nat of log-ratio; IPO's tau. 0 < beta. 0.1, for simpo 2.0; orpo has none."""
+    gamma: float | None = Field(None, ge=0)
+    """Focal exponent, fpo only; 0 is DPO. 0 <= gamma. 2.0."""
+    normalise_weights: bool = False
+    """fpo only: divide each optimizer step's gradient by the mean focal weight of its pairs (a fair match with DPO)."""
+    simpo_margin: float | None = Field(None, ge=0)
+    """Target reward margin, simpo only (the paper's gamma). 0 <= simpo_margin. 0.5."""
+    orpo_weight: float | None = Field(None, ge=0)
+    """Weight of the odds-ratio term beside the likelihood, orpo only. 0 <= orpo_weight. 0.1."""
+    reference: Literal["base", "task_start", "previous_task"] = "base"
+    """Reference policy: `base` (adapter off), `task_start` (after the SFT stage), `previous_task` (before the task)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_objective_defaults(cls, values: Any) -> Any:
+        # Filled in, not resolved later: what is stored with a memory names every number that was used.
+        if not isinstance(values, Mapping):
+            return values
+        loss = values.get("loss", cls.model_fields["loss"].default)
+        own = cls.defaults.get(loss, {}) if isinstance(loss, str) else {}
+        return {**values, **{key: value for key, value in own.items() if values.get(key) is None}}
+
+    @model_validator(mode="after")
+    def _refuse_foreign_options(self) -> ObjectiveConfig:
+        for key, owner in self.readers.items():
+            value = getattr(self, key)
+            if value is not None and self.loss != owner:
+                raise ValueError(f"{key} is read by loss {owner} only, got {key} {value} with loss {self.loss}")
+        if self.normalise_weights and self.loss != "fpo":
+            raise ValueError(f"normalise_weights is read by loss fpo only, got loss {self.loss}")
+        if self.normalise_weights and self.own_terms:
+            raise ValueError(
+                "normalise_weights divides a step's whole gradient by its mean focal weight, this strategy's own terms "
+                "included: leave it at false"
+            )
+        if self.loss in REFERENCE_FREE and self.reference != "base":
+            raise ValueError(f"loss {self.loss} reads no reference: leave reference at base, got {self.reference}")
+        if self.loss == "orpo" and self.beta != type(self).model_fields["beta"].default:
+            raise ValueError(f"loss orpo reads no beta (orpo_weight is its only option), got beta {self.beta}")
+        return self
+
+
+class Losses(NamedTuple):
+    """What one batch of pairs gives.
+
+    Attributes:
+        loss: [B], with gradient.
+        margin: [B], detached: the implicit reward margin against the reference, whatever the objective.
+        weight: [B], detached: the focal weight; ones for objectives without one.
+    """
+
+    loss: Tensor
+    margin: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The objective that a configuration names.
+
+    `config.normalise_weights` changes nothing here: the training loop divides the accumulated gradient of an optimizer
+    step by the mean `weight` over all of its pairs, which is exact however the step is split into forwards.
+    """
+
+    config: ObjectiveConfig
+
+    def __call__(
+        self, policy: PairLogps, reference: PairLogps, lengths_chosen: Tensor, lengths_rejected: Tensor
+    ) -> Losses:
+        """Losses of B pairs.
+
+        Args:
+            policy: summed log-probs with gradient, [B].
+            reference: summed log-probs of the reference, [B]; the reference-free objectives use them for `margin` only.
+            lengths_chosen: response tokens of the chosen answers, [B], >= 1.
+            lengths_rejected: response tokens of the rejected answers, [B], >= 1.
+        """
+        c = self.config
+        margin = preference_margin(policy, reference, c.beta)
+        weight = torch.ones_like(margin)
+        match c.loss:
+            case "dpo":
+                loss = dpo_loss(margin)
+            case "fpo":
+                assert c.gamma is not None
+                weight = focal_weight(margin, c.gamma)
+                loss = weight * dpo_loss(margin)
+            case "ipo":
+                loss = ipo_loss(log_ratio(policy, reference), c.beta)
+            case "simpo":
+                assert c.simpo_margin is not None
+                loss = simpo_loss(policy, lengths_chosen, lengths_rejected, c.beta, c.simpo_margin)
+            case "orpo":
+                assert c.orpo_weight is not None
+                loss = orpo_loss(policy, lengths_chosen, lengths_rejected, c.orpo_weight)
+            case _:
+                assert_never(c.loss)
+        return Losses(loss, margin.detach(), weight.detach())

@@ -1,0 +1,275 @@
+"""What may be computed with a loaded model: log-probs, losses, divergences, features. Strategies see it as `ModelView`.
+
+Shapes: N rows, T response tokens, D model width, I inputs of an adapted module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError
+from lifealign.core.progress import Progress
+from lifealign.data.tasks import Row
+from lifealign.model.adapters import BaseModel, adapter_off, holding, snapshot
+from lifealign.model.encoding import EncodedPair, Encoder
+from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_logps, pair_logps
+from lifealign.model.logps import causal_lm, dropout_off, kl_to_base, probe, token_divergence, token_logps
+from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
+from lifealign.training.losses import PairLogps
+from lifealign.training.strategy import Strategy
+
+FEATURE_ROWS = 16
+"""Prompts of like length in one forward of `features`."""
+
+
+class LoadedView:
+    """The model of a session, with the adapter and the strategy that trains it.
+
+    Args:
+        base: the frozen base model.
+        model: with what the strategy attached to it.
+        strategy: for its loss and its virtual tokens.
+        encoder: rows to token ids.
+        config: options.
+        accelerator: device and processes.
+        cache: of log-probs.
+        progress: where to report.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        model: nn.Module,
+        strategy: Strategy,
+        encoder: Encoder,
+        config: RunConfig,
+        accelerator: Accelerator,
+        cache: ReferenceCache,
+        progress: Progress,
+    ) -> None:
+        self.base, self.model, self.strategy, self.encoder = base, model, strategy, encoder
+        self.config, self.accelerator, self.cache, self.progress = config, accelerator, cache, progress
+        self._shared_prefix: bool | None = None
+
+    def shared_prefix(self, pairs: Sequence[EncodedPair]) -> bool:
+        """Whether packed rows are used: as configured, after a probe on the model at hand (once)."""
+        setting = self.config.train.shared_prefix
+        if setting == "never" or not pairs:
+            return False
+        if self._shared_prefix is None:
+            reason = probe(self.model, pairs)
+            if reason is not None and setting == "always":
+                raise ConfigError(f"train.shared_prefix=always, but {reason}; allowed for this model: auto, never")
+            if reason is not None:
+                self.progress.say(f"{reason}; falling back to plain rows (slower, same results)")
+            self._shared_prefix = reason is None
+        return self._shared_prefix
+
+    def prefixed(self, pairs: Sequence[EncodedPair]) -> list[EncodedPair]:
+        """The pairs as the policy sees them."""
+        return with_prefix(pairs, self.strategy.prefix([p.prompt for p in pairs]))
+
+    def logps(self, pairs: Sequence[EncodedPair], *, base: bool, title: str) -> Tensor:
+        """Summed log-probs [N, 2] under the model as it is, or (`base`) with the adapter off; through the cache."""
+        state = {} if base else {f"state/{name}": tensor for name, tensor in self.strategy.state_dict().items()}
+        adapter = "off" if base else adapter_sha256({**snapshot(self.model), **state})
+        if adapter != "off":  # the same tensors at another scale, or used in another way, are another policy
+            adapter += f" x {self.config.lora.alpha / self.config.lora.r} {self.config.strategy.model_dump_json()}"
+        with adapter_off(self.model) if adapter == "off" else nullcontext():
+            return cached_logps(
+                self.model,
+                pairs if base else self.prefixed(pairs),
+                cache=self.cache,
+                base=self.base.identity,
+                adapter=adapter,
+                shared_prefix=self.shared_prefix(pairs),
+                tokens_per_pack=self.config.train.tokens_per_pack,
+                accelerator=self.accelerator,
+                progress=self.progress,
+                title=title,
+            )
+
+    def usable(self, rows: Sequence[Row]) -> list[Row]:
+        """See `strategies.base.ModelView`."""
+        return [rows[p.position] for p in self._encode(rows)]
+
+    def loss_on(self, rows: Sequence[Row]) -> Tensor:
+        """See `strategies.base.ModelView`."""
+        return torch.stack(list(self.losses_on(rows))).sum()
+
+    def losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
+        """Parts that add up to `loss_on(rows)`, each with a graph: one for each pack of `train.tokens_per_pack`."""
+        pairs, _ = self.encoder.encode(rows)
+        reference_N2 = self.logps(pairs, base=True, title="reference").to(self.accelerator.device)
+        for group in self._split(pairs):
+            pack = self._pack([pairs[i] for i in group])
+            with dropout_off(self.model):
+                policy = token_logps(self.model, pack).pairs()
+            reference = PairLogps(*reference_N2[group].unbind(1))
+            # The plain objective: what a strategy adds for its own training rows has no meaning for others.
+            losses = self.strategy.objective(
+                policy, reference, pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B
+            )
+            yield losses.loss.sum() / len(pairs)
+
+    def sft_losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
+        """The same of the mean NLL per response token of the chosen answers, likewise without dropout."""
+        pairs, _ = self.encoder.encode(rows)
+        tokens = sum(len(pair.chosen) for pair in pairs)
+        for group in self._split(pairs, chosen_only=True):
+            pack = self._pack([pairs[i] for i in group], chosen_only=True)
+            with dropout_off(self.model):
+                token_T = token_logps(self.model, pack).token_T
+            yield -token_T.sum() / tokens
+
+    def kl_to_base(self, pairs: Sequence[EncodedPair]) -> float:
+        """Mean over the response tokens of KL(policy || base model), nats."""
+        base = pack_pairs(pairs, range(len(pairs)), self.shared_prefix(pairs)).to(self.accelerator.device)
+        return kl_to_base(self.model, self._pack(pairs), base)
+
+    def pair_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """See `strategies.base.ModelView`."""
+        pairs = self._encode(rows)
+        found = torch.full((len(rows), 2), torch.nan)
+        with self._with(weights):
+            values = pair_logps(
+                self.model,
+                self.prefixed(pairs),
+                shared_prefix=self.shared_prefix(pairs),
+                tokens_per_pack=self.config.train.tokens_per_pack,
+                accelerator=self.accelerator,
+            )
+        found[[p.position for p in pairs]] = values
+        return found
+
+    @torch.no_grad()
+    def chosen_logps(self, pairs: Sequence[EncodedPair], title: str) -> list[float]:
+        """Summed log-prob of each chosen answer under the model as it is, nats; nothing is cached."""
+        found: list[float] = []
+        with self.progress.stage(title, len(pairs), "sequences") as stage:
+            for group in self._split(pairs, chosen_only=True):
+                found += (
+                    token_logps(self.model, self._pack([pairs[i] for i in group], chosen_only=True)).sums().tolist()
+                )
+                stage.advance(len(group))
+        return found
+
+    @torch.no_grad()
+    def token_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+        """See `strategies.base.ModelView`."""
+        found = [torch.full((1,), torch.nan)] * len(rows)
+        with self._with(weights):
+            for pairs in self._groups(rows):
+                pack = self._pack(pairs)
+                sizes = [len(p.chosen) + len(p.rejected) for p in pairs]
+                parts = torch.split(token_logps(self.model, pack).token_T.cpu(), sizes)
+                for pair, part in zip(pairs, parts, strict=True):
+                    found[pair.position] = part.clone()
+        return found
+
+    def divergence(self, rows: Sequence[Row], weights: Mapping[str, Tensor]) -> Tensor:
+        """See `strategies.base.ModelView`."""
+        pairs = self._encode(rows)
+        missing = torch.full((len(rows),), torch.nan, device=self.accelerator.device)
+        if not pairs:
+            return missing
+        pack = self._pack(pairs, chosen_only=True)
+        parts = torch.split(token_divergence(self.model, pack, weights), list(pack.sizes))
+        means = dict(zip([p.position for p in pairs], [part.mean() for part in parts], strict=True))
+        return torch.stack([means.get(i, missing[i]) for i in range(len(rows))])
+
+    @torch.no_grad()
+    def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """See `strategies.base.ModelView`."""
+        lm = causal_lm(self.model)
+        device = self.accelerator.device
+        found: dict[int, Tensor] = {}
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        with adapter_off(self.model):
+            for start in range(0, len(order), FEATURE_ROWS):
+                chosen = order[start : start + FEATURE_ROWS]
+                width = max(len(prompts[i]) for i in chosen)
+                ids = torch.zeros(len(chosen), width, dtype=torch.long)
+                mask = torch.zeros_like(ids)
+                for row, i in enumerate(chosen):
+                    ids[row, : len(prompts[i])] = torch.tensor(list(prompts[i]))
+                    mask[row, : len(prompts[i])] = 1
+                hidden = lm.base_model(
+                    input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+                ).last_hidden_state.float()
+                weight = mask.to(device)[..., None].float()
+                found |= zip(chosen, ((hidden * weight).sum(1) / weight.sum(1)).cpu(), strict=True)
+        return torch.stack([found[i] for i in range(len(prompts))])
+
+    def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """See `strategies.base.ModelView`."""
+        return [self.encoder.prompt_text(ids) for ids in prompts]
+
+    @torch.no_grad()
+    def input_moments(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """See `strategies.base.ModelView`; modules that read the same tensor share the result."""
+        sums: dict[str, Tensor] = {}
+        reads: dict[str, str] = {}  # module -> the first one that reads the same tensor
+        last: tuple[str, Tensor] = ("", torch.empty(0))
+        count = 0
+        columns = torch.ones(0, dtype=torch.bool)  # of the forward under way: those that hold a token
+        groups = list(self._groups(rows))  # before the hooks: it may try the model on some rows
+
+        def collect(name: str) -> Any:
+            def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                nonlocal last
+                if inputs[0] is last[1]:
+                    reads[name] = last[0]
+                    return
+                reads[name], last = name, (name, inputs[0])
+                x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])[columns].double().cpu()
+                sums[name] = sums.get(name, torch.zeros(())) + x.T @ x
+
+            return hook
+
+        handles = [
+            module.register_forward_pre_hook(collect(name.removeprefix("base_model.model.")))
+            for name, module in self.model.named_modules()
+            if hasattr(module, "lora_A")
+        ]
+        try:
+            for pairs in groups:
+                pack = self._pack(pairs)
+                columns = (torch.ones_like(pack.input_ids) if pack.mask is None else pack.mask).reshape(-1).bool()
+                token_logps(self.model, pack)
+                count += int(columns.sum())
+        finally:
+            for handle in handles:
+                handle.remove()
+        means = {name: total / max(count, 1) for name, total in sums.items()}
+        return {name: means[first] for name, first in reads.items()}
+
+    @contextmanager
+    def _with(self, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
+        with nullcontext() if weights is None else holding(self.model, weights):
+            yield
+
+    def _encode(self, rows: Sequence[Row]) -> list[EncodedPair]:
+        return self.encoder.encode(rows, allow_none=True)[0]
+
+    def _groups(self, rows: Sequence[Row]) -> Iterator[list[EncodedPair]]:
+        pairs = self._encode(rows)
+        for group in self._split(pairs):
+            yield [pairs[i] for i in group]
+
+    def _split(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Iterable[list[int]]:
+        """Indices of the pairs of each forward."""
+        budget, shared = self.config.train.tokens_per_pack, self.shared_prefix(pairs)
+        return split_by_budget(pairs, range(len(pairs)), budget, shared, chosen_only)
+
+    def _pack(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Pack:
+        shown = self.prefixed(pairs)
+        pack = pack_pairs(shown, range(len(shown)), self.shared_prefix(pairs), chosen_only)
+        return pack.to(self.accelerator.device)

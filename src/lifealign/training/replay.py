@@ -1,0 +1,195 @@
+"""Replay buffers: which rows of the past are seen again. Pure functions of rows; nothing is drawn from a generator.
+
+Every random choice is a hash of (seed, task name, row or position), so a buffer depends on nothing but what entered it:
+not on the platform, not on the order of the rows in the task's file, not on what else was drawn before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lifealign.core.config import Frozen
+from lifealign.core.errors import ConfigError, StoreError
+from lifealign.data.tasks import Row
+
+ReplayPolicy = Literal["reservoir", "oldest_out", "per_task_quota"]
+
+
+class ReplayConfig(Frozen):
+    """Options of the replay buffer; the Configs of strategies that replay inherit from it."""
+
+    replay_policy: ReplayPolicy = "reservoir"
+    """`reservoir`: uniform over all candidates so far. `oldest_out`: the newest stay. `per_task_quota`: equal parts."""
+    replay_share: float = Field(0.2, gt=0, le=1)
+    """Share of a task's distinct rows that become candidates after it. 0 < replay_share <= 1."""
+    replay_capacity: int = Field(3000, ge=1)
+    """Rows in the buffer at most. 1 <= replay_capacity."""
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """One row of the past.
+
+    Attributes:
+        row: the pair.
+        task: the task it came from.
+        index: its number among all candidates of the memory's life, from 0.
+    """
+
+    row: Row
+    task: str
+    index: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as `Row.to_json`, with task and index."""
+        return {"task": self.task, "index": self.index, **self.row.to_json()}
+
+
+@dataclass(frozen=True)
+class ReplayBuffer:
+    """The rows kept, and what is needed to go on.
+
+    Attributes:
+        exemplars: reservoir: in slots; the other policies: oldest first.
+        seen: candidates so far over the memory's life, kept or not.
+    """
+
+    exemplars: tuple[Exemplar, ...] = ()
+    seen: int = 0
+
+    def to_lines(self) -> list[dict[str, Any]]:
+        """JSON values, one a line: first the count of candidates, then the exemplars."""
+        return [{"seen": self.seen}, *(e.to_json() for e in self.exemplars)]
+
+    @classmethod
+    def from_lines(cls, lines: Sequence[Any], where: str = "replay.jsonl") -> ReplayBuffer:
+        """The inverse of `to_lines`.
+
+        Raises:
+            StoreError: names `where` and the line that cannot be read.
+        """
+        seen = 0
+        exemplars = []
+        for number, value in enumerate(lines, 1):
+            try:
+                if number == 1:
+                    seen = int(value["seen"])
+                else:
+                    exemplars.append(Exemplar(Row.from_json(value), str(value["task"]), int(value["index"])))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise StoreError(f"{where}:{number}: not a replay row: {type(error).__name__}: {error}") from None
+        return cls(tuple(exemplars), seen)
+
+
+def update_buffer(
+    buffer: ReplayBuffer,
+    rows: Sequence[Row],
+    task: str,
+    *,
+    policy: ReplayPolicy = "reservoir",
+    share: float = 0.2,
+    capacity: int = 3000,
+    seed: int = 0,
+) -> ReplayBuffer:
+    """The buffer after a task: a random share of its rows are candidates, the policy says which stay.
+
+    Rows count once (by `Row.digest`), and rows that are in the buffer already are no candidates.
+
+    Args:
+        buffer: as it was before the task; it is not changed.
+        rows: the task's training rows.
+        task: the task's name.
+        policy: `reservoir` keeps each candidate of the whole life with equal probability capacity / seen (algorithm R,
+            Vitter 1985), so a task's part is in proportion to its candidates; `oldest_out` lets the oldest leave (the
+            paper); `per_task_quota` keeps capacity // tasks rows of each task.
+        share: 0 <= share <= 1; rounded to the nearest number of rows, at least one; 0: none.
+        capacity: rows, >= 1.
+        seed: of the run.
+
+    Raises:
+        ConfigError: an option is out of range, or the quota leaves no row for a task.
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"replay_share must be in [0, 1], got {share}")
+    if capacity < 1:
+        raise ConfigError(f"replay_capacity must be at least 1, got {capacity}")
+    count = max(1, int(share * len({row.digest for row in rows}) + 0.5)) if share else 0
+    new = _candidates(buffer, rows, task, count, seed)
+    seen = buffer.seen + len(new)
+    match policy:
+        case "reservoir":
+            kept = _reservoir(buffer.exemplars, new, capacity, seed)
+        case "oldest_out":
+            kept = [*buffer.exemplars, *new][-capacity:]
+        case "per_task_quota":
+            kept = _quota([*buffer.exemplars, *new], capacity, seed)
+        case _:
+            raise ConfigError(f"replay_policy must be one of reservoir, oldest_out, per_task_quota, got {policy!r}")
+    return ReplayBuffer(tuple(kept), seen)
+
+
+def task_quota(tasks: Collection[str], capacity: int) -> int:
+    """Rows of each task under `per_task_quota`.
+
+    Raises:
+        ConfigError: there is none for each.
+    """
+    if capacity < len(tasks):
+        raise ConfigError(f"replay_capacity {capacity} leaves no row for each of {len(tasks)} tasks (per_task_quota)")
+    return capacity // len(tasks)
+
+
+def add_rows(buffer: ReplayBuffer, rows: Sequence[Row], task: str, *, count: int, seed: int = 0) -> ReplayBuffer:
+    """The buffer with up to `count` (>= 1) random rows of a task added; nothing leaves. Rows count once, as above."""
+    new = _candidates(buffer, rows, task, count, seed)
+    return ReplayBuffer((*buffer.exemplars, *new), buffer.seen + len(new))
+
+
+def shuffled(keys: Sequence[str], seed: int, task: str, what: str) -> list[int]:
+    """Positions of `keys` (distinct) in an order that is random, and the same for the same arguments on every machine."""
+    return sorted(range(len(keys)), key=lambda i: _draw(seed, task, f"{what} {keys[i]}"))
+
+
+def _draw(seed: int, task: str, what: str) -> int:
+    """A number uniform in [0, 2^256), the same for the same arguments on every machine."""
+    return int.from_bytes(hashlib.sha256(json.dumps([seed, task, what]).encode()).digest(), "big")
+
+
+def _candidates(buffer: ReplayBuffer, rows: Sequence[Row], task: str, count: int, seed: int) -> list[Exemplar]:
+    distinct = {row.digest: row for row in reversed(rows)}  # of equal rows the first stays
+    # The rows with the smallest hashes: a uniform sample without replacement, in random order.
+    drawn = sorted(distinct, key=lambda digest: _draw(seed, task, digest))[:count]
+    present = {e.row.digest for e in buffer.exemplars}
+    fresh = [digest for digest in drawn if digest not in present]
+    return [Exemplar(distinct[digest], task, buffer.seen + i) for i, digest in enumerate(fresh)]
+
+
+def _reservoir(old: Sequence[Exemplar], new: Sequence[Exemplar], capacity: int, seed: int) -> list[Exemplar]:
+    slots = _thin(old, capacity, seed)  # only if the capacity was lowered since
+    for candidate in new:
+        if len(slots) < capacity:
+            slots.append(candidate)
+        else:
+            slot = _draw(seed, candidate.task, f"slot {candidate.index}") % (candidate.index + 1)
+            if slot < capacity:
+                slots[slot] = candidate
+    return slots
+
+
+def _quota(exemplars: Sequence[Exemplar], capacity: int, seed: int) -> list[Exemplar]:
+    tasks = list(dict.fromkeys(e.task for e in exemplars))
+    quota = task_quota(tasks, capacity) if tasks else 0
+    return [e for task in tasks for e in _thin([e for e in exemplars if e.task == task], quota, seed)]
+
+
+def _thin(exemplars: Sequence[Exemplar], size: int, seed: int) -> list[Exemplar]:
+    """`size` of them at random, order kept; a smaller size keeps a subset of what a larger one keeps."""
+    by_priority = sorted(exemplars, key=lambda e: _draw(seed, e.task, e.row.digest))
+    kept = {e.index for e in by_priority[:size]}
+    return [e for e in exemplars if e.index in kept]

@@ -1,0 +1,256 @@
+"""The interface of a strategy; the base class IS sequential preference tuning with one LoRA adapter for life.
+
+A strategy says what is trained on, what the loss is and what happens at the end of a task. It never touches the loop,
+the store or another strategy: it gets read-only views and returns values. A public method that the interface does not
+know is refused when the class is made, because a misspelt hook would be silent otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lifealign.core.config import Frozen, LoraConfig
+from lifealign.data.tasks import Row, Task
+from lifealign.model.adapters import attach_lora
+from lifealign.model.packing import PreferenceBatch
+from lifealign.training.losses import Objective, ObjectiveConfig, PairLogps
+from lifealign.training.replay import ReplayBuffer
+
+
+class History(Protocol):
+    """Read-only view of a memory, as of the task before the one that is learnt."""
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Names of the commits so far, oldest first; empty before the first task."""
+
+    @property
+    def replay(self) -> ReplayBuffer:
+        """The rows of the past that were kept."""
+
+    def adapter(self, task: str | None = None) -> Mapping[str, Tensor]:
+        """Trained tensors as they were after a task; None: after the latest (before any: the initial ones)."""
+
+    def update(self, task: str) -> Mapping[str, Tensor]:
+        """Trained tensors after a task less those before it, where both are there in one shape.
+
+        The task's contribution to the policy only where one adapter is trained for life: a method that begins an adapter
+        anew for each task (`growing`, `single`) has the whole of it in `adapter(task)`.
+        """
+
+
+@dataclass(frozen=True)
+class PreferenceDataset:
+    """Rows of one training run with the task that each came from."""
+
+    rows: tuple[Row, ...]
+    origin: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.rows) == len(self.origin)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+
+class ModelView(Protocol):
+    """What a strategy may compute with the loaded model. Rows that cannot be encoded give NaN.
+
+    `weights` are tensors of `models.snapshot`, put in the place of the trained ones for this call; None: as they are now.
+    """
+
+    def usable(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that can be encoded, in order; the others have no loss and no gradient."""
+
+    def loss_on(self, rows: Sequence[Row]) -> Tensor:
+        """Mean preference loss of rows at the current weights, against the base model, without dropout, with a graph."""
+
+    def pair_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Summed log-probs [N, 2] (chosen, rejected), nats, float32, without a graph."""
+
+    def token_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+        """Log-probs of the response tokens, chosen then rejected of each row in one [T_c + T_r], without a graph."""
+
+    def divergence(self, rows: Sequence[Row], weights: Mapping[str, Tensor]) -> Tensor:
+        """Mean over the chosen answer's tokens of KL(policy with `weights` || policy now), [N] nats, with a graph."""
+
+    def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Mean of the base model's last hidden states over each prompt's ids (>= 1), [N, D] float32, without a graph."""
+
+    def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """What prompts' ids spell: of a single user turn the turn alone, without the template's frame."""
+
+    def input_moments(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Mean of x x^T over all token columns, [I, I] float64, for the input x of each adapted module, as it is now."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What `adjust_gradients` and `adjust_update` may look at.
+
+    Attributes:
+        model: gradients are in ``parameter.grad``.
+        parameters: the trained ones by name.
+        losses_on: mean loss of rows at the current weights, of the kind that the stage trains (SFT or preference), without
+            dropout, in parts that add up to it: a graph at a time has to be held, of one pack.
+        index: 0-based optimizer step of the stage.
+        stage: `sft` or `preference`.
+        before: values of the trained parameters before the optimizer's step; empty in `adjust_gradients`.
+    """
+
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    losses_on: Callable[[Sequence[Row]], Iterator[Tensor]]
+    index: int
+    stage: str = "preference"
+    before: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def gradients_on(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Gradient of the mean loss of rows, by parameter; ``.grad`` is left alone."""
+        total = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        for loss in self.losses_on(rows):
+            found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+            for name, gradient in zip(self.parameters, found, strict=True):
+                if gradient is not None:
+                    total[name] += gradient
+        return total
+
+
+@dataclass
+class Strategy:
+    """Sequential preference tuning: train on the task's rows, keep the weights, go on.
+
+    Args:
+        config: an instance of the class's Config.
+        lora: shape of the adapter.
+        seed: of the run.
+    """
+
+    Config: ClassVar[type[Frozen]] = ObjectiveConfig
+    HOOKS: ClassVar[frozenset[str]] = frozenset(
+        [
+            "schedule",
+            "attach",
+            "begin_task",
+            "training_set",
+            "prefix",
+            "loss",
+            "sft_loss",
+            "penalty",
+            "adjust_gradients",
+            "adjust_update",
+            "end_sft",
+            "end_task",
+            "retain",
+            "state_dict",
+            "load_state_dict",
+            "mount",
+            "select",
+            "to_peft",
+        ]
+    )
+
+    sums_updates: ClassVar[bool] = True
+    """One plain adapter for life, each task trained on from it: its weights are the initial ones plus what every task
+    changed, so a task can be weighted or withdrawn (`compose`). False where a task starts elsewhere, or where more than
+    the adapter makes the policy."""
+
+    config: Any
+    lora: LoraConfig
+    seed: int
+    objective: Objective = field(init=False)
+    view: ModelView = field(init=False)
+    """Set by the session that loads the model, before any other hook but `attach` is called."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        public = {
+            n for n, v in vars(cls).items() if not n.startswith("_") and (callable(v) and not isinstance(v, type))
+        }
+        if unknown := sorted(public - cls.HOOKS):
+            raise TypeError(
+                f"{cls.__name__} has public methods that no one calls: {unknown}; the hooks are {sorted(cls.HOOKS)}"
+            )
+
+    def __post_init__(self) -> None:
+        self.objective = Objective(self.config)
+
+    def schedule(self, tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
+        """Groups of tasks that are learnt in one go, in order."""
+        return [(task,) for task in tasks]
+
+    def attach(self, base: PreTrainedModel) -> nn.Module:
+        """Add what is trained to the frozen base; also used to evaluate from a store months later."""
+        return attach_lora(base, self.lora, self.seed)
+
+    def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
+        """Called with the long-term weights in the model, before anything is trained; also on resume."""
+
+    def training_set(self, task: Task, history: History) -> PreferenceDataset:
+        """Rows of both stages; called once after `begin_task`, with the same weights in the model."""
+        return PreferenceDataset(task.train, (task.name,) * len(task.train))
+
+    def prefix(self, prompts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """Virtual token ids (see `soft_prompt`) that the policy sees before each prompt; the reference never does."""
+        return [()] * len(prompts)
+
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+        """Preference loss [B] of the pairs of one forward; the loop averages over the optimizer step."""
+        return self.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B).loss
+
+    def sft_loss(self, batch: PreferenceBatch) -> Tensor:
+        """SFT loss [T] of the chosen answers' tokens of one forward (`batch.token_T`), nats; the loop averages over tokens."""
+        assert batch.token_T is not None
+        return -batch.token_T
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """Scalar added once per optimizer step; a zero without graph where there is none.
+
+        Its gradient is not clipped: a stiff penalty would scale the loss's away, also along what it leaves free.
+        """
+        return torch.zeros(())
+
+    def adjust_gradients(self, step: Step) -> None:
+        """Change ``parameter.grad`` of the loss in place: after the sum over processes, before clipping and the penalty's."""
+
+    def adjust_update(self, step: Step) -> None:
+        """Look at, or change in place, what the optimizer made of the parameters; gradients (clipped) are still there."""
+
+    def end_sft(self, model: nn.Module, task: Task, history: History) -> None:
+        """After the SFT stage, where there is one, before the reference log-probs: may rewrite the trained weights."""
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """After training: may rewrite the trained weights; returns JSON-able diagnostics."""
+        return {}
+
+    def retain(self, task: Task, history: History) -> ReplayBuffer:
+        """The rows of the past to keep from now on."""
+        return history.replay
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that later tasks need besides weights and replay rows: named tensors only."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        assert not state, f"{type(self).__name__} keeps no state, got {sorted(state)[:3]}"
+
+    def mount(self, model: nn.Module) -> None:
+        """Put frozen parts that the state holds into the model; after `load_state_dict`, before weights are restored."""
+
+    def select(self, model: nn.Module, task: str | None) -> None:
+        """Before the model is scored on a task or answers prompts (None: no task is known): put what it takes in place."""
+
+    def to_peft(self, model: nn.Module) -> nn.Module:
+        """The PEFT model that is exported.
+
+        Raises:
+            ConfigError: what this method trains has no PEFT form; says so.
+        """
+        return model
