@@ -1,9 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
-import re
 import shutil
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,38 +13,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from lifealign.core.config import RunConfig
-from lifealign.data.tasks import Message, Row, Task
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-def shared(*parts: str) -> Path:
-    """A file of the specification that stands beside the project; the test is skipped where it does not."""
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"{path.name} is not there (the folder 'shared' beside the project is missing)")
-    return path
+from support.rows import HashedWords, rows
 
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFEALIGN_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-class HashedWords:
-    """Stands for a sentence encoder where the wheel is not installed: texts that share words are alike."""
-
-    width = 16
-
-    def __call__(self, texts: Sequence[str]) -> Any:
-        import torch
-
-        found = torch.zeros(len(texts), self.width)
-        for row, text in enumerate(texts):
-            for word in ["", *re.findall(r"[a-z]+", text.lower())]:
-                generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
-                found[row] += torch.randn(self.width, generator=generator)
-        return torch.nn.functional.normalize(found, dim=-1)
 
 
 @pytest.fixture(autouse=True)
@@ -61,28 +34,20 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama with a chat template, saved as a local model."""
     import torch
 
-    from tiny import save_tiny
+    from support.tiny import save_tiny
 
     torch.set_num_threads(1)
     return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
-def rows(task: str, count: int) -> tuple[Row, ...]:
-    """Rows that a tiny model can learn to tell apart: the chosen answer names the task."""
-    return tuple(
-        Row(
-            (Message("user", f"{task} question {i}?"),),
-            f"{task} answer {i} is right",
-            f"no idea of {i * 7 % 11} at all",
-            f"{task}.jsonl:{i + 1}",
-        )
-        for i in range(count)
-    )
-
-
-def make_task(name: str, train: int = 8, test: int = 4, validation: int = 2) -> Task:
-    every = rows(name, train + test + validation)
-    return Task(name, every[:train], every[train : train + validation], every[train + validation :])
+@pytest.fixture(scope="session")
+def rows_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two files of rows, one.jsonl and two.jsonl."""
+    directory = tmp_path_factory.mktemp("rows")
+    for name in ("one", "two"):
+        lines = [json.dumps(r.to_json()) for r in rows(name, 18)]
+        (directory / f"{name}.jsonl").write_text("\n".join(lines))
+    return directory
 
 
 @pytest.fixture

@@ -1,0 +1,509 @@
+"""Every option does what it says, or is refused: one case for every field of every configuration model.
+
+A run of two small tasks is boiled down to a fingerprint of parts; the case names the parts that the option must change,
+and every part that it must leave alone is left alone. A new option without a case fails `test_every_option_has_a_case`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import lifealign.memory.session
+import lifealign.store.writer
+from lifealign.core.config import (
+    DataConfig,
+    EvaluateConfig,
+    GuardConfig,
+    LoraConfig,
+    ModelConfig,
+    RunConfig,
+    SftConfig,
+    TrainConfig,
+)
+from lifealign.core.errors import ConfigError, DataError, StoreError, UserError
+from lifealign.memory.api import Memory
+from lifealign.memory.learning import run_stream
+from lifealign.memory.session import ADAPTER, STATE
+from lifealign.store.manifest import ROOT
+from lifealign.strategies import STRATEGIES
+from lifealign.strategies.configure import read_config
+from support.tiny import save_tiny
+
+SECTIONS: Mapping[str, type[BaseModel]] = {
+    "model": ModelConfig,
+    "lora": LoraConfig,
+    "data": DataConfig,
+    "sft": SftConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "guard": GuardConfig,
+}
+Fingerprint = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One option's proof.
+
+    Attributes:
+        value: of the option, as on the command line.
+        changes: parts of the fingerprint that must differ from the run without it.
+        keeps: parts that must not.
+        base: settings of both runs.
+        refused: the run stops with this error instead; `message` is matched.
+    """
+
+    value: str
+    changes: frozenset[str] = frozenset({"adapter"})
+    keeps: frozenset[str] = frozenset()
+    base: tuple[str, ...] = ()
+    refused: type[UserError] | None = None
+    message: str = ""
+
+
+def case(value: str, changes: str = "adapter", *base: str, keeps: str = "") -> Case:
+    return Case(value, frozenset(changes.split()), frozenset(keeps.split()), base)
+
+
+def refused(value: str, error: type[UserError], message: str, *base: str) -> Case:
+    return Case(value, base=base, refused=error, message=message)
+
+
+TRAINED = "adapter replay losses"
+"""What an option of evaluation must leave alone."""
+
+RUN: dict[str, Case] = {
+    "model.name": case("{other}", "adapter scores"),
+    "model.revision": refused("main", ConfigError, r"model.revision='main' is for hub ids; .* is a local model"),
+    "model.dtype": case("bfloat16", "adapter scores identity"),
+    "model.template": case("plain", "adapter identity"),
+    "lora.r": case("3", "shapes identity"),
+    "lora.alpha": case("8", "adapter identity"),
+    "lora.dropout": case("0.3", "adapter identity"),
+    "lora.target_modules": case("[o_proj]", "shapes identity"),
+    "data.max_length": case("120", "encoding adapter"),
+    "data.long_prompts": refused("error", DataError, r"leaves no room .*data.long_prompts=drop", "data.max_length=70"),
+    "sft.epochs": case("1", "adapter stages"),
+    "sft.learning_rate": case("0.05", "adapter", "sft.epochs=1"),
+    "train.epochs": case("2", "adapter steps"),
+    "train.learning_rate": case("1e-4", "adapter", keeps="steps replay"),
+    "train.pairs_per_step": case("4", "adapter steps"),
+    "train.tokens_per_pack": case("1", "packs", keeps="steps replay"),
+    "train.warmup": case("1.0", "adapter rates", keeps="steps"),
+    "train.weight_decay": case("0.5", "adapter", keeps="steps rates"),
+    "train.max_grad_norm": case("1e-7", "adapter", keeps="steps rates"),
+    "train.skip_weight_below": case("0.26", "adapter skipped", "strategy.loss=fpo"),
+    "train.shared_prefix": case("never", "packed", keeps="steps"),
+    "train.checkpoint_every": case("1", "checkpoints", keeps="adapter losses"),
+    "train.trackers": case("[tensorboard]", "tracked", keeps="adapter"),
+    "evaluate.split": case("validation", "measured", keeps=TRAINED),
+    "evaluate.rows": case("1", "measured", keeps=TRAINED),
+    "evaluate.before": case("true", "measured before", keeps=TRAINED),
+    "evaluate.unseen": case("true", "measured matrix", keeps=TRAINED),
+    "evaluate.generations": case("1", "measured answers", keeps=TRAINED),
+    "evaluate.max_new_tokens": case("2", "answers", "evaluate.generations=1", keeps=TRAINED),
+    "evaluate.text_metrics": case(
+        "[chrf, distinct_2]", "measured answers", "evaluate.generations=1", keeps=TRAINED + " scores"
+    ),
+    "guard.text": case("{text}", "guard", keeps=TRAINED + " measured scores"),
+    "guard.window": case("20", "guard", "guard.text={text}", "guard.stride=8", keeps=TRAINED),
+    "guard.stride": case("9", "guard", "guard.text={text}", "guard.stride=8", "guard.window=20", keeps=TRAINED),
+    "guard.tokens": case("30", "guard", "guard.text={text}", keeps=TRAINED),
+    "guard.choices": case("{questions}", "guard", keeps=TRAINED + " measured scores"),
+    "guard.questions": case("1", "guard", "guard.choices={questions}", keeps=TRAINED),
+    "evaluate.bootstrap": case("1", "intervals", keeps=TRAINED + " measured scores"),
+    "seed": case("1", "adapter replay identity", "strategy.name=replay"),
+}
+
+OBJECTIVE = {
+    "loss": case("fpo", "adapter", keeps="replay"),
+    "beta": case("0.5", "adapter scores", keeps="replay"),
+    "gamma": case("1.0", "adapter", "strategy.loss=fpo"),
+    # Clipping would hide a factor on the gradient only if it bound; Adam nearly hides it, but not to the last bit.
+    "normalise_weights": case("true", "adapter norms", "strategy.loss=fpo", keeps="replay"),
+    "simpo_margin": case("2.0", "adapter", "strategy.loss=simpo"),
+    "orpo_weight": case("1.0", "adapter", "strategy.loss=orpo"),
+    "reference": case("previous_task", "adapter losses"),
+}
+REPLAY = {
+    "replay_policy": case("oldest_out", "replay", "strategy.replay_capacity=3", "strategy.replay_share=0.75"),
+    "replay_share": case("1.0", "replay adapter"),
+    "replay_capacity": case("1", "replay", "strategy.replay_share=1.0"),
+}
+CONSOLIDATION = {
+    "space": case("delta_w", "adapter state diagnostics", keeps="replay"),
+    "theta": case("0.3", "adapter diagnostics", keeps="replay"),
+    "lam": case("0.0", "adapter diagnostics", keeps="replay"),
+    "projection": case("shrink", "adapter", keeps="replay"),
+    "basis_capacity": case("1", "state"),
+}
+# A rate at which learning the second task goes against the first one's rows, or their gradients would change nothing.
+CONFLICT = "train.learning_rate=0.05"
+MEMORY = {
+    "memory_pairs": case("1", "replay adapter", CONFLICT),
+    "target": case("update", "adapter", CONFLICT, keeps="replay"),
+}
+# Statistics of two pairs, and thresholds near their mean, so that weights are not all 1.
+NARROW = ("strategy.window=2", "strategy.k=0.1")
+OWN_TERMS = {"normalise_weights": refused("true", ConfigError, r"this strategy's own terms", "strategy.loss=fpo")}
+L2P = {
+    "pool": case("12", "shapes"),
+    "length": case("2", "shapes"),
+    "top_k": case("2", "adapter", keeps="shapes"),
+    "key_pull": case("0", "adapter losses", keeps="shapes"),
+}
+READY2BLEND = {
+    "tokens": case("2", "shapes state"),
+    "width": case("8", "shapes"),
+    "point": case("1.0", "adapter losses", keeps="shapes"),
+    "pair": case("10.0", "adapter norms", keeps="shapes"),
+    # The third task is scored while it is unknown, by a blend of the two in the bank.
+    "temperature": case("10.0", "scores", "stream.order=[1, 2, 3]", "evaluate.unseen=true", keeps="state " + TRAINED),
+}
+STRATEGY: Mapping[str, Mapping[str, Case]] = {
+    "agem": {**OBJECTIVE, **MEMORY, "sample_pairs": case("1", "adapter", CONFLICT, keeps="replay")},
+    "copr": {
+        **REPLAY,
+        "replay_policy": case("oldest_out", "replay state", "strategy.replay_capacity=3", "strategy.replay_share=0.75"),
+        "beta": case("0.5", "adapter scores state", keeps="replay"),
+        "reward": case("0.5", "adapter state", keeps="replay"),
+        "reward_concentration": case("5.0", "adapter state", keeps="replay"),
+        "slack": case("0.0", "state", keeps="replay"),
+        "multiplier": case("0.0", "adapter state", keeps="replay"),
+        "multiplier_rate": case("10.0", "adapter state", "strategy.replay_share=1.0", keeps="replay"),
+        "sft_weight": case("0.0", "adapter", keeps="replay"),
+    },
+    "cppo": {
+        **OBJECTIVE,
+        **OWN_TERMS,
+        "beta": case("0.5", "adapter scores state", keeps="replay"),
+        "retention": case("3.0", "adapter", keeps="replay"),
+        "k": case("0.1", "adapter", "strategy.window=2"),
+        "lower": case("0.1", "adapter", *NARROW),
+        "upper": case("5.0", "adapter", *NARROW),
+        "window": case("2", "adapter state", "strategy.k=0.1"),
+    },
+    "gem": {
+        **OBJECTIVE,
+        **MEMORY,
+        "margin": case("0.0", "adapter", CONFLICT, keeps="replay"),
+        "eps": case("10.0", "adapter", CONFLICT, keeps="replay"),
+    },
+    "ogpsa": {**OBJECTIVE, **MEMORY, "refresh": case("1", "adapter", keeps="replay")},
+    "derpp": {
+        **OBJECTIVE,
+        **OWN_TERMS,
+        **REPLAY,
+        "a": case("3.0", "adapter losses", keeps="replay"),
+        "b": case("2.0", "adapter losses", keeps="replay"),
+    },
+    "ewc": {
+        **OBJECTIVE,
+        "lam": case("1.0", "adapter", keeps="replay"),
+        "decay": case("0.5", "state diagnostics", keeps="adapter losses"),
+        "fisher_pairs": case("1", "state diagnostics adapter"),
+    },
+    "lwf": {**OBJECTIVE, **OWN_TERMS, "weight": case("5.0", "adapter losses")},
+    "si": {
+        **OBJECTIVE,
+        "c": case("100.0", "adapter", keeps="replay"),
+        "xi": case("1e-6", "state diagnostics adapter"),
+    },
+    "sequential": OBJECTIVE,
+    "joint": {
+        **OBJECTIVE,
+        # All tasks in one run from the initial adapter: only a task start after SFT differs from the base model.
+        "reference": case("task_start", "adapter losses", "sft.epochs=1"),
+    },
+    "merge": {
+        **OBJECTIVE,
+        "method": case("magmax", "adapter diagnostics"),
+        "scale": case("0.7", "adapter diagnostics"),
+        "keep": case("0.5", "adapter diagnostics", "strategy.method=ties"),
+        "drop": case("0.5", "adapter diagnostics", "strategy.method=dare"),
+        "t": case("0.2", "adapter diagnostics", "strategy.method=slerp"),
+    },
+    "replay": OBJECTIVE | REPLAY,
+    "single": OBJECTIVE,
+    "olora": {
+        **OBJECTIVE,
+        "lambda_orth": case("5.0", "adapter norms diagnostics"),
+        "lambda_l2": case("0.1", "adapter"),
+    },
+    "nlora": {**OBJECTIVE, "lam": case("0.1", "adapter norms diagnostics")},
+    "sdlora": OBJECTIVE,
+    "inflora": {
+        **OBJECTIVE,
+        "lamb": case("0.5", "adapter state diagnostics"),
+        # What is protected after the second of two tasks: no later one shows it in its weights.
+        "lame": case("0.96", "state diagnostics", "strategy.tasks=2"),
+        "tasks": case("2", "state diagnostics"),
+    },
+    "l2p": OBJECTIVE | OWN_TERMS | L2P,
+    "ready2blend": OBJECTIVE | OWN_TERMS | READY2BLEND,
+    "lifealign": {
+        **OBJECTIVE,
+        "loss": case("ipo", "adapter", keeps="replay"),
+        # The focal loss is this method's own default, so these need no base to stand on.
+        "gamma": case("1.0", "adapter"),
+        "normalise_weights": case("true", "adapter norms", keeps="replay"),
+        **REPLAY,
+        **CONSOLIDATION,
+        "consolidate": case("stage", "adapter state diagnostics", "sft.epochs=1"),
+    },
+}
+
+# What an option refuses, because it would do nothing or something else than it says.
+REFUSED = [
+    (("strategy.gamma=1.0", "strategy.loss=dpo"), ConfigError, r"gamma is read by loss fpo only, got gamma 1.0"),
+    (("strategy.normalise_weights=true", "strategy.loss=ipo"), ConfigError, r"normalise_weights is read by loss fpo"),
+    (("strategy.simpo_margin=1",), ConfigError, r"simpo_margin is read by loss simpo only"),
+    (("strategy.orpo_weight=1",), ConfigError, r"orpo_weight is read by loss orpo only"),
+    (("strategy.loss=orpo", "strategy.beta=1.0"), ConfigError, r"loss orpo reads no beta"),
+    (("strategy.loss=simpo", "strategy.reference=task_start"), ConfigError, r"simpo reads no reference"),
+    (("strategy.name=lifealign", "strategy.consolidate=stage"), ConfigError, r"sft.epochs=0, so there is one stage"),
+    (("strategy.name=replay", "strategy.replay_share=0"), ConfigError, r"replay_share: .* greater than 0"),
+    (("strategy.reference=task_start",), ConfigError, r"policy after the SFT stage, but sft.epochs=0"),
+    (
+        ("strategy.name=lwf", "strategy.loss=fpo", "train.skip_weight_below=0.1"),
+        ConfigError,
+        r"skip_weight_below=0.1 leaves pairs out by their focal weight, and with them what strategy lwf adds",
+    ),
+    (("strategy.name=inflora", "strategy.lamb=0.9", "strategy.lame=0.8"), ConfigError, r"lamb 0.9 must not be above"),
+    (("strategy.name=lifealign", "strategy.projection=none", "strategy.lam=1"), ConfigError, r"none reads no lam"),
+    (
+        (
+            "strategy.name=replay",
+            "strategy.replay_policy=per_task_quota",
+            "strategy.replay_capacity=1",
+        ),
+        ConfigError,
+        r"replay_capacity 1 leaves no row for each of 2 tasks",
+    ),
+    (("strategy.name=merge", "strategy.keep=0.5"), ConfigError, r"keep is read by method ties only, got keep 0.5"),
+    (
+        ("strategy.name=merge", "strategy.method=slerp", "strategy.scale=1"),
+        ConfigError,
+        r"scale is read by method task_",
+    ),
+    (("model.template=chat", "model.name={plain}"), DataError, r"tokenizer has no chat template; allowed: plain"),
+    (("guard.questions=3",), ConfigError, r"questions=3 is about guard.choices, which is not given"),
+    (("guard.tokens=3",), ConfigError, r"tokens=3 is about guard.text, which is not given"),
+    (("guard.text={text}", "guard.stride=512"), ConfigError, r"stride must be below window=512, got 512"),
+    (
+        ("guard.text={text}", "guard.window=5000"),
+        ConfigError,
+        r"guard.window=5000: the base model's context is 512 tokens",
+    ),
+    (("guard.text={text}.gone",), StoreError, r"text.txt.gone: missing"),
+    (("evaluate.text_metrics=[chrf]",), ConfigError, r"evaluate: text_metrics \['chrf'\] .* but generations=0"),
+    (("evaluate.generations=1", "evaluate.text_metrics=[chrf,chrf]"), ConfigError, r"text_metrics must be unique"),
+    (
+        ("evaluate.generations=1", "evaluate.text_metrics=[meteor]"),
+        ConfigError,
+        r"text_metrics.*'paper_bleu4', .*meteor",
+    ),
+    (("lora.target_modules=[lm_head]",), ConfigError, r"tied embeddings"),
+    (("strategy.name=copr", "strategy.loss=ipo"), ConfigError, r"strategy.loss: unknown key.*multiplier_rate"),
+    (("strategy.name=agem", "strategy.margin=0.1"), ConfigError, r"strategy.margin: unknown key.*sample_pairs"),
+    (("strategy.name=replay", "strategy.theta=0.5"), ConfigError, r"strategy.theta: unknown key.*replay_share"),
+]
+
+CASES = RUN | {f"{name}:{key}": value for name, options in STRATEGY.items() for key, value in options.items()}
+
+
+@pytest.fixture(scope="module")
+def places(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Models that settings name: the tiny one, another one, and one without a chat template."""
+    folder = tmp_path_factory.mktemp("models")
+    plain = save_tiny(folder / "plain")
+    tokenizer_config = json.loads((plain / "tokenizer_config.json").read_text())
+    tokenizer_config.pop("chat_template", None)
+    (plain / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    (plain / "chat_template.jinja").unlink(missing_ok=True)
+    text, questions = folder / "text.txt", folder / "questions.jsonl"
+    text.write_text("how do I bake bread at home? the answer is one short sentence, and then another one. " * 2)
+    ask = {"question": "how do I bake bread?", "choices": ["at home", "in one sentence"], "answer": 0}
+    questions.write_text(f"{json.dumps(ask)}\n{json.dumps(ask | {'answer': 1})}\n")
+    return {
+        "text": str(text),
+        "questions": str(questions),
+        "tiny": str(tiny_dir),
+        "other": str(save_tiny(folder / "other", seed=1)),
+        "plain": str(plain),
+    }
+
+
+@dataclass
+class Runner:
+    """Runs settings once each; the parts of what came out."""
+
+    places: Mapping[str, str]
+    folder: Path
+    known: dict[tuple[str, ...], Fingerprint]
+
+    def config(self, settings: tuple[str, ...]) -> RunConfig:
+        base: dict[str, Any] = {
+            "memory": str(self.folder / f"memory-{len(self.known)}-{len(list(self.folder.iterdir()))}"),
+            "model": {"name": self.places["tiny"], "dtype": "float32"},
+            "lora": {"r": 2, "alpha": 4},
+            "data": {"max_length": 400, "long_prompts": "drop"},
+            "strategy": {"name": "sequential"},
+            "train": {"epochs": 1, "pairs_per_step": 2, "learning_rate": 5e-3},
+            "evaluate": {"bootstrap": 20, "before": False},
+            "stream": {"planted": {"train_rows": 4, "validation_rows": 1, "test_rows": 2}, "order": [1, 2]},
+        }
+        return read_config(None, [s.format(**self.places) for s in settings], base=base)
+
+    def __call__(self, *settings: str) -> Fingerprint:
+        if settings not in self.known:
+            with pytest.MonkeyPatch.context() as patch:
+                self.known[settings] = fingerprint(self.config(settings), patch)
+        return self.known[settings]
+
+
+@pytest.fixture(scope="module")
+def run(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        # Hundreds of runs: no waiting for the disk, and a model is read once (a run gets a copy of its own).
+        patch.setattr(lifealign.store.writer, "_versions", functools.cache(lifealign.store.writer._versions))
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        read = functools.cache(lifealign.memory.session.load_base)
+        patch.setattr(lifealign.memory.session, "load_base", lambda config: copy.deepcopy(read(config)))
+        yield Runner(places, tmp_path_factory.mktemp("runs"), {})
+    torch.set_num_threads(threads)
+
+
+def counted(patch: pytest.MonkeyPatch, name: str) -> list[Any]:
+    """Calls of a function that the training loop uses."""
+    import lifealign.training.loop as module
+
+    real: Callable[..., Any] = getattr(module, name)
+    calls: list[Any] = []
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return real(*args, **kwargs)
+
+    patch.setattr(module, name, wrapped)
+    return calls
+
+
+def fingerprint(config: RunConfig, patch: pytest.MonkeyPatch) -> Fingerprint:
+    """Run a stream; every part of what it left, as short strings that can be compared."""
+    packs, checkpoints = counted(patch, "token_logps"), counted(patch, "write_checkpoint")
+    memory = run_stream(config)
+    store = memory._store
+    commits = store.lineage()[1:]
+    adapter, state = (store.load_tensors(store.head, stem) for stem in (ADAPTER, STATE))
+    logs = [line for m in commits for line in store.load_lines(m, "training.jsonl")]
+    records = [r for r in store.evaluations() if r["kind"] == "row"]
+    results = memory.results()
+    guarded = [r for r in store.evaluations() if r["kind"] == "guard"]
+    identity = {k: v for k, v in store.identity.items() if k not in ("config", "base")}
+    tracked = [p for p in (memory.path / "work").rglob("*") if "tfevents" in p.name]
+    return {
+        "adapter": _tensors(adapter),
+        "shapes": str(sorted((k, list(v.shape)) for k, v in adapter.items())),
+        "state": _tensors(state),
+        "identity": json.dumps([identity, store.identity["base"]["dtype"], store.identity["seed"]], sort_keys=True),
+        "replay": str([store.load_lines(m, "replay.jsonl") for m in commits]),
+        "encoding": str([store.load_document(m, "data.json")["encoding"] for m in commits]),
+        "diagnostics": str([store.load_document(m, "diagnostics.json") for m in commits]),
+        "packed": str([m.meta["shared_prefix"] for m in commits]),
+        "steps": str(len([x for x in logs if x["stage"] == "preference"])),
+        "stages": str({x["stage"] for x in logs}),
+        "losses": str([x["loss"] for x in logs]),
+        "rates": str([x["learning_rate"] for x in logs]),
+        "norms": str([x["grad_norm"] for x in logs]),
+        "skipped": str([x.get("skipped") for x in logs]),
+        "packs": str(len(packs)),
+        "checkpoints": str(len(checkpoints)),
+        "tracked": str(len(tracked)),
+        "measured": str(
+            [(r["after"], r["options"]["split"], s["task"], _counts(s)) for r in records for s in r["scores"]]
+        ),
+        "scores": str([s["rows"]["margin"] for r in records for s in r["scores"]]),
+        "answers": str([s["answers"] for r in records for s in r["scores"]]),
+        "guard": str([(r["after"], r["options"]["probe"], r["scores"]) for r in guarded]),
+        "before": str([r["after"] == ROOT for r in records]),
+        "matrix": str([[math.isnan(v) for v in row] for row in memory.scores()]),
+        "intervals": str([results["scores"][m]["low"] for m in ("margin", "nll")]),
+    }
+
+
+def _counts(score: Mapping[str, Any]) -> dict[str, int]:
+    return {metric: len(values) for metric, values in score["rows"].items()}
+
+
+def _tensors(tensors: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_every_option_has_a_case() -> None:
+    fields = {f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields}
+    assert fields | {"seed"} == set(RUN)
+    # What remains of RunConfig is a place (memory), a name with options of its own, or the rows themselves.
+    assert set(RunConfig.model_fields) == set(SECTIONS) | {"seed", "memory", "strategy", "stream"}
+    for name, strategy in STRATEGIES.items():
+        assert set(strategy.Config.model_fields) == set(STRATEGY[name]), name
+    assert set(STRATEGY) == set(STRATEGIES)
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_option_has_its_effect(key: str, run: Runner) -> None:
+    wanted = CASES[key]
+    strategy, colon, option = key.rpartition(":")
+    named = (f"strategy.name={strategy}",) if colon else ()
+    setting = f"strategy.{option}={wanted.value}" if colon else f"{key}={wanted.value}"
+    if wanted.refused is not None:
+        with pytest.raises(wanted.refused, match=wanted.message):
+            run(*named, *wanted.base, setting)
+        run(*named, *wanted.base)  # without the option it is fine
+        return
+    if key == "train.trackers":
+        pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    before, after = run(*named, *wanted.base), run(*named, *wanted.base, setting)
+    changed = {part for part in before if before[part] != after[part]}
+    assert wanted.changes <= changed, f"unchanged: {sorted(wanted.changes - changed)}; changed: {sorted(changed)}"
+    assert not wanted.keeps & changed
+
+
+@pytest.mark.parametrize(("settings", "error", "message"), REFUSED, ids=lambda v: v[0] if isinstance(v, tuple) else "")
+def test_option_is_refused_where_it_would_do_nothing(
+    settings: tuple[str, ...], error: type[UserError], message: str, run: Runner
+) -> None:
+    with pytest.raises(error, match=message):
+        run(*settings)
+
+
+def test_memory_is_made_where_the_configuration_says(run: Runner, tmp_path: Path) -> None:
+    memory = Memory.create(tmp_path / "here", run.config(()))
+    assert memory.path == tmp_path / "here" and (tmp_path / "here" / "HEAD").is_file()
+    assert memory.config.memory == str(tmp_path / "here")
+
+
+def test_the_same_run_twice_has_the_same_fingerprint(run: Runner) -> None:
+    """Or every case above would hold for no reason."""
+    first = run("strategy.name=lifealign")
+    run.known.pop(("strategy.name=lifealign",))
+    assert run("strategy.name=lifealign") == first

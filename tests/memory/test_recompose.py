@@ -1,0 +1,465 @@
+"""Signatures, composing and forecasting: by hand, and on memories of a random two-layer model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from lifealign.consolidation import composing as compose
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError, DataError, StoreError
+from lifealign.data.tasks import Row
+from lifealign.memory import learning as pipeline
+from lifealign.memory import signatures
+from lifealign.memory.api import Memory
+from lifealign.memory.recompose import Composer, stored_signatures
+from lifealign.memory.session import ADAPTER, SIGNATURE
+from lifealign.memory.signatures import Signature
+from lifealign.model.adapters import restore
+from lifealign.store.reader import MemoryReader
+from support.paths import ROOT
+from support.rows import make_task
+
+BREAD, STARS, MUSIC = (make_task(name, train=8, test=4, validation=2) for name in ("bread", "stars", "music"))
+PROMPTS = ["bread question 40?", "stars question 41?", "music question 42?", "stars question 43?"]
+IDS = torch.arange(3, 43)[None]
+V1 = ROOT / "tests" / "store" / "compat" / "v1" / "memory"
+Build = Callable[..., RunConfig]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def rows64(*rows: list[float]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+# --- signatures -------------------------------------------------------------------------------------------------------
+
+
+def test_signature_is_mean_and_variance() -> None:
+    s = signatures.make_signature(torch.tensor([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]]))
+    assert (s.centroid_D.tolist(), s.variance_D.tolist(), s.count) == ([3, 2], [pytest.approx(8 / 3), 0], 3)
+    back = signatures.from_tensors(signatures.to_tensors({"a-1": s, "b": signatures.make_signature(torch.ones(1, 2))}))
+    assert list(back) == ["a-1", "b"] and back["b"].count == 1 and back["b"].variance_D.tolist() == [0, 0]
+    assert back["a-1"].centroid_D.tolist() == [3, 2] and back["a-1"].count == 3
+
+
+def test_distance_is_in_units_of_the_pooled_spread() -> None:
+    """Pooled variances (2 * 1 + 6 * 3) / 8 = 2.5 and (2 * 4 + 6 * 0) / 8 = 1; x - c = (5, 2): (25 / 2.5 + 4 / 1) / 2 = 7."""
+    one = Signature(torch.zeros(2).double(), rows64([1, 4])[0], 2)
+    two = Signature(rows64([5, 2])[0], rows64([3, 0])[0], 6)
+    assert signatures.pooled_variance([one, two]).tolist() == [2.5, 1]
+    assert signatures.distances(rows64([5, 2], [0, 0]), [one, two]).tolist() == [
+        [pytest.approx(math.sqrt(7)), 0],
+        [0, pytest.approx(math.sqrt(7))],
+    ]
+
+
+def test_a_feature_that_never_varies_has_a_floor_and_no_spread_at_all_counts_as_one() -> None:
+    flat = Signature(torch.zeros(2).double(), rows64([2, 0])[0], 3)
+    assert signatures.pooled_variance([flat]).tolist() == [2, 1e-6]
+    single = signatures.make_signature(torch.tensor([[1.0, 0.0]]))
+    assert signatures.distances(rows64([1, 4]), [single]).tolist() == [[pytest.approx(math.sqrt(8))]]
+
+
+def test_routing_gives_the_nearest_one_and_the_others_their_share() -> None:
+    """exp(-(d^2 - d_min^2) / t): equal distances all 1; d^2 larger by t ln 2 a half, by t ln 10 a tenth, then nothing."""
+    t = 0.7
+    squared = rows64([4, 4, 4], [1, 1 + t * math.log(2), 1 + t * math.log(10)], [9, 0, 30])
+    assert signatures.route(squared.sqrt(), t).tolist() == [
+        [1, 1, 1],
+        [1, pytest.approx(0.5), pytest.approx(0.1)],
+        [0, 1, 0],
+    ]
+
+
+# --- composing --------------------------------------------------------------------------------------------------------
+
+
+def random_points(count: int, rank: int = 2) -> list[dict[str, Tensor]]:
+    g = torch.Generator().manual_seed(3)
+    return [
+        {
+            f"m.{i}.lora_{x}": torch.randn(*((rank, 6) if x == "A" else (5, rank)), generator=g)
+            for i in "12"
+            for x in "AB"
+        }
+        for _ in range(count)
+    ]
+
+
+def dense(adapter: Any, module: str) -> Tensor:
+    return adapter[f"{module}.lora_B"].double() @ adapter[f"{module}.lora_A"].double()  # type: ignore[no-any-return]
+
+
+def test_factors_are_summed_exactly() -> None:
+    """Initial 1, then 3, then 7 (updates 2 and 4): weights 0.5 and 2 give 1 + 1 + 8 in either factor."""
+    points = [{"m.lora_A": torch.full((1, 2), v), "m.lora_B": torch.full((3, 1), -v)} for v in (1.0, 3.0, 7.0)]
+    made = compose.compose(points, [0.5, 2.0], "factors")
+    assert made.adapter["m.lora_A"].tolist() == [[10, 10]] and made.adapter["m.lora_B"].tolist() == [[-10]] * 3
+    assert made.truncation_error is None and made.change == pytest.approx((100 - 49) / 49)
+    withdrawn = compose.compose(points, [0.0, 0.0], "factors").adapter
+    assert all(torch.equal(withdrawn[k], points[0][k]) for k in withdrawn)
+
+
+@pytest.mark.parametrize("space", ["factors", "delta_w"])
+def test_weights_of_one_give_the_stored_weights_bit_for_bit(space: compose.Space) -> None:
+    points = random_points(4)
+    made = compose.compose(points, [1.0, 1.0, 1.0], space)
+    assert all(torch.equal(made.adapter[k], points[3][k]) for k in points[3]) and made.change == 0
+
+
+def test_delta_w_is_the_sum_of_products_cut_to_the_rank() -> None:
+    points, weights = random_points(4), [1.5, 1.0, -0.25]
+    made = compose.compose(points, weights, "delta_w")
+    lost = total = changed = before = 0.0
+    for module in ("m.1", "m.2"):
+        wanted = dense(points[0], module)
+        for t, w in enumerate(weights):
+            wanted = wanted + w * (dense(points[t + 1], module) - dense(points[t], module))
+        u, s, v = torch.linalg.svd(wanted)
+        cut = (u[:, :2] * s[:2]) @ v[:2]
+        torch.testing.assert_close(dense(made.adapter, module), cut, atol=1e-5, rtol=0)
+        lost += float(((wanted - cut) ** 2).sum())
+        total += float((wanted**2).sum())
+        changed += float(((cut - dense(points[3], module)) ** 2).sum())
+        before += float((dense(points[3], module) ** 2).sum())
+    assert made.truncation_error == pytest.approx(math.sqrt(lost / total), rel=1e-6)
+    assert made.change == pytest.approx(math.sqrt(changed / before), rel=1e-5)
+    assert {k: (v.dtype, v.shape) for k, v in made.adapter.items()} == {
+        k: (torch.float32, v.shape) for k, v in points[3].items()
+    }
+
+
+def test_delta_w_without_any_task_is_the_initial_product() -> None:
+    """dW_0 = 0, as in a fresh adapter: nothing is left but spare directions with B = 0."""
+    points = random_points(3)
+    for name in points[0]:
+        if name.endswith("lora_B"):
+            points[0][name].zero_()
+    made = compose.compose(points, [0, 0], "delta_w")
+    assert float(dense(made.adapter, "m.1").abs().max()) < 1e-5
+
+
+def test_overlap_is_the_cosine_of_the_products_updates() -> None:
+    a, b, c = random_points(3)
+    x = torch.cat([(dense(b, m) - dense(a, m)).flatten() for m in ("m.1", "m.2")])
+    y = torch.cat([(dense(c, m) - dense(b, m)).flatten() for m in ("m.1", "m.2")])
+    cosine = float(x @ y / (x.norm() * y.norm()))
+    assert compose.overlap((a, b), (b, c)) == pytest.approx(cosine, abs=1e-9) and abs(cosine) > 0.1
+    assert compose.overlap((a, b), (b, a)) == pytest.approx(-1, abs=1e-9)
+    assert compose.overlap((a, a), (b, c)) is None
+
+
+# --- on a memory ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def build(config: Build, tmp_path: Path) -> Callable[..., Memory]:
+    def make(*settings: str) -> Memory:
+        memory = Memory.create(
+            tmp_path / "memory", config("train.learning_rate=0.03", "evaluate.before=false", *settings)
+        )
+        for task in (BREAD, STARS, MUSIC):
+            memory.learn(task)
+        return memory
+
+    return make
+
+
+@pytest.fixture
+def memory(build: Callable[..., Memory]) -> Memory:
+    return build("train.epochs=3")
+
+
+def points_of(memory: Memory) -> list[dict[str, Tensor]]:
+    return [memory._store.load_tensors(m, ADAPTER) for m in memory._store.lineage()]
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_each_commit_keeps_the_signature_of_its_own_training_prompts(memory: Memory, monkeypatch: Any) -> None:
+    found = stored_signatures(memory._store, memory._store.head)
+    assert list(found) == ["bread", "stars", "music"]
+    session = memory._session(memory.config, None)
+    for task in (BREAD, MUSIC):  # the default strategy also trains on replayed rows: they are no part of it
+        features = session.view.features([session.encoder.prompt_ids(r.prompt) for r in task.train])
+        own = found[task.name]
+        assert own is not None and own.count == 8
+        torch.testing.assert_close(own.centroid_D.float(), features.mean(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(own.variance_D.float(), features.var(0, correction=0), atol=1e-5, rtol=0)
+    assert list(stored_signatures(memory._store, memory._store.find("stars"))) == ["bread", "stars"]
+    assert memory.verify() == []
+    monkeypatch.setattr(signatures, "PROMPTS", 3)
+    memory.learn(make_task("late", train=8))
+    late = stored_signatures(memory._store, memory._store.head)["late"]
+    assert late is not None and late.count == 3
+
+
+def test_joint_training_keeps_one_signature_a_task(config: Build, tmp_path: Path) -> None:
+    stream = "stream={planted: {train_rows: 3, validation_rows: 1, test_rows: 1}, order: [1, 2]}"
+    memory = pipeline.run_stream(config(stream, "strategy.name=joint", "evaluate.before=false", "data.max_length=400"))
+    found = stored_signatures(memory._store, memory._store.head)
+    assert {name: s and s.count for name, s in found.items()} == {"data-json": 3, "how-to-steps": 3}
+
+
+def test_new_rows_are_ranked_by_likeness_and_nothing_is_written(memory: Memory) -> None:
+    before = files(memory.path)
+    related = memory.related(make_task("stars", train=8, test=4).test)
+    assert files(memory.path) == before
+    assert related.tasks[0].task == "stars" and related.rows == 4 and related.steps == 4 and related.notes == ()
+    assert related.tasks[0].nearest is not None and related.tasks[0].nearest >= 0.75
+    assert sum(t.nearest or 0 for t in related.tasks) == pytest.approx(1)
+    gaps = [t.distance for t in related.tasks]
+    assert all(g is not None and g > 0 for g in gaps) and gaps == sorted(gaps)  # type: ignore[type-var]
+    assert all(t.overlap is not None and -1 <= t.overlap <= 1 for t in related.tasks)
+    json.dumps(related.to_json())
+    assert [line.split()[0] for line in related.lines()[2:]] == [t.task for t in related.tasks]
+    # The model is as it was: the forecast's steps were taken back.
+    points = points_of(memory)
+    session = memory._session(memory.config, None)
+    from lifealign.model.adapters import snapshot
+
+    assert all(torch.equal(v, points[3][k]) for k, v in snapshot(session.model).items())
+
+
+def test_forecast_of_one_step_is_the_update_that_learning_makes(config: Build, tmp_path: Path) -> None:
+    """All 8 rows in one step at the peak rate: learning STARS does exactly what the forecast does."""
+    whole = config("strategy.name=sequential", "train.pairs_per_step=8", "train.warmup=0", "evaluate.before=false")
+    memory = Memory.create(tmp_path / "m", whole)
+    memory.learn(BREAD)
+    memory.learn(STARS)
+    start, bread, stars = points_of(memory)
+    wanted = compose.overlap((bread, stars), (start, bread))
+    (found,) = memory.related(STARS.train, steps=1, as_of="bread").tasks
+    assert wanted is not None and abs(wanted) > 0.01 and found.overlap == pytest.approx(wanted, abs=1e-4)
+
+
+def test_forecast_tells_going_on_from_going_back(config: Build, tmp_path: Path) -> None:
+    """The same rows again push the same way; with the answers swapped they push back."""
+    memory = Memory.create(tmp_path / "m", config("strategy.name=sequential", "evaluate.before=false"))
+    memory.learn(BREAD)
+    swapped = [Row(r.prompt, r.rejected, r.chosen, r.source) for r in BREAD.train]
+    again, back = (memory.related(rows, steps=2).tasks[0].overlap for rows in (BREAD.train, swapped))
+    assert again is not None and back is not None and again > 0.1 and back < -0.1
+    assert memory.related(BREAD.train, steps=0).tasks[0].overlap is None
+
+
+def test_no_forecast_where_tasks_are_no_sum_of_updates(build: Callable[..., Memory]) -> None:
+    memory = build("strategy.name=merge")
+    related = memory.related(STARS.test)
+    assert related.steps == 0 and all(t.overlap is None and t.distance is not None for t in related.tasks)
+    assert any("no forecast: strategy merge keeps no sum of its tasks' updates" in note for note in related.notes)
+
+
+def test_what_cannot_be_related(config: Build, tmp_path: Path) -> None:
+    memory = Memory.create(tmp_path / "m", config())
+    with pytest.raises(DataError, match=r"m: nothing is learnt up to 0000-initial, so there is no task to compare"):
+        memory.related(STARS.test)
+    with pytest.raises(ConfigError, match=r"steps=-1: allowed: 0 <= steps"):
+        memory.related(STARS.test, steps=-1)
+    with pytest.raises(DataError, match=r"no usable row"):
+        memory.related([{"prompt": "a", "chosen": "b", "rejected": "b"}])
+
+
+def test_a_memory_from_before_signatures_opens_and_says_what_is_missing(
+    build: Callable[..., Memory], monkeypatch: Any
+) -> None:
+    old = MemoryReader.open(V1)
+    assert set(stored_signatures(old, old.head).values()) == {None}
+    monkeypatch.setattr(pipeline, "task_signatures", lambda session, group, seed: {})
+    memory = build()
+    related = memory.related(STARS.test, steps=1)
+    assert [(t.task, t.distance, t.nearest) for t in related.tasks] == [
+        (n, None, None) for n in ("bread", "stars", "music")
+    ]
+    assert all(t.overlap is not None for t in related.tasks)
+    assert related.notes[0] == "bread: no signature (learnt before signatures were kept)" and len(related.notes) == 3
+    with pytest.raises(
+        StoreError, match=r"no signature of bread, stars, music .*cannot be routed; give weights instead"
+    ):
+        memory.generate(PROMPTS, route=True)
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits  # type: ignore[no-any-return]
+
+
+def test_composed_adapter_is_written_for_stock_peft(memory: Memory, tmp_path: Path, tiny_dir: Path) -> None:
+    """bread * 1.5, stars withdrawn: A and B are those sums, and peft alone gives their logits."""
+    p = points_of(memory)
+    before = files(memory.path)
+    made = memory.compose({"bread": 1.5, "stars": 0}, out=tmp_path / "adapter")
+    assert files(memory.path) == before
+    assert made.weights == {"bread": 1.5, "stars": 0.0, "music": 1.0} and made.space == "factors"
+    assert made.out == tmp_path / "adapter" and made.scores is None and made.change > 0
+    wanted = {
+        k: (p[0][k].double() + 1.5 * (p[1][k].double() - p[0][k]) + (p[3][k].double() - p[2][k])).float() for k in p[0]
+    }
+    stock = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_dir), str(tmp_path / "adapter"))
+    session = memory._session(memory.config, None)
+    restore(session.model, wanted)
+    torch.testing.assert_close(logits(stock), logits(session.model), atol=1e-5, rtol=0)
+    session.load(memory._store, memory._store.head)
+    assert float((logits(stock) - logits(session.model)).abs().max()) > 1e-2
+    with pytest.raises(ConfigError, match=r"adapter: there is something already"):
+        memory.compose({"bread": 0}, out=tmp_path / "adapter")
+
+
+def test_composing_scores_stored_and_composed_and_writes_nothing(memory: Memory) -> None:
+    before = files(memory.path)
+    made = memory.compose({"bread": 0, "stars": 0, "music": 0})
+    assert files(memory.path) == before and made.scores is not None
+    for task in ("bread", "stars", "music"):  # all withdrawn: the base model, so every margin is 0
+        assert made.scores[task]["margin"]["composed"] == pytest.approx(0, abs=1e-6)
+        assert made.scores[task]["accuracy"]["composed"] == 50
+        stored = memory.evaluate([task]).tasks[task]
+        assert made.scores[task]["margin"]["stored"] == pytest.approx(stored["margin"]["value"], abs=1e-6)
+    assert made.scores["music"]["margin"]["stored"] != 0
+    assert "bread=0, stars=0, music=0" in made.lines()[0] and len(made.lines()) == 5
+    early = memory.compose({"bread": 0}, as_of="bread", split="validation")
+    assert early.after == "0001-bread" and list(early.scores or ()) == ["bread"]
+
+
+def test_delta_w_on_request_and_by_default_where_consolidated_so(memory: Memory, build: Any, tmp_path: Path) -> None:
+    made = memory.compose({"bread": 0.5}, space="delta_w", out=tmp_path / "a")
+    assert made.space == "delta_w" and made.truncation_error is not None and 0 < made.truncation_error < 1
+    assert "truncation error" in made.lines()[1]
+
+
+def test_a_memory_of_delta_w_is_composed_in_delta_w_only(build: Callable[..., Memory]) -> None:
+    memory = build("strategy.space=delta_w")
+    assert Composer(memory._store, memory._store.head).space == "delta_w"
+    with pytest.raises(
+        ConfigError, match=r"space factors: this memory was consolidated in delta_w.*allowed here: delta_w"
+    ):
+        memory.compose({"bread": 0}, space="factors")
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "error", "message"),
+    [
+        ({"musik": 0}, {}, StoreError, r"no task 'musik' up to 0003-music; known: bread, stars, music"),
+        ({"stars": 0}, {"as_of": "bread"}, StoreError, r"no task 'stars' up to 0001-bread; known: bread$"),
+        ({"bread": math.nan}, {}, ConfigError, r"weight bread=nan: it must be a finite number"),
+        ({"bread": 0}, {"space": "logits"}, ConfigError, r"space 'logits': allowed: factors, delta_w"),
+        ({"bread": 0}, {"split": "dev"}, ConfigError, r"evaluate.split: Input should be 'test' or 'validation'"),
+    ],
+)
+def test_what_cannot_be_composed(weights: Any, options: Any, error: Any, message: str, build: Any) -> None:
+    with pytest.raises(error, match=message):
+        build("train.epochs=0").compose(weights, **options)
+
+
+@pytest.mark.parametrize("strategy", ["joint", "merge"])
+def test_strategies_whose_memory_is_no_sum_are_refused(strategy: str, build: Callable[..., Memory]) -> None:
+    memory = build(f"strategy.name={strategy}", "train.epochs=0")
+    message = rf"strategy {strategy} keeps no sum of its tasks' updates.*strategies that do: .*lifealign.*sequential"
+    with pytest.raises(ConfigError, match=message):
+        memory.compose({"bread": 0})
+    with pytest.raises(ConfigError, match=message):
+        memory.generate(PROMPTS, route=True)
+
+
+def test_answers_with_other_weights(memory: Memory) -> None:
+    plain = memory.generate(PROMPTS, max_new_tokens=8)
+    assert memory.generate(PROMPTS, weights={"bread": 1.0}, max_new_tokens=8) == plain
+    base = memory.generate(PROMPTS, as_of="initial", max_new_tokens=8)
+    nothing = dict.fromkeys(("bread", "stars", "music"), 0.0)
+    assert memory.generate(PROMPTS, weights=nothing, max_new_tokens=8) == base != plain
+    assert memory.generate(PROMPTS, max_new_tokens=8) == plain  # and it leaves nothing behind
+
+
+def test_routed_answers_are_those_of_the_weights_that_each_prompt_gets(memory: Memory) -> None:
+    plain = memory.generate(PROMPTS, max_new_tokens=8)
+    assert memory.generate(PROMPTS, route=True, route_temperature=1e6, max_new_tokens=8) == plain
+    session = memory._session(memory.config, None)
+    composer = Composer(memory._store, memory._store.head)
+    from lifealign.data.tasks import Message
+
+    ids = [session.encoder.prompt_ids((Message("user", p),)) for p in PROMPTS]
+    groups = composer.groups(session, ids, 1e-6)
+    assert sorted(i for _, members in groups for i in members) == [0, 1, 2, 3]
+    assert [members for weights, members in groups if weights == {"bread": 0, "stars": 1, "music": 0}] == [[1, 3]]
+    routed = memory.generate(PROMPTS, route=True, route_temperature=1e-6, max_new_tokens=8)
+    for weights, members in groups:
+        alone = memory.generate([PROMPTS[i] for i in members], weights=weights, max_new_tokens=8)
+        assert [routed[i] for i in members] == alone
+    assert routed != plain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"route": True, "weights": {"bread": 0}}, "weights and route both decide"),
+        ({"route_temperature": 1.0}, "route_temperature is read by route only"),
+        ({"route": True, "route_temperature": 0.0}, "route temperature 0.0: it must be greater than 0"),
+    ],
+)
+def test_routing_options_that_make_no_sense(options: Any, message: str, build: Callable[..., Memory]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build("train.epochs=0").generate(PROMPTS, **options)
+
+
+def test_signature_file_is_named_in_the_manifest(memory: Memory) -> None:
+    names = memory._store.tensor_names(memory._store.head, SIGNATURE)
+    assert names == ["music.centroid", "music.count", "music.variance"]
+
+
+# --- the benchmark ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    path = ROOT / "benchmarks" / "recompose.py"
+    spec = importlib.util.spec_from_file_location("bench_recompose", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rank_correlation_by_hand(bench: Any) -> None:
+    """Ranks (0, 1, 2, 3) and (0, 2, 1, 3): 1 - 6 * 2 / (4 * 15) = 0.8. A tie shares rank 1.5."""
+    assert bench.rank_correlation([1, 5, 6, 9], [10, 30, 20, 90]) == pytest.approx(0.8)
+    assert bench.rank_correlation([1, 2, math.nan, 3], [3, 2, 7, 1]) == pytest.approx(-1)
+    # Ranks (0, 1.5, 1.5, 3) and (0, 1, 2, 3): covariance 4.5, variances 4.5 and 5.
+    assert bench.rank_correlation([1, 4, 4, 9], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+    assert math.isnan(bench.rank_correlation([1, 1, 1], [1, 2, 3])) and math.isnan(
+        bench.rank_correlation([1, 2], [1, 2])
+    )
+
+
+def test_benchmark_measures_a_finished_memory(bench: Any, config: Build, tmp_path: Path, capsys: Any) -> None:
+    stream = "stream={planted: {train_rows: 4, validation_rows: 1, test_rows: 3}, order: [1, 2, 5]}"
+    memory = pipeline.run_stream(config(stream, "evaluate.before=false", "data.max_length=400", "train.epochs=2"))
+    before = files(memory.path)
+    bench.main([str(memory.path), "--out", str(tmp_path / "r.json"), "--steps", "1", "--temperatures", "1e6"])
+    assert files(memory.path) == before
+    result = json.loads((tmp_path / "r.json").read_text())
+    names = ["data-json", "how-to-steps", "private-data"]
+    assert list(result["withdrawn"]) == names and "withdrawn: own accuracy" in capsys.readouterr().out
+    last = memory.scores("margin")[2]
+    for name, value in zip(names, last, strict=True):
+        assert result["plain"][name]["margin"] == pytest.approx(value, abs=1e-6)
+        own = result["withdrawn"][name]["own"]["margin"]
+        assert own["stored"] == pytest.approx(value, abs=1e-6) and own["composed"] != own["stored"]
+        # At a temperature without bounds every weight is 1: routed is the plain sum.
+        assert result["routed"]["1000000.0"][name]["scores"]["margin"] == pytest.approx(value, abs=1e-6)
+    R = memory.scores("nll")
+    pairs = result["forecast"]["pairs"]
+    assert [(p["new"], p["task"]) for p in pairs] == [(names[1], names[0]), (names[2], names[0]), (names[2], names[1])]
+    assert pairs[2]["lost"]["nll"] == pytest.approx(R[2][1] - R[1][1])

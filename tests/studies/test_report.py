@@ -1,0 +1,481 @@
+"""The report of a study: every number is there, marks and means as derived by hand, nothing invented, all escaped."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lifealign.cli.app import app
+from lifealign.core.errors import StoreError
+from lifealign.studies.report import charts, views
+from lifealign.studies.report import write as study_report
+from lifealign.studies.report.cells import Cell, Column, Table, ranked
+from lifealign.studies.report.latex import escape, latex
+from lifealign.studies.report.markdown import markdown
+from lifealign.studies.report.tables import all_tables
+from lifealign.studies.report.write import checked, render_html, runs_csv, table_csv, write_study_report
+from support.paths import ROOT
+from support.study_document import LAMBDA, make_run, make_study
+
+
+class Page(HTMLParser):
+    """Text, attributes and the numbers behind <data>."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def numbers(self) -> set[float]:
+        return {float(attributes["value"] or "nan") for tag, attributes in self.tags if tag == "data"}
+
+
+@pytest.fixture
+def study() -> dict[str, Any]:
+    return make_study()
+
+
+def table_named(results: dict[str, Any], name: str) -> Table:
+    return next(t for section in all_tables(checked(results)).values() for t in section if t.name == name)
+
+
+def small_study() -> dict[str, Any]:
+    """One metric and one order, for what takes long."""
+    study = make_study()
+    study["axes"] = {}
+    study["runs"] = [r for r in study["runs"] if r["order"] == "given" and not r["settings"]]
+    study["table"] = [line for line in study["table"] if line["order"] == "given"]
+    for held in (*(r["scores"] for r in study["runs"]), *(line["metrics"] for line in study["table"])):
+        held.pop("nll", None)
+    return study
+
+
+# --- every number -----------------------------------------------------------------------------------------------------
+
+
+def test_every_number_of_the_results_is_on_the_page(study: dict[str, Any]) -> None:
+    page = Page(render_html(study))
+    shown = page.numbers()
+    expected = [
+        held["mean"]
+        for line in study["table"]
+        for m in line["metrics"].values()
+        for held in m.values()
+        if held["mean"] is not None
+    ]
+    expected += [v for by in study["interference"].values() for row in by["matrix"] for v in row if v is not None]
+    expected += [v for stored in study["cost"].values() for v in stored.values() if v is not None]
+    expected += [t["value"] for t in study["selection"]["replay"]["trials"] if t["value"] is not None]
+    expected += [s["spread"] for by in study["orders_spread"].values() for m in by.values() for s in m.values()]
+    assert len(expected) == 99
+    assert [v for v in expected if v not in shown] == []
+    # A single seed's cell stands in the title of the mean's cell.
+    titles = " ".join(attributes.get("title") or "" for _, attributes in page.tags)
+    assert "code, after code. seed 0: 76.00; seed 1: 76.50; seed 2: 77.00" in titles
+
+
+def test_the_page_says_how_it_came_about(study: dict[str, Any]) -> None:
+    text = Page(render_html(study)).text
+    assert "24, 23 done, 1 failed" in text
+    assert "validation rows" in text and "test rows" in text
+    assert "strategy.share=0.2" in text and "share: at most 1" in text
+    assert "train: the loss is not finite at step 7 <nan> & more" in text
+    assert "poems → facts → code" in text and "code → facts → poems" in text
+
+
+def test_runs_csv_has_each_measured_cell_once(study: dict[str, Any]) -> None:
+    rows = list(csv.DictReader(io.StringIO(runs_csv(study))))
+    cells = [r for r in rows if (r["quantity"], r["metric"]) == ("R", "accuracy") and r["stage"] != "before"]
+    # 23 finished runs with 6 cells of the triangle each, and one hole.
+    assert len(cells) == 23 * 6 - 1
+    own = next(r for r in cells if (r["method"], r["order"], r["seed"]) == ("lifealign", "reversed", "2"))
+    # 70 + 2 * 0.5 + 1.25: the first task of the order, learnt first.
+    assert (own["stage"], own["task"], float(own["value"])) == ("code", "code", 72.25)
+    failed = [r for r in rows if r["status"] == "failed"]
+    assert len(failed) == 1 and failed[0]["value"] == failed[0]["metric"] == ""
+
+
+def test_table_csv_has_means_intervals_and_differences(study: dict[str, Any]) -> None:
+    rows = list(csv.DictReader(io.StringIO(table_csv(study))))
+    own = {(r["method"], r["order"], r["metric"], r["summary"]): r for r in rows}
+    assert len(own) == len(rows)
+    row = own["sequential", "given", "accuracy", "last"]
+    # Last of seed s: 58 + s / 2 + 3 - 6.25, so the mean over 0, 1, 2 is 55.25; lifealign has 70.5 + 3 - 0.75 = 72.75.
+    assert (float(row["mean"]), row["seeds"]) == (55.25, "0 1 2")
+    assert float(row["difference"]) == -17.5
+    assert own["lifealign", "given", "accuracy", "last"]["difference"] == ""
+    assert ("replay", "given", "nll", "forward_transfer") not in own
+
+
+# --- marks ------------------------------------------------------------------------------------------------------------
+
+
+def cells(*texts: str | None) -> list[Cell]:
+    return [Cell(t, None if t is None else float(t)) for t in texts]
+
+
+@pytest.mark.parametrize(
+    ("texts", "higher", "ranks"),
+    [
+        (("3.00", "1.00", "2.00"), True, (1, 0, 2)),
+        (("3.00", "1.00", "2.00"), False, (0, 1, 2)),
+        (("-1.50", "-0.25", None), True, (2, 1, 0)),
+        (("2.00", "2.00", "1.00"), True, (1, 1, 0)),  # two are best, so there is no second
+        (("2.00", "1.00", "1.00"), True, (1, 2, 2)),
+        (("2.00", None, None), True, (0, 0, 0)),  # nothing to compare with
+    ],
+)
+def test_best_and_second(texts: tuple[str | None, ...], higher: bool, ranks: tuple[int, ...]) -> None:
+    assert tuple(c.rank for c in ranked(cells(*texts), higher)) == ranks
+
+
+def test_what_lacks_seeds_or_cells_says_so_and_is_not_ranked(study: dict[str, Any]) -> None:
+    main = table_named(study, "main-given")
+    assert [(c.above, c.label) for c in main.columns[:3]] == [
+        ("Preference accuracy, %", k) for k in ("BWT", "Last", "AP")
+    ]
+    by_row = dict(main.rows)
+    # One of the last row's 3 cells was not measured with one of 3 seeds; BWT needs 4 cells a run, AP all 6.
+    assert [c.note for c in by_row["replay"][:3]] == ["11 of 12 cells", "8 of 9 cells", "17 of 18 cells"]
+    assert [c.rank for c in by_row["replay"][:3]] == [0, 0, 0]
+    assert [by_row[m][1].rank for m in ("lifealign", "sequential")] == [1, 2]
+    # NLL is whole: less is better, and a positive BWT is a loss.
+    assert [[c.rank for c in by_row[m][3:]] for m in by_row] == [[1, 1, 1], [2, 2, 2], [0, 0, 0]]
+    other = dict(table_named(study, "main-reversed").rows)
+    assert other["sequential"][1].note == "2 of 3 seeds"
+
+
+def test_differences_carry_their_sign_and_a_star_where_the_interval_excludes_zero(study: dict[str, Any]) -> None:
+    study["table"][2]["difference"]["accuracy"]["last"] = {"mean": 0.5, "low": -0.25, "high": 1.25}
+    rows = dict(table_named(study, "difference-accuracy-given").rows)
+    assert [rows[m][0].text for m in ("replay", "sequential")] == ["+0.50", "-17.50*"]
+    assert "lifealign" not in rows
+
+
+def test_order_sensitivity_is_the_spread_and_less_is_better(study: dict[str, Any]) -> None:
+    table = table_named(study, "orders-accuracy")
+    last = [i for i, c in enumerate(table.columns) if c.above == "Last"]
+    rows = {name: [held[i].text for i in last] for name, held in table.rows}
+    # The reversed order starts 1.25 higher; sequential lacks the best seed there: 56.25 instead of 56.5.
+    assert rows["lifealign"] == ["1.25", "72.75", "74.00"]
+    assert rows["sequential"] == ["1.00", "55.25", "56.25"]
+    assert {name: held[last[0]].rank for name, held in table.rows} == {"lifealign": 2, "replay": 2, "sequential": 1}
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------
+
+
+def test_heatmaps_are_means_over_the_seeds_that_measured_a_cell(study: dict[str, Any]) -> None:
+    wanted = {"metric": "accuracy", "order": "given", "model": "tiny", "method": "replay"}
+    view = next(v for v in views.heatmaps(study) if v["show"] == wanted)
+    assert [row["label"] for row in view["rows"]] == ["before", "after poems", "after facts", "after code"]
+    # facts after code: 66 + s / 2 + 3 - 1.5 for seeds 0 and 2 (seed 1 was not measured): 67.5 and 68.5.
+    cell = view["rows"][3]["cells"][1]
+    assert (cell["value"], cell["partial"]) == (68.0, True)
+    assert cell["singles"] == "seed 0: 67.50; seed 1: not measured; seed 2: 68.50"
+    assert view["rows"][1]["cells"][1:] == [None, None]
+
+
+def test_the_front_holds_what_no_other_method_beats_in_both(study: dict[str, Any]) -> None:
+    for line, (learnt, kept) in zip(study["table"][::2], [(70.0, -3.0), (60.0, -1.0), (65.0, -3.5)], strict=True):
+        line["metrics"]["accuracy"]["learning_accuracy"] = {"mean": learnt, "low": None, "high": None}
+        line["metrics"]["accuracy"]["bwt"] = {"mean": kept, "low": None, "high": None}
+    view = next(v for v in views.pareto(study) if v["show"]["order"] == "given")
+    assert {p["method"]: p["front"] for p in view["points"]} == {"lifealign": True, "replay": True, "sequential": False}
+    nll = next(v for v in views.pareto(study) if v["show"]["metric"] == "nll")
+    # Less is better in both: the start is 2 - start / 100, the loss grows with the method.
+    assert {p["method"] for p in nll["points"] if p["front"]} == {"lifealign"}
+
+
+def test_a_wide_interval_is_cut_at_the_edge_of_the_plot(study: dict[str, Any]) -> None:
+    for line, learnt in zip(study["table"][::2], (70.0, 60.0, 65.0), strict=True):
+        line["metrics"]["accuracy"]["learning_accuracy"] = {"mean": learnt, "low": learnt - 500, "high": learnt + 2}
+        line["metrics"]["accuracy"]["bwt"] = {"mean": -learnt / 10, "low": None, "high": None}
+    view = next(v for v in views.pareto(study) if v["show"]["order"] == "given")
+    assert view["limits"]["x"] == (59.0, 71.0) and view["limits"]["y"] == pytest.approx((-7.1, -5.9))
+    drawn = charts.pareto(view)
+    for point in drawn["drawn"]:
+        ((left, _), (right, _)) = point["whiskers"][0]
+        assert drawn["frame"]["left"] == left < point["at"][0] < right
+
+
+def test_a_method_without_bwt_is_named_beside_the_plot(study: dict[str, Any]) -> None:
+    study["table"][0]["metrics"]["accuracy"]["bwt"]["mean"] = None
+    view = views.pareto(study)[0]
+    assert view["missing"] == ["lifealign"] and len(view["points"]) == 2
+
+
+def test_sensitivity_is_one_line_over_the_values_with_means_over_seeds(study: dict[str, Any]) -> None:
+    view = next(v for v in views.sensitivity(study) if v["show"]["metric"] == "accuracy" and v["key"] == "last")
+    assert view["values"] == ["0.25", "0.5", "1"]
+    assert [line["label"] for line in view["lines"]] == ["lifealign"]
+    # 70 + s / 2 + shift + 3 - 0.75 for seeds 0 and 1: 72.5 + shift.
+    assert [p["value"] for p in view["lines"][0]["points"]] == [70.5, 72.5, 71.5]
+    # Two values 0.5 apart: standard error 0.25, and t of one degree of freedom is 12.706.
+    assert view["lines"][0]["points"][0]["high"] == pytest.approx(70.5 + 12.706 * 0.25)
+
+
+def test_runs_that_differ_in_more_than_the_setting_are_lines_of_their_own(study: dict[str, Any]) -> None:
+    more = [make_run("lifealign", "given", 0, {LAMBDA: v, "train.epochs": 2}) for v in (0.25, 1.0)]
+    study["runs"] += more
+    lines = views.sensitivity(study)[0]["lines"]
+    assert [line["label"] for line in lines] == ["lifealign", "train.epochs=2"]
+    assert lines[1]["points"][1] is None
+    drawn = charts.sensitivity(views.sensitivity(study)[0])["drawn"]
+    # The gap is no line: two single points.
+    assert drawn[1]["paths"] == [] and len(drawn[1]["marks"]) == 2 and len(drawn[0]["paths"]) == 1
+
+
+def test_bars_start_at_zero_and_missing_ones_are_not_drawn(study: dict[str, Any]) -> None:
+    study["table"] = [line for line in study["table"] if (line["method"], line["order"]) != ("replay", "reversed")]
+    view = next(v for v in views.bars(study) if v["show"]["metric"] == "accuracy" and v["key"] == "bwt")
+    drawn = charts.bars(view)
+    full, missing = drawn["blocks"][1]["bars"]
+    assert missing["at"] is None and "width" not in missing
+    assert full["x"] + full["width"] == pytest.approx(drawn["zero"], abs=0.11)  # -2.5 ends at zero
+
+
+# --- LaTeX ------------------------------------------------------------------------------------------------------------
+
+
+def test_latex_of_a_table_by_hand() -> None:
+    table = Table(
+        "t",
+        "Title",
+        "Note.",
+        "Method",
+        (Column("Last", "Acc, %"), Column("BWT", "Acc, %"), Column("Why", "", words=True)),
+        (
+            ("er_1", (Cell("61.50", 61.5, "60.00", "63.00", 1), Cell("-2.00", -2.0, rank=2), Cell("5 % & more"))),
+            ("[x]", (Cell("60.00", 60.0, note="2 of 3 seeds"), Cell(None), Cell("+0.5*", 0.5))),
+        ),
+        {},
+    )
+    assert latex(table).splitlines() == [
+        "% Title",
+        "% Note.",
+        r"% needs \usepackage{booktabs}",
+        r"\begin{tabular}{lrrl}",
+        r"\toprule",
+        r" & \multicolumn{2}{c}{Acc, \%} & \multicolumn{1}{c}{} \\",
+        r"\cmidrule(lr){2-3} \cmidrule(lr){4-4}",
+        r"Method & Last & BWT & Why \\",
+        r"\midrule",
+        r"er\_1 & $\mathbf{61.50}$ {\scriptsize $[60.00, 63.00]$} & \underline{$-2.00$} & 5 \% \& more \\",
+        r"{[}x] & $60.00$ {\scriptsize (2 of 3 seeds)} & -- & $+0.5^{*}$ \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_markdown_of_a_table_by_hand() -> None:
+    columns = (Column("Last", "accuracy"), Column("BWT", "accuracy"), Column("config", words=True))
+    rows = (
+        ("replay", (Cell("90.0", 90.0, "85.0", "95.0", rank=1), Cell("-1.0", -1.0, rank=2), Cell("lr=1e-3 | x"))),
+        ("se_q", (Cell("50.0", 50.0, note="2 of 3"), Cell(None), Cell(None))),
+    )
+    table = Table("main", "Main <table>", "", "method", columns, rows, {})
+    assert markdown(table).splitlines() == [
+        r"**Main \<table\>**",
+        "",
+        "| method | accuracy Last | accuracy BWT | config |",
+        "| --- | ---: | ---: | --- |",
+        r"| replay | **90.0** \[85.0, 95.0\] | *-1.0* | lr=1e-3 \| x |",
+        r"| se\_q | 50.0 (2 of 3) | - | - |",
+    ]
+
+
+def test_latex_escapes_what_it_would_read_as_a_command() -> None:
+    assert escape("a_b%c&d#e$f{g}\\h^i~j\nk") == (
+        r"a\_b\%c\&d\#e\$f\{g\}\textbackslash{}h\textasciicircum{}i\textasciitilde{}j k"
+    )
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+def test_names_from_the_results_are_escaped_and_load_nothing(study: dict[str, Any]) -> None:
+    evil = "<img src=x onerror=alert(1)>&\"'{{ 7*7 }}"
+    text = json.dumps(study).replace("sequential", "SEQ").replace("poems", "POEMS").replace("reversed", "REV")
+    changed = json.loads(text)
+
+    def rename(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {rename(k): rename(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [rename(v) for v in value]
+        return value + evil if value in ("SEQ", "POEMS", "REV") else value
+
+    changed = rename(changed) | {"study": evil, "note": evil}
+    html = render_html(changed)
+    page = Page(html)
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert f"SEQ{evil}" in page.text and f"after POEMS{evil}" in page.text
+    addresses = [a[k] for _, a in page.tags for k in ("src", "href", "action", "data") if a.get(k)]
+    assert all(re.fullmatch(r"data:,|#[a-z-]+|tables/[A-Za-z0-9-]+\.tex", address or "") for address in addresses)
+    assert "://" not in html and "@import" not in html and "url(" not in html
+
+
+def test_two_names_that_make_one_file_name_keep_their_own_files(study: dict[str, Any], tmp_path: Path) -> None:
+    study["interference"] = dict.fromkeys(("a b", "a/b", "A-b", "a-b-2"), study["interference"]["replay"])
+    names = [t.name for t in all_tables(study)["interference"]]
+    assert names == ["interference-a-b", "interference-a-b-2", "interference-A-b-3", "interference-a-b-2-2"]
+    assert len({n.lower() for n in names}) == 4
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """(results.json, its report): one metric and one order, and a name that matplotlib would read as a broken formula."""
+    directory = tmp_path_factory.mktemp("report")
+    results = directory / "results.json"
+    results.write_text(json.dumps(small_study()).replace('"sequential"', '"$\\\\frac$"'), encoding="utf-8")
+    files = write_study_report(json.loads(results.read_text(encoding="utf-8")), directory / "out")
+    return results, {str(p.relative_to(directory / "out")): p.read_bytes() for p in files}
+
+
+def test_same_input_same_bytes(written: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    """Again in a fresh process, with another hash seed and a user's own settings of matplotlib."""
+    results, here = written
+    settings, out = tmp_path / "matplotlibrc", tmp_path / "out"
+    settings.write_text("font.size: 20\nsavefig.dpi: 30\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "2"}
+    command = [sys.executable, "-m", "lifealign", "study-report", str(results), "--out", str(out)]
+    subprocess.run(
+        command, check=True, env=environment | {"MATPLOTLIBRC": str(settings)}, capture_output=True, timeout=300
+    )
+    there = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+    assert here.keys() == there.keys()
+    assert [name for name in here if here[name] != there[name]] == []
+    assert {"study.html", "results.csv", "table.csv", "tables/main-given.tex", "tables/cost.tex"} <= here.keys()
+
+
+def test_figures_are_png_and_pdf(written: tuple[Path, dict[str, bytes]]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'lifealign[figures]'")
+    figures = {name: data for name, data in written[1].items() if name.startswith("figures/")}
+    names = ["orders-bwt", "orders-last", "pareto-given", "scores-given"]
+    assert sorted(figures) == sorted(f"figures/accuracy/{name}.{kind}" for name in names for kind in ("pdf", "png"))
+    assert all(data.startswith(b"%PDF" if name.endswith("pdf") else b"\x89PNG") for name, data in figures.items())
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "note",
+        "table",
+        "selection",
+        "orders_spread",
+        "interference",
+        "cost",
+        "axes",
+        "orders",
+        "baseline",
+        "lifealign_version",
+    ],
+)
+@pytest.mark.parametrize("absent", ["left out", "empty"])
+def test_a_missing_part_is_left_out(study: dict[str, Any], key: str, absent: str) -> None:
+    if absent == "left out":
+        del study[key]
+    else:
+        study[key] = {"table": [], "note": None, "baseline": None, "lifealign_version": None}.get(key, {})
+    html = render_html(study)
+    assert "made-up study" in html and "76.50" in html
+    if key == "table":
+        assert "Not measured" not in html.split("Score matrices")[0]
+    assert runs_csv(checked(study)) and table_csv(checked(study))
+
+
+def test_a_study_without_a_finished_run_says_so(study: dict[str, Any], monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(study_report, "find_spec", lambda name: None)
+    pending = {"status": "pending", "error": None, "scores": {}, "summary": {}}
+    study |= {
+        "runs": [{**run, **pending} for run in study["runs"]],
+        "table": [],
+        "orders_spread": {},
+        "interference": {},
+    }
+    written = write_study_report(study, tmp_path)
+    text = Page((tmp_path / "study.html").read_text(encoding="utf-8")).text
+    assert "no run has finished" in text and "24, 24 pending" in text
+    assert "no figures" in study_report.lines(study, written)[-1]
+    empty = {"study": "nothing", "runs": []}
+    assert "no run has finished" in Page(render_html(empty)).text
+
+
+def test_numbers_that_are_not_finite_are_missing(study: dict[str, Any]) -> None:
+    study["runs"][0]["scores"]["accuracy"]["R"][0][0] = float("nan")
+    study["table"][0]["metrics"]["accuracy"]["last"]["mean"] = float("nan")
+    html = render_html(study)
+    assert "nan" not in Page(html).text.replace("<nan>", "").lower()
+    assert dict(table_named(study, "main-given").rows)["lifealign"][1].text is None
+
+
+def test_scores_that_only_some_runs_have(study: dict[str, Any]) -> None:
+    """A text metric that one method measured: the others are shown as not measured, and nothing is ranked."""
+    line = study["table"][0]
+    line["metrics"]["chrf"] = {"last": {"mean": 31.4159, "low": 30.0, "high": 33.0, "values": [30, 31, 33]}}
+    rows = dict(table_named(study, "main-given").rows)
+    assert [rows[m][-1].text for m in rows] == ["31.42", None, None]
+    assert rows["lifealign"][-1].rank == 0
+    assert "chrf" in render_html(study)
+
+
+def test_a_metric_of_which_no_value_is_better_is_not_ranked(study: dict[str, Any]) -> None:
+    for i, line in enumerate(study["table"]):
+        line["metrics"]["length_words"] = {"last": {"mean": 10.0 + i, "low": 9.0, "high": 30.0, "values": [10, 10, 10]}}
+    rows = dict(table_named(study, "main-given").rows)
+    assert {cells[-1].rank for cells in rows.values()} == {0} and all(cells[-1].text for cells in rows.values())
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_command_writes_and_prints_the_main_table(study: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(study_report, "find_spec", lambda name: None)
+    (tmp_path / "results.json").write_text(json.dumps(study), encoding="utf-8")
+    result = CliRunner().invoke(app, ["study-report", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "study made-up study: 23 done, 1 failed" in result.stdout
+    assert re.search(r"^sequential +-9.38 .*55.25 \[", result.stdout, re.MULTILINE)
+    assert (tmp_path / "out" / "study.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"runs": []}', "no results of a study"), ("[]", "no results of a study"), ("{", "not JSON"), (None, "missing")],
+)
+def test_command_refuses_what_is_no_study(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    result = CliRunner().invoke(app, ["study-report", str(path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert message in result.output and str(path) in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_input_is_not_changed(study: dict[str, Any]) -> None:
+    before = copy.deepcopy(study)
+    render_html(study)
+    assert study == before
+    with pytest.raises(StoreError, match="no results of a study"):
+        render_html({"title": "lifealign", "runs": []})
