@@ -17,8 +17,6 @@ from lifealign.studies.engine import run_study
 from lifealign.studies.ray_engine import RayEngine
 from support.study_runs import Write, in_second_task
 
-__all__ = ["rows_dir", "write"]
-
 
 def locked_by(lock: Path) -> int | None:
     """The process that holds a file lock, as the kernel lists it."""
