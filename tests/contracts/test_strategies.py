@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 from lifealign.consolidation.adapter import consolidate
 from lifealign.consolidation.subspace import SubspaceBasis
 from lifealign.core.config import LoraConfig, RunConfig, StrategyChoice
-from lifealign.core.files import decode_tensors, encode_tensors
 from lifealign.core.progress import NullProgress
+from lifealign.core.tensors import decode_tensors, encode_tensors
 from lifealign.data.tasks import Task
 from lifealign.memory.learning import StoreHistory
 from lifealign.memory.session import ADAPTER, STATE, UPDATE, Session

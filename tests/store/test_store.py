@@ -21,9 +21,12 @@ import torch
 
 from lifealign.core import files
 from lifealign.core.errors import StoreError
+from lifealign.core.json_codec import encode_json, seal, sealed
+from lifealign.core.tensors import decode_tensors, encode_tensors
 from lifealign.store import manifest
 from lifealign.store import writer as store_module
 from lifealign.store.writer import MIGRATIONS, MemoryStore, TaskManifest
+from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
 from support.paths import ROOT
 
 IDENTITY = {"base_model": {"name": "tiny", "weights_sha256": "ab" * 32}, "lora": {"r": 2, "alpha": 4.0}, "seed": 5}
@@ -477,7 +480,7 @@ def test_a_record_replaced_by_another_valid_one_breaks_the_chain(tmp_path: Path,
     reader = MemoryStore.open(path)
     record = json.loads((path / name).read_bytes())
     del record["sha256"]
-    (path / name).write_bytes(files.seal({**record, "created": "2020-01-01T00:00:00+00:00"}))
+    (path / name).write_bytes(seal({**record, "created": "2020-01-01T00:00:00+00:00"}))
     with pytest.raises(StoreError, match=f"{name}: does not match .*one of the two was changed"):
         MemoryStore.open(path)
     assert any(f"{name}: does not match" in problem for problem in reader.verify())
@@ -498,15 +501,15 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     assert snapshot(full_memory(tmp_path / "a").path) == snapshot(full_memory(tmp_path / "b").path)
     tensors = {"b": torch.arange(4.0), "a": torch.zeros(2, dtype=torch.int64), "c": torch.ones(1, dtype=torch.uint8)}
     backwards = dict(reversed(tensors.items()))
-    assert files.encode_tensors(tensors) == files.encode_tensors(backwards)
-    assert files.encode_json({"b": 1, "a": [1.5, None]}) == b'{"a":[1.5,null],"b":1}\n'
+    assert encode_tensors(tensors) == encode_tensors(backwards)
+    assert encode_json({"b": 1, "a": [1.5, None]}) == b'{"a":[1.5,null],"b":1}\n'
 
 
 def test_tensors_that_share_memory_or_are_views_are_stored_by_value(tmp_path: Path) -> None:
     whole = torch.arange(6.0).reshape(2, 3)
     views = {"whole": whole, "alias": whole, "row": whole[1], "transposed": whole.T}
-    data = files.encode_tensors(views)
-    for name, tensor in files.decode_tensors(tmp_path, data).items():
+    data = encode_tensors(views)
+    for name, tensor in decode_tensors(tmp_path, data).items():
         assert torch.equal(tensor, views[name])
 
 
@@ -608,7 +611,7 @@ def test_files_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_was_never_safetensors_is_refused_although_its_checksum_holds(tmp_path: Path) -> None:
     store = create(tmp_path / "memory")
     with pytest.MonkeyPatch.context() as patch, store.writer():
-        patch.setattr(files, "encode_tensors", lambda tensors: b"not tensors")
+        patch.setattr(store_module, "encode_tensors", lambda tensors: b"not tensors")
         learn(store, "bad")
     assert [p for p in store.verify() if "0001-bad/adapter.safetensors: damaged: not a safetensors file" in p]
     with pytest.raises(StoreError, match="not a safetensors file"):
@@ -621,7 +624,7 @@ def test_a_manifest_cannot_lead_out_of_its_directory(tmp_path: Path) -> None:
     record = json.loads(task.read_bytes())
     del record["sha256"]
     record["files"]["../../store.json"] = record["files"].pop("diagnostics.json")
-    task.write_bytes(files.seal(record))
+    task.write_bytes(seal(record))
     (path / "HEAD").write_text(f"0003-truthful {hashlib.sha256(task.read_bytes()).hexdigest()}\n")
     with pytest.raises(StoreError, match=r"task\.json: damaged: '\.\./\.\./store\.json' is not a file name"):
         MemoryStore.open(path)
@@ -826,7 +829,7 @@ def test_a_newer_format_is_refused_by_both_versions(tmp_path: Path, name: str) -
     path = full_memory(tmp_path / "memory").path
     record = json.loads((path / name).read_bytes())
     del record["sha256"]
-    (path / name).write_bytes(files.seal({**record, "format_version": 7}))
+    (path / name).write_bytes(seal({**record, "format_version": 7}))
     with pytest.raises(StoreError, match=rf"{name}: format version 7, but this lifealign reads up to version 1"):
         MemoryStore.open(path)
 
@@ -835,19 +838,19 @@ def version_0(path: Path) -> Path:
     """A memory as a made-up version 0 would have written it: `title` for `name`, no members, bare evaluations."""
     (path / "tasks").mkdir(parents=True)
     (path / "evaluations").mkdir()
-    store = files.seal({"format_version": 0, "model": "tiny"})
+    store = seal({"format_version": 0, "model": "tiny"})
     (path / "store.json").write_bytes(store)
     parent, above = None, hashlib.sha256(store).hexdigest()
     for index, directory in enumerate(("0000-initial", "0001-old")):
         (path / "tasks" / directory).mkdir()
-        entry = files.write_file(path / "tasks" / directory / "adapter.safetensors", files.encode_tensors(adapter(4.0)))
+        entry = files.write_file(path / "tasks" / directory / "adapter.safetensors", encode_tensors(adapter(4.0)))
         record = {"format_version": 0, "directory": directory, "index": index, "title": directory[5:], "seed": 0}
         record |= {"parent": parent, "parent_sha256": above, "files": {"adapter.safetensors": vars(entry)}}
-        task = files.seal(record)
+        task = seal(record)
         (path / "tasks" / directory / "task.json").write_bytes(task)
         parent, above = directory, hashlib.sha256(task).hexdigest()
     (path / "HEAD").write_text(f"{parent} {above}\n")
-    (path / "evaluations" / "000001.json").write_bytes(files.seal({"format_version": 0, "score": 0.5}))
+    (path / "evaluations" / "000001.json").write_bytes(seal({"format_version": 0, "score": 0.5}))
     return path
 
 
@@ -944,7 +947,7 @@ def test_workspaces(tmp_path: Path) -> None:
     with store.writer():
         path = store.workspace("0001-helpful")
         assert path == store.workspace("0001-helpful") == store.path / "work" / "0001-helpful"
-        files.write_checkpoint(path, {"w": torch.ones(1)}, {"step": 1})
+        write_checkpoint(path, {"w": torch.ones(1)}, {"step": 1})
         other = store.workspace("other")
         store.clear_workspace("0001-helpful")
         store.clear_workspace("0001-helpful")
@@ -960,10 +963,10 @@ def moments(step: int) -> dict[str, torch.Tensor]:
 
 def test_checkpoints_keep_the_newest(tmp_path: Path) -> None:
     work = tmp_path / "work"
-    assert files.read_checkpoint(work) is None
+    assert read_checkpoint(work) is None
     for step in (1, 2, 3):
-        path = files.write_checkpoint(work, moments(step), {"step": step, "losses": [0.1 * step]})
-        found = files.read_checkpoint(work)
+        path = write_checkpoint(work, moments(step), {"step": step, "losses": [0.1 * step]})
+        found = read_checkpoint(work)
         assert found is not None and found[1] == {"step": step, "losses": [0.1 * step]}
         assert all(torch.equal(found[0][name], tensor) for name, tensor in moments(step).items())
         assert list(work.iterdir()) == [path]
@@ -972,13 +975,13 @@ def test_checkpoints_keep_the_newest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
-    older = files.write_checkpoint(tmp_path, moments(1), {"step": 1})
+    older = write_checkpoint(tmp_path, moments(1), {"step": 1})
     kept = tmp_path / "kept"
     older.rename(kept)
-    newer = files.write_checkpoint(tmp_path, moments(2), {"step": 2})
+    newer = write_checkpoint(tmp_path, moments(2), {"step": 2})
     newer = newer.rename(tmp_path / "00000002")
     kept.rename(older)
-    found = files.read_checkpoint(tmp_path)
+    found = read_checkpoint(tmp_path)
     assert found is not None and found[1] == {"step": 2}
     whole = (newer / name).read_bytes()
     if damage == "remove":
@@ -986,36 +989,36 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str
     else:
         flipped = whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:]
         (newer / name).write_bytes(flipped if damage == "flip" else whole[: len(whole) // 2])
-    found = files.read_checkpoint(tmp_path)
+    found = read_checkpoint(tmp_path)
     assert found is not None and found[1] == {"step": 1}
-    assert files.write_checkpoint(tmp_path, moments(3), {"step": 3}).name == "00000003"
-    found = files.read_checkpoint(tmp_path)
+    assert write_checkpoint(tmp_path, moments(3), {"step": 3}).name == "00000003"
+    found = read_checkpoint(tmp_path)
     assert found is not None and found[1] == {"step": 3} and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_checkpoint_killed_at_any_step_leaves_the_old_or_the_new_one(tmp_path: Path) -> None:
     base = tmp_path / "base"
-    files.write_checkpoint(base, moments(1), {"step": 1})
+    write_checkpoint(base, moments(1), {"step": 1})
     seen = []
 
     def check(path: Path) -> None:
-        found = files.read_checkpoint(path)
+        found = read_checkpoint(path)
         assert found is not None
         step = found[1]["step"]
         assert torch.equal(found[0]["rng"], moments(step)["rng"])
         seen.append(step)
-        files.write_checkpoint(path, moments(3), {"step": 3})
-        found = files.read_checkpoint(path)
+        write_checkpoint(path, moments(3), {"step": 3})
+        found = read_checkpoint(path)
         assert found is not None and found[1] == {"step": 3} and len(list(path.iterdir())) == 1
 
     steps = kill_everywhere(
-        base, tmp_path / "killed", lambda path: files.write_checkpoint(path, moments(2), {"step": 2}), check
+        base, tmp_path / "killed", lambda path: write_checkpoint(path, moments(2), {"step": 2}), check
     )
     assert steps > 10 and seen == sorted(seen) and set(seen) == {1, 2}
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files.write_checkpoint(tmp_path, moments(1), {"step": 1})
+    write_checkpoint(tmp_path, moments(1), {"step": 1})
     real = os.write
 
     def full(descriptor: int, data: bytes) -> int:
@@ -1025,20 +1028,20 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(StoreError, match="No space left on device"):
-        files.write_checkpoint(tmp_path, moments(2), {"step": 2})
-    found = files.read_checkpoint(tmp_path)
+        write_checkpoint(tmp_path, moments(2), {"step": 2})
+    found = read_checkpoint(tmp_path)
     assert found is not None and found[1] == {"step": 1} and len(list(tmp_path.iterdir())) == 1
 
 
 def test_seal_covers_every_byte() -> None:
-    whole = files.seal({"a": 1, "b": [1, 2]})
-    assert files.sealed(whole) and json.loads(whole)["b"] == [1, 2]
+    whole = seal({"a": 1, "b": [1, 2]})
+    assert sealed(whole) and json.loads(whole)["b"] == [1, 2]
     for position in range(len(whole)):
         for bit in range(8):
             flipped = bytearray(whole)
             flipped[position] ^= 1 << bit
-            assert not files.sealed(bytes(flipped))
-    assert not files.sealed(whole + b"\n") and not files.sealed(whole[:-1]) and not files.sealed(b"")
+            assert not sealed(bytes(flipped))
+    assert not sealed(whole + b"\n") and not sealed(whole[:-1]) and not sealed(b"")
 
 
 def test_manifest_names() -> None:

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 import lifealign.training.loop
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
-from lifealign.core.files import decode_tensors, encode_tensors
 from lifealign.core.progress import NullProgress
+from lifealign.core.tensors import decode_tensors, encode_tensors
 from lifealign.data.tasks import Message, Task
 from lifealign.memory.api import Memory
 from lifealign.memory.learning import StoreHistory, run_stream

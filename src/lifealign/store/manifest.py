@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lifealign.core.errors import StoreError
-from lifealign.core.files import FileEntry, decode_json, read_bytes, reading, sealed
+from lifealign.core.files import FileEntry, read_bytes, reading
+from lifealign.core.json_codec import decode_json, sealed
 
 FORMAT_VERSION = 1
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lifealign.core import files
 from lifealign.core.errors import StoreError
+from lifealign.core.json_codec import decode_json
+from lifealign.core.tensors import decode_tensors, tensor_names
 from lifealign.store import manifest
 from lifealign.store.manifest import CREATING, HEAD, STORE, TASKS, TaskManifest
 from lifealign.store.verify import find_problems, find_strays
@@ -75,7 +77,7 @@ class MemoryReader:
     def load_tensors(self, task: TaskManifest, stem: str) -> dict[str, Tensor]:
         """All tensors of ``<stem>.safetensors``, on the CPU, from the very bytes whose checksum was compared."""
         path, data = self._read(task, f"{stem}.safetensors")
-        return files.decode_tensors(path, data)
+        return decode_tensors(path, data)
 
     def load_tensor(self, task: TaskManifest, stem: str, name: str) -> Tensor:
         """One tensor of ``<stem>.safetensors``, without holding the others in memory.
@@ -87,7 +89,7 @@ class MemoryReader:
         if self._checked.get(path) != fingerprint:
             files.check_file(path, entry)
             self._checked[path] = fingerprint
-        if name not in (known := files.tensor_names(path)):
+        if name not in (known := tensor_names(path)):
             raise StoreError(f"{path}: no tensor {name!r}; it has {', '.join(known) or 'none'}")
         from safetensors import safe_open
 
@@ -97,16 +99,16 @@ class MemoryReader:
 
     def tensor_names(self, task: TaskManifest, stem: str) -> list[str]:
         """Sorted names in ``<stem>.safetensors``, from its header and without torch."""
-        return files.tensor_names(self._entry(task, f"{stem}.safetensors")[0])
+        return tensor_names(self._entry(task, f"{stem}.safetensors")[0])
 
     def load_document(self, task: TaskManifest, filename: str) -> Any:
         """The JSON value of ``<name>.json``."""
-        return files.decode_json(*self._read(task, filename))
+        return decode_json(*self._read(task, filename))
 
     def load_lines(self, task: TaskManifest, filename: str) -> list[Any]:
         """The JSON values of ``<name>.jsonl``, in order."""
         path, data = self._read(task, filename)
-        return [files.decode_json(path, line) for line in data.splitlines()]
+        return [decode_json(path, line) for line in data.splitlines()]
 
     def evaluations(self) -> list[dict[str, Any]]:
         """All evaluation records, oldest first, those of rolled-back tasks too; StoreError if one is damaged."""

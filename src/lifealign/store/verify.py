@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from lifealign.core.errors import StoreError
-from lifealign.core.files import TEMPORARY, check_file, tensor_names
+from lifealign.core.files import TEMPORARY, check_file
+from lifealign.core.tensors import tensor_names
 from lifealign.store.manifest import (
     CREATING,
     EVALUATIONS,

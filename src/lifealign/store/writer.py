@@ -27,6 +27,8 @@ import filelock
 
 from lifealign.core import files
 from lifealign.core.errors import StoreError
+from lifealign.core.json_codec import encode_json, seal
+from lifealign.core.tensors import encode_tensors
 from lifealign.store import manifest
 from lifealign.store.manifest import (
     CREATING,
@@ -206,13 +208,13 @@ class MemoryStore(MemoryReader):
         existing = manifest.evaluation_files(self.path)
         number = int(existing[-1].stem) + 1 if existing else 1
         path = self.path / EVALUATIONS / f"{number:06d}.json"
-        sealed = files.seal({"format_version": FORMAT_VERSION, "number": number, "record": dict(record)})
+        sealed = seal({"format_version": FORMAT_VERSION, "number": number, "record": dict(record)})
         with files.writing(path):
             files.replace_file(path, sealed)
         return path
 
     def workspace(self, key: str) -> Path:
-        """A directory for unfinished work (see `files.write_checkpoint`), made if missing; one for each key."""
+        """A directory for unfinished work (see `training.checkpoints`), made if missing; one for each key."""
         path = self._workspace(key)
         with files.writing(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -250,7 +252,7 @@ class MemoryStore(MemoryReader):
         with files.staged_directory(self.path / TASKS / directory) as temporary:
             entries = {name: vars(files.write_file(temporary / name, data)) for name, data in contents.items()}
             stamp = {"format_version": FORMAT_VERSION, "versions": _versions(), "created": _now()}
-            entry = files.write_file(temporary / TASK, files.seal({**record, "files": entries, **stamp}))
+            entry = files.write_file(temporary / TASK, seal({**record, "files": entries, **stamp}))
             files.replace_file(self.path / PENDING, _line(directory, entry.sha256))
         self._move_head(directory, entry.sha256)
         self._remove_mark(PENDING)
@@ -316,7 +318,7 @@ class MemoryStore(MemoryReader):
         for name in (TASKS, EVALUATIONS, WORK):
             (self.path / name).mkdir()
         store = {"format_version": FORMAT_VERSION, "created": _now(), "identity": dict(identity)}
-        entry = files.write_file(self.path / STORE, files.seal(store))
+        entry = files.write_file(self.path / STORE, seal(store))
         record = {
             "directory": ROOT,
             "index": 0,
@@ -341,9 +343,9 @@ def _encode(
     tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any], lines: Mapping[str, Iterable[Any]]
 ) -> dict[str, bytes]:
     """File name -> bytes; everything that can fail for want of memory or JSON fails before the disk is touched."""
-    contents = {f"{stem}.safetensors": files.encode_tensors(named) for stem, named in tensors.items()}
-    contents |= {name: files.encode_json(value) for name, value in documents.items()}
-    contents |= {name: b"".join(map(files.encode_json, values)) for name, values in lines.items()}
+    contents = {f"{stem}.safetensors": encode_tensors(named) for stem, named in tensors.items()}
+    contents |= {name: encode_json(value) for name, value in documents.items()}
+    contents |= {name: b"".join(map(encode_json, values)) for name, values in lines.items()}
     for name in contents:
         suffix = ".json" if name in documents else ".jsonl" if name in lines else ".safetensors"
         assert manifest.is_file_name(name) and name.endswith(suffix), f"{name!r} is no name for a task's file"

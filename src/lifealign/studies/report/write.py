@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lifealign.core.errors import StoreError
-from lifealign.core.files import decode_json, read_bytes, replace_file, writing
+from lifealign.core.files import read_bytes, replace_file, writing
+from lifealign.core.json_codec import decode_json
 from lifealign.evaluation.results import LOWER_IS_BETTER
 from lifealign.report.memories import BEFORE, template
 from lifealign.report.views import metric_label, plain

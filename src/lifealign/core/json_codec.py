@@ -1,0 +1,51 @@
+"""JSON as it is stored and printed: canonical bytes, seals, and plain values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lifealign.core.errors import StoreError
+
+if TYPE_CHECKING:
+    pass
+
+
+_SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n\Z')
+
+
+def encode_json(value: Any) -> bytes:
+    """One line of JSON whose bytes depend on the value only: sorted keys, fixed separators, ASCII.
+
+    NaN and infinities are written as Python's json does (`NaN`, `Infinity`), so that a missing score does not lose a
+    commit.
+    """
+    return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
+
+
+def decode_json(path: Path, data: bytes) -> Any:
+    """The inverse of `encode_json`; StoreError names `path` if the bytes are not JSON."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise StoreError(f"{path}: damaged: not JSON ({error})") from None
+
+
+def seal(record: Mapping[str, Any]) -> bytes:
+    """A JSON object that carries the checksum of its own bytes as its last key, ``"sha256"``.
+
+    A sealed file needs no second file to be checked: one changed byte is seen in the file itself and can be laid to it.
+    """
+    assert record and "sha256" not in record, "the seal is added here"
+    body = encode_json(record).removesuffix(b"\n")
+    return body[:-1] + b',"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+
+
+def sealed(data: bytes) -> bool:
+    """Whether `data` is what `seal` wrote, every byte of it."""
+    match = _SEAL.search(data)
+    return match is not None and hashlib.sha256(data[: match.start()] + b"}").hexdigest().encode() == match.group(1)
