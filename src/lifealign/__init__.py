@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lifealign.core.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from lifealign.core.config import RunConfig, load_config
     from lifealign.core.errors import UserError
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from lifealign.memory.learning import run_stream
     from lifealign.memory.recompose import Composition, Related
     from lifealign.strategies.configure import read_config
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AnswerRecord",

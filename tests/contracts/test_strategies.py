@@ -24,12 +24,12 @@ from lifealign.data.tasks import Task
 from lifealign.memory.learning import StoreHistory
 from lifealign.memory.session import ADAPTER, STATE, UPDATE, Session
 from lifealign.model.adapters import snapshot, trainable
+from lifealign.model.batch import PairLogps
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import pack_pairs
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import STRATEGIES, Step, Strategy, make_strategy
 from lifealign.training import loop as train
-from lifealign.training.losses import PairLogps
 from support.contract import TASKS, assert_same
 from support.lives import learn, start
 

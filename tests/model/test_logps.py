@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-import lifealign.model.logps
 from lifealign.core.config import LoraConfig, ModelConfig
 from lifealign.core.errors import ConfigError, ModelError
 from lifealign.data.tasks import Message, Row
-from lifealign.model.adapters import adapter_off, attach_lora, load_base, trainable
+from lifealign.model import logps
+from lifealign.model import packed_attention as packed
+from lifealign.model.adapters import adapter_off, attach_lora, trainable
+from lifealign.model.base import load_base
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.logps import kl_to_base, probe, token_logps
 from lifealign.model.packing import Pack, pack_pairs
@@ -114,10 +116,8 @@ def test_a_trained_vocabulary_matrix_takes_plain_rows() -> None:
 
 def test_probe_refuses_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "BloomForCausalLM" in str(probe(model_with_adapter("bloom"), pairs()))
-    import lifealign.model.logps as module
-
-    real = module._path_mask
-    monkeypatch.setattr(module, "_path_mask", lambda q, k, w, d: torch.ones_like(real(q, k, w, d)))
+    real = packed._path_mask
+    monkeypatch.setattr(packed, "_path_mask", lambda q, k, w, d: torch.ones_like(real(q, k, w, d)))
     assert "differ from plain rows" in str(probe(model_with_adapter("llama"), pairs()))
 
 
@@ -125,14 +125,14 @@ def test_probe_refuses_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_probe_tells_rounding_from_a_wrong_layout_in_bfloat16(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_with_adapter(kind).to(torch.bfloat16)
     assert probe(model, pairs()) is None
-    real = lifealign.model.logps.pack_pairs
+    real = logps.pack_pairs
 
     def misplaced(given: list[EncodedPair], index: Sequence[int], shared_prefix: bool) -> Pack:
         """Positions that go on over the whole row."""
         pack = real(given, index, shared_prefix)
         return replace(pack, position_ids=torch.arange(pack.tokens)[None]) if shared_prefix else pack
 
-    monkeypatch.setattr(lifealign.model.logps, "pack_pairs", misplaced)
+    monkeypatch.setattr(logps, "pack_pairs", misplaced)
     assert "differ from plain rows" in str(probe(model, pairs()))
 
 
@@ -159,7 +159,7 @@ def test_products_give_the_gradients_of_torch_s_kernel(
 ) -> None:
     """Short segments take products; sliding windows and several query heads a key head included."""
     data, model = pairs(), model_with_adapter(kind).to(dtype)
-    own_way, ways = lifealign.model.logps._ProductAttention.apply, []
+    own_way, ways = packed._ProductAttention.apply, []
 
     def counted(*arguments: Any) -> torch.Tensor:
         ways.append(arguments)
@@ -170,11 +170,11 @@ def test_products_give_the_gradients_of_torch_s_kernel(
         token_logps(model, pack_pairs(data, range(4), True)).sums().sum().backward()
         return torch.cat([p.grad.flatten().float() for p in trainable(model).values() if p.grad is not None])
 
-    monkeypatch.setattr(lifealign.model.logps._ProductAttention, "apply", counted)
+    monkeypatch.setattr(packed._ProductAttention, "apply", counted)
     own = gradients()
     assert ways
     ways.clear()
-    monkeypatch.setattr(lifealign.model.logps, "PRODUCT_SCORES", 0)
+    monkeypatch.setattr(packed, "PRODUCT_SCORES", 0)
     kernel = gradients()
     assert not ways
     assert 0 < (own - kernel).norm() < allowed * kernel.norm()
@@ -189,7 +189,7 @@ def test_product_attention_is_exact_to_the_rounding_of_its_result(dtype: torch.d
     )
     mask = torch.zeros(5, 9).masked_fill_(~torch.ones(5, 9).tril(4).bool(), -torch.inf)
     inputs = [t.clone().requires_grad_() for t in (q, k, v)]
-    result = lifealign.model.logps._ProductAttention.apply(*inputs, mask.repeat(3, 1), 0.3)
+    result = packed._ProductAttention.apply(*inputs, mask.repeat(3, 1), 0.3)
     wanted_inputs = [t.double().requires_grad_() for t in (q, k, v)]
     keys, values = (t.repeat_interleave(3, 1) for t in wanted_inputs[1:])
     wanted = (0.3 * wanted_inputs[0] @ keys.transpose(-1, -2) + mask).softmax(-1) @ values
@@ -201,11 +201,9 @@ def test_product_attention_is_exact_to_the_rounding_of_its_result(dtype: torch.d
 
 
 def test_chunked_projection_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    import lifealign.model.logps as module
-
     model, data = model_with_adapter("llama"), pairs()
     whole = token_logps(model, pack_pairs(data, range(4), True)).token_T
-    monkeypatch.setattr(module, "VOCABULARY_CHUNK", 300 * 7)
+    monkeypatch.setattr(logps, "VOCABULARY_CHUNK", 300 * 7)
     parts = token_logps(model, pack_pairs(data, range(4), True)).token_T
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
 

@@ -22,8 +22,7 @@ from lifealign.core.progress import NullProgress
 from lifealign.memory.api import Memory
 from lifealign.memory.learning import StoreHistory
 from lifealign.memory.session import ADAPTER, STATE, UPDATE, Session
-from lifealign.model.adapters import snapshot
-from lifealign.model.logps import causal_lm
+from lifealign.model.adapters import causal_lm, snapshot
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
 from lifealign.strategies._dualgpm import Basis, nothing, protect, reading

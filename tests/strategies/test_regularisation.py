@@ -17,8 +17,9 @@ from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Message, Row, Task
 from lifealign.memory.learning import StoreHistory
 from lifealign.memory.session import ADAPTER, STATE, Session
-from lifealign.model.adapters import adapter_off, holding, restore, snapshot, trainable
-from lifealign.model.logps import causal_lm, token_logps
+from lifealign.model.adapters import adapter_off, causal_lm, holding, restore, snapshot, trainable
+from lifealign.model.batch import PairLogps
+from lifealign.model.logps import token_logps
 from lifealign.model.packing import pack_pairs
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
@@ -26,7 +27,6 @@ from lifealign.strategies._quadratic import weighted_distance
 from lifealign.strategies.derpp import draw, matching_loss
 from lifealign.strategies.ewc import accumulate, mean_of, mean_squares
 from lifealign.strategies.si import importance
-from lifealign.training.losses import PairLogps
 from support.contract import TASKS, assert_same
 from support.lives import learn, start
 from support.paths import shared

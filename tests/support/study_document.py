@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from lifealign.core.json_codec import plain
 from lifealign.evaluation import metrics
-from lifealign.report.views import plain
 
 ORDERS = {"given": ["poems", "facts", "code"], "reversed": ["code", "facts", "poems"]}
 METHODS = {"lifealign": 70.0, "replay": 66.0, "sequential": 58.0}

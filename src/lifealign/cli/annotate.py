@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from lifealign.cli.options import AsJson
-from lifealign.cli.output import Answer, answers
+from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError
+from lifealign.core.reply import Reply
 
 Database = Annotated[Path, typer.Option("--db", metavar="FILE", help="SQLite file of the questions and ratings.")]
 Answers = Annotated[
@@ -64,7 +65,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="ratings")
 
 
-@answers
+@command
 def annotate(
     db: Database,
     source: Answers = None,
@@ -81,7 +82,7 @@ def annotate(
     allow_remote: AllowRemote = False,
     prepare: Prepare = False,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Serve a page on which people compare or score answers, blind. Stopped and started again, it goes on."""
     from lifealign.judging.people import run
 
@@ -111,15 +112,15 @@ def annotate(
         "links": found,
         "annotators": {name: {"rated": done, "assigned": total} for name, (done, total) in progress.items()},
     }
-    return Answer(document, [f"{name}: {done} of {total} rated" for name, (done, total) in progress.items()])
+    return Reply(document, [f"{name}: {done} of {total} rated" for name, (done, total) in progress.items()])
 
 
-@answers
+@command
 def export(
     db: Database,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the ratings, as jsonl.")],
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Write the ratings as jsonl, one a line."""
     from lifealign.core.files import keep_apart
     from lifealign.judging.people.database import Ratings
@@ -128,10 +129,10 @@ def export(
     keep_apart(out, db)
     rows = export_rows(Ratings.open(db))
     write_rows(out, rows)
-    return Answer({"out": out, "ratings": len(rows)}, [f"{len(rows)} ratings written: {out}"])
+    return Reply({"out": out, "ratings": len(rows)}, [f"{len(rows)} ratings written: {out}"])
 
 
-@answers
+@command
 def summary(
     db: Database,
     judgements: Annotated[
@@ -142,7 +143,7 @@ def summary(
         float, typer.Option(min=0.0, max=1.0, help="Leave out who got a smaller share of the gold questions right.")
     ] = 0.0,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Who wins, how far people agree, and how far judge models agree with them."""
     from lifealign.judging.llm.judgements import read_judgements
     from lifealign.judging.people.database import Ratings
@@ -150,4 +151,4 @@ def summary(
 
     judged = [one for path in judgements or () for one in read_judgements(path)]
     document = summarize(Ratings.open(db), judged, min_gold)
-    return Answer(document, summary_lines(document))
+    return Reply(document, summary_lines(document))

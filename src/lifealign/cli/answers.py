@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifealign.cli.options import AsJson, MemoryPath
-from lifealign.cli.output import Answer, answers
+from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError, DataError
+from lifealign.core.reply import Reply
 
 if TYPE_CHECKING:
     from lifealign.data.answers import AnswerRecord
@@ -38,8 +39,8 @@ Good = Annotated[float, typer.Option("--good", help="Mean score of judges or peo
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("answers")(answers(write_answers))
-    app.command("compare")(answers(compare))
+    app.command("answers")(command(write_answers))
+    app.command("compare")(command(compare))
 
 
 def write_answers(
@@ -60,7 +61,7 @@ def write_answers(
     ] = None,
     split: Split = "test",
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Write greedy answers to held-out prompts, with their scores, for judging, rating and comparing."""
     from lifealign.core.progress import make_progress
     from lifealign.data import answers as transcripts
@@ -75,7 +76,7 @@ def write_answers(
     transcripts.write_answers(out, records)
     points = list(dict.fromkeys(record.point for record in records))
     document = {"answers": len(records), "points": points, "out": out}
-    return Answer(document, [f"written: {len(records)} answers at {len(points)} point(s) to {out}"])
+    return Reply(document, [f"written: {len(records)} answers at {len(points)} point(s) to {out}"])
 
 
 def compare(
@@ -92,7 +93,7 @@ def compare(
     max_new_tokens: MaxNewTokens = None,
     split: Split = "test",
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Write a page of answers, prompt by prompt: after the task was learnt, after each later one, and now."""
     from lifealign.memory.answering import Asked
     from lifealign.report.answers import write_page
@@ -105,7 +106,7 @@ def compare(
     threads = read_threads(sources, asked, judgements or (), ratings or (), good)
     write_page(threads, out)
     document, lines = _found(threads)
-    return Answer({**document, "out": out}, [*lines, f"written: {out}"])
+    return Reply({**document, "out": out}, [*lines, f"written: {out}"])
 
 
 def browse(

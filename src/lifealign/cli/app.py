@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from lifealign.cli import annotate, answers, evaluate, history, judge, learn, use
-from lifealign.cli.output import EXIT_INTERRUPTED, to_json
+from lifealign.cli.output import EXIT_INTERRUPTED
+from lifealign.core.json_codec import to_json
 
 WrongCall: Any = typer.BadParameter.__mro__[2]
 """click's ClickException: typer has no public name for it, and carries a click of its own or not by version."""

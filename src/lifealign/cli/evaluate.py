@@ -9,9 +9,10 @@ import typer
 
 from lifealign.cli import answers as comparing
 from lifealign.cli.options import AsJson, AsOf, MemoryPath
-from lifealign.cli.output import Answer, answers
+from lifealign.cli.output import command
 from lifealign.cli.scores import report_answer
 from lifealign.core.errors import EXIT_GATE_FAILED, EXIT_USER_ERROR, ConfigError
+from lifealign.core.reply import Reply
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("study-report")(study_report)
 
 
-@answers
+@command
 def evaluate(
     memory: MemoryPath,
     task: Annotated[list[str] | None, typer.Option(help="A task to score; repeats. Default: all.")] = None,
@@ -48,7 +49,7 @@ def evaluate(
         ),
     ] = None,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Score a memory on held-out rows, and check gates."""
     from lifealign.core.progress import make_progress
     from lifealign.evaluation.gates import Gate, check_gates
@@ -74,10 +75,10 @@ def evaluate(
     document = {**evaluation.to_json(), "gates": [result.to_json() for result in results]}
     failed = [result.line() for result in results if not result.held]
     lines = [*evaluation.lines(), *(result.line() for result in results if result.held)]
-    return Answer(document, lines, EXIT_GATE_FAILED if failed else 0, failed)
+    return Reply(document, lines, EXIT_GATE_FAILED if failed else 0, failed)
 
 
-@answers
+@command
 def report(
     memories: Annotated[list[Path], typer.Argument(metavar="MEMORY...", help="One or more memories, side by side.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for report.html, results.json and the CSV.")],
@@ -90,7 +91,7 @@ def report(
     judgements: comparing.Judgements = None,
     ratings: comparing.Ratings = None,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Write one HTML page, the results as JSON and a CSV; print the score matrices."""
     from lifealign.memory.api import Memory
 
@@ -98,7 +99,7 @@ def report(
     return report_answer(opened, out, comparing.browse(out, answer_files or (), judgements or (), ratings or ()))
 
 
-@answers
+@command
 def study(
     file: Annotated[
         Path, typer.Argument(metavar="STUDY", help="A YAML file, such as examples/studies/main-table.yaml.")
@@ -109,24 +110,24 @@ def study(
         Path | None, typer.Option(metavar="DIR", help="Directory for results.json; default: runs/studies/NAME.")
     ] = None,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Compare methods over task orders, seeds, settings and models. Stopped and started again, it goes on."""
     from lifealign.core.progress import make_progress
     from lifealign.studies.engine import run_study
 
     document, lines, problems = run_study(file, dry_run=dry_run, ray=ray, out=out, progress=make_progress())
-    return Answer(document, lines, EXIT_USER_ERROR if problems else 0, problems)
+    return Reply(document, lines, EXIT_USER_ERROR if problems else 0, problems)
 
 
-@answers
+@command
 def study_report(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="results.json of a study.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the page, tables, CSV files and figures.")],
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Write a study's page, its tables as LaTeX and CSV, and its figures."""
     from lifealign.studies.report import write as writer
 
     found = writer.read_results(results)
     written = writer.write_study_report(found, out)
-    return Answer({"study": found["study"], "written": written}, writer.lines(found, written))
+    return Reply({"study": found["study"], "written": written}, writer.lines(found, written))

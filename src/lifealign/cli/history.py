@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from lifealign.cli.options import AsJson, AsOf, MemoryPath
-from lifealign.cli.output import Answer, answers, to_json
+from lifealign.cli.output import command
 from lifealign.core.errors import EXIT_USER_ERROR
+from lifealign.core.json_codec import to_json
+from lifealign.core.reply import Reply
 
 
 def register(app: typer.Typer) -> None:
@@ -22,8 +24,8 @@ def register(app: typer.Typer) -> None:
     app.command()(export)
 
 
-@answers
-def log(memory: MemoryPath, as_json: AsJson = False) -> Answer:
+@command
+def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
     """List what the memory has learnt, oldest first, and what was rolled back."""
     from lifealign.memory.api import Memory
 
@@ -33,15 +35,15 @@ def log(memory: MemoryPath, as_json: AsJson = False) -> Answer:
     for entry in entries:
         state = "  <- now" if entry["head"] else "" if entry["current"] else "  (rolled back)"
         lines.append(f"{entry['directory']:<{width}}  {entry['created']}  {entry['bytes'] / 1e6:7.2f} MB{state}")
-    return Answer(entries, lines)
+    return Reply(entries, lines)
 
 
-@answers
+@command
 def show(
     memory: MemoryPath,
     task: Annotated[str, typer.Argument(metavar="TASK", help="Name of a task in the memory.")],
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Show one task: its configuration, data report, scores and consolidation diagnostics."""
     import yaml
 
@@ -49,43 +51,43 @@ def show(
 
     record = Memory.open(memory).show(task)
     text = yaml.safe_dump(json.loads(to_json(record)), sort_keys=False, allow_unicode=True, width=120)
-    return Answer(record, [text.rstrip()])
+    return Reply(record, [text.rstrip()])
 
 
-@answers
-def verify(memory: MemoryPath, as_json: AsJson = False) -> Answer:
+@command
+def verify(memory: MemoryPath, as_json: AsJson = False) -> Reply:
     """Check every file of the memory against its checksum."""
     from lifealign.memory.api import Memory
 
     problems = Memory.open(memory).verify()
     verdict = "is not as it was written" if problems else "every file is as it was written"
     document = {"memory": memory, "problems": problems}
-    return Answer(document, [f"{memory}: {verdict}"], EXIT_USER_ERROR if problems else 0, problems)
+    return Reply(document, [f"{memory}: {verdict}"], EXIT_USER_ERROR if problems else 0, problems)
 
 
-@answers
+@command
 def rollback(
     memory: MemoryPath,
     task: Annotated[str, typer.Argument(metavar="TASK", help="The task that is to be the newest one.")],
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Go back to an earlier task. Nothing is deleted."""
     from lifealign.memory.api import Memory
 
     head = Memory.open(memory).rollback(task)
-    return Answer({"memory": memory, "head": head}, [f"{memory}: now at {head}"])
+    return Reply({"memory": memory, "head": head}, [f"{memory}: now at {head}"])
 
 
-@answers
+@command
 def export(
     memory: MemoryPath,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write to.")],
     merged: Annotated[bool, typer.Option("--merged", help="The whole model instead of a PEFT adapter.")] = False,
     as_of: AsOf = None,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Write a PEFT adapter, or the merged model, for use elsewhere."""
     from lifealign.memory.api import Memory
 
     written = Memory.open(memory).export(out, merged=merged, as_of=as_of)
-    return Answer({"memory": memory, "merged": merged, "as_of": as_of, "out": written}, [f"written: {written}"])
+    return Reply({"memory": memory, "merged": merged, "as_of": as_of, "out": written}, [f"written: {written}"])

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifealign.cli.options import AsJson
-from lifealign.cli.output import Answer, answers
-from lifealign.core.errors import EXIT_USER_ERROR, ConfigError
+from lifealign.cli.output import command
+from lifealign.core.errors import ConfigError
+from lifealign.core.reply import Reply
 
 if TYPE_CHECKING:
     from lifealign.judging.llm.config import JudgeConfig
@@ -43,8 +44,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command()(answers(judge))
-    app.command("judge-check")(answers(judge_check))
+    app.command()(command(judge))
+    app.command("judge-check")(command(judge_check))
 
 
 def judge(
@@ -89,7 +90,7 @@ def judge(
     cache: Cache = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Judge answers by models, by a rubric. Stopped and started again, it goes on and pays for nothing twice."""
     from lifealign.judging.llm.run import run
 
@@ -105,8 +106,7 @@ def judge(
         "max_tokens": max_tokens,
         "cache": cache,
     }
-    done = run(source, _read(config, settings), out=out, paper=paper, dry_run=dry_run, count=count)
-    return Answer(done.document, done.lines, EXIT_USER_ERROR if done.problems else 0, done.problems)
+    return run(source, _read(config, settings), out=out, paper=paper, dry_run=dry_run, count=count)
 
 
 def judge_check(
@@ -125,7 +125,7 @@ def judge_check(
     cache: Cache = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Try a judge with bad answers that ask for a good score, and show which get through."""
     from lifealign.judging.llm.run import check_steering
 
@@ -138,8 +138,7 @@ def judge_check(
         "max_tokens": max_tokens,
         "cache": cache,
     }
-    done = check_steering(_read(config, settings), out=out, dry_run=dry_run)
-    return Answer(done.document, done.lines, EXIT_USER_ERROR if done.problems else 0, done.problems)
+    return check_steering(_read(config, settings), out=out, dry_run=dry_run)
 
 
 def _read(config: Path | None, settings: dict[str, Any]) -> JudgeConfig:

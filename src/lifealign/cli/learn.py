@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lifealign.cli.options import AsJson, MemoryPath, Recipe, Rows, Settings
-from lifealign.cli.output import Answer, answers
+from lifealign.cli.output import command
 from lifealign.cli.scores import report_answer
 from lifealign.core.errors import EXIT_USER_ERROR, ConfigError, StoreError
+from lifealign.core.reply import Reply
 
 if TYPE_CHECKING:
     from lifealign.core.config import RunConfig
@@ -25,12 +26,12 @@ def register(app: typer.Typer) -> None:
     app.command("check-data")(check_data)
 
 
-@answers
+@command
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as examples/planted.yaml.")],
     settings: Settings = None,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Learn a whole stream of tasks. Stopped and started again, it goes on where it was."""
     from lifealign.core.progress import make_progress
     from lifealign.memory.learning import run_stream
@@ -39,7 +40,7 @@ def run(
     return report_answer([run_stream(read_config(config, settings or ()), progress=make_progress())])
 
 
-@answers
+@command
 def learn(
     memory: MemoryPath,
     rows: Rows,
@@ -54,7 +55,7 @@ def learn(
     ] = None,
     settings: Settings = None,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Learn one more task into a memory; with --base-model, create the memory if there is none."""
     from lifealign.core.progress import make_progress
     from lifealign.data.tasks import task_from_rows
@@ -68,7 +69,7 @@ def learn(
     lines = [line for report in task.reports for line in report.lines()]
     lines.append(f"learnt {result.name} in {result.seconds:.0f} s: {result.directory}")
     lines += [f"  {score}: {value:.2f}" for score, value in result.scores.items()]
-    return Answer(result.to_json(), lines)
+    return Reply(result.to_json(), lines)
 
 
 def _open(path: Path, base_model: str | None) -> Memory | None:
@@ -107,17 +108,17 @@ def _same_model(one: str, other: str) -> bool:
     return one == other or (a.exists() and b.exists() and a.resolve() == b.resolve())
 
 
-@answers
+@command
 def check_data(
     rows: Rows,
     recipe: Recipe = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows, to look for shared prompts.")] = None,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Say what is wrong with preference rows, by row number."""
     from lifealign.data import check
 
     found = check.check_data(rows, recipe, test)
     if found.report.kept:
-        return Answer(found.to_json(), found.lines())
-    return Answer(found.to_json(), found.lines(), EXIT_USER_ERROR, [f"{rows}: no usable row"])
+        return Reply(found.to_json(), found.lines())
+    return Reply(found.to_json(), found.lines(), EXIT_USER_ERROR, [f"{rows}: no usable row"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifealign.cli.output import Answer
+from lifealign.core.reply import Reply
 
 if TYPE_CHECKING:
     from lifealign.memory.api import Memory
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def report_answer(
     memories: Sequence[Memory], out: Path | None = None, browser: Mapping[str, Any] | None = None
-) -> Answer:
+) -> Reply:
     """Score matrices and summaries of memories; with `out`, the report's files too; `browser` is of `comparing.browse`."""
     from lifealign.evaluation.guard_results import guard_lines
     from lifealign.report.memories import build_results, score_matrix_lines, summary_lines, write_report
@@ -28,4 +28,4 @@ def report_answer(
     if out is not None:
         write_report(results, out)
         lines += ["", f"report: {out / 'report.html'}"]
-    return Answer(results, lines)
+    return Reply(results, lines)

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from lifealign.cli.options import AsJson, AsOf, MemoryPath, Recipe, Rows, Weight
-from lifealign.cli.output import Answer, answers
+from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError
+from lifealign.core.reply import Reply
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command()(compose)
 
 
-@answers
+@command
 def generate(
     memory: MemoryPath,
     prompt: Annotated[list[str] | None, typer.Option(help="A user turn to answer; repeats.")] = None,
@@ -43,7 +44,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampling.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once; sampled answers depend on it.")] = 16,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Answer prompts with the model as it is, or as it was after an earlier task."""
     from lifealign.core.files import keep_apart, replace_file, writing
     from lifealign.core.progress import make_progress
@@ -75,11 +76,11 @@ def generate(
     if out is not None:
         with writing(out):
             replace_file(out, "".join(f"{line}\n" for line in lines).encode())
-        return Answer({"answers": len(records), "out": out}, [f"written: {len(records)} answers to {out}"])
-    return Answer(records, lines if prompts is not None else ["\n\n".join(texts)])
+        return Reply({"answers": len(records), "out": out}, [f"written: {len(records)} answers to {out}"])
+    return Reply(records, lines if prompts is not None else ["\n\n".join(texts)])
 
 
-@answers
+@command
 def related(
     memory: MemoryPath,
     rows: Rows,
@@ -89,16 +90,16 @@ def related(
     recipe: Recipe = None,
     as_of: AsOf = None,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Rank stored tasks by likeness to new rows, and forecast interference. Writes nothing."""
     from lifealign.core.progress import make_progress
     from lifealign.memory.api import Memory
 
     found = Memory.open(memory).related(rows, steps=steps, recipe=recipe, as_of=as_of, progress=make_progress())
-    return Answer(found.to_json(), found.lines())
+    return Reply(found.to_json(), found.lines())
 
 
-@answers
+@command
 def compose(
     memory: MemoryPath,
     weight: Weight = None,
@@ -113,7 +114,7 @@ def compose(
     split: Annotated[str, typer.Option(help="Held-out rows to score: test or validation.")] = "test",
     as_of: AsOf = None,
     as_json: AsJson = False,
-) -> Answer:
+) -> Reply:
     """Weigh tasks differently, or withdraw them, without training. The memory is left as it is."""
     from lifealign.core.progress import make_progress
     from lifealign.memory.api import Memory
@@ -126,7 +127,7 @@ def compose(
     made = Memory.open(memory).compose(
         weights, space=space, out=out, as_of=as_of, split=split, progress=make_progress()
     )
-    return Answer(made.to_json(), made.lines())
+    return Reply(made.to_json(), made.lines())
 
 
 def _weights(given: Sequence[str] | None) -> dict[str, float]:

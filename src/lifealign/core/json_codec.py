@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from lifealign.core.errors import StoreError
@@ -49,3 +50,19 @@ def sealed(data: bytes) -> bool:
     """Whether `data` is what `seal` wrote, every byte of it."""
     match = _SEAL.search(data)
     return match is not None and hashlib.sha256(data[: match.start()] + b"}").hexdigest().encode() == match.group(1)
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON values; numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def to_json(value: Any) -> str:
+    """One JSON document for a person or a program; a number that is not finite becomes null (a missing score is not zero)."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)

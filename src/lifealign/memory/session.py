@@ -21,11 +21,11 @@ from lifealign.core.progress import Progress
 from lifealign.data import planted as suites
 from lifealign.data.tasks import Message, Row, turns_of
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
-from lifealign.model.adapters import load_base, restore, snapshot
+from lifealign.model.adapters import causal_lm, restore, snapshot
+from lifealign.model.base import load_base
 from lifealign.model.encoding import Encoder
 from lifealign.model.generate import generate
 from lifealign.model.logp_cache import ReferenceCache
-from lifealign.model.logps import causal_lm
 from lifealign.model.wheels import needs_conversion
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader

@@ -1,4 +1,4 @@
-"""The base model (local path, hub id, or a name of `wheels`) and the adapter's tensors.
+"""LoRA on a base model: attach, snapshot, restore, switch off.
 
 Shapes: R rank, I input features, O output features of an adapted linear module. An adapter is a flat mapping
 ``{"<module path>.lora_A": [R, I], "<module path>.lora_B": [O, R]}``, float32.
@@ -6,125 +6,21 @@ Shapes: R rank, I input features, O output features of an adapted linear module.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import math
-import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import peft
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    PreTrainedModel,
+)
 
-from lifealign.core.config import LoraConfig, ModelConfig
+from lifealign.core.config import LoraConfig
 from lifealign.core.errors import ConfigError, ModelError
-from lifealign.core.files import cache_dir
-from lifealign.model.encoding import Template
-from lifealign.model.frozen_linear import LEAD, freeze, product, seconds
-from lifealign.model.wheels import WHEELS, quiet, wheel_model
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """A frozen base model in eval mode with its tokenizer.
-
-    Attributes:
-        model: the transformers model; no parameter requires a gradient.
-        tokenizer: its tokenizer.
-        template: `chat` or `plain`, resolved.
-        identity: name, revision, dtype and SHA-256 of the weights; what a memory is tied to.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    template: Template
-    identity: Mapping[str, Any]
-
-    @property
-    def positions(self) -> int:
-        """Tokens of the longest text that the model takes."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize)
-
-
-def load_base(config: ModelConfig) -> BaseModel:
-    """Load the base model, frozen and in eval mode, on the CPU.
-
-    Raises:
-        ModelError: no such model, or it cannot be loaded; says what was tried.
-    """
-    path = wheel_model(config.name) if config.name in WHEELS else config.name
-    local = Path(path).expanduser()
-    if local.exists() and config.revision is not None:
-        raise ConfigError(f"model.revision={config.revision!r} is for hub ids; {config.name!r} is a local model")
-    source = str(local) if local.exists() else config.name
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[resolve_dtype(config.dtype)]
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(source, revision=config.revision, dtype=dtype)
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
-    except (OSError, ValueError, SafetensorError) as error:
-        known = ", ".join(sorted(WHEELS))
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"base model {config.name!r} cannot be loaded: {first}; allowed: a local directory, a hub id, or one of {known}"
-        ) from error
-    freeze(model)
-    model.eval()
-    template = config.template
-    if template == "auto":
-        template = "chat" if tokenizer.chat_template else "plain"
-    commit = getattr(model.config, "_commit_hash", None) or config.revision
-    weights = weights_sha256(local) if local.is_dir() else f"hub:{config.name}@{commit}"
-    identity = {
-        "model": config.name,
-        "revision": config.revision,
-        "weights": weights,
-        "dtype": str(dtype).removeprefix("torch."),
-        "model_type": model.config.model_type,
-    }
-    return BaseModel(model, tokenizer, template, identity)
-
-
-def resolve_dtype(dtype: str) -> str:
-    """`auto` -> whichever of float32 and bfloat16 this device multiplies faster (bfloat16 needs a clear lead)."""
-    if dtype != "auto":
-        return dtype
-    if torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    speed = {}
-    for kind in (torch.float32, torch.bfloat16):
-        x, weight = torch.ones(256, 576, dtype=kind), torch.ones(576, 576, dtype=kind)
-        speed[kind] = 1 / seconds(functools.partial(product, x, weight))
-    return "bfloat16" if speed[torch.bfloat16] > LEAD * speed[torch.float32] else "float32"
-
-
-def weights_sha256(directory: Path) -> str:
-    """SHA-256 over the weight files and the config of a local model; remembered by path, size and time of change."""
-    files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
-    files += [f for f in (directory / "config.json",) if f.is_file()]  # its rope or norm settings change every value
-    key = json.dumps([[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files])
-    name = hashlib.sha256(key.encode()).hexdigest()
-    remembered = cache_dir() / "hashes" / name
-    if remembered.is_file() and len(text := remembered.read_text().strip()) == 64:
-        return text
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as data:
-            digest.update(hashlib.file_digest(data, "sha256").digest())
-    remembered.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=remembered.parent, delete=False) as out:
-        out.write(digest.hexdigest())
-    Path(out.name).replace(remembered)
-    return digest.hexdigest()
 
 
 def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module:
@@ -306,3 +202,22 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(flags[name])
         model.train(training)
+
+
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a PEFT model (or the model itself)."""
+    inner: Any = cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model
+    assert isinstance(inner, PreTrainedModel)
+    return inner
+
+
+@contextmanager
+def dropout_off(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode; afterwards each is as it was (in training, the adapter's dropout alone is on)."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -11,8 +11,8 @@ from transformers import GenerationConfig
 from lifealign.core.errors import DataError
 from lifealign.core.progress import NullProgress, Progress
 from lifealign.data.tasks import Message
+from lifealign.model.adapters import causal_lm
 from lifealign.model.encoding import Encoder
-from lifealign.model.logps import causal_lm
 
 Prefix = Callable[[Sequence[Sequence[int]]], list[tuple[int, ...]]]
 """Virtual token ids to put before each prompt (`strategies.base.Strategy.prefix`)."""

@@ -3,34 +3,29 @@
 Shapes: L columns of a packed row, T response tokens, D model width, V vocabulary, H heads, B pairs.
 
 Two things are left out that a usual forward does: attention between columns that do not see each other (no dense
-[L, L] mask is built: every segment attends to its own path, see `data`), and logits of columns that predict no response
+[L, L] mask is built: every segment attends to its own path, see `packing`), and logits of columns that predict no response
 token. Both are exact; `probe` compares them with plain rows on the model at hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
-from lifealign.model.adapters import adapter_off, holding
+from lifealign.model.adapters import adapter_off, causal_lm, dropout_off, holding
+from lifealign.model.batch import PairLogps
 from lifealign.model.encoding import EncodedPair
 from lifealign.model.frozen_linear import product
-from lifealign.model.packing import Pack, Segment, cost, pack_pairs
-from lifealign.training.losses import PairLogps
+from lifealign.model.packed_attention import packed_attention
+from lifealign.model.packing import Pack, cost, pack_pairs
 
-ATTENTION = "lifealign_packed"
 VOCABULARY_CHUNK = 1 << 24
 """Logits held at once (elements, float32: 64 MiB); the chunk of positions follows from the vocabulary's size."""
-PRODUCT_SCORES = 1 << 16
-"""Scores of a head and segment up to which attention on a CPU is done by products in float32."""
 
 
 class Tolerance(NamedTuple):
@@ -43,144 +38,6 @@ class Tolerance(NamedTuple):
 EXACT, HALF = Tolerance(1e-3, 1e-3), Tolerance(0.1, 1.0)
 """In float32, and in types with 8 to 11 bits. The latter round single tokens by some tenths of a nat (SmolLM2 in bfloat16: 0.03 to
 0.05 in the mean, 0.5 at most), so the mean decides; a wrong mask or wrong positions give 0.15 to 2.3 in the mean, 2.6 to 14 at most."""
-
-
-class _Layout:
-    """Attention layout of the forward under way. Kept until the next one, so that recomputation in backward sees it.
-
-    Columns are cut once at every boundary (one split, whose backward is one concatenation; slices would each cost a
-    zero-filled gradient of the whole row), and every segment picks the pieces of its path.
-    """
-
-    queries: tuple[int, ...] = ()  # columns of each segment
-    pieces: tuple[int, ...] = ()  # columns of each piece
-    paths: tuple[tuple[int, ...], ...] = ()  # per segment: its pieces, root first
-
-    masks: ClassVar[dict[tuple[int, int, int | None, torch.dtype, int], Tensor]] = {}  # the same in every layer
-
-    @classmethod
-    def mask(
-        cls, queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device, heads: int = 1
-    ) -> Tensor:
-        """0 where a query sees a key, -inf elsewhere, [heads * queries, keys]; made once a forward, in the scores' type."""
-        key = (queries, keys, window, dtype, heads)
-        if key not in cls.masks:
-            seen = _path_mask(queries, keys, window, device).repeat(heads, 1)
-            cls.masks[key] = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
-        return cls.masks[key]
-
-    @classmethod
-    def set(cls, segments: tuple[Segment, ...]) -> None:
-        cls.masks.clear()
-        cuts = sorted({cut for s in segments for span in (*s.context, (s.start, s.end)) for cut in span})
-        starts = {start: i for i, start in enumerate(cuts[:-1])}
-        cls.queries = tuple(s.end - s.start for s in segments)
-        cls.pieces = tuple(b - a for a, b in pairwise(cuts))
-        cls.paths = tuple(
-            tuple(
-                i
-                for a, b in (*s.context, (s.start, s.end))
-                for i in range(starts[a], starts[b] if b in starts else len(cls.pieces))
-            )
-            for s in segments
-        )
-
-
-def _packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention of one packed row, [1, H, L, head] -> [1, L, H, head]: each segment over its own path."""
-    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-        raise NotImplementedError("packed rows know neither soft-capped logits nor attention sinks")
-    heads = query.shape[1] // key.shape[1]
-    keys, values = torch.split(key, list(_Layout.pieces), 2), torch.split(value, list(_Layout.pieces), 2)
-    # On a CPU, short segments take products in float32: torch's kernel is slower there, its backward in half precision most.
-    products = query.device.type == "cpu" and query.dtype.itemsize <= 4 and dropout == 0.0
-    outputs = []
-    for q, path in zip(torch.split(query, list(_Layout.queries), 2), _Layout.paths, strict=True):
-        k, v = torch.cat([keys[i] for i in path], 2), torch.cat([values[i] for i in path], 2)
-        window = sliding_window if sliding_window is not None and k.shape[2] > sliding_window else None
-        if products and q.shape[2] * k.shape[2] <= PRODUCT_SCORES:
-            tiled = _Layout.mask(q.shape[2], k.shape[2], window, torch.float32, q.device, heads)
-            scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-            outputs.append(_ProductAttention.apply(q, k, v, tiled, scale))  # type: ignore[no-untyped-call]
-            continue
-        if heads > 1:
-            k, v = k.repeat_interleave(heads, 1), v.repeat_interleave(heads, 1)
-        causal = q.shape[2] == k.shape[2] and window is None
-        mask = None if causal else _Layout.mask(q.shape[2], k.shape[2], window, q.dtype, q.device)
-        outputs.append(
-            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling)
-        )
-    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
-
-
-class _ProductAttention(torch.autograd.Function):
-    """softmax(s q k^T + mask) v by products in float32, in the type of `query`; scores are formed again in backward.
-
-    Query heads of one key head stand below each other, [G, r Q, head] for G key heads with r query heads each, so that keys
-    and values are not repeated. `mask` is [r Q, K].
-    """
-
-    @staticmethod
-    def _weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
-        return torch.softmax(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale), -1)
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(query, key, value, mask)
-        ctx.scale = scale
-        k, v = key[0].float(), value[0].float()
-        q = query.reshape(len(k), -1, query.shape[-1]).float()
-        return (_ProductAttention._weights(q, k, mask, scale) @ v).view(query.shape).to(query.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, mask = ctx.saved_tensors
-        k, v = key[0].float(), value[0].float()
-        q, g = (t.reshape(len(k), -1, t.shape[-1]).float() for t in (query, grad))
-        weights = _ProductAttention._weights(q, k, mask, ctx.scale)
-        grad_v = weights.transpose(1, 2) @ g
-        grad_scores = g @ v.transpose(1, 2)
-        grad_scores.sub_((grad_scores * weights).sum(-1, keepdim=True)).mul_(weights).mul_(ctx.scale)
-        grad_q, grad_k = grad_scores @ k, grad_scores.transpose(1, 2) @ q
-        return (
-            grad_q.view(query.shape).to(query.dtype),
-            grad_k[None].to(key.dtype),
-            grad_v[None].to(value.dtype),
-            None,
-            None,
-        )
-
-
-def _path_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """[queries, keys], True where a query sees a key; queries are the last ones of the path, distances run along it."""
-    q = torch.arange(keys - queries, keys, device=device)[:, None]
-    k = torch.arange(keys, device=device)[None, :]
-    mask = k <= q
-    return mask if window is None else mask & (q - k < window)
-
-
-AttentionInterface.register(ATTENTION, _packed_attention)
-
-
-@contextmanager
-def _attention(model: PreTrainedModel, segments: tuple[Segment, ...]) -> Iterator[None]:
-    before = model.config._attn_implementation
-    _Layout.set(segments)
-    model.set_attn_implementation(ATTENTION)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -216,13 +73,6 @@ class _TokenLogps(torch.autograd.Function):
         return grad_TD * grad_T[:, None].to(grad_TD.dtype), None, None, None
 
 
-def causal_lm(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside a PEFT model (or the model itself)."""
-    inner: Any = cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model
-    assert isinstance(inner, PreTrainedModel)
-    return inner
-
-
 @dataclass(frozen=True)
 class TokenLogps:
     """Log-probs of the response tokens of one pack: `token_T` [T] float32, answers one after another by `sizes`."""
@@ -243,7 +93,7 @@ class TokenLogps:
 def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:
     """Log-probs of all response tokens of a pack under `model`, in float32, with a gradient where grad is enabled.
 
-    A packed row goes through the model's own decoder with `_packed_attention`, and only response positions meet the
+    A packed row goes through the model's own decoder with `packed_attention`, and only response positions meet the
     vocabulary matrix. A plain batch (the fall-back) takes the model's ordinary forward and its logits.
     """
     lm = causal_lm(model)
@@ -262,7 +112,7 @@ def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:
 
 def _response_hidden(lm: PreTrainedModel, pack: Pack) -> Tensor:
     """Last hidden states of a packed row where a response token is predicted, [T, D]."""
-    with _attention(lm, pack.segments):
+    with packed_attention(lm, pack.segments):
         output = lm.base_model(input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False)
     hidden_TD: Tensor = output.last_hidden_state[0][pack.source_T]
     return hidden_TD
@@ -313,18 +163,6 @@ def token_divergence(model: nn.Module, pack: Pack, weights: Mapping[str, Tensor]
         hidden_TD, teacher_TD, head.weight, getattr(head, "bias", None)
     )
     return kl_T
-
-
-@contextmanager
-def dropout_off(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode; afterwards each is as it was (in training, the adapter's dropout alone is on)."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _response_logits(lm: PreTrainedModel, pack: Pack) -> Tensor:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lifealign.model.batch import PreferenceBatch
 from lifealign.model.encoding import EncodedPair, common_prefix
 
 
@@ -33,32 +34,6 @@ class Segment:
     start: int
     end: int
     context: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class PreferenceBatch:
-    """What a strategy's loss sees of the pairs of one forward.
-
-    Attributes:
-        index_B: positions of the pairs' rows in the training set that the strategy gave.
-        chosen_lengths_B: response tokens of the chosen answers, float32.
-        rejected_lengths_B: likewise for the rejected answers.
-        token_T: the policy's log-probs of all response tokens, chosen then rejected of each pair (SFT: chosen only), with
-            a graph; None outside of training.
-        prompts: ids of the pairs' prompts as they stand in the pack, virtual ones included.
-    """
-
-    index_B: Tensor
-    chosen_lengths_B: Tensor
-    rejected_lengths_B: Tensor
-    token_T: Tensor | None = None
-    prompts: tuple[tuple[int, ...], ...] = ()
-
-    def tokens(self) -> list[Tensor]:
-        """`token_T` of the preference stage cut into one part a pair."""
-        assert self.token_T is not None
-        sizes = (self.chosen_lengths_B + self.rejected_lengths_B).long().tolist()
-        return list(torch.split(self.token_T, sizes))
 
 
 @dataclass(frozen=True)

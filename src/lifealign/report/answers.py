@@ -15,9 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import lifealign
 from lifealign.core.errors import DataError
 from lifealign.core.files import replace_file, writing
+from lifealign.core.version import __version__
 from lifealign.data.answers import BASE, AnswerRecord
 from lifealign.judging.opinions import Opinion
 from lifealign.report.memories import template
@@ -288,7 +288,7 @@ def render_page(threads: Sequence[Thread], title: str) -> str:
         answers=sum(len(t.answers) for t in threads),
         sources=list(dict.fromkeys(t.first.source for t in threads)),
         tasks=list(dict.fromkeys(t.first.task for t in threads)),
-        version=lifealign.__version__,
+        version=__version__,
     )
 
 

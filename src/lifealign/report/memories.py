@@ -16,10 +16,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-import lifealign
 from lifealign.core.files import replace_file, writing
+from lifealign.core.json_codec import plain
+from lifealign.core.version import __version__
 from lifealign.report import views as report_views
-from lifealign.report.views import SUMMARIES, interval, metric_label, number, plain, run_labels
+from lifealign.report.views import SUMMARIES, interval, metric_label, number, run_labels
 
 CSV_COLUMNS = ("method", "seed", "metric", "stage", "task", "value", "low", "high")
 BEFORE = "before"
@@ -49,7 +50,7 @@ def build_results(
     return {
         "title": title,
         "created": created,
-        "lifealign_version": lifealign.__version__,
+        "lifealign_version": __version__,
         "runs": [plain(run) for run in runs],
         **({} if answers is None else {"answers": plain(answers)}),
     }

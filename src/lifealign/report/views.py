@@ -6,11 +6,11 @@ A missing number is None from here on and is shown as such; nothing is filled in
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from lifealign.core.json_codec import plain
 from lifealign.evaluation.guard_results import GUARDS
 from lifealign.evaluation.metrics import seeds_interval
 from lifealign.evaluation.results import LOWER_IS_BETTER, NEITHER_IS_BETTER
@@ -54,17 +54,6 @@ SUMMARIES = {
     "learning_accuracy": Summary("Learnt", "mean score of each task right after it was learnt", True),
     "forward_transfer": Summary("FWT", "forward transfer: score before learning a task minus that of the base", True),
 }
-
-
-def plain(value: Any) -> Any:
-    """Plain JSON values; numbers that are not finite become None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, PurePath) else value
 
 
 def metric_label(metric: str) -> str:

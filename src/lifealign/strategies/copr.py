@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lifealign.data.tasks import Row, Task
-from lifealign.model.packing import PreferenceBatch
-from lifealign.training.losses import Objective, ObjectiveConfig, PairLogps, sft_nll
+from lifealign.model.batch import PairLogps, PreferenceBatch
+from lifealign.training.losses import Objective, ObjectiveConfig, sft_nll
 from lifealign.training.replay import ReplayBuffer, ReplayConfig, update_buffer
 from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lifealign.data.tasks import Task
-from lifealign.model.packing import PreferenceBatch
-from lifealign.training.losses import ObjectiveConfig, PairLogps
+from lifealign.model.batch import PairLogps, PreferenceBatch
+from lifealign.training.losses import ObjectiveConfig
 from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 
 

@@ -9,9 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lifealign.data.tasks import Task
-from lifealign.model.packing import PreferenceBatch
+from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.strategies.replay import Replay
-from lifealign.training.losses import PairLogps
 from lifealign.training.replay import Exemplar, ReplayBuffer, shuffled
 from lifealign.training.strategy import History, PreferenceDataset
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lifealign.core.errors import ConfigError
-from lifealign.model.packing import PreferenceBatch
+from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.model.soft_prompt import attach_prompts, first_virtual_id, split_prefix, vocabulary_rows
-from lifealign.training.losses import ObjectiveConfig, PairLogps
+from lifealign.training.losses import ObjectiveConfig
 from lifealign.training.strategy import Strategy
 
 

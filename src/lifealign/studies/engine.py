@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import filelock
 
-from lifealign.cli.output import to_json
 from lifealign.core.errors import StoreError
 from lifealign.core.files import replace_file, writing
+from lifealign.core.json_codec import to_json
 from lifealign.core.progress import NullProgress, Progress, duration
 from lifealign.studies import stats
 from lifealign.studies.config import STUDIES

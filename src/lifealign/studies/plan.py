@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-import lifealign
 from lifealign.core.config import StreamConfig
 from lifealign.core.config_files import merge
 from lifealign.core.errors import ConfigError
+from lifealign.core.version import __version__
 from lifealign.data.sources import expand_path
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
 from lifealign.studies.worker import CONTEXT, here, resolve
@@ -147,7 +147,7 @@ class Plan:
         return Run(*ids, method.label, point, settings, order, seed, model, config)
 
     def _digest(self, config: Mapping[str, Any]) -> str:
-        release = ".".join(lifealign.__version__.split(".")[:2])
+        release = ".".join(__version__.split(".")[:2])
         stream = {k: v for k, v in config["stream"].items() if k != "name"}  # the name is only shown
         # A run without a guard is the run that it was before there were guards.
         unguarded = not any((config.get("guard") or {}).get(probe) for probe in ("text", "choices"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import lifealign
+from lifealign.core.version import __version__
 from lifealign.evaluation.metrics import Interval
 from lifealign.evaluation.results import LOWER_IS_BETTER, METRICS, SUMMARIES
 from lifealign.studies import stats
@@ -114,7 +114,7 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
     note = stats.interval_name(len(study.seeds))
     return {
         "study": study.name,
-        "lifealign_version": lifealign.__version__,
+        "lifealign_version": __version__,
         "note": note if study.note is None else f"{study.note.strip()} ({note})",
         "selected_on": "validation",
         "reported_on": "test",

@@ -21,9 +21,9 @@ from typing import Any
 
 import filelock
 
-from lifealign.cli.output import to_json
 from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.files import replace_file, writing
+from lifealign.core.json_codec import to_json
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["lifealign.memory.learning", "lifealign.memory.api"])

@@ -27,11 +27,12 @@ from lifealign.core.errors import TrainingError
 from lifealign.core.progress import NullProgress, Progress
 from lifealign.data.tasks import Row
 from lifealign.model.adapters import restore, trainable
+from lifealign.model.batch import PairLogps
 from lifealign.model.encoding import EncodedPair
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
-from lifealign.training.losses import PairLogps, focal_gradient
+from lifealign.training.losses import focal_gradient
 from lifealign.training.strategy import Step, Strategy
 
 StageName = Literal["sft", "preference"]

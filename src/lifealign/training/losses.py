@@ -17,32 +17,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lifealign.core.config import Frozen
+from lifealign.model.batch import PairLogps
 
 ObjectiveName = Literal["dpo", "fpo", "ipo", "simpo", "orpo"]
 REFERENCE_FREE = frozenset({"simpo", "orpo"})
-
-
-@dataclass(frozen=True)
-class PairLogps:
-    """Summed log-probs of the two answers of each pair.
-
-    Attributes:
-        chosen: [B], nats, float32 (or float64).
-        rejected: [B], nats, float32 (or float64).
-
-    Raises:
-        ValueError: the shapes differ, or a half-precision type, in which sums over tokens lose whole nats.
-    """
-
-    chosen: Tensor
-    rejected: Tensor
-
-    def __post_init__(self) -> None:
-        if self.chosen.shape != self.rejected.shape:
-            raise ValueError(f"chosen {tuple(self.chosen.shape)} and rejected {tuple(self.rejected.shape)} differ")
-        for logps in (self.chosen, self.rejected):
-            if logps.dtype in (torch.float16, torch.bfloat16):
-                raise ValueError(f"log-probs must be float32 or float64, got {logps.dtype}")
 
 
 def log_ratio(policy: PairLogps, reference: PairLogps) -> Tensor:

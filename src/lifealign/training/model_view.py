@@ -17,12 +17,13 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.progress import Progress
 from lifealign.data.tasks import Row
-from lifealign.model.adapters import BaseModel, adapter_off, holding, snapshot
+from lifealign.model.adapters import adapter_off, causal_lm, dropout_off, holding, snapshot
+from lifealign.model.base import BaseModel
+from lifealign.model.batch import PairLogps
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_logps, pair_logps
-from lifealign.model.logps import causal_lm, dropout_off, kl_to_base, probe, token_divergence, token_logps
+from lifealign.model.logps import kl_to_base, probe, token_divergence, token_logps
 from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
-from lifealign.training.losses import PairLogps
 from lifealign.training.strategy import Strategy
 
 FEATURE_ROWS = 16

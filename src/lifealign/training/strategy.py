@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from lifealign.core.config import Frozen, LoraConfig
 from lifealign.data.tasks import Row, Task
 from lifealign.model.adapters import attach_lora
-from lifealign.model.packing import PreferenceBatch
-from lifealign.training.losses import Objective, ObjectiveConfig, PairLogps
+from lifealign.model.batch import PairLogps, PreferenceBatch
+from lifealign.training.losses import Objective, ObjectiveConfig
 from lifealign.training.replay import ReplayBuffer
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lifealign.core.errors import JudgeError
+from lifealign.core.errors import EXIT_USER_ERROR, JudgeError
 from lifealign.core.files import cache_dir, keep_apart, writing
 from lifealign.core.progress import make_progress
+from lifealign.core.reply import Reply
 from lifealign.data.answers import read_answers, write_answers
 from lifealign.judging.llm.config import JudgeConfig
 from lifealign.judging.llm.engine import Forecast, Totals, forecast, judge_answers
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from lifealign.data.answers import AnswerRecord
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command has to say: see `answers.Answer`."""
-
-    document: dict[str, Any]
-    lines: list[str]
-    problems: Sequence[str] = ()
-
-
 def run(
     sources: Sequence[Path],
     config: JudgeConfig,
@@ -39,7 +30,7 @@ def run(
     paper: bool,
     dry_run: bool,
     count: int | None = None,
-) -> Done:
+) -> Reply:
     """Judge answers, write the judgements and sum them up.
 
     Args:
@@ -58,7 +49,7 @@ def run(
         _check_paper(plan(config, records))
     if dry_run:
         found = forecast(config, records, cache)
-        return Done({"dry_run": True, **found.to_json()}, _forecast_lines(found))
+        return Reply({"dry_run": True, **found.to_json()}, _forecast_lines(found))
     if out is None:
         raise JudgeError("say where the judgements go: --out FILE.jsonl (or --dry-run to ask nobody)")
     keep_apart(out, *sources)
@@ -74,10 +65,11 @@ def run(
     lines = [*summary.lines(), *_total_lines(totals), f"written: {len(judgements)} judgements to {out}"]
     lines += [f"written: {len(records)} answers to {path}" for path in kept]
     document = {"out": out, "totals": totals.to_json(), **summary.to_json()}
-    return Done(document, lines, _problems(summary, config))
+    problems = _problems(summary, config)
+    return Reply(document, lines, EXIT_USER_ERROR if problems else 0, problems)
 
 
-def check_steering(config: JudgeConfig, *, out: Path | None, dry_run: bool) -> Done:
+def check_steering(config: JudgeConfig, *, out: Path | None, dry_run: bool) -> Reply:
     """Judge the embedded answers that try to steer a judge, and say what got through.
 
     Raises:
@@ -86,14 +78,15 @@ def check_steering(config: JudgeConfig, *, out: Path | None, dry_run: bool) -> D
     config, records, cache = steering_config(config), steering_answers(), _cache(config)
     if dry_run:
         found = forecast(config, records, cache)
-        return Done({"dry_run": True, **found.to_json()}, _forecast_lines(found))
+        return Reply({"dry_run": True, **found.to_json()}, _forecast_lines(found))
     judgements, totals = judge_answers(config, records, cache, progress=make_progress())
     if out is not None:
         write_judgements(out, judgements)
     report, summary = steering_report(judgements), summarise(judgements)
     lines = [*report.lines(), *summary.counts(), *_total_lines(totals)]
     document = {**report.to_json(), "unscored": summary.unscored, "totals": totals.to_json()}
-    return Done(document, lines, _problems(summary, config))
+    problems = _problems(summary, config)
+    return Reply(document, lines, EXIT_USER_ERROR if problems else 0, problems)
 
 
 def _check_paper(asks: Sequence[Ask]) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Task
-from lifealign.model.packing import PreferenceBatch
+from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.model.soft_prompt import attach_prompts, first_virtual_id, prompt_tuning, vocabulary_rows
 from lifealign.strategies.ready2blend import sentences
 from lifealign.strategies.ready2blend.prompt_bank import PromptBank, Stored
@@ -22,7 +22,7 @@ from lifealign.strategies.ready2blend.translator import (
     point_inconsistency,
     sentence_anchor,
 )
-from lifealign.training.losses import ObjectiveConfig, PairLogps
+from lifealign.training.losses import ObjectiveConfig
 from lifealign.training.strategy import History, Strategy
 
 CURRENT = "current"

@@ -1,0 +1,57 @@
+"""What a loss sees of a batch of pairs: log-probs, lengths, tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Summed log-probs of the two answers of each pair.
+
+    Attributes:
+        chosen: [B], nats, float32 (or float64).
+        rejected: [B], nats, float32 (or float64).
+
+    Raises:
+        ValueError: the shapes differ, or a half-precision type, in which sums over tokens lose whole nats.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+
+    def __post_init__(self) -> None:
+        if self.chosen.shape != self.rejected.shape:
+            raise ValueError(f"chosen {tuple(self.chosen.shape)} and rejected {tuple(self.rejected.shape)} differ")
+        for logps in (self.chosen, self.rejected):
+            if logps.dtype in (torch.float16, torch.bfloat16):
+                raise ValueError(f"log-probs must be float32 or float64, got {logps.dtype}")
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    """What a strategy's loss sees of the pairs of one forward.
+
+    Attributes:
+        index_B: positions of the pairs' rows in the training set that the strategy gave.
+        chosen_lengths_B: response tokens of the chosen answers, float32.
+        rejected_lengths_B: likewise for the rejected answers.
+        token_T: the policy's log-probs of all response tokens, chosen then rejected of each pair (SFT: chosen only), with
+            a graph; None outside of training.
+        prompts: ids of the pairs' prompts as they stand in the pack, virtual ones included.
+    """
+
+    index_B: Tensor
+    chosen_lengths_B: Tensor
+    rejected_lengths_B: Tensor
+    token_T: Tensor | None = None
+    prompts: tuple[tuple[int, ...], ...] = ()
+
+    def tokens(self) -> list[Tensor]:
+        """`token_T` of the preference stage cut into one part a pair."""
+        assert self.token_T is not None
+        sizes = (self.chosen_lengths_B + self.rejected_lengths_B).long().tolist()
+        return list(torch.split(self.token_T, sizes))

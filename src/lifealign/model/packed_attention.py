@@ -1,0 +1,178 @@
+"""The attention of packed rows: each answer sees its prompt and itself, in the place of the model's own attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from lifealign.model.packing import Segment
+
+ATTENTION = "lifealign_packed"
+
+PRODUCT_SCORES = 1 << 16
+"""Scores of a head and segment up to which attention on a CPU is done by products in float32."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the columns of one packed row are cut for attention.
+
+    Columns are cut once at every boundary (one split, whose backward is one concatenation; slices would each cost a
+    zero-filled gradient of the whole row), and every segment picks the pieces of its path.
+
+    Attributes:
+        queries: columns of each segment.
+        pieces: columns of each piece.
+        paths: for each segment, its pieces, root first.
+        masks: additive masks by shape and type, made at first use; the same in every layer.
+    """
+
+    queries: tuple[int, ...] = ()
+    pieces: tuple[int, ...] = ()
+    paths: tuple[tuple[int, ...], ...] = ()
+    masks: dict[tuple[int, int, int | None, torch.dtype, int], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, segments: tuple[Segment, ...]) -> Layout:
+        """The layout of a packed row."""
+        cuts: set[int] = set()
+        for segment in segments:
+            for start, end in (*segment.context, (segment.start, segment.end)):
+                cuts |= {start, end}
+        borders = sorted(cuts)
+        piece_at = {start: i for i, start in enumerate(borders[:-1])}  # the piece that begins at a column
+        paths = []
+        for segment in segments:
+            path: list[int] = []
+            for start, end in (*segment.context, (segment.start, segment.end)):
+                path += range(piece_at[start], piece_at.get(end, len(borders) - 1))  # the last piece has none after it
+            paths.append(tuple(path))
+        return cls(
+            queries=tuple(segment.end - segment.start for segment in segments),
+            pieces=tuple(end - start for start, end in pairwise(borders)),
+            paths=tuple(paths),
+        )
+
+    def mask(
+        self, queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device, heads: int = 1
+    ) -> Tensor:
+        """0 where a query sees a key, -inf elsewhere, [heads * queries, keys]."""
+        key = (queries, keys, window, dtype, heads)
+        if key not in self.masks:
+            seen = _path_mask(queries, keys, window, device).repeat(heads, 1)
+            self.masks[key] = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
+        return self.masks[key]
+
+
+_current = Layout()
+"""Layout of the forward under way: transformers calls an attention function by name and hands it no argument of ours.
+Kept until the next forward, so that recomputation in backward sees it."""
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one packed row, [1, H, L, head] -> [1, L, H, head]: each segment over its own path."""
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        raise NotImplementedError("packed rows know neither soft-capped logits nor attention sinks")
+    layout = _current
+    heads = query.shape[1] // key.shape[1]
+    keys = torch.split(key, list(layout.pieces), 2)
+    values = torch.split(value, list(layout.pieces), 2)
+    # On a CPU, short segments take products in float32: torch's kernel is slower there, its backward in half precision most.
+    products = query.device.type == "cpu" and query.dtype.itemsize <= 4 and dropout == 0.0
+    outputs = []
+    for q, path in zip(torch.split(query, list(layout.queries), 2), layout.paths, strict=True):
+        k, v = torch.cat([keys[i] for i in path], 2), torch.cat([values[i] for i in path], 2)
+        window = sliding_window if sliding_window is not None and k.shape[2] > sliding_window else None
+        if products and q.shape[2] * k.shape[2] <= PRODUCT_SCORES:
+            tiled = layout.mask(q.shape[2], k.shape[2], window, torch.float32, q.device, heads)
+            scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+            outputs.append(_ProductAttention.apply(q, k, v, tiled, scale))  # type: ignore[no-untyped-call]
+            continue
+        if heads > 1:
+            k, v = k.repeat_interleave(heads, 1), v.repeat_interleave(heads, 1)
+        causal = q.shape[2] == k.shape[2] and window is None
+        mask = None if causal else layout.mask(q.shape[2], k.shape[2], window, q.dtype, q.device)
+        outputs.append(
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling)
+        )
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+
+
+class _ProductAttention(torch.autograd.Function):
+    """softmax(s q k^T + mask) v by products in float32, in the type of `query`; scores are formed again in backward.
+
+    Query heads of one key head stand below each other, [G, r Q, head] for G key heads with r query heads each, so that keys
+    and values are not repeated. `mask` is [r Q, K].
+    """
+
+    @staticmethod
+    def _weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
+        return torch.softmax(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale), -1)
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(query, key, value, mask)
+        ctx.scale = scale
+        k, v = key[0].float(), value[0].float()
+        q = query.reshape(len(k), -1, query.shape[-1]).float()
+        return (_ProductAttention._weights(q, k, mask, scale) @ v).view(query.shape).to(query.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, mask = ctx.saved_tensors
+        k, v = key[0].float(), value[0].float()
+        q, g = (t.reshape(len(k), -1, t.shape[-1]).float() for t in (query, grad))
+        weights = _ProductAttention._weights(q, k, mask, ctx.scale)
+        grad_v = weights.transpose(1, 2) @ g
+        grad_scores = g @ v.transpose(1, 2)
+        grad_scores.sub_((grad_scores * weights).sum(-1, keepdim=True)).mul_(weights).mul_(ctx.scale)
+        grad_q, grad_k = grad_scores @ k, grad_scores.transpose(1, 2) @ q
+        return (
+            grad_q.view(query.shape).to(query.dtype),
+            grad_k[None].to(key.dtype),
+            grad_v[None].to(value.dtype),
+            None,
+            None,
+        )
+
+
+def _path_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """[queries, keys], True where a query sees a key; queries are the last ones of the path, distances run along it."""
+    q = torch.arange(keys - queries, keys, device=device)[:, None]
+    k = torch.arange(keys, device=device)[None, :]
+    mask = k <= q
+    return mask if window is None else mask & (q - k < window)
+
+
+@contextmanager
+def packed_attention(model: PreTrainedModel, segments: tuple[Segment, ...]) -> Iterator[None]:
+    """The model with the attention of one packed row in the place of its own."""
+    global _current
+    before = model.config._attn_implementation
+    _current = Layout.of(segments)
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+AttentionInterface.register(ATTENTION, _packed_attention)
