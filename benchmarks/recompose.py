@@ -26,7 +26,8 @@ import numpy as np
 from lifealign.core.errors import ConfigError
 from lifealign.core.json_codec import to_json
 from lifealign.core.progress import make_progress
-from lifealign.data.tasks import Task, load_stream
+from lifealign.data.load import load_stream
+from lifealign.data.tasks import Task
 from lifealign.memory.api import Memory
 from lifealign.memory.recompose import Composer, relate, score_composed
 from lifealign.model.adapters import restore

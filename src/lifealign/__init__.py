@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lifealign.core.config import RunConfig, load_config
     from lifealign.core.errors import UserError
     from lifealign.data.answers import AnswerRecord, read_answers, write_answers
-    from lifealign.data.tasks import Message, Row, Task, TaskStream, load_stream, task_from_rows
+    from lifealign.data.load import load_stream, task_from_rows
+    from lifealign.data.tasks import Message, Row, Task, TaskStream
     from lifealign.memory.answering import Asked
     from lifealign.memory.api import Evaluation, Memory, TaskResult
     from lifealign.memory.learning import run_stream

@@ -35,8 +35,7 @@ from lifealign.core.config import (
 from lifealign.core.errors import ConfigError, DataError, StoreError, UserError
 from lifealign.memory.api import Memory
 from lifealign.memory.learning import run_stream
-from lifealign.memory.session import ADAPTER, STATE
-from lifealign.store.manifest import ROOT
+from lifealign.store.layout import ADAPTER, ROOT, STATE
 from lifealign.strategies import STRATEGIES
 from lifealign.strategies.configure import read_config
 from support.tiny import save_tiny

@@ -22,11 +22,12 @@ from lifealign.core.progress import NullProgress
 from lifealign.core.tensors import decode_tensors, encode_tensors
 from lifealign.data.tasks import Task
 from lifealign.memory.learning import StoreHistory
-from lifealign.memory.session import ADAPTER, STATE, UPDATE, Session
+from lifealign.memory.session import Session
 from lifealign.model.adapters import snapshot, trainable
 from lifealign.model.batch import PairLogps
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import pack_pairs
+from lifealign.store.layout import ADAPTER, STATE, UPDATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import STRATEGIES, Step, Strategy, make_strategy
 from lifealign.training import loop as train

@@ -7,8 +7,8 @@ import pytest
 from lifealign.core.config import SourceConfig, load_config
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.data.cleaning import clean, read_rows
+from lifealign.data.load import load_stream
 from lifealign.data.recipes import RECIPES, TOKENISED, detokenise, find_recipe
-from lifealign.data.tasks import load_stream
 from support.paths import ROOT
 
 UPSTREAM = ROOT / "tests" / "fixtures" / "upstream"

@@ -16,10 +16,11 @@ from lifealign.core.errors import ConfigError, DataError
 from lifealign.data.check import check_data
 from lifealign.data.cleaning import clean, read_rows
 from lifealign.data.formats import parse_dialogue
+from lifealign.data.load import load_stream, load_task, task_from_rows
 from lifealign.data.recipes import TOKENISED
 from lifealign.data.sources import expand_path, is_file_path
 from lifealign.data.splits import prompt_key
-from lifealign.data.tasks import DataReport, Message, Row, load_stream, load_task, task_from_rows
+from lifealign.data.tasks import DataReport, Message, Row
 from support.paths import SHARED
 
 DATA = SHARED / "data"

@@ -23,9 +23,9 @@ from lifealign.core.progress import NullProgress
 from lifealign.data.tasks import Message, Row, Task
 from lifealign.memory.api import Memory
 from lifealign.memory.learning import run_stream
-from lifealign.memory.session import ADAPTER, Session
+from lifealign.memory.session import Session
 from lifealign.store.heldout import heldout
-from lifealign.store.manifest import ROOT
+from lifealign.store.layout import ADAPTER, ROOT
 from lifealign.store.writer import MemoryStore
 from support.rows import make_task, rows
 from support.tiny import make_tokenizer, save_tiny

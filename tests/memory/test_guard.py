@@ -20,7 +20,7 @@ from lifealign.evaluation.gates import Gate, check_gates
 from lifealign.evaluation.guard_results import guard_results
 from lifealign.memory.guard import read_questions, text_windows
 from lifealign.report.memories import build_results, render_html, scores_csv
-from lifealign.store.manifest import ROOT
+from lifealign.store.layout import ROOT
 from support.paths import ROOT as PROJECT
 from support.rows import make_task
 

@@ -23,9 +23,9 @@ from lifealign.memory import learning as pipeline
 from lifealign.memory import signatures
 from lifealign.memory.api import Memory
 from lifealign.memory.recompose import Composer, stored_signatures
-from lifealign.memory.session import ADAPTER, SIGNATURE
 from lifealign.memory.signatures import Signature
 from lifealign.model.adapters import restore
+from lifealign.store.layout import ADAPTER, SIGNATURE
 from lifealign.store.reader import MemoryReader
 from support.paths import ROOT
 from support.rows import make_task

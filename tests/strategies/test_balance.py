@@ -16,8 +16,9 @@ from torch import Tensor
 from lifealign.core.config import RunConfig
 from lifealign.core.progress import NullProgress
 from lifealign.data.tasks import Message, Row
-from lifealign.memory.session import ADAPTER, STATE, Session
+from lifealign.memory.session import Session
 from lifealign.model.adapters import snapshot
+from lifealign.store.layout import ADAPTER, STATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies.copr import fit_loss, target_logit
 from lifealign.strategies.cppo import balance_weights

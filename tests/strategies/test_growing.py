@@ -21,8 +21,9 @@ from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress
 from lifealign.memory.api import Memory
 from lifealign.memory.learning import StoreHistory
-from lifealign.memory.session import ADAPTER, STATE, UPDATE, Session
+from lifealign.memory.session import Session
 from lifealign.model.adapters import causal_lm, snapshot
+from lifealign.store.layout import ADAPTER, STATE, UPDATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
 from lifealign.strategies._dualgpm import Basis, nothing, protect, reading

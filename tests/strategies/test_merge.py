@@ -20,8 +20,9 @@ from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress
 from lifealign.data.tasks import Task
 from lifealign.memory.api import Memory
-from lifealign.memory.session import ADAPTER, STATE, Session
+from lifealign.memory.session import Session
 from lifealign.model.adapters import snapshot
+from lifealign.store.layout import ADAPTER, STATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies.configure import read_config
 from support.lives import learn, start

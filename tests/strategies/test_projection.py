@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lifealign.core.config import RunConfig
 from lifealign.data.tasks import Message, Row, Task
-from lifealign.memory.session import STATE, Session
+from lifealign.memory.session import Session
 from lifealign.model.adapters import trainable
+from lifealign.store.layout import STATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
 from lifealign.strategies.agem import agem_project

@@ -26,8 +26,9 @@ from lifealign.core.tensors import decode_tensors, encode_tensors
 from lifealign.data.tasks import Message, Task
 from lifealign.memory.api import Memory
 from lifealign.memory.learning import StoreHistory, run_stream
-from lifealign.memory.session import ADAPTER, STATE, Session
+from lifealign.memory.session import Session
 from lifealign.model.adapters import restore, snapshot
+from lifealign.store.layout import ADAPTER, STATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies.configure import read_config
 from lifealign.strategies.l2p import key_pull, select_prompts

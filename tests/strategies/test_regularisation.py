@@ -16,11 +16,12 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Message, Row, Task
 from lifealign.memory.learning import StoreHistory
-from lifealign.memory.session import ADAPTER, STATE, Session
+from lifealign.memory.session import Session
 from lifealign.model.adapters import adapter_off, causal_lm, holding, restore, snapshot, trainable
 from lifealign.model.batch import PairLogps
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import pack_pairs
+from lifealign.store.layout import ADAPTER, STATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
 from lifealign.strategies._quadratic import weighted_distance

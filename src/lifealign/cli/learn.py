@@ -13,6 +13,7 @@ from lifealign.cli.output import command
 from lifealign.cli.scores import report_answer
 from lifealign.core.errors import EXIT_USER_ERROR, ConfigError, StoreError
 from lifealign.core.reply import Reply
+from lifealign.store.layout import HEAD
 
 if TYPE_CHECKING:
     from lifealign.core.config import RunConfig
@@ -58,7 +59,7 @@ def learn(
 ) -> Reply:
     """Learn one more task into a memory; with --base-model, create the memory if there is none."""
     from lifealign.core.progress import make_progress
-    from lifealign.data.tasks import task_from_rows
+    from lifealign.data.load import task_from_rows
     from lifealign.memory.api import Memory
 
     found = _open(memory, base_model)
@@ -80,7 +81,7 @@ def _open(path: Path, base_model: str | None) -> Memory | None:
     """
     from lifealign.memory.api import Memory
 
-    if not (path / "HEAD").exists():
+    if not (path / HEAD).exists():
         if base_model is not None:
             return None
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lifealign.evaluation.metrics import Array, Interval
-from lifealign.store.manifest import ROOT
+from lifealign.store.layout import GUARD_RECORD, ROOT
 from lifealign.store.reader import MemoryReader
 
 GUARDS: Mapping[str, str] = {"text": "perplexity", "choices": "choice_accuracy"}
@@ -42,7 +42,7 @@ def guard_results(store: MemoryReader, stages: Sequence[str], resamples: int) ->
     """
     found: dict[str, Any] = {}
     for probe, name in GUARDS.items():
-        records = [r for r in store.evaluations() if r["kind"] == "guard" and r["options"]["probe"] == probe]
+        records = [r for r in store.evaluations() if r["kind"] == GUARD_RECORD and r["options"]["probe"] == probe]
         if records:
             newest = records[-1]["options"]
             same = {r["after"]: r["scores"] for r in records if same_probe(r["options"], newest)}

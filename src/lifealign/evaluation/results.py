@@ -15,7 +15,8 @@ from lifealign.evaluation import metrics
 from lifealign.evaluation.guard_results import guard_results
 from lifealign.evaluation.text_metrics import FLOORS, TEXT_METRICS
 from lifealign.store.heldout import heldout
-from lifealign.store.manifest import ROOT, TaskManifest
+from lifealign.store.layout import DATA, DIAGNOSTICS, ROOT, ROW_RECORD, TRAINING
+from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 
 PERCENT = frozenset(
@@ -106,7 +107,7 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
         return rows_sha256((tasks[name].test if split == "test" else tasks[name].validation)[:count])
 
     for record in store.evaluations():
-        if record["kind"] == "row" and record["options"]["split"] == split:
+        if record["kind"] == ROW_RECORD and record["options"]["split"] == split:
             for score in record["scores"]:
                 name = score["task"]
                 if name in tasks and score["rows_sha256"] != kept(name, record["options"].get("rows")):
@@ -140,8 +141,8 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         "summary": {m: _summary(table, m, resamples) for m in found},
         **({"guard": guard} if guard else {}),
         "floors": {m: floors for m in found if (floors := _floors(table, m))},
-        "training": {m.name: store.load_lines(m, "training.jsonl") for m in lineage},
-        "consolidation": {m.name: d for m in lineage if "summed" in (d := store.load_document(m, "diagnostics.json"))},
+        "training": {m.name: store.load_lines(m, TRAINING) for m in lineage},
+        "consolidation": {m.name: d for m in lineage if "summed" in (d := store.load_document(m, DIAGNOSTICS))},
         "data": {name: reports for m in lineage for name, reports in _data(store, m).items()},
         "config": config,
         "versions": dict(lineage[-1].versions) if lineage else {},
@@ -150,7 +151,7 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
 
 
 def _data(store: MemoryReader, manifest: TaskManifest) -> dict[str, Any]:
-    reports: dict[str, Any] = store.load_document(manifest, "data.json")["reports"]
+    reports: dict[str, Any] = store.load_document(manifest, DATA)["reports"]
     return reports
 
 

@@ -10,7 +10,8 @@ from lifealign.core.errors import ConfigError, DataError
 from lifealign.data.answers import BASE, AnswerRecord
 from lifealign.data.tasks import Row, Task, rows_sha256
 from lifealign.store.heldout import heldout
-from lifealign.store.manifest import ROOT, TaskManifest
+from lifealign.store.layout import ROOT, ROW_RECORD
+from lifealign.store.manifest import TaskManifest
 
 if TYPE_CHECKING:
     from lifealign.memory.session import Session
@@ -121,7 +122,7 @@ def stored_scores(
     rows = rows_of(task, split)
     for record in reversed(store.evaluations()):
         options = record["options"]
-        if record["kind"] != "row" or (record["after"], options["split"]) != (point.directory, split):
+        if record["kind"] != ROW_RECORD or (record["after"], options["split"]) != (point.directory, split):
             continue
         if options.get("max_new_tokens") != max_new_tokens:
             continue

@@ -22,7 +22,8 @@ from lifealign.core.progress import NullProgress, Progress
 from lifealign.evaluation.guard_results import guard_lines, guard_scores, with_guard
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results
 from lifealign.store.heldout import heldout
-from lifealign.store.manifest import ROOT, TaskManifest
+from lifealign.store.layout import DIAGNOSTICS, ROOT, TRAINING
+from lifealign.store.manifest import TaskManifest
 from lifealign.store.writer import MemoryStore
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Memory:
             for metric in table.metrics(head.directory, name)
         } | guard_scores(self._store, table.stages)
         seconds = float(head.meta.get("seconds", time.perf_counter() - started))
-        diagnostics = self._store.load_document(head, "diagnostics.json")
+        diagnostics = self._store.load_document(head, DIAGNOSTICS)
         return TaskResult(task.name, head.directory, seconds, diagnostics.get("summed", diagnostics), scores)
 
     def evaluate(
@@ -334,7 +335,7 @@ class Memory:
             ConfigError: fewer than 0 steps.
             DataError: rows that cannot be used, or nothing is learnt yet.
         """
-        from lifealign.data.tasks import load_rows
+        from lifealign.data.load import load_rows
         from lifealign.memory.recompose import relate
 
         if steps < 0:
@@ -416,7 +417,7 @@ class Memory:
             for filename in sorted(manifest.files)
             if filename.endswith(".json")
         }
-        training = self._store.load_lines(manifest, "training.jsonl") if manifest.directory != ROOT else []
+        training = self._store.load_lines(manifest, TRAINING) if manifest.directory != ROOT else []
         table = self._table(None)
         return {
             "directory": manifest.directory,

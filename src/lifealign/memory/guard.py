@@ -19,13 +19,13 @@ from lifealign.data.sources import Record, expand_path, read_file
 from lifealign.data.tasks import Message, Row
 from lifealign.evaluation.guard_results import same_probe
 from lifealign.model.encoding import EncodedPair
+from lifealign.store.layout import GUARD_RECORD
 
 if TYPE_CHECKING:
     from lifealign.memory.session import Session
     from lifealign.store.manifest import TaskManifest
     from lifealign.store.writer import MemoryStore
 
-KIND = "guard"
 """Of the evaluation records."""
 
 
@@ -123,7 +123,7 @@ def score_guard(session: Session, store: MemoryStore, after: TaskManifest, guard
     for probe, options in probes(guard).items():
         wanted = {"probe": probe, **options}
         if any(
-            r["kind"] == KIND and r["after"] == after.directory and same_probe(r["options"], wanted)
+            r["kind"] == GUARD_RECORD and r["after"] == after.directory and same_probe(r["options"], wanted)
             for r in store.evaluations()
         ):
             continue
@@ -132,7 +132,9 @@ def score_guard(session: Session, store: MemoryStore, after: TaskManifest, guard
         title = f"after {after.name}: guard, {probe}"
         scores = (_score_text if probe == "text" else _score_choices)(session, guard, title)
         if session.accelerator.is_main_process:
-            store.append_evaluation({"kind": KIND, "after": after.directory, "options": wanted, "scores": scores})
+            store.append_evaluation(
+                {"kind": GUARD_RECORD, "after": after.directory, "options": wanted, "scores": scores}
+            )
         session.accelerator.wait_for_everyone()
 
 

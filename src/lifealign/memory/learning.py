@@ -21,15 +21,31 @@ from torch import Tensor
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.core.progress import NullProgress, Progress
-from lifealign.data.tasks import Task, load_stream, rows_sha256
+from lifealign.data.load import load_stream
+from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.text_metrics import require
 from lifealign.memory.guard import score_guard
 from lifealign.memory.recompose import task_signatures
 from lifealign.memory.row_scores import TaskScores
-from lifealign.memory.session import ADAPTER, SIGNATURE, STATE, UPDATE, Session
+from lifealign.memory.session import Session
 from lifealign.model.adapters import snapshot
-from lifealign.store.heldout import DATA, HELDOUT, heldout
-from lifealign.store.manifest import ROOT, TaskManifest
+from lifealign.store.heldout import heldout
+from lifealign.store.layout import (
+    ADAPTER,
+    DATA,
+    DIAGNOSTICS,
+    HEAD,
+    HELDOUT,
+    REPLAY,
+    ROOT,
+    ROW_RECORD,
+    SIGNATURE,
+    STATE,
+    TRAINING,
+    UPDATE,
+    WORK,
+)
+from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.writer import MemoryStore
 from lifealign.training.loop import Loop, Stage, stage_reached, train_stage
@@ -38,7 +54,6 @@ from lifealign.training.replay import ReplayBuffer
 if TYPE_CHECKING:
     from lifealign.memory.api import Memory
 
-REPLAY, TRAINING, DIAGNOSTICS = "replay.jsonl", "training.jsonl", "diagnostics.json"
 KL_PAIRS = 4
 """Training pairs on which the exact KL to the base model is measured after each task."""
 
@@ -100,7 +115,7 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
     split = config.evaluate.split
     if without := [t.name for t in tasks if not getattr(t, split)]:
         progress.say(f"no {split} rows, so not scored: {', '.join(without)}")
-    existing = (Path(config.memory) / "HEAD").exists()
+    existing = (Path(config.memory) / HEAD).exists()
     if existing:
         config = _settled(MemoryReader.open(config.memory), config)
     session = Session(config, progress)
@@ -155,7 +170,7 @@ def learn_group(
     shared_prefix = session.view.shared_prefix(pairs)
 
     key = _workspace_key(store, task, config, [p.digest for p in pairs])
-    workspace = store.workspace(key) if accelerator.is_main_process else store.path / "work" / key
+    workspace = store.workspace(key) if accelerator.is_main_process else store.path / WORK / key
     accelerator.wait_for_everyone()
     trained = store.lineage()[1:] if config.train.trackers else ()
     loop = Loop(
@@ -257,7 +272,7 @@ def score_row(
     done = {
         (score["task"], score["rows_sha256"])
         for record in store.evaluations()
-        if record["kind"] == "row" and record["after"] == after.directory and record["options"] == wanted
+        if record["kind"] == ROW_RECORD and record["after"] == after.directory and record["options"] == wanted
         for score in record["scores"]
     }
     rows = {t.name: getattr(t, options.split)[: options.rows] for t in tasks}
@@ -279,7 +294,7 @@ def score_row(
             text_metrics=options.text_metrics,
         )
         scores.append(replace(score, rows_sha256=rows_sha256(rows[task.name])))
-    record = {"kind": "row", "after": after.directory, "options": wanted, "scores": [s.to_json() for s in scores]}
+    record = {"kind": ROW_RECORD, "after": after.directory, "options": wanted, "scores": [s.to_json() for s in scores]}
     if session.accelerator.is_main_process:
         store.append_evaluation(record)
     session.accelerator.wait_for_everyone()

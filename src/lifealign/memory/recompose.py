@@ -19,9 +19,10 @@ from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.data.tasks import Row, Task
 from lifealign.evaluation.results import PERCENT
 from lifealign.memory import signatures
-from lifealign.memory.session import ADAPTER, SIGNATURE, Session
+from lifealign.memory.session import Session
 from lifealign.memory.signatures import Signature
 from lifealign.model.adapters import restore, snapshot, trainable
+from lifealign.store.layout import ADAPTER, SIGNATURE
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.strategies import STRATEGIES, Step

@@ -27,14 +27,11 @@ from lifealign.model.encoding import Encoder
 from lifealign.model.generate import generate
 from lifealign.model.logp_cache import ReferenceCache
 from lifealign.model.wheels import needs_conversion
+from lifealign.store.layout import ADAPTER, STATE, TRACKERS, WORK
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.strategies import make_strategy
 from lifealign.training.model_view import LoadedView
-
-ADAPTER, UPDATE, STATE, SIGNATURE = "adapter", "update", "state", "signature"
-"""Stems of a task's tensor files: long-term weights, what the task changed in them, the strategy's state, and where its
-prompts lie in the base model's hidden space."""
 
 
 class Session:
@@ -50,7 +47,7 @@ class Session:
         self.progress = progress
         trackers = list(config.train.trackers)
         self.accelerator = Accelerator(
-            log_with=trackers or None, project_dir=str(Path(config.memory) / "work" / "trackers") if trackers else None
+            log_with=trackers or None, project_dir=str(Path(config.memory) / WORK / TRACKERS) if trackers else None
         )
         self._tracking = not trackers
         if needs_conversion(config.model.name):

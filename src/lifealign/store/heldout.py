@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from lifealign.data.tasks import Row, Task
+from lifealign.store.layout import DATA, HELDOUT
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
-
-HELDOUT, DATA = "heldout.jsonl", "data.json"
 
 
 def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task]:

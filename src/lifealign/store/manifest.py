@@ -17,6 +17,7 @@ from typing import Any, Literal
 from lifealign.core.errors import StoreError
 from lifealign.core.files import FileEntry, read_bytes, reading
 from lifealign.core.json_codec import decode_json, sealed
+from lifealign.store.layout import EVALUATIONS, HEAD, ROOT, STORE, TASK, TASKS
 
 FORMAT_VERSION = 1
 
@@ -26,11 +27,6 @@ Migration = Callable[[Kind, dict[str, Any]], dict[str, Any]]
 MIGRATIONS: dict[int, Migration] = {}
 """Version n -> named function that turns a record of version n into one of n + 1, in memory; files stay as written."""
 
-STORE, HEAD, TASK, ROOT = "store.json", "HEAD", "task.json", "0000-initial"
-TASKS, EVALUATIONS, WORK = "tasks", "evaluations", "work"
-# CREATING stands while a memory is made, PENDING while a commit may be renamed into place without HEAD naming it: they
-# tell the remains of a killed writer from anything a user put there, and from tasks that were rolled back.
-LOCK, CREATING, PENDING = ".lock", "CREATING", "PENDING"
 
 _DIRECTORY = re.compile(r"[0-9]{4,}-[a-z0-9][a-z0-9_-]*")
 _FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.(safetensors|jsonl?)")

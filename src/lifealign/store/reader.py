@@ -11,7 +11,8 @@ from lifealign.core.errors import StoreError
 from lifealign.core.json_codec import decode_json
 from lifealign.core.tensors import decode_tensors, tensor_names
 from lifealign.store import manifest
-from lifealign.store.manifest import CREATING, HEAD, STORE, TASKS, TaskManifest
+from lifealign.store.layout import CREATING, HEAD, STORE, TASKS
+from lifealign.store.manifest import TaskManifest
 from lifealign.store.verify import find_problems, find_strays
 
 if TYPE_CHECKING:

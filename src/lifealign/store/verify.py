@@ -9,16 +9,8 @@ from typing import TypeVar
 from lifealign.core.errors import StoreError
 from lifealign.core.files import TEMPORARY, check_file
 from lifealign.core.tensors import tensor_names
+from lifealign.store.layout import CREATING, EVALUATIONS, HEAD, LOCK, PENDING, STORE, TASK, TASKS, WORK
 from lifealign.store.manifest import (
-    CREATING,
-    EVALUATIONS,
-    HEAD,
-    LOCK,
-    PENDING,
-    STORE,
-    TASK,
-    TASKS,
-    WORK,
     TaskManifest,
     check_parent,
     evaluation_files,

@@ -30,21 +30,8 @@ from lifealign.core.errors import StoreError
 from lifealign.core.json_codec import encode_json, seal
 from lifealign.core.tensors import encode_tensors
 from lifealign.store import manifest
-from lifealign.store.manifest import (
-    CREATING,
-    EVALUATIONS,
-    FORMAT_VERSION,
-    HEAD,
-    LOCK,
-    MIGRATIONS,
-    PENDING,
-    ROOT,
-    STORE,
-    TASK,
-    TASKS,
-    WORK,
-    TaskManifest,
-)
+from lifealign.store.layout import CREATING, EVALUATIONS, HEAD, LOCK, PENDING, ROOT, STORE, TASK, TASKS, WORK
+from lifealign.store.manifest import FORMAT_VERSION, MIGRATIONS, TaskManifest
 from lifealign.store.reader import MemoryReader
 
 if TYPE_CHECKING:

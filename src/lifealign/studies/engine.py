@@ -24,11 +24,9 @@ from lifealign.studies import stats
 from lifealign.studies.config import STUDIES
 from lifealign.studies.plan import Plan, Run, make_plan
 from lifealign.studies.results import build, select
-from lifealign.studies.worker import CONTEXT, HEAD, LOG, RECORD, RUN, here, start, too_long, write_failure
+from lifealign.studies.worker import ATTEMPTS, CONTEXT, HEAD, LOG, RECORD, RUN, here, start, too_long, write_failure
 
 RUNS, MEMORIES, LOCK, RESULTS = "runs", "memories", ".study.lock", "results.json"
-ATTEMPTS = 3
-"""How often a run is started whose process is killed; each time it goes on from its last checkpoint."""
 
 Record = dict[str, Any]
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lifealign.core.errors import ConfigError, StoreError
-from lifealign.studies.engine import ATTEMPTS
-from lifealign.studies.worker import LOG, RECORD, start, too_long, write_failure
+from lifealign.studies.worker import ATTEMPTS, LOG, RECORD, start, too_long, write_failure
 
 SHARED = ("LIFEALIGN_", "HF_")
 """Environment variables that go to the workers, by their beginning; the rest is the worker's own."""

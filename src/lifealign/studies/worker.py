@@ -125,8 +125,8 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
     from lifealign.core.config import RunConfig
     from lifealign.core.progress import LineProgress
     from lifealign.evaluation.results import point_results, read_scores
-    from lifealign.memory.learning import REPLAY, run_stream
-    from lifealign.memory.session import STATE
+    from lifealign.memory.learning import run_stream
+    from lifealign.store.layout import REPLAY, STATE
     from lifealign.store.reader import MemoryReader
 
     settings = RunConfig.model_validate({**config, "memory": str(memory)})
@@ -150,3 +150,7 @@ def peak_memory_gb() -> float:
     """Largest resident memory of this process so far, in GB (1e9 bytes)."""
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+ATTEMPTS = 3
+"""How often a run is started whose process is killed; each time it goes on from its last checkpoint."""

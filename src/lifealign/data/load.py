@@ -1,0 +1,143 @@
+"""From a configuration, a file or rows at hand to tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+from lifealign.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lifealign.core.config import StreamConfig, TaskConfig
+    from lifealign.data.cleaning import Cleaned
+from lifealign.data.tasks import Row, Task, TaskStream
+
+
+def load_task(config: TaskConfig, seed: int) -> Task:
+    """Read, clean and split the rows of one task.
+
+    Rows of one prompt never stand on both sides of train and a held-out split: training rows whose prompt is in the
+    test set are dropped (counted), and splits taken from train take all rows of a prompt. Prompts are compared without
+    regard to case and white space.
+
+    Args:
+        config: sources and sizes.
+        seed: with the task's name, the only input of every draw; each split stands in the order it was drawn.
+
+    Raises:
+        ConfigError: unknown recipe.
+        DataError: a source cannot be used, or too few rows are left.
+    """
+    from lifealign.data.cleaning import read_rows, require_rows
+    from lifealign.data.splits import drop_shared_prompts, split_task
+
+    train, report = read_rows(config.train, seed)
+    if config.test is None:
+        return split_task(config, train, None, (report,), seed)
+    test, test_report = read_rows(config.test, seed)
+    train, report = drop_shared_prompts(train, report, test)
+    require_rows(report)
+    return split_task(config, train, test, (report, test_report), seed)
+
+
+def load_stream(config: StreamConfig, seed: int) -> TaskStream:
+    """The tasks of a run, in the order in which they arrive.
+
+    Raises:
+        ConfigError: unknown recipe.
+        DataError: a source cannot be used, or too few rows are left.
+    """
+    if config.planted is not None:
+        from lifealign.data.planted.suite import planted_stream
+
+        sizes = config.planted
+        tasks = planted_stream(sizes.train_rows, sizes.validation_rows, sizes.test_rows, seed).tasks
+        return TaskStream(config.name, tuple(tasks[i - 1] for i in config.order) if config.order else tuple(tasks))
+    chosen = [config.tasks[i - 1] for i in config.order] if config.order else config.tasks
+    return TaskStream(config.name, tuple(load_task(task, seed) for task in chosen))
+
+
+def load_rows(
+    rows: str | PathLike[str] | Sequence[Row | Mapping[str, Any]],
+    label: str,
+    *,
+    recipe: str | None = None,
+    seed: int = 0,
+) -> Cleaned:
+    """Usable rows of a file (or hub data set id), or of rows at hand (named `label` in messages).
+
+    Raises:
+        ConfigError: an unknown recipe.
+        DataError: rows that cannot be used; or none is left (lists why).
+    """
+    from lifealign.core.config import SourceConfig
+    from lifealign.data.cleaning import clean, read_source, require_rows
+    from lifealign.data.recipes import find_recipe
+
+    if isinstance(rows, str | PathLike):
+        found = read_source(SourceConfig(path=fspath(rows), recipe=recipe), seed)
+    else:
+        records = [row.to_json() if isinstance(row, Row) else row for row in rows]
+        found = clean(records, label, find_recipe(recipe) if recipe else None, seed)
+    require_rows(found.report)
+    return found
+
+
+def task_from_rows(
+    name: str,
+    rows: str | PathLike[str] | Sequence[Row | Mapping[str, Any]],
+    test: str | PathLike[str] | Sequence[Row | Mapping[str, Any]] | None = None,
+    *,
+    recipe: str | None = None,
+    seed: int = 0,
+    train_rows: int | None = None,
+    validation_rows: int = 0,
+    test_rows: int | None = None,
+    requirement: str | None = None,
+) -> Task:
+    """One task from a file (or hub data set id), or from rows at hand.
+
+    Args:
+        name: of the task; letters, digits, ``-`` and ``_``.
+        rows: path, or rows (`Row`, or mappings in one of the formats of `lifealign.data.formats`).
+        test: likewise for the held-out rows; None takes them from `rows` with the seed.
+        recipe: of `suites.paper`, for upstream columns.
+        seed: of all draws.
+        train_rows: at most so many training rows; None: all.
+        validation_rows: rows taken from `rows` for validation.
+        test_rows: at most so many test rows; None: all of `test`, or, where `test` is None, a fifth of the rows but
+            at most 40.
+        requirement: what the task asks for, in words; None: its name, hyphens as spaces, where a strategy reads it.
+
+    Raises:
+        ConfigError: a name or size out of range, an unknown recipe.
+        DataError: rows that cannot be used, or too few of them.
+    """
+    from pydantic import ValidationError
+
+    from lifealign.core.config import SourceConfig, TaskConfig
+    from lifealign.data.cleaning import require_rows
+    from lifealign.data.splits import DEFAULT_TEST_ROWS, drop_shared_prompts, split_task
+
+    try:
+        config = TaskConfig(
+            name=name,
+            train=SourceConfig(path=name),
+            train_rows=train_rows,
+            validation_rows=validation_rows,
+            test_rows=test_rows,
+            requirement=requirement,
+        )
+    except ValidationError as error:
+        mistakes = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+        raise ConfigError("task " + "; ".join(mistakes)) from None
+    found = load_rows(rows, name, recipe=recipe, seed=seed)
+    if test is None:
+        if test_rows is None:
+            config = config.model_copy(update={"test_rows": max(1, min(DEFAULT_TEST_ROWS, len(found.rows) // 5))})
+        return split_task(config, found.rows, None, (found.report,), seed)
+    held_out = load_rows(test, f"{name} (test)", recipe=recipe, seed=seed)
+    train, report = drop_shared_prompts(found.rows, found.report, held_out.rows)
+    require_rows(report)
+    return split_task(config, train, held_out.rows, (report, held_out.report), seed)

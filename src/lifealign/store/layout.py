@@ -1,0 +1,55 @@
+"""Every name in a memory's directory, once.
+
+store.json                     STORE        what the memory is tied to: base model, tokenizer, strategy, configuration
+HEAD                           HEAD         the newest task and the checksum of its manifest
+tasks/<index>-<slug>/          TASKS        one commit each; 0000-initial (ROOT) comes before any task
+task.json                  TASK         the manifest, written last
+adapter.safetensors        ADAPTER      ... and the other files below
+evaluations/<number>.json      EVALUATIONS  append-only: rows of R and guards
+work/                          WORK         checkpoints of unfinished work and trackers' files; not verified
+.lock, CREATING, PENDING                    the writer's lock, and marks of a writer that was killed
+"""
+
+from __future__ import annotations
+
+STORE = "store.json"
+HEAD = "HEAD"
+TASKS = "tasks"
+TASK = "task.json"
+ROOT = "0000-initial"
+EVALUATIONS = "evaluations"
+WORK = "work"
+TRACKERS = "trackers"
+"""Below `WORK`: files of experiment trackers."""
+
+LOCK = ".lock"
+# CREATING stands while a memory is made, PENDING while a commit may be renamed into place without HEAD naming it: they
+# tell the remains of a killed writer from anything a user put there, and from tasks that were rolled back.
+CREATING = "CREATING"
+PENDING = "PENDING"
+
+# Stems of a commit's tensor files.
+ADAPTER = "adapter"
+"""Long-term weights after the task."""
+UPDATE = "update"
+"""What the task changed in the long-term weights."""
+STATE = "state"
+"""The strategy's state."""
+SIGNATURE = "signature"
+"""Where the task's prompts lie in the base model's hidden space."""
+
+# A commit's documents and lines.
+REPLAY = "replay.jsonl"
+"""Rows of the past that are kept."""
+HELDOUT = "heldout.jsonl"
+"""Held-out rows of the commit's tasks."""
+DATA = "data.json"
+"""How the rows were read and encoded."""
+TRAINING = "training.jsonl"
+"""One line for each optimizer step."""
+DIAGNOSTICS = "diagnostics.json"
+"""What the strategy found at the end of the task."""
+
+# Kinds of evaluation records.
+ROW_RECORD = "row"
+GUARD_RECORD = "guard"
