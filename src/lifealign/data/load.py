@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lifealign.core.config import SourceConfig, StreamConfig, TaskConfig
 from lifealign.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from lifealign.core.config import StreamConfig, TaskConfig
-    from lifealign.data.cleaning import Cleaned
+from lifealign.data.cleaning import Cleaned, clean, read_rows, read_source, require_rows
+from lifealign.data.planted.suite import planted_stream
+from lifealign.data.recipes import find_recipe
+from lifealign.data.splits import DEFAULT_TEST_ROWS, drop_shared_prompts, split_task
 from lifealign.data.tasks import Row, Task, TaskStream
 
 
@@ -29,9 +30,6 @@ def load_task(config: TaskConfig, seed: int) -> Task:
         ConfigError: unknown recipe.
         DataError: a source cannot be used, or too few rows are left.
     """
-    from lifealign.data.cleaning import read_rows, require_rows
-    from lifealign.data.splits import drop_shared_prompts, split_task
-
     train, report = read_rows(config.train, seed)
     if config.test is None:
         return split_task(config, train, None, (report,), seed)
@@ -49,8 +47,6 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
         DataError: a source cannot be used, or too few rows are left.
     """
     if config.planted is not None:
-        from lifealign.data.planted.suite import planted_stream
-
         sizes = config.planted
         tasks = planted_stream(sizes.train_rows, sizes.validation_rows, sizes.test_rows, seed).tasks
         return TaskStream(config.name, tuple(tasks[i - 1] for i in config.order) if config.order else tuple(tasks))
@@ -71,10 +67,6 @@ def load_rows(
         ConfigError: an unknown recipe.
         DataError: rows that cannot be used; or none is left (lists why).
     """
-    from lifealign.core.config import SourceConfig
-    from lifealign.data.cleaning import clean, read_source, require_rows
-    from lifealign.data.recipes import find_recipe
-
     if isinstance(rows, str | PathLike):
         found = read_source(SourceConfig(path=fspath(rows), recipe=recipe), seed)
     else:
@@ -115,10 +107,6 @@ def task_from_rows(
         DataError: rows that cannot be used, or too few of them.
     """
     from pydantic import ValidationError
-
-    from lifealign.core.config import SourceConfig, TaskConfig
-    from lifealign.data.cleaning import require_rows
-    from lifealign.data.splits import DEFAULT_TEST_ROWS, drop_shared_prompts, split_task
 
     try:
         config = TaskConfig(

@@ -146,7 +146,7 @@ class Task:
         train: rows to learn from.
         validation: rows to choose hyper-parameters on; taken from train with the seed.
         test: rows to report on; no row of them stands in train.
-        checker: name of the rule that scores generated answers (a key of `suites.planted.CHECKERS`), or None.
+        checker: name of the rule that scores generated answers (a key of `data.planted.rules.CHECKERS`), or None.
         reports: one data report for each source read.
         requirement: what the task asks for, in words; None: not written down.
     """

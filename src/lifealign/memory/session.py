@@ -18,7 +18,7 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.files import cache_dir, staged_directory, writing
 from lifealign.core.progress import Progress
-from lifealign.data import planted as suites
+from lifealign.data.planted.rules import checker as find_checker
 from lifealign.data.tasks import Message, Row, turns_of
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
 from lifealign.model.adapters import causal_lm, restore, snapshot
@@ -152,7 +152,7 @@ class Session:
         reference = self.view.logps(pairs, base=True, title=f"{title}: reference")
         policy = self.view.logps(pairs, base=False, title=title)
         scores = score_rows(policy, reference, pairs, self.reward_beta)
-        scorer = AnswerScorer(None if checker is None else suites.checker(checker), text_metrics)
+        scorer = AnswerScorer(None if checker is None else find_checker(checker), text_metrics)
         if not generations or not (scorer or always_answer):
             return TaskScores(task, scores)
         encoded = {p.digest for p in pairs}

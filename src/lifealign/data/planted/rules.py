@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from lifealign.core.errors import DataError
+
 TASKS: tuple[str, ...] = ("data-json", "how-to-steps", "short-facts", "see-a-professional", "private-data", "myths")
 MAX_SHORT_WORDS = 20
 
@@ -146,3 +148,14 @@ CHECKERS: Mapping[str, Callable[[str], bool]] = MappingProxyType(
         "myths": corrects_first,
     }
 )
+
+
+def checker(name: str) -> Callable[[str], bool]:
+    """The rule of that name; true of an answer that shows the behaviour.
+
+    Raises:
+        DataError: no such rule.
+    """
+    if name not in CHECKERS:
+        raise DataError(f"unknown checker {name!r}; allowed: {', '.join(sorted(CHECKERS))}")
+    return CHECKERS[name]
