@@ -1,7 +1,7 @@
 # make demo   the main job on the embedded suite: lifealign and sequential, both score matrices, a report
 # make test   the tests
 # make test-browser   a study's page, opened and used in Chromium, which must be installed (Debian: apt-get install chromium)
-# make lint   ruff and mypy
+# make lint   ruff, mypy and the contract of imports
 # make study-paper   the paper's main table: every method on the embedded suite, three seeds; goes on where it was
 # make bench  (ROWS=FILE) our preference step against TRL's DPOTrainer
 #
@@ -61,6 +61,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # One run a core, on Ray. Stopped and started again it goes on; finished runs are not repeated.
 study-paper: $(VENV)/.dev

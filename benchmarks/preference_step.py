@@ -140,7 +140,7 @@ def run_ours(model: str, rows: Sequence[Row], job: Job, initial_adapter: Path | 
 
 def our_order(count: int) -> list[int]:
     """The order in which `run_ours` trains on `count` rows; TRL is given the rows in this order."""
-    from lifealign.training.loop import row_order
+    from lifealign.training.schedule import row_order
 
     return row_order(0, ORDER_NAME, "preference", 0, count)
 

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from lifealign.data.load import load_stream, task_from_rows
     from lifealign.data.tasks import Message, Row, Task, TaskStream
     from lifealign.memory.answering import Asked
-    from lifealign.memory.api import Evaluation, Memory, TaskResult
-    from lifealign.memory.learning import run_stream
-    from lifealign.memory.recompose import Composition, Related
+    from lifealign.memory.api import Memory, run_stream
+    from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
     from lifealign.strategies.configure import read_config
 
 __all__ = [
@@ -46,15 +45,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "memory.answering": ("Asked",),
     "core.config": ("RunConfig", "load_config"),
     "core.errors": ("UserError",),
-    "memory.api": ("Evaluation", "Memory", "TaskResult"),
-    "strategies.configure": ("read_config",),
-    "memory.learning": ("run_stream",),
-    "memory.recompose": ("Composition", "Related"),
-    "data.tasks": ("Message", "Row", "Task", "TaskStream", "load_stream", "task_from_rows"),
     "data.answers": ("AnswerRecord", "read_answers", "write_answers"),
+    "data.load": ("load_stream", "task_from_rows"),
+    "data.tasks": ("Message", "Row", "Task", "TaskStream"),
+    "memory.answering": ("Asked",),
+    "memory.api": ("Memory", "run_stream"),
+    "memory.outcomes": ("Composition", "Evaluation", "Related", "TaskResult"),
+    "strategies.configure": ("read_config",),
 }
 
 

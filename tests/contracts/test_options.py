@@ -33,8 +33,7 @@ from lifealign.core.config import (
     TrainConfig,
 )
 from lifealign.core.errors import ConfigError, DataError, StoreError, UserError
-from lifealign.memory.api import Memory
-from lifealign.memory.learning import run_stream
+from lifealign.memory.api import Memory, run_stream
 from lifealign.store.layout import ADAPTER, ROOT, STATE
 from lifealign.strategies import STRATEGIES
 from lifealign.strategies.configure import read_config

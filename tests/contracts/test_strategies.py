@@ -21,7 +21,7 @@ from lifealign.core.config import LoraConfig, RunConfig, StrategyChoice
 from lifealign.core.progress import NullProgress
 from lifealign.core.tensors import decode_tensors, encode_tensors
 from lifealign.data.tasks import Task
-from lifealign.memory.learning import StoreHistory
+from lifealign.memory.history import StoreHistory
 from lifealign.memory.session import Session
 from lifealign.model.adapters import snapshot, trainable
 from lifealign.model.batch import PairLogps

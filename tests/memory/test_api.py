@@ -21,8 +21,7 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError, ModelError, StoreError
 from lifealign.core.progress import NullProgress
 from lifealign.data.tasks import Message, Row, Task
-from lifealign.memory.api import Memory
-from lifealign.memory.learning import run_stream
+from lifealign.memory.api import Memory, run_stream
 from lifealign.memory.session import Session
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ADAPTER, ROOT

@@ -21,7 +21,7 @@ from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.data.tasks import Row
 from lifealign.memory import learning as pipeline
 from lifealign.memory import signatures
-from lifealign.memory.api import Memory
+from lifealign.memory.api import Memory, run_stream
 from lifealign.memory.recompose import Composer, stored_signatures
 from lifealign.memory.signatures import Signature
 from lifealign.model.adapters import restore
@@ -210,7 +210,7 @@ def test_each_commit_keeps_the_signature_of_its_own_training_prompts(memory: Mem
 
 def test_joint_training_keeps_one_signature_a_task(config: Build, tmp_path: Path) -> None:
     stream = "stream={planted: {train_rows: 3, validation_rows: 1, test_rows: 1}, order: [1, 2]}"
-    memory = pipeline.run_stream(config(stream, "strategy.name=joint", "evaluate.before=false", "data.max_length=400"))
+    memory = run_stream(config(stream, "strategy.name=joint", "evaluate.before=false", "data.max_length=400"))
     found = stored_signatures(memory._store, memory._store.head)
     assert {name: s and s.count for name, s in found.items()} == {"data-json": 3, "how-to-steps": 3}
 
@@ -445,7 +445,7 @@ def test_rank_correlation_by_hand(bench: Any) -> None:
 
 def test_benchmark_measures_a_finished_memory(bench: Any, config: Build, tmp_path: Path, capsys: Any) -> None:
     stream = "stream={planted: {train_rows: 4, validation_rows: 1, test_rows: 3}, order: [1, 2, 5]}"
-    memory = pipeline.run_stream(config(stream, "evaluate.before=false", "data.max_length=400", "train.epochs=2"))
+    memory = run_stream(config(stream, "evaluate.before=false", "data.max_length=400", "train.epochs=2"))
     before = files(memory.path)
     bench.main([str(memory.path), "--out", str(tmp_path / "r.json"), "--steps", "1", "--temperatures", "1e6"])
     assert files(memory.path) == before

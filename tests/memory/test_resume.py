@@ -124,7 +124,7 @@ def _run(model: str, memory: str, rows: str, cache: str, kill: str | None) -> No
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    from lifealign.memory.learning import run_stream
+    from lifealign.memory.api import run_stream
     from lifealign.strategies.configure import read_config
 
     if kill is not None:

@@ -20,14 +20,9 @@ import pytest
 from lifealign.core.errors import StoreError
 from lifealign.report import charts as report_charts
 from lifealign.report import views as report_views
-from lifealign.report.memories import (
-    build_results,
-    render_html,
-    score_matrix_lines,
-    scores_csv,
-    summary_lines,
-    write_report,
-)
+from lifealign.report.memories import build_results, render_html, scores_csv, write_report
+from lifealign.report.render import number
+from lifealign.report.terminal import score_matrix_lines, summary_lines
 
 NAN = math.nan
 TASKS = ["poems", "facts", "code"]
@@ -378,10 +373,10 @@ def test_summary_lines_name_every_run_and_value() -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert report_views.number(-0.001, "accuracy") == "0.00", "no minus zero"
-    assert report_views.number(0.00042) == "0.00042"
-    assert report_views.number(2.0) == "2.000"
-    assert report_views.number(None) == ""
+    assert number(-0.001, "accuracy") == "0.00", "no minus zero"
+    assert number(0.00042) == "0.00042"
+    assert number(2.0) == "2.000"
+    assert number(None) == ""
 
 
 def test_ticks_enclose_the_range_with_round_numbers() -> None:

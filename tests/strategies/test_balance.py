@@ -22,7 +22,7 @@ from lifealign.store.layout import ADAPTER, STATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies.copr import fit_loss, target_logit
 from lifealign.strategies.cppo import balance_weights
-from lifealign.training.loop import row_order
+from lifealign.training.schedule import row_order
 from lifealign.training.strategy import Step
 from support.lives import learn, start
 from support.paths import shared

@@ -20,7 +20,7 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress
 from lifealign.memory.api import Memory
-from lifealign.memory.learning import StoreHistory
+from lifealign.memory.history import StoreHistory
 from lifealign.memory.session import Session
 from lifealign.model.adapters import causal_lm, snapshot
 from lifealign.store.layout import ADAPTER, STATE, UPDATE

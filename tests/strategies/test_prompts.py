@@ -24,8 +24,8 @@ from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress
 from lifealign.core.tensors import decode_tensors, encode_tensors
 from lifealign.data.tasks import Message, Task
-from lifealign.memory.api import Memory
-from lifealign.memory.learning import StoreHistory, run_stream
+from lifealign.memory.api import Memory, run_stream
+from lifealign.memory.history import StoreHistory
 from lifealign.memory.session import Session
 from lifealign.model.adapters import restore, snapshot
 from lifealign.store.layout import ADAPTER, STATE

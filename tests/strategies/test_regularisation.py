@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Message, Row, Task
-from lifealign.memory.learning import StoreHistory
+from lifealign.memory.history import StoreHistory
 from lifealign.memory.session import Session
 from lifealign.model.adapters import adapter_off, causal_lm, holding, restore, snapshot, trainable
 from lifealign.model.batch import PairLogps

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lifealign.core.config import RunConfig
 from lifealign.core.progress import NullProgress
 from lifealign.data.tasks import Task
-from lifealign.memory.learning import create_memory, learn_group, writing
-from lifealign.memory.session import Session
+from lifealign.memory.learning import create_memory, learn_group
+from lifealign.memory.session import Session, locked
 from lifealign.store.writer import MemoryStore
 
 
@@ -19,6 +19,6 @@ def start(config: RunConfig) -> tuple[Session, MemoryStore]:
 def learn(session: Session, store: MemoryStore, *tasks: Task) -> MemoryStore:
     """The memory after one task after another."""
     for task in tasks:
-        with writing(session, store):
+        with locked(session, store):
             store = learn_group(session, store, [task], session.config)[1]
     return store

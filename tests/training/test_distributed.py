@@ -22,7 +22,7 @@ def _learn(model: str, memory: str, rows: str, cache: str, rank: int, world: int
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
     torch.set_num_threads(1)
-    from lifealign.memory.learning import run_stream
+    from lifealign.memory.api import run_stream
     from lifealign.strategies.configure import read_config
 
     tasks = [

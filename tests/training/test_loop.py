@@ -20,7 +20,8 @@ from lifealign.model.adapters import snapshot, trainable
 from lifealign.model.encoding import Encoder
 from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_logps, pair_keys, pair_logps
 from lifealign.strategies import make_strategy
-from lifealign.training.loop import Loop, Stage, learning_rate, row_order, stage_reached, train_stage, windows
+from lifealign.training.loop import Loop, Stage, stage_reached, train_stage, windows
+from lifealign.training.schedule import learning_rate, row_order
 from support.rows import rows
 from support.tiny import make_model, make_tokenizer
 

@@ -16,8 +16,9 @@ from lifealign.core.errors import ConfigError, DataError
 from lifealign.core.progress import NullProgress
 from lifealign.data.tasks import Message, Row
 from lifealign.memory import learning as pipeline
-from lifealign.memory.learning import StoreHistory, create_memory, learn_group, writing
-from lifealign.memory.session import Session
+from lifealign.memory.history import StoreHistory
+from lifealign.memory.learning import create_memory, learn_group
+from lifealign.memory.session import Session, locked
 from lifealign.model.adapters import holding, snapshot, trainable
 from lifealign.training.strategy import Step
 from support.rows import make_task
@@ -168,7 +169,7 @@ def test_a_held_out_prompt_that_is_too_long_is_refused_before_training(
     store = create_memory(session.config, session)
     monkeypatch.setattr(pipeline, "train_stage", lambda *_: pytest.fail("trained"))
     for split in ("validation", "test"):
-        with writing(session, store), pytest.raises(DataError, match=r"long\.jsonl:1"):
+        with locked(session, store), pytest.raises(DataError, match=r"long\.jsonl:1"):
             learn_group(session, store, [replace(TASK, **{split: (LONG,)})], session.config)
     assert len(store.lineage()) == 1
 
@@ -179,10 +180,10 @@ def test_a_quota_that_leaves_no_row_is_refused_before_training(config: Build, mo
         NullProgress(),
     )
     store = create_memory(session.config, session)
-    with writing(session, store):
+    with locked(session, store):
         store = learn_group(session, store, [TASK], session.config)[1]
     monkeypatch.setattr(pipeline, "train_stage", lambda *_: pytest.fail("trained"))
-    with writing(session, store), pytest.raises(ConfigError, match="replay_capacity 1 leaves no row for each of 2"):
+    with locked(session, store), pytest.raises(ConfigError, match="replay_capacity 1 leaves no row for each of 2"):
         learn_group(session, store, [make_task("stars", train=5, test=2)], session.config)
 
 
@@ -217,7 +218,7 @@ def test_hooks_see_stage_tokens_and_updates(config: Build) -> None:
 
     for name, hook in (("adjust_gradients", adjust_gradients), ("adjust_update", adjust_update), ("loss", loss)):
         setattr(session.strategy, name, hook)
-    with writing(session, store):
+    with locked(session, store):
         learn_group(session, store, [TASK], session.config)
     assert seen == [(what, s, i) for s in ("sft", "preference") for i in (0, 1) for what in ("gradients", "update")]
     assert StoreHistory(store).tasks == ["bread"]
@@ -229,7 +230,7 @@ def test_a_policy_that_equals_its_reference_has_margin_zero_in_bfloat16(config: 
         config("model.dtype=bfloat16", "strategy.name=sequential", "train.pairs_per_step=3"), NullProgress()
     )
     store = create_memory(session.config, session)
-    with writing(session, store):
+    with locked(session, store):
         head, store = learn_group(session, store, [TASK], session.config)
     first = store.load_lines(head, "training.jsonl")[0]
     assert head.meta["shared_prefix"] and first["margin"] == 0.0

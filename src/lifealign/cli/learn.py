@@ -35,7 +35,7 @@ def run(
 ) -> Reply:
     """Learn a whole stream of tasks. Stopped and started again, it goes on where it was."""
     from lifealign.core.progress import make_progress
-    from lifealign.memory.learning import run_stream
+    from lifealign.memory.api import run_stream
     from lifealign.strategies.configure import read_config
 
     return report_answer([run_stream(read_config(config, settings or ()), progress=make_progress())])

@@ -17,7 +17,8 @@ def report_answer(
 ) -> Reply:
     """Score matrices and summaries of memories; with `out`, the report's files too; `browser` is of `comparing.browse`."""
     from lifealign.evaluation.guard_results import guard_lines
-    from lifealign.report.memories import build_results, score_matrix_lines, summary_lines, write_report
+    from lifealign.report.memories import build_results, write_report
+    from lifealign.report.terminal import score_matrix_lines, summary_lines
 
     runs = [memory.results() for memory in memories]
     results = build_results(runs, answers=browser)

@@ -37,9 +37,3 @@ class StoreError(UserError):
 
 class TrainingError(UserError):
     """Training that cannot go on: a loss or gradient that is not finite."""
-
-
-class GateError(UserError):
-    """An evaluation gate that did not hold (exit code 3, so that a CI job can tell it from a mistake)."""
-
-    exit_code = EXIT_GATE_FAILED

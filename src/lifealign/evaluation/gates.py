@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lifealign.core.errors import ConfigError
-from lifealign.evaluation.guard_results import GUARDS
+from lifealign.evaluation.catalog import GUARDS
 
 METRICS = ("last", "ap", "bwt", "forgetting", "learning_accuracy", "guard", "tax")
 GUARDED = ("guard", "tax")

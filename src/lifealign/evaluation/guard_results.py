@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from lifealign.evaluation.catalog import GUARDS
 from lifealign.evaluation.metrics import Array, Interval
 from lifealign.store.layout import GUARD_RECORD, ROOT
 from lifealign.store.reader import MemoryReader
 
-GUARDS: Mapping[str, str] = {"text": "perplexity", "choices": "choice_accuracy"}
-"""Probe -> name of its score, a column that no task trains on."""
 SEED = 0
 Samples = Mapping[str, Any]
 """What a record has of each window (`nll`, `tokens`) or question (`correct`)."""

@@ -12,21 +12,14 @@ import numpy as np
 
 from lifealign.data.tasks import rows_sha256
 from lifealign.evaluation import metrics
+from lifealign.evaluation.catalog import LOWER_IS_BETTER, METRICS, PERCENT
 from lifealign.evaluation.guard_results import guard_results
-from lifealign.evaluation.text_metrics import FLOORS, TEXT_METRICS
+from lifealign.evaluation.text_metrics import FLOORS
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import DATA, DIAGNOSTICS, ROOT, ROW_RECORD, TRAINING
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 
-PERCENT = frozenset(
-    {"accuracy", "likelihood_accuracy", "pass_rate"} | {n for n, m in TEXT_METRICS.items() if m.is_rate}
-)
-"""Metrics whose rows are in [0, 1] and whose means are shown in percent."""
-METRICS = ("accuracy", "margin", "likelihood_accuracy", "nll", "pass_rate", *TEXT_METRICS)
-LOWER_IS_BETTER = frozenset({"nll"} | {n for n, m in TEXT_METRICS.items() if m.higher_is_better is False})
-NEITHER_IS_BETTER = frozenset(n for n, m in TEXT_METRICS.items() if m.higher_is_better is None)
-"""Metrics that describe: no value is the better one."""
 SUMMARIES = ("last", "ap", "bwt", "forgetting", "learning_accuracy", "forward_transfer")
 LEVEL_SEED = 0
 """Seed of the bootstrap: intervals are the same whenever they are asked for."""

@@ -12,15 +12,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.core.progress import NullProgress, Progress
-from lifealign.evaluation.guard_results import guard_lines, guard_scores, with_guard
+from lifealign.evaluation.guard_results import guard_scores, with_guard
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results
+from lifealign.memory.outcomes import Evaluation, TaskResult
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import DIAGNOSTICS, ROOT, TRAINING
 from lifealign.store.manifest import TaskManifest
@@ -30,70 +30,28 @@ if TYPE_CHECKING:
     from lifealign.data.answers import AnswerRecord
     from lifealign.data.tasks import Message, Row, Task
     from lifealign.memory.answering import Asked
-    from lifealign.memory.recompose import Composition, Related
+    from lifealign.memory.outcomes import Composition, Related
     from lifealign.memory.session import Session
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """What learning one task gave.
+def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory:
+    """Learn the tasks of `config.stream` in order, scoring a row of R after each; goes on where a killed run was.
 
-    Attributes:
-        name: of the task.
-        directory: of the commit, under tasks/.
-        seconds: training and consolidation.
-        diagnostics: of the consolidation, summed over the matrices where there is one.
-        scores: ``<task>.<metric>`` -> mean on held-out rows, after this task; ``guard.<score>`` where there is a guard.
+    Raises:
+        ConfigError: no stream, or a stream that the memory was not made with.
+        UserError: whatever keeps a task from being learnt; everything before it stays.
     """
+    from lifealign.memory.learning import learn_stream
 
-    name: str
-    directory: str
-    seconds: float
-    diagnostics: Mapping[str, Any]
-    scores: Mapping[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**vars(self), "diagnostics": dict(self.diagnostics), "scores": dict(self.scores)}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of the tasks at one point of the memory's life.
-
-    Attributes:
-        after: directory of the commit.
-        split: held-out split.
-        tasks: task -> metric -> {"value", "low", "high", "rows"}; percent for rates.
-        summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval; see `Memory.summary`.
-        guard: of general ability, see `guard_results`; empty where none is measured.
-    """
-
-    after: str
-    split: str
-    tasks: Mapping[str, Mapping[str, Mapping[str, float]]]
-    summary: Mapping[str, Mapping[str, Any]]
-    guard: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return dict(vars(self))
-
-    def lines(self) -> list[str]:
-        """A table for people."""
-        width = max((len(name) for name in self.tasks), default=4)
-        lines = [f"after {self.after}, {self.split} rows"]
-        for name, metrics in self.tasks.items():
-            cells = [f"{m} {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for m, c in metrics.items()]
-            lines.append(f"  {name:<{width}}  " + "  ".join(cells))
-        return lines + guard_lines(self.guard)
+    session, store = learn_stream(config, progress or NullProgress())
+    return Memory(store, session)
 
 
 class Memory:
     """A durable memory with the model that it belongs to."""
 
     def __init__(self, store: MemoryStore, session: Session | None = None) -> None:
-        """For `create`, `open` and `pipeline.run_stream`."""
+        """For `create`, `open` and `run_stream`."""
         self._store = store
         self._loaded = session
 
@@ -146,12 +104,14 @@ class Memory:
             DataError: the memory has another task of that name.
         """
         from lifealign.memory.guard import score_guard
-        from lifealign.memory.learning import learn_group, same_rows, score_row, writing
+        from lifealign.memory.learning import learn_group, same_rows
+        from lifealign.memory.scoring import score_row
+        from lifealign.memory.session import locked
 
         config = self._with_settings(settings)
         session = self._session(config, progress)
         started = time.perf_counter()
-        with writing(session, self._store):
+        with locked(session, self._store):
             head = self._store.head
             score_guard(session, self._store, self._store.lineage()[0], config.guard)
             known = {name: m for m in self._store.lineage() for name in m.members}
@@ -207,7 +167,8 @@ class Memory:
             ConfigError: no such text metric, no generations for one, or its library is not installed.
         """
         from lifealign.memory.guard import score_guard
-        from lifealign.memory.learning import score_row, writing
+        from lifealign.memory.scoring import score_row
+        from lifealign.memory.session import locked
 
         if generations == 0 and text_metrics is None:
             text_metrics = ()
@@ -228,7 +189,7 @@ class Memory:
         chosen = [available[n] for n in names]
         self._check_rows(chosen, split)
         session = self._session(config, progress)
-        with writing(session, self._store):
+        with locked(session, self._store):
             score_row(session, self._store, point, chosen, config)
             for at in dict.fromkeys((self._store.lineage()[0].directory, point.directory)):
                 score_guard(session, self._store, self._store.find(at), config.guard)
@@ -373,7 +334,8 @@ class Memory:
             DataError: no task has rows to score.
             StoreError: no such task.
         """
-        from lifealign.memory.recompose import Composer, Composition, score_composed
+        from lifealign.memory.outcomes import Composition
+        from lifealign.memory.recompose import Composer, score_composed
         from lifealign.model.adapters import restore
 
         target = None if out is None else _free(out)

@@ -9,25 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError, StoreError
-from lifealign.core.progress import NullProgress, Progress
+from lifealign.core.progress import Progress
 from lifealign.data.load import load_stream
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.text_metrics import require
 from lifealign.memory.guard import score_guard
+from lifealign.memory.history import StoreHistory
 from lifealign.memory.recompose import task_signatures
-from lifealign.memory.row_scores import TaskScores
-from lifealign.memory.session import Session
+from lifealign.memory.scoring import learnt, score_row
+from lifealign.memory.session import Session, locked
 from lifealign.model.adapters import snapshot
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import (
@@ -37,8 +36,6 @@ from lifealign.store.layout import (
     HEAD,
     HELDOUT,
     REPLAY,
-    ROOT,
-    ROW_RECORD,
     SIGNATURE,
     STATE,
     TRAINING,
@@ -49,42 +46,9 @@ from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.writer import MemoryStore
 from lifealign.training.loop import Loop, Stage, stage_reached, train_stage
-from lifealign.training.replay import ReplayBuffer
-
-if TYPE_CHECKING:
-    from lifealign.memory.api import Memory
 
 KL_PAIRS = 4
 """Training pairs on which the exact KL to the base model is measured after each task."""
-
-
-class StoreHistory:
-    """The read-only view of a memory that strategies get."""
-
-    def __init__(self, store: MemoryReader) -> None:
-        self._store = store
-
-    @property
-    def tasks(self) -> list[str]:
-        """Names of the commits so far."""
-        return [m.name for m in self._store.lineage()[1:]]
-
-    @property
-    def replay(self) -> ReplayBuffer:
-        """The rows of the past that were kept."""
-        head = self._store.head
-        if head.directory == ROOT:
-            return ReplayBuffer()
-        return ReplayBuffer.from_lines(self._store.load_lines(head, REPLAY), f"{head.directory}/{REPLAY}")
-
-    def adapter(self, task: str | None = None) -> Mapping[str, Tensor]:
-        """Long-term weights after a task (`initial`: before any); None: the latest."""
-        manifest = self._store.head if task is None else self._store.find(ROOT if task == "initial" else task)
-        return self._store.load_tensors(manifest, ADAPTER)
-
-    def update(self, task: str) -> Mapping[str, Tensor]:
-        """What a task changed in the long-term weights; see `strategies.base.History`."""
-        return self._store.load_tensors(self._store.find(task), UPDATE)
 
 
 def create_memory(config: RunConfig, session: Session) -> MemoryStore:
@@ -99,16 +63,13 @@ def create_memory(config: RunConfig, session: Session) -> MemoryStore:
     return MemoryStore.open(config.memory)
 
 
-def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory:
+def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, MemoryStore]:
     """Learn the tasks of `config.stream` in order, scoring a row of R after each; goes on where a killed run was.
 
     Raises:
         ConfigError: no stream, or a stream that the memory was not made with.
         UserError: whatever keeps a task from being learnt; everything before it stays.
     """
-    from lifealign.memory.api import Memory
-
-    progress = progress or NullProgress()
     if config.stream is None:
         raise ConfigError("the configuration has no `stream`, so there is nothing to run; see examples/planted.yaml")
     tasks = load_stream(config.stream, config.seed).tasks
@@ -122,7 +83,7 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
     store = MemoryStore.open(config.memory) if existing else create_memory(config, session)
     config = session.config
     session.check_identity(store.identity, store.path)
-    with writing(session, store):
+    with locked(session, store):
         if config.evaluate.before:
             score_row(session, store, store.lineage()[0], tasks, config)
         score_guard(session, store, store.lineage()[0], config.guard)
@@ -137,7 +98,7 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
             score_row(session, store, manifest, seen, config)
             score_guard(session, store, manifest, config.guard)
     session.accelerator.end_training()
-    return Memory(store, session)
+    return session, store
 
 
 def learn_group(
@@ -145,7 +106,7 @@ def learn_group(
 ) -> tuple[TaskManifest, MemoryStore]:
     """Learn one group of tasks (usually one) on top of HEAD and commit it: steps 1 to 5 of the method.
 
-    The memory must be locked by the caller (`writing`). Returns the new manifest and the store that shows it.
+    The memory must be locked by the caller (`locked`). Returns the new manifest and the store that shows it.
     """
     started = time.perf_counter()
     session.start_tracking()
@@ -257,60 +218,6 @@ def learn_group(
     accelerator.wait_for_everyone()
     store = store if accelerator.is_main_process else MemoryStore.open(store.path)
     return store.head, store
-
-
-def score_row(
-    session: Session, store: MemoryStore, after: TaskManifest, tasks: Sequence[Task], config: RunConfig
-) -> list[TaskScores]:
-    """Score `tasks` with the weights as they were after `after` and append the record, unless it is there already."""
-    options = config.evaluate
-    wanted: dict[str, Any] = {"split": options.split, "rows": options.rows, "generations": options.generations}
-    if options.generations:
-        wanted["max_new_tokens"] = options.max_new_tokens
-    if options.text_metrics:
-        wanted["text_metrics"] = list(options.text_metrics)
-    done = {
-        (score["task"], score["rows_sha256"])
-        for record in store.evaluations()
-        if record["kind"] == ROW_RECORD and record["after"] == after.directory and record["options"] == wanted
-        for score in record["scores"]
-    }
-    rows = {t.name: getattr(t, options.split)[: options.rows] for t in tasks}
-    missing = [t for t in tasks if rows[t.name] and (t.name, rows_sha256(rows[t.name])) not in done]
-    if not missing:
-        return []
-    require(options.text_metrics)
-    session.load(store, after)
-    scores = []
-    for task in missing:
-        title = f"after {after.name}: score {task.name}"
-        score = session.score(
-            task.name,
-            rows[task.name],
-            task.checker,
-            generations=options.generations,
-            max_new_tokens=options.max_new_tokens,
-            title=title,
-            text_metrics=options.text_metrics,
-        )
-        scores.append(replace(score, rows_sha256=rows_sha256(rows[task.name])))
-    record = {"kind": ROW_RECORD, "after": after.directory, "options": wanted, "scores": [s.to_json() for s in scores]}
-    if session.accelerator.is_main_process:
-        store.append_evaluation(record)
-    session.accelerator.wait_for_everyone()
-    return scores
-
-
-def learnt(store: MemoryReader, until: TaskManifest) -> set[str]:
-    """Names of the tasks learnt up to a commit."""
-    return {name for m in store.lineage() if m.index <= until.index for name in m.members}
-
-
-@contextmanager
-def writing(session: Session, store: MemoryStore) -> Iterator[None]:
-    """The memory's lock, held by the first process of a run."""
-    with store.writer() if session.accelerator.is_main_process else nullcontext():
-        yield
 
 
 def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], config: RunConfig) -> Tensor:

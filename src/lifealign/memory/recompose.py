@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +14,9 @@ from torch import Tensor
 from lifealign.consolidation import composing as compose
 from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.data.tasks import Row, Task
-from lifealign.evaluation.results import PERCENT
+from lifealign.evaluation.catalog import PERCENT
 from lifealign.memory import signatures
+from lifealign.memory.outcomes import Related, RelatedTask
 from lifealign.memory.session import Session
 from lifealign.memory.signatures import Signature
 from lifealign.model.adapters import restore, snapshot, trainable
@@ -26,103 +24,10 @@ from lifealign.store.layout import ADAPTER, SIGNATURE
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.strategies import STRATEGIES, Step
-from lifealign.training.loop import row_order
+from lifealign.training.schedule import row_order
 
 TEMPERATURE = 0.5
 """Of routing, where none is given; see docs/design/recompose.md."""
-
-
-@dataclass(frozen=True)
-class RelatedTask:
-    """How new rows stand to one stored task.
-
-    Attributes:
-        task: name.
-        distance: of the new prompts' centroid to the task's (`signatures.distances`); None without a signature.
-        nearest: share of the new prompts to which this is the nearest task, 0 to 1; None likewise.
-        overlap: cosine of the forecast update with what this task changed, -1 to 1 (`compose.overlap`); None without a
-            forecast. Negative: learning the rows would undo a part of the task.
-    """
-
-    task: str
-    distance: float | None
-    nearest: float | None
-    overlap: float | None
-
-
-@dataclass(frozen=True)
-class Related:
-    """Stored tasks by likeness to new rows, the nearest first; those without a signature come last.
-
-    Attributes:
-        rows: new rows that were looked at.
-        steps: gradient steps behind the forecast; 0: no forecast.
-        tasks: the ranking.
-        notes: what could not be said, and why.
-    """
-
-    rows: int
-    steps: int
-    tasks: tuple[RelatedTask, ...]
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**vars(self), "tasks": [vars(t) for t in self.tasks]}
-
-    def lines(self) -> list[str]:
-        """A table for people."""
-        width = max((len(t.task) for t in self.tasks), default=4)
-        lines = [
-            f"{self.rows} rows, forecast of {self.steps} steps; distance in units of the spread within a task, overlap: cosine",
-            f"  {'task':<{width}}  {'distance':>8}  {'nearest':>7}  {'overlap':>7}",
-        ]
-        for t in self.tasks:
-            share = None if t.nearest is None else 100 * t.nearest
-            cells = (_cell(t.distance, 8, ".2f"), _cell(share, 6, ".0f") + "%", _cell(t.overlap, 7, "+.3f"))
-            lines.append(f"  {t.task:<{width}}  " + "  ".join(cells))
-        return [*lines, *self.notes]
-
-
-@dataclass(frozen=True)
-class Composition:
-    """A memory's tasks with other weights.
-
-    Attributes:
-        after: directory of the commit that was recomposed.
-        weights: task -> weight of its update, all tasks.
-        space: see `compose.compose`.
-        truncation_error: likewise.
-        change: likewise.
-        out: the PEFT adapter that was written; None: the tasks were scored.
-        scores: task -> metric -> {"stored", "composed"}, means; percent for rates. Empty where an adapter was written.
-    """
-
-    after: str
-    weights: Mapping[str, float]
-    space: str
-    truncation_error: float | None
-    change: float
-    out: Path | None = None
-    scores: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return dict(vars(self))
-
-    def lines(self) -> list[str]:
-        """For people."""
-        lines = [
-            f"after {self.after}: " + ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items()),
-            f"space {self.space}, change of the weights {100 * self.change:.1f}%"
-            + ("" if self.truncation_error is None else f", truncation error {100 * self.truncation_error:.2f}%"),
-        ]
-        if self.out is not None:
-            lines.append(f"written: {self.out}")
-        for name, metrics in (self.scores or {}).items():
-            cells = [f"{m} {v['stored']:.2f} -> {v['composed']:.2f}" for m, v in metrics.items()]
-            lines.append(f"  {name}: " + ", ".join(cells))
-        return lines
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------
@@ -382,7 +287,3 @@ def _why_not(strategy: str) -> str:
         f"strategy {strategy} keeps no sum of its tasks' updates in one adapter, so a task cannot be weighted by itself; "
         f"strategies that do: {able}"
     )
-
-
-def _cell(value: float | None, width: int, form: str) -> str:
-    return f"{'-' if value is None else format(value, form):>{width}}"

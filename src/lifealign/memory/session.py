@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -30,8 +30,12 @@ from lifealign.model.wheels import needs_conversion
 from lifealign.store.layout import ADAPTER, STATE, TRACKERS, WORK
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.writer import MemoryStore
 from lifealign.strategies import make_strategy
 from lifealign.training.model_view import LoadedView
+
+if TYPE_CHECKING:
+    pass
 
 
 class Session:
@@ -210,3 +214,10 @@ class Session:
                     ) from error
                 self.base.tokenizer.save_pretrained(str(staged))
         return out
+
+
+@contextmanager
+def locked(session: Session, store: MemoryStore) -> Iterator[None]:
+    """The memory's lock, held by the first process of a run."""
+    with store.writer() if session.accelerator.is_main_process else nullcontext():
+        yield

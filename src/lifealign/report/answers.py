@@ -19,9 +19,9 @@ from lifealign.core.errors import DataError
 from lifealign.core.files import replace_file, writing
 from lifealign.core.version import __version__
 from lifealign.data.answers import BASE, AnswerRecord
+from lifealign.evaluation.catalog import metric_label
 from lifealign.judging.opinions import Opinion
-from lifealign.report.memories import template
-from lifealign.report.views import metric_label
+from lifealign.report.render import template
 
 GOOD_SCORE = 7.0
 """A mean score of judges or people from here on is good: the upper middle anchor of the built-in rubrics' 1 to 10."""

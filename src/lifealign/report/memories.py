@@ -14,20 +14,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from lifealign.core.files import replace_file, writing
 from lifealign.core.json_codec import plain
 from lifealign.core.version import __version__
 from lifealign.report import views as report_views
-from lifealign.report.views import SUMMARIES, interval, metric_label, number, run_labels
+from lifealign.report.render import limits, run_labels, template
 
 CSV_COLUMNS = ("method", "seed", "metric", "stage", "task", "value", "low", "high")
 BEFORE = "before"
 """Stage, in the CSV, of the scores before any task was learnt."""
 GUARD = "guard"
 """Task, in the CSV, of the scores of general ability, which no task trains on."""
-TERMINAL_WIDTH = 120
 
 
 def build_results(
@@ -59,19 +56,6 @@ def build_results(
 def render_html(results: Mapping[str, Any]) -> str:
     """One self-contained page: no other file and no network; all text of the results is escaped."""
     return template("report.html.j2").render(report_views.page(plain(results)))
-
-
-def template(name: str) -> Template:
-    """A page's layout, one of the package's files; every value put into it is escaped."""
-    environment = Environment(
-        loader=PackageLoader("lifealign.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    return environment.get_template(name)
 
 
 def write_report(results: Mapping[str, Any], directory: str | Path) -> list[Path]:
@@ -133,60 +117,4 @@ def _cells(run: Mapping[str, Any], scores: Mapping[str, Any]) -> Iterable[tuple[
     for k, row in enumerate(scores["R"]):
         for j, value in enumerate(row):
             if value is not None:
-                yield tasks[k], tasks[j], value, *report_views.limits(scores, k, j)
-
-
-def score_matrix_lines(run: Mapping[str, Any], metric: str = "accuracy") -> list[str]:
-    """One score matrix for the terminal: a row for each stage, a column for each task; blank where nothing was measured."""
-    clean = plain(run)
-    head = f"{metric_label(metric)}: {run_labels([clean])[0]}, seed {clean.get('seed')}"
-    scores = clean.get("scores", {}).get(metric)
-    if scores is None:
-        return [f"{head}: not measured"]
-    tasks = clean["tasks"]
-    stages = [(f"after {name}", row) for name, row in report_views.stages(clean, scores["R"])]
-    if any(value is not None for value in scores.get("before") or []):
-        stages.insert(0, ("before", scores["before"]))
-    cells = [["" if v is None else number(v, metric) for v in row] for _, row in stages]
-    first = max([len(name) for name, _ in stages], default=0)
-    # Where names do not fit side by side, columns are numbered in the order of the tasks.
-    widths = [max([len(t), *(len(row[j]) for row in cells)]) for j, t in enumerate(tasks)]
-    names = list(tasks)
-    if first + sum(widths) + 2 * len(widths) > TERMINAL_WIDTH:
-        names = [str(j + 1) for j in range(len(tasks))]
-        widths = [max([len(names[j]), *(len(row[j]) for row in cells)]) for j in range(len(tasks))]
-        head += "; tasks: " + ", ".join(f"{n} {t}" for n, t in zip(names, tasks, strict=True))
-    rows = [("", names), *((name, row) for (name, _), row in zip(stages, cells, strict=True))]
-    lines = [
-        "  ".join([f"{name:<{first}}", *(f"{v:>{w}}" for v, w in zip(row, widths, strict=True))]) for name, row in rows
-    ]
-    return [head, *(line.rstrip() for line in lines)]
-
-
-def summary_lines(results: Mapping[str, Any]) -> list[str]:
-    """Last, AP, BWT ... of all runs for the terminal, one table for each metric; what no run measured is left out."""
-    clean = plain(results)
-    runs = clean["runs"]
-    labels = run_labels(runs)
-    lines: list[str] = []
-    for metric in report_views.metrics_of(runs):
-        summaries = [run.get("summary", {}).get(metric, {}) for run in runs]
-        keys = [k for k in SUMMARIES if any(interval(s.get(k))["value"] is not None for s in summaries)]
-        table = [[metric_label(metric), *(SUMMARIES[k].label for k in keys)]]
-        table += [
-            [label, *(_with_limits(interval(s.get(k)), metric) for k in keys)]
-            for label, s in zip(labels, summaries, strict=True)
-        ]
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        lines += ["  ".join(f"{v:<{w}}" for v, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        lines.append("")
-    return lines[:-1]
-
-
-def _with_limits(cell: Mapping[str, Any], metric: str) -> str:
-    if cell["value"] is None:
-        return "not measured"
-    text = number(cell["value"], metric)
-    if cell["low"] is None or cell["high"] is None:
-        return text
-    return f"{text} [{number(cell['low'], metric)}, {number(cell['high'], metric)}]"
+                yield tasks[k], tasks[j], value, *limits(scores, k, j)

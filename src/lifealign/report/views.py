@@ -7,98 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 from lifealign.core.json_codec import plain
-from lifealign.evaluation.guard_results import GUARDS
+from lifealign.evaluation.catalog import (
+    _NOTES,
+    GUARDS,
+    LOWER_IS_BETTER,
+    NEITHER_IS_BETTER,
+    SUMMARIES,
+    higher_is_better,
+    metric_label,
+)
 from lifealign.evaluation.metrics import seeds_interval
-from lifealign.evaluation.results import LOWER_IS_BETTER, NEITHER_IS_BETTER
-from lifealign.evaluation.text_metrics import FLOORS, TEXT_METRICS
+from lifealign.evaluation.text_metrics import FLOORS
 from lifealign.report import charts, tables
-
-View = dict[str, Any]
-_LABELS = {
-    "accuracy": "Preference accuracy, %",
-    "margin": "Reward margin",
-    "likelihood_accuracy": "Likelihood accuracy, %",
-    "nll": "NLL per token, nats",
-    "pass_rate": "Pass rate, %",
-    "perplexity": "Perplexity",
-    "choice_accuracy": "Multiple choice, %",
-    **{name: metric.label for name, metric in TEXT_METRICS.items()},
-}
-_NOTES = {
-    "accuracy": "Share of held-out rows whose chosen answer has the higher implicit reward against the base model.",
-    "margin": "Mean implicit reward of the chosen minus the rejected answer, against the base model.",
-    "likelihood_accuracy": "Share of held-out rows whose chosen answer is the more likely one per token; no reference.",
-    "nll": "Negative log-likelihood per token of the chosen answer. Lower is better.",
-    "pass_rate": "Share of greedy answers that pass the task's own rule.",
-    **{name: metric.note for name, metric in TEXT_METRICS.items()},
-}
-
-
-class Summary(NamedTuple):
-    """A summary of a score matrix: its name, what it says, and whether more is better where a higher score is."""
-
-    label: str
-    text: str
-    higher: bool
-
-
-SUMMARIES = {
-    "last": Summary("Last", "mean over tasks after the last one", True),
-    "ap": Summary("AP", "mean over stages of the mean over the tasks learnt so far", True),
-    "bwt": Summary("BWT", "backward transfer: change since each task was learnt", True),
-    "forgetting": Summary("Forgetting", "what was lost of the best earlier score", False),
-    "learning_accuracy": Summary("Learnt", "mean score of each task right after it was learnt", True),
-    "forward_transfer": Summary("FWT", "forward transfer: score before learning a task minus that of the base", True),
-}
-
-
-def metric_label(metric: str) -> str:
-    """For people, with the unit."""
-    return _LABELS.get(metric, metric)
-
-
-def number(value: Any, metric: str = "") -> str:
-    """A number for people: two decimals for percent, three otherwise, more where it is small; "" for None."""
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int):
-        return str(value)
-    if metric_label(metric).endswith("%"):
-        text = f"{value:.2f}"
-    else:
-        text = f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"
-    return text.removeprefix("-") if float(text) == 0 else text
-
-
-def interval(cell: Any) -> View:
-    """{"value", "low", "high"} of a summary's cell, None where there is none."""
-    given = cell if isinstance(cell, Mapping) else {"value": cell}
-    return {key: given.get(key) for key in ("value", "low", "high")}
-
-
-def limits(scores: Mapping[str, Any], k: int, j: int) -> tuple[Any, Any]:
-    """The interval of R[k][j]; None where there is none."""
-    low, high = (scores.get(side) for side in ("low", "high"))
-    return (low[k][j] if low else None, high[k][j] if high else None)
-
-
-def run_labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each run, no two alike: the method, with seed, directory and number as far as they are needed."""
-    parts = [
-        (str(r.get("method")), f"seed {r.get('seed')}", PurePath(str(r.get("memory") or "")).name, f"#{i + 1}")
-        for i, r in enumerate(runs)
-    ]
-    for depth in range(1, 5):
-        labels = [", ".join(p for p in part[:depth] if p) for part in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    raise AssertionError("numbers differ")
+from lifealign.report.render import View, interval, limits, run_labels
 
 
 def metrics_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -195,11 +119,6 @@ def _best(metric: str, key: str, values: Sequence[float | None]) -> float | None
     if len(present) < 2:
         return None
     return max(present) if higher_is_better(metric, key) else min(present)
-
-
-def higher_is_better(metric: str, key: str) -> bool:
-    """Whether more of this summary of this metric is better. Forgetting is a loss whatever the metric."""
-    return key != "forgetting" and SUMMARIES[key].higher != (metric in LOWER_IS_BETTER)
 
 
 def _comparable(runs: Sequence[Any]) -> bool:

@@ -16,7 +16,8 @@ from lifealign.core.config import Frozen, RunConfig, StreamConfig
 from lifealign.core.config_files import explain, nearest, read_yaml
 from lifealign.core.errors import ConfigError
 from lifealign.data.planted.rules import TASKS
-from lifealign.evaluation.results import METRICS, NEITHER_IS_BETTER, SUMMARIES
+from lifealign.evaluation.catalog import METRICS, NEITHER_IS_BETTER
+from lifealign.evaluation.results import SUMMARIES
 
 SECTIONS = ("lora", "sft", "strategy", "train")
 """What a method may set; the rows, the model and the scoring are the same for all methods."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lifealign.core.version import __version__
+from lifealign.evaluation.catalog import LOWER_IS_BETTER, METRICS
 from lifealign.evaluation.metrics import Interval
-from lifealign.evaluation.results import LOWER_IS_BETTER, METRICS, SUMMARIES
+from lifealign.evaluation.results import SUMMARIES
 from lifealign.studies import stats
 from lifealign.studies.plan import Plan, Run, Settings, points
 

@@ -125,7 +125,7 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
     from lifealign.core.config import RunConfig
     from lifealign.core.progress import LineProgress
     from lifealign.evaluation.results import point_results, read_scores
-    from lifealign.memory.learning import run_stream
+    from lifealign.memory.api import run_stream
     from lifealign.store.layout import REPLAY, STATE
     from lifealign.store.reader import MemoryReader
 

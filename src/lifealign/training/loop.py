@@ -33,6 +33,7 @@ from lifealign.model.logps import token_logps
 from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
 from lifealign.training.losses import focal_gradient
+from lifealign.training.schedule import learning_rate, row_order
 from lifealign.training.strategy import Step, Strategy
 
 StageName = Literal["sft", "preference"]
@@ -102,21 +103,6 @@ class Loop:
     progress: Progress = field(default_factory=NullProgress)
     log: list[LogLine] = field(default_factory=list)
     earlier_steps: int = 0
-
-
-def row_order(seed: int, task: str, stage: str, epoch: int, count: int) -> list[int]:
-    """A permutation of range(count), a function of its arguments alone."""
-    text = f"{seed}|{task}|{stage}|{epoch}".encode()
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1)
-    return [int(i) for i in torch.randperm(count, generator=generator)]
-
-
-def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
-    """Linear warm-up over the first `warmup` share of the steps, then a cosine to 0 (Loshchilov & Hutter 2017, eq. 5)."""
-    rising = math.ceil(warmup * steps)
-    if step < rising:
-        return peak * (step + 1) / rising
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 def windows(stage: Stage, seed: int, task: str, pairs_per_step: int) -> list[list[int]]:

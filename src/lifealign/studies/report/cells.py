@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from lifealign.report.views import interval, number
+from lifealign.report.render import interval, number
 
 Json = Mapping[str, Any]
 

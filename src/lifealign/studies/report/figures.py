@@ -14,7 +14,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lifealign.report.views import SUMMARIES, metric_label, number
+from lifealign.evaluation.catalog import SUMMARIES, metric_label
+from lifealign.report.render import number
 from lifealign.studies.report import views
 from lifealign.studies.report.cells import Json, order_label, slug, unused
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lifealign.evaluation.results import NEITHER_IS_BETTER
-from lifealign.report.views import SUMMARIES, cells_of, higher_is_better, metric_label, number
+from lifealign.evaluation.catalog import NEITHER_IS_BETTER, SUMMARIES, higher_is_better, metric_label
+from lifealign.report.render import number
+from lifealign.report.views import cells_of
 from lifealign.studies.report.cells import (
     Cell,
     Column,

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lifealign.core.json_codec import plain
+from lifealign.evaluation.catalog import LOWER_IS_BETTER, SUMMARIES, higher_is_better, metric_label
 from lifealign.evaluation.metrics import seeds_interval
-from lifealign.evaluation.results import LOWER_IS_BETTER
-from lifealign.report.views import SUMMARIES, higher_is_better, interval, metric_label, number
+from lifealign.report.render import interval, number
 from lifealign.studies.report.cells import Json, order_label, setting
 from lifealign.studies.report.tables import Group, groups, metrics_of, runs_of
 

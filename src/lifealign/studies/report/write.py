@@ -16,9 +16,9 @@ from typing import Any
 from lifealign.core.errors import StoreError
 from lifealign.core.files import read_bytes, replace_file, writing
 from lifealign.core.json_codec import decode_json, plain
-from lifealign.evaluation.results import LOWER_IS_BETTER
-from lifealign.report.memories import BEFORE, template
-from lifealign.report.views import metric_label
+from lifealign.evaluation.catalog import LOWER_IS_BETTER, metric_label
+from lifealign.report.memories import BEFORE
+from lifealign.report.render import template
 from lifealign.studies.report import charts, views
 from lifealign.studies.report.cells import Json, Table, order_label
 from lifealign.studies.report.latex import latex

@@ -1,0 +1,69 @@
+"""Score matrices and summaries as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lifealign.core.json_codec import plain
+from lifealign.evaluation.catalog import SUMMARIES, metric_label
+from lifealign.report import views as report_views
+from lifealign.report.render import interval, number, run_labels
+
+TERMINAL_WIDTH = 120
+
+
+def score_matrix_lines(run: Mapping[str, Any], metric: str = "accuracy") -> list[str]:
+    """One score matrix for the terminal: a row for each stage, a column for each task; blank where nothing was measured."""
+    clean = plain(run)
+    head = f"{metric_label(metric)}: {run_labels([clean])[0]}, seed {clean.get('seed')}"
+    scores = clean.get("scores", {}).get(metric)
+    if scores is None:
+        return [f"{head}: not measured"]
+    tasks = clean["tasks"]
+    stages = [(f"after {name}", row) for name, row in report_views.stages(clean, scores["R"])]
+    if any(value is not None for value in scores.get("before") or []):
+        stages.insert(0, ("before", scores["before"]))
+    cells = [["" if v is None else number(v, metric) for v in row] for _, row in stages]
+    first = max([len(name) for name, _ in stages], default=0)
+    # Where names do not fit side by side, columns are numbered in the order of the tasks.
+    widths = [max([len(t), *(len(row[j]) for row in cells)]) for j, t in enumerate(tasks)]
+    names = list(tasks)
+    if first + sum(widths) + 2 * len(widths) > TERMINAL_WIDTH:
+        names = [str(j + 1) for j in range(len(tasks))]
+        widths = [max([len(names[j]), *(len(row[j]) for row in cells)]) for j in range(len(tasks))]
+        head += "; tasks: " + ", ".join(f"{n} {t}" for n, t in zip(names, tasks, strict=True))
+    rows = [("", names), *((name, row) for (name, _), row in zip(stages, cells, strict=True))]
+    lines = [
+        "  ".join([f"{name:<{first}}", *(f"{v:>{w}}" for v, w in zip(row, widths, strict=True))]) for name, row in rows
+    ]
+    return [head, *(line.rstrip() for line in lines)]
+
+
+def summary_lines(results: Mapping[str, Any]) -> list[str]:
+    """Last, AP, BWT ... of all runs for the terminal, one table for each metric; what no run measured is left out."""
+    clean = plain(results)
+    runs = clean["runs"]
+    labels = run_labels(runs)
+    lines: list[str] = []
+    for metric in report_views.metrics_of(runs):
+        summaries = [run.get("summary", {}).get(metric, {}) for run in runs]
+        keys = [k for k in SUMMARIES if any(interval(s.get(k))["value"] is not None for s in summaries)]
+        table = [[metric_label(metric), *(SUMMARIES[k].label for k in keys)]]
+        table += [
+            [label, *(_with_limits(interval(s.get(k)), metric) for k in keys)]
+            for label, s in zip(labels, summaries, strict=True)
+        ]
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        lines += ["  ".join(f"{v:<{w}}" for v, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        lines.append("")
+    return lines[:-1]
+
+
+def _with_limits(cell: Mapping[str, Any], metric: str) -> str:
+    if cell["value"] is None:
+        return "not measured"
+    text = number(cell["value"], metric)
+    if cell["low"] is None or cell["high"] is None:
+        return text
+    return f"{text} [{number(cell['low'], metric)}, {number(cell['high'], metric)}]"
