@@ -1,10 +1,10 @@
 """Forgetting on the planted suite: strategies x seeds, test rows, intervals over seeds.
 
-    python benchmarks/forgetting.py --jobs 2 --out docs/results/planted.json
+    python benchmarks/forgetting.py --jobs 2 --out results/planted.json
 
 Every run is `lifealign run examples/planted.yaml` with another strategy and seed, in a process of its own; a finished run
 is not repeated and a killed one goes on where it was. The hyper-parameters are those of the example file;
-REPRODUCTION.md says which of them were chosen on validation rows.
+docs/results/reproduction.md says which of them were chosen on validation rows.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _over_seeds(values: list[float], interval: Any) -> dict[str, Any]:
 
 
 def markdown(table: dict[str, Any], score: str = "accuracy") -> list[str]:
-    """The table as it stands in REPRODUCTION.md."""
+    """The table as it stands in docs/results/reproduction.md."""
 
     def cell(entry: dict[str, Any]) -> str:
         if entry["mean"] != entry["mean"]:

@@ -1,6 +1,6 @@
 """A finished memory taken apart: withdrawn tasks, routed answers, and how good the forecast of interference was.
 
-    python benchmarks/recompose.py runs/planted --out docs/results/recompose.json
+    python benchmarks/recompose.py runs/planted --out results/recompose.json
 
 The memory must come from `lifealign run` (the training rows for the forecast are those of its stream) with a strategy
 whose weights are the sum of its tasks' updates. Scores are those of the test rows, as `lifealign evaluate` has them; the

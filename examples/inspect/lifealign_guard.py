@@ -1,6 +1,6 @@
 """The guard's questions as a task of inspect_ai: the model answers freely; right if the right choice stands in the answer.
 
-See docs/ecosystem.md for the commands.
+See docs/how-to/export.md for the commands.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 After a task, the short-term memory SM (what training changed) becomes a refined update RSM, and the long-term memory
 grows by it. Per matrix: denoise (low-rank part of SM), project (the part along earlier refined updates), refine (scale
-that part by lambda). See docs/design/consolidation.md.
+that part by lambda). See docs/explanation/consolidation.md.
 
 Shapes: m x n one matrix; N = m n its entries, flattened row by row; K directions of the past. Arithmetic is float64;
 between tasks the state is kept in float32, as the weights are. LoRA: dW [O, I] = scaling B_OR A_RI.

@@ -208,7 +208,7 @@ class EvaluateConfig(Frozen):
     generations: int = Field(0, ge=0)
     """Greedy answers per task, for its pass rate (where it has a rule) and the text metrics; 0: none. 0 <= generations."""
     text_metrics: tuple[TextMetricName, ...] = ()
-    """Scores of the greedy answers against the chosen ones, by name (docs/design/metrics.md); needs generations > 0."""
+    """Scores of the greedy answers against the chosen ones, by name (docs/explanation/metrics.md); needs generations > 0."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest greedy answer, in tokens. 1 <= max_new_tokens."""
     bootstrap: int = Field(1000, ge=1)

@@ -27,7 +27,7 @@ from lifealign.strategies import STRATEGIES, Step
 from lifealign.training.schedule import row_order
 
 TEMPERATURE = 0.5
-"""Of routing, where none is given; see docs/design/recompose.md."""
+"""Of routing, where none is given; see docs/explanation/recompose.md."""
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 torch gives float32 products on a CPU to MKL, which uses the full width of a processor's vectors on Intel's only. oneDNN, which
 torch carries for bfloat16, does so on every processor: on an AMD one with AVX-512 it is 2.3 times as fast in float32
-(docs/design/preference-step.md). Which one leads is measured on the processor at hand, never assumed.
+(docs/explanation/preference-step.md). Which one leads is measured on the processor at hand, never assumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Token ids become packed rows, or (the fall-back) a batch of plain ones. See docs/design/preference-step.md.
+r"""Token ids become packed rows, or (the fall-back) a batch of plain ones. See docs/explanation/preference-step.md.
 
 Tensor shapes: L columns of one packed row, T response tokens of it, B pairs.
 

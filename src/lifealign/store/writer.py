@@ -8,7 +8,7 @@
     memory/work/                  checkpoints of unfinished work, not verified
     memory/.lock                  held by the one writer
 
-A task is committed when HEAD names it, and not before. docs/design/store.md tells why each step of `commit` stands
+A task is committed when HEAD names it, and not before. docs/explanation/store.md tells why each step of `commit` stands
 where it stands.
 """
 
@@ -234,7 +234,7 @@ class MemoryStore(MemoryReader):
         assert self._lock is not None, "write inside `with store.writer():`"
 
     def _write_task(self, record: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
-        """Files, manifest, PENDING, rename, HEAD: see docs/design/store.md."""
+        """Files, manifest, PENDING, rename, HEAD: see docs/explanation/store.md."""
         directory = record["directory"]
         with files.staged_directory(self.path / TASKS / directory) as temporary:
             entries = {name: vars(files.write_file(temporary / name, data)) for name, data in contents.items()}

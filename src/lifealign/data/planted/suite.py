@@ -3,7 +3,7 @@
 Both answers of a row carry the same content; the chosen one shows its task's behaviour, the rejected one that of
 another task. Each topic gives five rows, one for each other behaviour, so over the suite every behaviour is chosen as
 often as it is rejected, and only prompt and behaviour together tell which answer is preferred.
-See docs/design/planted-suite.md.
+See docs/explanation/planted-suite.md.
 """
 
 from __future__ import annotations
