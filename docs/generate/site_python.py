@@ -1,0 +1,24 @@
+"""The public Python API as directives of mkdocstrings, by the module that a name lives in."""
+
+from __future__ import annotations
+
+import lifealign
+
+TITLES = {
+    "memory": "A memory",
+    "data": "Rows, tasks and answers",
+    "core": "Configuration and errors",
+    "strategies": "Strategies",
+    "training": "Strategies",
+}
+"""Folder of a name's home -> the heading it stands under."""
+
+
+def api_page() -> str:
+    """A directive for every name of `lifealign.__all__`, under headings."""
+    found: dict[str, list[str]] = {title: [] for title in TITLES.values()}
+    for name in sorted(lifealign.__all__):
+        home = str(getattr(lifealign, name).__module__)
+        found[TITLES[home.split(".")[1]]].append(f"::: {home}.{name}")
+    parts = ((f"## {title}", *names) for title, names in found.items() if names)
+    return "\n\n".join(line for part in parts for line in part)
