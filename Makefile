@@ -2,6 +2,7 @@
 # make test   the tests
 # make test-browser   a study's page, opened and used in Chromium, which must be installed (Debian: apt-get install chromium)
 # make lint   ruff, mypy and the contract of imports
+# make docs   the documents as a site in site/; fails on a broken link
 # make study-paper   the paper's main table: every method on the embedded suite, three seeds; goes on where it was
 # make bench  (ROWS=FILE) our preference step against TRL's DPOTrainer
 #
@@ -19,7 +20,7 @@ DEMO := runs/demo
 STUDY := runs/studies/main-table
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-browser lint bench study-paper setup setup-dev clean
+.PHONY: demo test test-browser lint docs bench study-paper setup setup-dev clean
 
 # --- set-up: done once, and again when what it depends on changes -------------------------------------------------------
 
@@ -39,6 +40,10 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP_INSTALL) -e ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.runtime
+	$(PIP_INSTALL) -e ".[docs]"
 	@touch $@
 
 # --- targets ------------------------------------------------------------------------------------------------------------
@@ -62,6 +67,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The variable silences an advertisement of the theme; mkdocs is pinned below 2 (docs/project/house.md).
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
 
 # One run a core, on Ray. Stopped and started again it goes on; finished runs are not repeated.
 study-paper: $(VENV)/.dev

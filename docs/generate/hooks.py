@@ -13,16 +13,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+
+from lifealign.judging.llm.reply import REASONS
+from lifealign.strategies import STRATEGIES
 from site_commands import command_page
 from site_python import api_page
 from site_scores import score_table, summary_table
 from site_settings import settings_table
 from site_strategies import shared_table, strategy_page
 from site_text import escape, table
-
-from lifealign.judging.llm.reply import REASONS
-from lifealign.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,6 +67,11 @@ ROOT_PAGES = {"project/contributing.md": "CONTRIBUTING.md", "project/changelog.m
 _PART = re.compile(r"^<!-- generated: ([a-z-]+)((?: [\w.-]+)*) -->$", re.MULTILINE)
 
 
+_FOREIGN = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']((?:https?:)?//[^"']+)|<link\b(?![^>]*canonical)[^>]*\bhref=["']((?:https?:)?//[^"']+)"""
+)
+
+
 def on_config(config: Any) -> Any:
     """Give every strategy an entry below the page that lists them."""
     names = [{name: f"reference/strategies/{name}.md"} for name in sorted(STRATEGIES)]
@@ -100,3 +106,15 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         KeyError: no part has that name.
     """
     return _PART.sub(lambda match: PARTS[match[1]](*match[2].split()), markdown)
+
+
+def on_post_build(config: Any) -> None:
+    """Refuse a site that would load anything from another host.
+
+    Raises:
+        PluginError: a page does; names the page and the addresses.
+    """
+    for path in sorted(Path(config.site_dir).rglob("*.html")):
+        found = [a or b for a, b in _FOREIGN.findall(path.read_text(encoding="utf-8"))]
+        if found:
+            raise PluginError(f"{path}: loads from another host: {', '.join(sorted(set(found)))}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from site_text import escape, table
 
 from lifealign.cli.app import app
+from site_text import escape, table
 
 GROUPS = {
     "Learn": ("run", "learn", "check-data"),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from site_text import escape, table
-
-from lifealign.evaluation.results import LOWER_IS_BETTER, METRICS, NEITHER_IS_BETTER, PERCENT
+from lifealign.evaluation.catalog import (
+    _NOTES,
+    LOWER_IS_BETTER,
+    METRICS,
+    NEITHER_IS_BETTER,
+    PERCENT,
+    SUMMARIES,
+    metric_label,
+)
 from lifealign.evaluation.text_metrics import TEXT_METRICS
-from lifealign.report.views import _NOTES, SUMMARIES, metric_label
+from site_text import escape, table
 
 UNITS = {"margin": "reward", "nll": "nats per token", "length_words": "words"}
 

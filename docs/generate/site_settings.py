@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
-from site_text import escape, table
 
 from lifealign.core.config import RunConfig, StrategyChoice
 from lifealign.core.config_files import models_in
 from lifealign.judging.llm.config import JudgeConfig
 from lifealign.studies.config import StudyConfig
+from site_text import escape, table
 
 MODELS: Mapping[str, type[BaseModel]] = {"run": RunConfig, "study": StudyConfig, "judge": JudgeConfig}
 

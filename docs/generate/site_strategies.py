@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from site_settings import Setting, setting_rows, settings, shown
-from site_text import escape, paragraphs, table
 
 from lifealign.core.config import StrategyChoice
 from lifealign.strategies import STRATEGIES
 from lifealign.training.losses import ObjectiveConfig
+from site_settings import Setting, setting_rows, settings, shown
+from site_text import escape, paragraphs, table
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN_TABLE = ROOT / "results" / "main-table" / "results.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-_SPECIAL = re.compile(r"([*_<|\[\]])")
+_SPECIAL = re.compile(r"([*_|\[\]])")
 _ARXIV = re.compile(r"\barXiv:?\s+(\d{4}\.\d{4,5})")
 
 
@@ -17,7 +17,8 @@ def escape(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    return _ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", _SPECIAL.sub(r"\\\1", text))
+    shown = _SPECIAL.sub(r"\\\1", text).replace("<", "&lt;")  # Markdown cannot escape this one
+    return _ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", shown)
 
 
 def paragraphs(text: str) -> str:

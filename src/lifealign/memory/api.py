@@ -205,7 +205,7 @@ class Memory:
         return Evaluation(point.directory, split, cells, with_guard(results), results.get("guard", {}))
 
     def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
-        """R[k][j], N x N: score on task j after task k; NaN where nothing was measured."""
+        """`R[k][j]`, N x N: score on task j after task k; NaN where nothing was measured."""
         return self._table(split).matrix(metric)
 
     def summary(self, split: str | None = None) -> dict[str, dict[str, Any]]:
