@@ -1,149 +1,184 @@
-"""The documents say what the code is: every setting with its default, every command, links that lead somewhere."""
+"""The documents say what the code is: generated parts are complete, commands and files exist, the README's Python runs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
-from lifealign.core.config import RunConfig, StrategyChoice
-from lifealign.core.config_files import models_in
-from lifealign.judging.llm.config import JudgeConfig
-from lifealign.judging.llm.reply import REASONS
+import lifealign
+from lifealign.core.config import RunConfig
 from lifealign.strategies import STRATEGIES
-from lifealign.studies.config import StudyConfig
-from lifealign.training.losses import ObjectiveConfig
+from site_commands import GROUPS, command_page, commands
+from site_python import api_page
+from site_scores import score_table, summary_table
+from site_settings import MODELS, settings, settings_table
+from site_strategies import own_settings, shared_settings, strategy_page
+from site_text import escape
 from support.paths import ROOT
 
-README = ROOT / "README.md"
-CONFIGURATION = ROOT / "docs" / "configuration.md"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TOP = sorted(ROOT.glob("*.md"))
+PAGES = sorted(ROOT.glob("docs/**/*.md"))
+QUICKSTART = ROOT / "examples" / "quickstart" / "run.py"
 
 
-def shown(default: Any) -> str:
-    if default is None:
-        return "none"
-    if isinstance(default, tuple):
-        return "[" + ", ".join(map(str, default)) + "]"
-    return str(default).lower() if isinstance(default, bool) else str(default)
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
-def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """(dotted key, default, description) of every field that is no section of its own."""
-    for name, field in model.model_fields.items():
-        inner = next((m for m in models_in(field.annotation) if m is not StrategyChoice), None)
-        if inner is not None:
-            many = "[]" if "tuple" in str(field.annotation) else ""
-            yield from settings(inner, f"{prefix}{name}{many}.")
-        elif f"{prefix}{name}" != "strategy":
-            default = "required" if field.is_required() else shown(field.default)
-            yield f"{prefix}{name}", default, field.description or ""
+def parts(text: str) -> set[str]:
+    return set(re.findall(r"^<!-- generated: (.+) -->$", text, re.MULTILINE))
 
 
-def strategy_settings() -> Iterator[tuple[str, str, str]]:
-    """The options that all strategies share, and of each strategy those that are its own or have another default."""
-    shared = {
-        key: (shown(getattr(ObjectiveConfig(), key)), f.description or "")
-        for key, f in ObjectiveConfig.model_fields.items()
-    }
-    for key, (default, text) in shared.items():
-        yield f"strategy.{key}", default, text
-    for name, strategy in sorted(STRATEGIES.items()):
-        instance = strategy.Config()
-        for key, field in strategy.Config.model_fields.items():
-            default = shown(getattr(instance, key))
-            if key not in shared or default != shared[key][0]:
-                yield f"{name}.{key}", default, field.description or ""
+# --- what is made from the code ---
 
 
-def expected_lines() -> list[str]:
-    every = [
-        *settings(RunConfig),
-        *settings(StudyConfig),
-        ("strategy.name", StrategyChoice().name, "Name of the strategy."),
-        *strategy_settings(),
-    ]
-    assert len({key for key, _, _ in every}) == len(every) > 50
-    return [f"| `{key}` | {default} | {text} |" for key, default, text in every]
+def test_configuration_page_asks_for_every_section() -> None:
+    sections = {"top" if "." not in s.key else s.key.partition(".")[0] for s in settings(RunConfig)}
+    wanted = {f"settings run {section}" for section in sections} | {"strategy-options", "settings study"}
+    assert parts(page("reference/configuration.md")) == wanted
+    assert "settings judge" in parts(page("reference/judging.md"))
 
 
-def test_every_setting_is_described_as_it_is() -> None:
-    lines = CONFIGURATION.read_text(encoding="utf-8").splitlines()
-    expected = expected_lines()
-    assert all(not line.endswith("|  |") for line in expected), "a field without a docstring"
-    missing = [line for line in expected if line not in lines]
-    assert not missing, "docs/configuration.md lacks these lines:\n" + "\n".join(missing)
-    stale = [line for line in lines if line.startswith("| `") and line not in expected]
-    assert not stale, "docs/configuration.md describes what is not there:\n" + "\n".join(stale)
-
-
-def test_every_setting_of_a_judge_is_described_as_it_is() -> None:
-    lines = (
-        (ROOT / "docs" / "judge.md").read_text(encoding="utf-8").partition("## The configuration file")[2].splitlines()
+def test_every_setting_has_a_docstring_a_row_and_one_name() -> None:
+    for name, model in MODELS.items():
+        found = list(settings(model))
+        assert len({s.key for s in found}) == len(found) > 10
+        assert all(s.text for s in found)
+        assert settings_table(name).count("\n| `") == len(found)
+    rows = settings_table("run", "train").splitlines()
+    assert (
+        "| `train.max_grad_norm` | 1.0 | Gradient norm above which gradients are scaled down. 0 &lt; max\\_grad\\_norm. |"
+        in rows
     )
-    expected = [f"| `{key}` | {default} | {text} |" for key, default, text in settings(JudgeConfig)]
-    assert [line for line in lines if line.startswith("| `")] == expected
+    assert any(
+        row.startswith("| `stream.tasks[].train.path` | required | ") for row in settings_table("run").splitlines()
+    )
 
 
-def test_every_reason_of_a_judgement_without_verdict_is_described() -> None:
-    lines = (ROOT / "docs" / "judge.md").read_text(encoding="utf-8").splitlines()
-    assert [line for line in (f"| `{name}` | {text} |" for name, text in REASONS.items()) if line not in lines] == []
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_has_a_page_with_its_options_and_its_measured_row(name: str) -> None:
+    text = strategy_page(name)
+    assert all(s.text and f"| `{s.key}` |" in text for s in own_settings(name))
+    shared = {s.key.partition(".")[2]: s for s in shared_settings()}
+    own = {s.key.partition(".")[2] for s in own_settings(name)}
+    assert {key for key in STRATEGIES[name].Config.model_fields if key not in shared} <= own
+    assert (f"| **{name}** |" in text and "| [joint](joint.md) |" in text) or name == "joint"
 
 
-def test_readme_lists_exactly_the_commands() -> None:
-    import typer
+def test_a_measured_row_is_that_of_the_main_table() -> None:
+    """From results/main-table/tables/main-order1.md and cost.md: 65.74 [42.77, 88.72], -30.56 [-62.18, 1.07], 9.81 MB."""
+    row = next(line for line in strategy_page("ewc").splitlines() if line.startswith("| **ewc**"))
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[2:4] == ["66 [43, 89]", "-31 [-62, 1]"]
+    assert cells[5:8] == ["4.3 [3.8, 4.8]", "1.9", "9.8"]
 
-    from lifealign.cli.app import app
 
-    table = README.read_text(encoding="utf-8").partition("| command |")[2].partition("\n\n")[0]
-    listed = re.findall(r"^\| `([a-z-]+)", table, re.MULTILINE)
-    group: Any = typer.main.get_command(app)
-    assert sorted(listed) == sorted(group.commands)
+def test_strategies_are_listed_as_they_are() -> None:
+    listed = re.findall(r"^\| \[([a-z0-9]+)\]\(\1\.md\)", page("reference/strategies/index.md"), re.MULTILINE)
+    assert sorted(listed) == sorted(STRATEGIES)
+
+
+def test_every_command_is_on_the_page_under_its_purpose() -> None:
+    text = command_page()
+    titles = re.findall(r"^### (.+)$", text, re.MULTILINE)
+    assert sorted(titles) == sorted(commands())
+    assert "## Other" not in text, "a command is in no group of docs/generate/site_commands.py"
+    assert {name for names in GROUPS.values() for name in names} == {name.split()[0] for name in commands()}
+    assert "lifealign learn MEMORY ROWS --name NAME [OPTIONS]" in text
+
+
+def test_every_public_name_is_on_the_python_page() -> None:
+    assert sorted(line.rpartition(".")[2] for line in api_page().splitlines() if line.startswith("::: ")) == sorted(
+        lifealign.__all__
+    )
+
+
+def test_every_score_and_summary_has_a_row() -> None:
+    from lifealign.evaluation.catalog import METRICS, SUMMARIES
+
+    assert re.findall(r"^\| `(\w+)`", score_table(), re.MULTILINE) == list(METRICS)
+    assert re.findall(r"^\| `(\w+)`", summary_table(), re.MULTILINE) == list(SUMMARIES)
+    assert "| `nll` | NLL per token | nats per token | lower |" in score_table()
+
+
+def test_plain_text_becomes_markdown_that_shows_it() -> None:
+    assert escape("a_b*c <x> `k | v_w` arXiv 2509.17183") == (
+        "a\\_b\\*c &lt;x> `k \\| v_w` [arXiv 2509.17183](https://arxiv.org/abs/2509.17183)"
+    )
+
+
+def test_every_part_that_a_page_asks_for_is_made() -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    import hooks
+
+    asked = [(path.name, text) for path in PAGES for text in parts(path.read_text(encoding="utf-8"))]
+    assert len(asked) > 15
+    for name, text in asked:
+        made = hooks.on_page_markdown(f"<!-- generated: {text} -->")
+        assert len(made) > 100 and "generated:" not in made, (name, text)
+
+
+# --- what is written by hand ---
+
+
+def test_readme_is_short_and_keeps_its_negative_results() -> None:
+    assert len(README.splitlines()) <= 120
+    words = " ".join(README.split())
+    assert "`joint` is the upper bound" in words
+    assert "Plain replay is level with lifealign" in words
 
 
 def test_readme_calls_options_that_exist() -> None:
-    import typer
-
-    from lifealign.cli.app import app
-
-    group: Any = typer.main.get_command(app)
-    calls = re.findall(r"^    lifealign ([a-z-]+) (.*)$", README.read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(calls) >= 8
-    for command, rest in calls:
-        found = group.commands[command]
-        if hasattr(found, "commands"):  # a group, such as `ratings`
-            found = found.commands[rest.split()[0]]
-        known = {option for parameter in found.params for option in parameter.opts}
-        assert set(re.findall(r"--[a-z-]+", re.sub(r'"[^"]*"', "", rest))) <= known, (command, rest)
+    known = commands()
+    calls = re.findall(r"^    lifealign ([a-z-]+) (.*)$", README, re.MULTILINE)
+    assert len(calls) == 5
+    for name, rest in calls:
+        options = {option for parameter in known[name].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", re.sub(r'"[^"]*"', "", rest))) <= options, (name, rest)
 
 
-def test_python_of_the_readme_compiles_and_names_what_exists() -> None:
-    import lifealign
-
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert blocks
-    for block in blocks:
-        compile(block, "README.md", "exec")
-    methods = set(re.findall(r"\bmemory\.(\w+)\(", blocks[0]))
-    assert {"learn", "evaluate", "scores", "export"} <= methods
-    assert all(callable(getattr(lifealign.Memory, name)) for name in methods)
-    for names in re.findall(r"^from lifealign import (.*)$", blocks[0], re.MULTILINE):
+def test_readme_shows_the_quickstart() -> None:
+    block = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]
+    assert QUICKSTART.read_text(encoding="utf-8").partition('"""\n\n')[2] == block
+    for names in re.findall(r"^from lifealign import (.*)$", block, re.MULTILINE):
         assert set(names.split(", ")) <= set(lifealign.__all__)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_quickstart_runs_as_it_stands_and_again(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the model is another one; the second run finds the task and the adapter, and scores the same."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    code = QUICKSTART.read_text(encoding="utf-8")
+    assert code.count("model.name=smollm2-135m") == 1
+    code = code.replace("model.name=smollm2-135m", f"model.name={tiny_dir}")
+    printed = []
+    for _ in range(2):
+        exec(compile(code, str(QUICKSTART), "exec"), {"__name__": "__main__"})
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert "support-tone" in printed[0]
+    assert [path.name for path in tmp_path.glob("runs/support/*")] and (tmp_path / "runs/support/adapter").is_dir()
+
+
+@pytest.mark.parametrize("document", TOP, ids=lambda p: p.name)
 def test_relative_links_lead_somewhere(document: Path) -> None:
+    """Links inside docs/ are the site's: `make docs` fails on a broken one."""
     targets = re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8"))
     gone = [t for t in targets if not re.match(r"[a-z]+:", t) and not (document.parent / t).exists()]
     assert not gone
 
 
 def test_files_named_in_the_documents_exist() -> None:
-    pattern = re.compile(r"\b((?:tests|examples|benchmarks|docs|src)/[\w./-]+\.(?:py|yaml|md|json))\b")
-    named = {(d.name, path) for d in DOCUMENTS for path in pattern.findall(d.read_text(encoding="utf-8"))}
-    assert named
+    pattern = re.compile(r"\b((?:tests|examples|benchmarks|docs|src|results)/[\w./-]+\.(?:py|yaml|md|json|jsonl))\b")
+    named = {
+        (document.name, path)
+        for document in [*TOP, *PAGES]
+        for path in pattern.findall(re.sub(r"\]\([^)]*\)", "", document.read_text(encoding="utf-8")))
+    }
+    assert len(named) > 20
     assert [(d, path) for d, path in sorted(named) if not (ROOT / path).exists()] == []
