@@ -68,9 +68,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The variable silences an advertisement of the theme; mkdocs is pinned below 2 (docs/project/house.md).
+# The variable silences an advertisement of the theme; mkdocs is pinned below 2 (docs/project/house.md). With --quiet,
+# mkdocs would count no warnings, so that --strict found none.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # One run a core, on Ray. Stopped and started again it goes on; finished runs are not repeated.
 study-paper: $(VENV)/.dev
