@@ -32,7 +32,6 @@ from lifealign.model.encoding import EncodedPair
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
-from lifealign.training.losses import focal_gradient
 from lifealign.training.schedule import learning_rate, row_order
 from lifealign.training.strategy import Step, Strategy
 
@@ -181,7 +180,7 @@ def _step(
             parameter.grad = accelerator.reduce(parameter.grad, "sum")
     sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu() if accelerator.num_processes > 1 else sums
     line: LogLine = {"stage": stage.name, "step": index + 1, **_means(sums, chosen_only)}
-    if not chosen_only and getattr(loop.strategy.config, "normalise_weights", False):
+    if not chosen_only and loop.strategy.normalises_weights:
         # Exact for any packing: the mean weight of the step is known once all its pairs were seen, and divides them all.
         for parameter in parameters.values():
             assert parameter.grad is not None
@@ -246,8 +245,7 @@ def _preference_loss(
     skip = view.weight < loop.config.skip_weight_below
     bound = 0.0
     if skip.any():
-        gamma = getattr(loop.strategy.config, "gamma", None) or 0.0
-        bound = float(focal_gradient(view.margin[skip], gamma).abs().max())
+        bound = float(loop.strategy.objective.margin_gradient(view.margin[skip]).abs().max())
         # What is left out of the loss is left out of backward; a pack without a pair left is not run backward at all.
         loss = loss_B[~skip].sum() / window + loss_B[skip].detach().sum() / window
     else:
