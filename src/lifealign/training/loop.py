@@ -4,7 +4,7 @@ An optimizer step takes `pairs_per_step` pairs in an order that is a function of
 packing and the number of processes; its loss is the mean over exactly those pairs, the last, smaller step of an epoch
 included. Gradients of the (small) trained tensors are summed over processes once per step, so no wrapper around the
 model is needed and packed forwards may call its parts. Everything that the next step depends on is in a checkpoint:
-trained tensors, Adam's moments, strategy state, generator state and one integer.
+trained tensors, Adam's moments, strategy state and one integer.
 """
 
 from __future__ import annotations
@@ -238,23 +238,22 @@ def _preference_loss(
     policy = tokens.pairs()
     values = stage.reference[list(group)].to(policy.chosen.device)
     reference = PairLogps(values[:, 0], values[:, 1])
-    loss_B = loop.strategy.loss(replace(pack.batch, token_T=tokens.token_T), policy, reference)
-    detached = PairLogps(policy.chosen.detach(), policy.rejected.detach())
-    batch = pack.batch
-    view = loop.strategy.objective(detached, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
-    skip = view.weight < loop.config.skip_weight_below
+    batch = replace(pack.batch, token_T=tokens.token_T)
+    objective = loop.strategy.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
+    loss_B = loop.strategy.loss(batch, policy, reference, objective)
+    skip = objective.weight < loop.config.skip_weight_below
     bound = 0.0
     if skip.any():
-        bound = float(loop.strategy.objective.margin_gradient(view.margin[skip]).abs().max())
+        bound = float(loop.strategy.objective.margin_gradient(objective.margin[skip]).abs().max())
         # What is left out of the loss is left out of backward; a pack without a pair left is not run backward at all.
         loss = loss_B[~skip].sum() / window + loss_B[skip].detach().sum() / window
     else:
         loss = loss_B.sum() / window
     seen = _Seen(
-        view.margin,
-        view.weight,
-        detached.chosen - reference.chosen,
-        detached.rejected - reference.rejected,
+        objective.margin,
+        objective.weight,
+        policy.chosen.detach() - reference.chosen,
+        policy.rejected.detach() - reference.rejected,
         batch.chosen_lengths_B,
         batch.rejected_lengths_B,
         skip.float(),

@@ -20,7 +20,7 @@ from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Row, Task
 from lifealign.model.adapters import attach_lora
 from lifealign.model.batch import PairLogps, PreferenceBatch
-from lifealign.training.losses import Objective, ObjectiveConfig, ReferenceName
+from lifealign.training.losses import Losses, Objective, ObjectiveConfig, ReferenceName
 from lifealign.training.replay import ReplayBuffer
 
 
@@ -245,9 +245,16 @@ class Strategy:
         """Virtual token ids (see `soft_prompt`) that the policy sees before each prompt; the reference never does."""
         return [()] * len(prompts)
 
-    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
-        """Preference loss [B] of the pairs of one forward; the loop averages over the optimizer step."""
-        return self.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B).loss
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
+        """Preference loss [B] of the pairs of one forward; the loop averages over the optimizer step.
+
+        Args:
+            batch: the pairs.
+            policy: summed log-probs [B] with a graph.
+            reference: summed log-probs [B] of the reference policy.
+            objective: what `self.objective` gives for these pairs, computed once by the loop.
+        """
+        return objective.loss
 
     def sft_loss(self, batch: PreferenceBatch) -> Tensor:
         """SFT loss [T] of the chosen answers' tokens of one forward (`batch.token_T`), nats; the loop averages over tokens."""
