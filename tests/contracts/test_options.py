@@ -271,9 +271,9 @@ REFUSED = [
     (("strategy.orpo_weight=1",), ConfigError, r"orpo_weight is read by loss orpo only"),
     (("strategy.loss=orpo", "strategy.beta=1.0"), ConfigError, r"loss orpo reads no beta"),
     (("strategy.loss=simpo", "strategy.reference=task_start"), ConfigError, r"simpo reads no reference"),
-    (("strategy.name=lifealign", "strategy.consolidate=stage"), ConfigError, r"sft.epochs=0, so there is one stage"),
+    (("strategy.name=lifealign", "strategy.consolidate=stage"), ConfigError, r"sft.epochs=0 leaves only one"),
     (("strategy.name=replay", "strategy.replay_share=0"), ConfigError, r"replay_share: .* greater than 0"),
-    (("strategy.reference=task_start",), ConfigError, r"policy after the SFT stage, but sft.epochs=0"),
+    (("strategy.reference=task_start",), ConfigError, r"policy after the SFT stage, but sft.epochs=0 leaves"),
     (
         ("strategy.name=lwf", "strategy.loss=fpo", "train.skip_weight_below=0.1"),
         ConfigError,

@@ -196,7 +196,8 @@ def test_loss_is_one_finite_value_a_pair_with_gradient(method: str, config: Buil
     tokens = token_logps(model, pack)
     policy = tokens.pairs()
     reference = PairLogps(policy.chosen.detach() - 1, policy.rejected.detach() + 2)
-    loss_B = strategy.loss(replace(pack.batch, token_T=tokens.token_T), policy, reference)
+    objective = strategy.objective(policy, reference, pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B)
+    loss_B = strategy.loss(replace(pack.batch, token_T=tokens.token_T), policy, reference, objective)
     assert loss_B.shape == (3,) and loss_B.dtype == torch.float32 and bool(loss_B.isfinite().all())
     loss_B.mean().backward()
     gradients = [p.grad for p in trainable(model).values()]

@@ -327,7 +327,10 @@ def test_lwf_adds_the_divergence_from_the_previous_policy(shared_prefix: str, co
     pack = pack_pairs(pairs, [1, 2, 3], shared_prefix == "auto")
     policy = token_logps(session.model, pack).pairs()
     reference = PairLogps(policy.chosen.detach(), policy.rejected.detach())
-    loss_B = session.strategy.loss(pack.batch, policy, reference)
+    objective = session.strategy.objective(
+        policy, reference, pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B
+    )
+    loss_B = session.strategy.loss(pack.batch, policy, reference, objective)
     means = torch.tensor([sum(kl) / len(kl) for kl in expected])
     torch.testing.assert_close(loss_B.detach(), math.log(2) + 0.7 * means, rtol=1e-4, atol=1e-5)
     assert float(means.min()) > 1e-3
@@ -460,7 +463,8 @@ def test_derpp_loss_of_each_part_by_hand(config: Build) -> None:
     pack = pack_pairs(pairs, index, True)
     sums = token_logps(session.model, pack).pairs()
     reference = PairLogps(sums.chosen.detach() - 3, sums.rejected.detach() - 1)  # r = 0.1 (3 - 1)
-    loss = session.strategy.loss(pack.batch, sums, reference).tolist()
+    objective = session.strategy.objective(sums, reference, pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B)
+    loss = session.strategy.loss(pack.batch, sums, reference, objective).tolist()
     dpo = math.log(1 + math.exp(-0.2))
     matched = pairs[7]
     now = [

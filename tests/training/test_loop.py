@@ -195,7 +195,7 @@ def test_penalty_is_added_once_per_step_and_not_clipped() -> None:
     def pull(loop: Loop) -> None:
         first = next(iter(trainable(loop.model).values()))
         loop.strategy.penalty = lambda model: 3.0 * first.sum()  # type: ignore[method-assign]
-        loop.strategy.loss = lambda batch, policy, reference: policy.chosen * 0  # type: ignore[method-assign]
+        loop.strategy.loss = lambda batch, policy, reference, objective: policy.chosen * 0  # type: ignore[method-assign]
         loop.strategy.adjust_update = lambda step: gradients.append(first.grad.clone())  # type: ignore
 
     _, loop = run(TrainConfig(pairs_per_step=10, tokens_per_pack=1, max_grad_norm=0.1), change=pull, epochs=1)
@@ -207,7 +207,7 @@ def test_penalty_is_added_once_per_step_and_not_clipped() -> None:
 def test_a_loss_or_penalty_that_is_not_finite_stops_with_the_step_and_rows(of: str) -> None:
     def spoil(loop: Loop) -> None:
         if of == "loss":
-            loop.strategy.loss = lambda batch, policy, reference: policy.chosen * math.nan  # type: ignore[method-assign]
+            loop.strategy.loss = lambda batch, policy, reference, objective: policy.chosen * math.nan  # type: ignore[method-assign]
         else:
             first = next(iter(trainable(loop.model).values()))
             loop.strategy.penalty = lambda model: math.inf * (1 + first.sum())  # type: ignore[method-assign]

@@ -210,11 +210,11 @@ def test_hooks_see_stage_tokens_and_updates(config: Build) -> None:
 
     original = session.strategy.loss
 
-    def loss(batch: Any, policy: Any, reference: Any) -> Tensor:
+    def loss(batch: Any, policy: Any, reference: Any, objective: Any) -> Tensor:
         sums = torch.stack([part.sum() for part in batch.tokens()])
         assert torch.allclose(sums, policy.chosen + policy.rejected, atol=1e-4) and sums.requires_grad
         assert set(batch.index_B.tolist()) <= set(range(5))
-        return original(batch, policy, reference)
+        return original(batch, policy, reference, objective)
 
     for name, hook in (("adjust_gradients", adjust_gradients), ("adjust_update", adjust_update), ("loss", loss)):
         setattr(session.strategy, name, hook)

@@ -222,14 +222,10 @@ def learn_group(
 
 def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], config: RunConfig) -> Tensor:
     """Summed log-probs [N, 2] of the reference policy that the strategy's objective names."""
-    which = getattr(session.strategy.config, "reference", "base")
+    which = session.strategy.reference
     if which == "base":
         return session.view.logps(pairs, base=True, title="reference log-probs")
     if which == "task_start":
-        if not config.sft.epochs:
-            raise ConfigError(
-                "strategy.reference=task_start is the policy after the SFT stage, but sft.epochs=0; use previous_task or base"
-            )
         return session.view.logps(pairs, base=False, title="reference log-probs (after SFT)")
     with session.as_of(store, store.head):
         return session.view.logps(pairs, base=False, title="reference log-probs (previous task)")

@@ -17,7 +17,7 @@ from lifealign.data.tasks import Row, Task
 from lifealign.evaluation.catalog import PERCENT
 from lifealign.memory import signatures
 from lifealign.memory.outcomes import Related, RelatedTask
-from lifealign.memory.session import Session
+from lifealign.memory.session import Session, stored_strategy
 from lifealign.memory.signatures import Signature
 from lifealign.model.adapters import restore, snapshot, trainable
 from lifealign.store.layout import ADAPTER, SIGNATURE
@@ -152,10 +152,10 @@ class Composer:
     """
 
     def __init__(self, store: MemoryReader, until: TaskManifest, space: str | None = None) -> None:
-        config = store.identity["config"]
-        name, own = config["strategy"]["name"], config["strategy"].get("space", "factors")
-        if not STRATEGIES[name].sums_updates:
-            raise ConfigError(f"{store.path}: {_why_not(name)}")
+        strategy = stored_strategy(store)
+        own = strategy.update_space
+        if not strategy.sums_updates:
+            raise ConfigError(f"{store.path}: {_why_not(store.identity['config']['strategy']['name'])}")
         if space not in (None, "factors", "delta_w"):
             raise ConfigError(f"space {space!r}: allowed: factors, delta_w")
         if own == "delta_w" and space == "factors":
@@ -167,7 +167,7 @@ class Composer:
         self.space: compose.Space = "delta_w" if "delta_w" in (space, own) else "factors"
         self.names = [m.name for m in _learnt(store, until)]
         self._points = _points(store, until)
-        self._seed = int(config["seed"])
+        self._seed = strategy.seed
 
     def weights(self, given: Mapping[str, float]) -> dict[str, float]:
         """A weight for every task; 1 where none is given.

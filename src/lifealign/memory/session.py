@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -31,11 +31,8 @@ from lifealign.store.layout import ADAPTER, STATE, TRACKERS, WORK
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.writer import MemoryStore
-from lifealign.strategies import make_strategy
+from lifealign.strategies import Strategy, make_strategy
 from lifealign.training.model_view import LoadedView
-
-if TYPE_CHECKING:
-    pass
 
 
 class Session:
@@ -64,6 +61,7 @@ class Session:
             )
         self.encoder = Encoder(self.base.tokenizer, self.base.template, longest, config.data.long_prompts)
         self.strategy = make_strategy(config.strategy, config.lora, config.seed)
+        self.strategy.check(config)
         self.model = self.strategy.attach(self.base.model).to(self.accelerator.device)
         self.model.eval()
         self.initial = snapshot(self.model)
@@ -78,7 +76,7 @@ class Session:
             progress,
         )
         self.strategy.view = self.view
-        self.reward_beta = float(getattr(self.strategy.config, "beta", 0.1))
+        self.reward_beta = self.strategy.reward_beta
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -120,7 +118,7 @@ class Session:
     def load(self, store: MemoryReader, task: TaskManifest) -> None:
         """Put a task's long-term weights and strategy state in place."""
         # Margins of all rows of R are in one unit, whatever beta a later task was learnt with.
-        self.reward_beta = float(store.identity["config"]["strategy"].get("beta", self.reward_beta))
+        self.reward_beta = stored_strategy(store).reward_beta
         self._place(store.load_tensors(task, ADAPTER), store.load_tensors(task, STATE))
 
     @contextmanager
@@ -214,6 +212,12 @@ class Session:
                     ) from error
                 self.base.tokenizer.save_pretrained(str(staged))
         return out
+
+
+def stored_strategy(store: MemoryReader) -> Strategy:
+    """The strategy that a memory was made with, without its model and state."""
+    config = RunConfig.model_validate(store.identity["config"])
+    return make_strategy(config.strategy, config.lora, config.seed)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A run's configuration with the chosen strategy's own options, and what the parts say to each other.
+"""Read a run's configuration with the chosen strategy's own options, and check that the two fit each other.
 
 Apart from `config`, which knows no strategy and needs no torch.
 """
@@ -12,9 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lifealign.core.config import RunConfig, check_config, load_config
-from lifealign.core.errors import ConfigError
-from lifealign.strategies import STRATEGIES
-from lifealign.training.losses import ObjectiveConfig
+from lifealign.strategies import STRATEGIES, make_strategy
 
 
 def read_config(path: Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
@@ -32,26 +30,6 @@ def _strategy_configs() -> dict[str, type[BaseModel]]:
 
 
 def _check_together(config: RunConfig) -> RunConfig:
-    """What a strategy's options and the stages say to each other."""
-    chosen = config.strategy.model_extra or {}
-    if chosen.get("consolidate") == "stage" and not config.sft.epochs:
-        raise ConfigError(
-            "strategy.consolidate=stage is one consolidation after each stage, but sft.epochs=0, so there is one stage; use task"
-        )
-    if chosen.get("reference") == "task_start" and not config.sft.epochs:
-        raise ConfigError(
-            "strategy.reference=task_start is the policy after the SFT stage, but sft.epochs=0, so there is none; use previous_task"
-        )
-    loss = chosen.get("loss")
-    if config.train.skip_weight_below > 0 and loss != "fpo":
-        raise ConfigError(
-            f"train.skip_weight_below={config.train.skip_weight_below} is about focal weights, which loss {loss!r} has none of; "
-            "set it to 0, or strategy.loss=fpo"
-        )
-    options = STRATEGIES[config.strategy.name].Config
-    if config.train.skip_weight_below > 0 and issubclass(options, ObjectiveConfig) and options.own_terms:
-        raise ConfigError(
-            f"train.skip_weight_below={config.train.skip_weight_below} leaves pairs out by their focal weight, and with them what "
-            f"strategy {config.strategy.name} adds to their loss; set it to 0"
-        )
+    """The configuration, if the strategy finds its options to fit the rest of it."""
+    make_strategy(config.strategy, config.lora, config.seed).check(config)
     return config

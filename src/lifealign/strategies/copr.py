@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lifealign.data.tasks import Row, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
-from lifealign.training.losses import Objective, ObjectiveConfig, sft_nll
+from lifealign.training.losses import Losses, Objective, ObjectiveConfig, sft_nll
 from lifealign.training.replay import ReplayBuffer, ReplayConfig, update_buffer
 from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 
@@ -102,7 +102,7 @@ class Copr(Strategy):
         rows = (*task.train, *(e.row for e in past))
         return PreferenceDataset(rows, ((task.name,) * len(task.train)) + tuple(e.task for e in past))
 
-    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
         """Fit and likelihood of the task's rows, lambda times the fit of replayed ones, [B]; the reference is not read."""
         fit_B = fit_loss(policy.chosen - policy.rejected, self._target_N.to(policy.chosen.device)[batch.index_B])
         own_B = batch.index_B < self._own_rows

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lifealign.data.tasks import Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
-from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.losses import Losses, ObjectiveConfig
 from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 
 
@@ -97,19 +97,18 @@ class Cppo(Strategy):
         self._previous = self.view.token_logps(dataset.rows) if history.tasks else []
         return dataset
 
-    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
         """Balanced preference and retention loss [B]."""
-        losses = self.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
         logp_B = policy.chosen.detach() / batch.chosen_lengths_B
         rows: list[int] = batch.index_B.tolist()
         alpha_B, beta_B = torch.ones_like(logp_B), torch.ones_like(logp_B)
         if len(self._seen_M2) == self.config.window:
             c = self.config
             seen_M2 = self._seen_M2.to(logp_B.device)
-            alpha_B, beta_B = balance_weights(losses.margin, logp_B, seen_M2, c.k, c.lower, c.upper)
+            alpha_B, beta_B = balance_weights(objective.margin, logp_B, seen_M2, c.k, c.lower, c.upper)
         weighted_B = (alpha_B != 1) | (beta_B != 1)
-        self._step += zip(rows, losses.margin.tolist(), logp_B.tolist(), weighted_B.tolist(), strict=True)
-        loss_B = alpha_B * losses.loss
+        self._step += zip(rows, objective.margin.tolist(), logp_B.tolist(), weighted_B.tolist(), strict=True)
+        loss_B = alpha_B * objective.loss
         if self._previous:
             drift = [
                 ((now - self._previous[row].to(now.device)) ** 2).mean()

@@ -11,6 +11,7 @@ from torch import Tensor
 from lifealign.data.tasks import Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.strategies.replay import Replay
+from lifealign.training.losses import Losses
 from lifealign.training.replay import Exemplar, ReplayBuffer, shuffled
 from lifealign.training.strategy import History, PreferenceDataset
 
@@ -77,13 +78,13 @@ class DERpp(Replay):
         rows = (*task.train, *(e.row for e in drawn))
         return PreferenceDataset(rows, (*((task.name,) * len(task.train)), *(e.task for e in drawn)))
 
-    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
         """The part of each pair's draw, [B]."""
         weights_B2, stored_B2 = self._of(batch)
         lengths_B2 = torch.stack([batch.chosen_lengths_B, batch.rejected_lengths_B], -1)
         now_B2 = torch.stack([policy.chosen, policy.rejected], -1) / lengths_B2
         match_B = matching_loss(now_B2, stored_B2 / lengths_B2)
-        return weights_B2[:, 0] * super().loss(batch, policy, reference) + weights_B2[:, 1] * match_B
+        return weights_B2[:, 0] * objective.loss + weights_B2[:, 1] * match_B
 
     def sft_loss(self, batch: PreferenceBatch) -> Tensor:
         """The part of each pair's draw, the same for all tokens of a matched answer, [T]."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from lifealign.core.errors import ConfigError
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.model.soft_prompt import attach_prompts, first_virtual_id, split_prefix, vocabulary_rows
-from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.losses import Losses, ObjectiveConfig
 from lifealign.training.strategy import Strategy
 
 
@@ -90,13 +90,12 @@ class L2P(Strategy):
             for chosen in chosen_BK.tolist()
         ]
 
-    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
         """The objective minus the pull of the keys to the queries that chose them."""
         rows, prompts = zip(*(split_prefix(ids, self._first_id) for ids in batch.prompts), strict=True)
         chosen_BK = torch.tensor(rows)[:, :: self.config.length] // self.config.length
         pull_B = key_pull(self._query(prompts), self._keys[chosen_BK])
-        objective_B: Tensor = super().loss(batch, policy, reference)
-        return objective_B - float(self.config.key_pull) * pull_B
+        return objective.loss - float(self.config.key_pull) * pull_B
 
     def to_peft(self, model: nn.Module) -> nn.Module:
         """There is no such form."""

@@ -9,6 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lifealign.consolidation.adapter import ConsolidatedAdapter, ConsolidationConfig, consolidate_adapter
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import restore, snapshot
 from lifealign.strategies.replay import Replay
@@ -40,6 +42,21 @@ class LifeAlign(Replay):
         super().__post_init__()
         self._basis: dict[str, Tensor] = {}
         self._start: dict[str, Tensor] = {}
+
+    @property
+    def update_space(self) -> Literal["factors", "delta_w"]:
+        """The space of the consolidation: after one in `delta_w` the factors are split anew."""
+        space: Literal["factors", "delta_w"] = self.config.space
+        return space
+
+    def check(self, config: RunConfig) -> None:
+        """Two consolidations need two stages."""
+        super().check(config)
+        if self.config.consolidate == "stage" and not config.sft.epochs:
+            raise ConfigError(
+                "strategy.consolidate=stage consolidates after each stage, but sft.epochs=0 leaves only one; "
+                "use strategy.consolidate=task, or set sft.epochs"
+            )
 
     def end_sft(self, model: nn.Module, task: Task, history: History) -> None:
         """With `consolidate: stage`, the first of two consolidations; the diagnostics are those of the second."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lifealign.data.tasks import Row, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
-from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.losses import Losses, ObjectiveConfig
 from lifealign.training.strategy import History, PreferenceDataset, Strategy
 
 
@@ -50,9 +50,9 @@ class LwF(Strategy):
         self._rows = dataset.rows
         return dataset
 
-    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
         """Objective + weight * mean KL over the chosen answer's tokens, [B]."""
-        return super().loss(batch, policy, reference) + self._distillation(batch)
+        return objective.loss + self._distillation(batch)
 
     def sft_loss(self, batch: PreferenceBatch) -> Tensor:
         """NLL + weight * the pair's mean KL, [T]: over all tokens that is the mean NLL + weight * the mean KL."""

@@ -4,7 +4,7 @@ An optimizer step takes `pairs_per_step` pairs in an order that is a function of
 packing and the number of processes; its loss is the mean over exactly those pairs, the last, smaller step of an epoch
 included. Gradients of the (small) trained tensors are summed over processes once per step, so no wrapper around the
 model is needed and packed forwards may call its parts. Everything that the next step depends on is in a checkpoint:
-trained tensors, Adam's moments, strategy state, generator state and one integer.
+trained tensors, Adam's moments, strategy state and one integer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from lifealign.model.encoding import EncodedPair
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
-from lifealign.training.losses import focal_gradient
 from lifealign.training.schedule import learning_rate, row_order
 from lifealign.training.strategy import Step, Strategy
 
@@ -181,7 +180,7 @@ def _step(
             parameter.grad = accelerator.reduce(parameter.grad, "sum")
     sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu() if accelerator.num_processes > 1 else sums
     line: LogLine = {"stage": stage.name, "step": index + 1, **_means(sums, chosen_only)}
-    if not chosen_only and getattr(loop.strategy.config, "normalise_weights", False):
+    if not chosen_only and loop.strategy.normalises_weights:
         # Exact for any packing: the mean weight of the step is known once all its pairs were seen, and divides them all.
         for parameter in parameters.values():
             assert parameter.grad is not None
@@ -239,24 +238,22 @@ def _preference_loss(
     policy = tokens.pairs()
     values = stage.reference[list(group)].to(policy.chosen.device)
     reference = PairLogps(values[:, 0], values[:, 1])
-    loss_B = loop.strategy.loss(replace(pack.batch, token_T=tokens.token_T), policy, reference)
-    detached = PairLogps(policy.chosen.detach(), policy.rejected.detach())
-    batch = pack.batch
-    view = loop.strategy.objective(detached, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
-    skip = view.weight < loop.config.skip_weight_below
+    batch = replace(pack.batch, token_T=tokens.token_T)
+    objective = loop.strategy.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
+    loss_B = loop.strategy.loss(batch, policy, reference, objective)
+    skip = objective.weight < loop.config.skip_weight_below
     bound = 0.0
     if skip.any():
-        gamma = getattr(loop.strategy.config, "gamma", None) or 0.0
-        bound = float(focal_gradient(view.margin[skip], gamma).abs().max())
+        bound = float(loop.strategy.objective.margin_gradient(objective.margin[skip]).abs().max())
         # What is left out of the loss is left out of backward; a pack without a pair left is not run backward at all.
         loss = loss_B[~skip].sum() / window + loss_B[skip].detach().sum() / window
     else:
         loss = loss_B.sum() / window
     seen = _Seen(
-        view.margin,
-        view.weight,
-        detached.chosen - reference.chosen,
-        detached.rejected - reference.rejected,
+        objective.margin,
+        objective.weight,
+        policy.chosen.detach() - reference.chosen,
+        policy.rejected.detach() - reference.rejected,
         batch.chosen_lengths_B,
         batch.rejected_lengths_B,
         skip.float(),

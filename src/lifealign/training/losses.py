@@ -20,6 +20,7 @@ from lifealign.core.config import Frozen
 from lifealign.model.batch import PairLogps
 
 ObjectiveName = Literal["dpo", "fpo", "ipo", "simpo", "orpo"]
+ReferenceName = Literal["base", "task_start", "previous_task"]
 REFERENCE_FREE = frozenset({"simpo", "orpo"})
 
 
@@ -137,7 +138,7 @@ class ObjectiveConfig(Frozen):
     """Target reward margin, simpo only (the paper's gamma). 0 <= simpo_margin. 0.5."""
     orpo_weight: float | None = Field(None, ge=0)
     """Weight of the odds-ratio term beside the likelihood, orpo only. 0 <= orpo_weight. 0.1."""
-    reference: Literal["base", "task_start", "previous_task"] = "base"
+    reference: ReferenceName = "base"
     """Reference policy: `base` (adapter off), `task_start` (after the SFT stage), `previous_task` (before the task)."""
 
     @model_validator(mode="before")
@@ -226,3 +227,7 @@ class Objective:
             case _:
                 assert_never(c.loss)
         return Losses(loss, margin.detach(), weight.detach())
+
+    def margin_gradient(self, margin: Tensor) -> Tensor:
+        """dL/dr [B] of the objectives that have a weight to skip pairs by: `fpo`, and `dpo` as its gamma = 0."""
+        return focal_gradient(margin, self.config.gamma or 0.0)

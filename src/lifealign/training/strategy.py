@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lifealign.core.config import Frozen, LoraConfig
+from lifealign.core.config import Frozen, LoraConfig, RunConfig
+from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Row, Task
 from lifealign.model.adapters import attach_lora
 from lifealign.model.batch import PairLogps, PreferenceBatch
-from lifealign.training.losses import Objective, ObjectiveConfig
+from lifealign.training.losses import Losses, Objective, ObjectiveConfig, ReferenceName
 from lifealign.training.replay import ReplayBuffer
 
 
@@ -135,6 +136,7 @@ class Strategy:
     Config: ClassVar[type[Frozen]] = ObjectiveConfig
     HOOKS: ClassVar[frozenset[str]] = frozenset(
         [
+            "check",
             "schedule",
             "attach",
             "begin_task",
@@ -181,6 +183,49 @@ class Strategy:
     def __post_init__(self) -> None:
         self.objective = Objective(self.config)
 
+    @property
+    def reference(self) -> ReferenceName:
+        """The policy that the objective compares with; see `losses.ObjectiveConfig`."""
+        return self.objective.config.reference
+
+    @property
+    def reward_beta(self) -> float:
+        """Reward per nat of log-ratio, of the margins that are reported. 0 < reward_beta."""
+        return self.objective.config.beta
+
+    @property
+    def normalises_weights(self) -> bool:
+        """Whether the loop divides each optimizer step's gradient by the mean weight of its pairs."""
+        return self.objective.config.normalise_weights
+
+    @property
+    def update_space(self) -> Literal["factors", "delta_w"]:
+        """The space in which the updates of a memory's tasks add up (see `consolidation.composing`)."""
+        return "factors"
+
+    def check(self, config: RunConfig) -> None:
+        """Check the strategy's options against the rest of the run's configuration, before a model is loaded.
+
+        Raises:
+            ConfigError: two settings contradict each other; names both and the value to change.
+        """
+        options, skip = self.objective.config, config.train.skip_weight_below
+        if options.reference == "task_start" and not config.sft.epochs:
+            raise ConfigError(
+                "strategy.reference=task_start is the policy after the SFT stage, but sft.epochs=0 leaves that stage out; "
+                "set sft.epochs, or use previous_task or base"
+            )
+        if skip > 0 and options.loss != "fpo":
+            raise ConfigError(
+                f"train.skip_weight_below={skip} leaves pairs out by their focal weight, but loss {options.loss!r} has none; "
+                "set it to 0, or strategy.loss=fpo"
+            )
+        if skip > 0 and options.own_terms:
+            raise ConfigError(
+                f"train.skip_weight_below={skip} leaves pairs out by their focal weight, and with them what strategy "
+                f"{config.strategy.name} adds to their loss; set it to 0"
+            )
+
     def schedule(self, tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
         """Groups of tasks that are learnt in one go, in order."""
         return [(task,) for task in tasks]
@@ -200,9 +245,16 @@ class Strategy:
         """Virtual token ids (see `soft_prompt`) that the policy sees before each prompt; the reference never does."""
         return [()] * len(prompts)
 
-    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
-        """Preference loss [B] of the pairs of one forward; the loop averages over the optimizer step."""
-        return self.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B).loss
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
+        """Preference loss [B] of the pairs of one forward; the loop averages over the optimizer step.
+
+        Args:
+            batch: the pairs.
+            policy: summed log-probs [B] with a graph.
+            reference: summed log-probs [B] of the reference policy.
+            objective: what `self.objective` gives for these pairs, computed once by the loop.
+        """
+        return objective.loss
 
     def sft_loss(self, batch: PreferenceBatch) -> Tensor:
         """SFT loss [T] of the chosen answers' tokens of one forward (`batch.token_T`), nats; the loop averages over tokens."""

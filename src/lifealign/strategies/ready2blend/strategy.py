@@ -22,7 +22,7 @@ from lifealign.strategies.ready2blend.translator import (
     point_inconsistency,
     sentence_anchor,
 )
-from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.losses import Losses, ObjectiveConfig
 from lifealign.training.strategy import History, Strategy
 
 CURRENT = "current"
@@ -102,12 +102,11 @@ class Ready2Blend(Strategy):
         place = {ids: 1 + len(names) + i for i, ids in enumerate(self._blends)}
         return [self._ids(place[tuple(ids)]) for ids in prompts]
 
-    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps) -> Tensor:
+    def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
         """The objective plus the point-wise consistency of the prompt in training."""
         prompt, sentence = self._in_training()
         anchor = sentence_anchor(sentence.cpu(), prompt.shape[1], self.seed).to(prompt.device)
-        objective_B: Tensor = super().loss(batch, policy, reference)
-        return objective_B + float(self.config.point) * point_inconsistency(prompt, anchor)
+        return objective.loss + float(self.config.point) * point_inconsistency(prompt, anchor)
 
     def penalty(self, model: nn.Module) -> Tensor:
         """The pair-wise consistency with the bank; nothing without one."""
