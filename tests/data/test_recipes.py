@@ -15,7 +15,8 @@ UPSTREAM = ROOT / "tests" / "fixtures" / "upstream"
 
 
 def read(name, recipe, seed=0):
-    return read_rows(SourceConfig(path=str(UPSTREAM / name), recipe=recipe), seed)
+    found = read_rows(SourceConfig(path=str(UPSTREAM / name), recipe=recipe), seed)
+    return found.rows, found.report
 
 
 def resplit(recipe, *rows, seed=0):
@@ -151,7 +152,7 @@ def test_recipes_ask_the_hub_for_the_right_part(monkeypatch):
     config = load_config(ROOT / "examples" / "paper.yaml")
     for task in config.stream.tasks:
         for source in filter(None, (task.train, task.test)):
-            assert len(read_rows(source)[0]) == 1
+            assert len(read_rows(source).rows) == 1
     assert calls == {
         ("argilla/Capybara-Preferences", None): (None, None, "train"),
         ("Hello-SimpleAI/HC3", "all"): (None, "refs/convert/parquet", "train"),

@@ -46,7 +46,8 @@ def numbered(count, start=0):
 
 
 def read(path, **options):
-    return read_rows(SourceConfig(path=str(path), **options))
+    found = read_rows(SourceConfig(path=str(path), **options))
+    return found.rows, found.report
 
 
 # ---- formats
@@ -171,6 +172,7 @@ def test_duplicates_are_dropped_after_cleaning():
     assert found.report.dropped == {"duplicate row": (3,)}
     assert found.one_sided == (3,)
     assert [r.rejected for r in found.rows] == ["c", "d"]
+    assert found.numbers == (1, 2)
 
 
 def test_repairs_are_counted():
