@@ -1,0 +1,69 @@
+"""`lifealign check-data`: what it finds in a file of rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lifealign.data.check import check_data
+from lifealign.data.recipes import TOKENISED
+from support.records import assistant, read, real, user, write_jsonl
+
+
+def test_check_data(tmp_path):
+    train = write_jsonl(
+        tmp_path / "train.jsonl",
+        [
+            {"prompt": "One", "chosen": "Assistant: long answer", "rejected": "short"},
+            {"prompt": "one ", "chosen": "abc", "rejected": "abcdef"},
+            {"prompt": "Two", "chosen": "abcd", "rejected": "ab"},
+            {"prompt": [user("Three")], "chosen": [assistant("abcd")], "rejected": [assistant("wxyz")]},
+            {"prompt": "Four", "chosen": "x", "rejected": "x"},
+        ],
+    )
+    test = write_jsonl(tmp_path / "test.jsonl", [{"prompt": "TWO", "chosen": "c", "rejected": "d"}])
+    found = check_data(train, test=test)
+    value = json.loads(json.dumps(found.to_json()))
+    assert value["formats"] == {"strings": 4, "messages": 1}
+    assert value["one_sided_prefix"] == [1] and value["one_sided_prefix_share"] == 0.2
+    assert value["longer_chosen"] == pytest.approx(2 / 3)  # rows 1 and 3 of 1, 2, 3; row 4 is a tie
+    assert value["repeated_prompts"] == [2]
+    assert value["prompts_on_both_sides"] == [3]
+    assert value["report"]["dropped"] == {"equal answers": [5]}
+    assert value["lengths"]["chosen"] == {"shortest": 3, "median": 4.0, "mean": 5.5, "longest": 11}
+    assert value["lengths"]["prompt"] == {"shortest": 3, "median": 3.5, "mean": 3.75, "longest": 5}
+    text = "\n".join(found.lines())
+    for part in (
+        "dropped 1 row: equal answers (row 5)",
+        "20.0% of rows (row 1)",
+        "chosen one in 66.7% of rows",
+        "prompt also in the test rows: row 3",
+    ):
+        assert part in text
+    nothing = check_data(write_jsonl(tmp_path / "none.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}]))
+    assert nothing.longer_chosen is None and nothing.lengths == {} and nothing.report.kept == 0
+
+
+def test_real_rows_giveaways_are_gone():
+    harmless = check_data(real("hh-rlhf-harmless-base"), "hh-harmless")
+    helpful = check_data(real("hh-rlhf-helpful-base"), "hh-helpful")
+    # 119 (4.0%) and 247 of 3000; 248 (8.3%) if the one behind a line break counts as none.
+    assert (len(harmless.one_sided_prefix), len(helpful.one_sided_prefix)) == (119, 247)
+    rows, _ = read(real("hh-rlhf-helpful-base"), recipe="hh-helpful")
+    assert not any(a.lstrip().startswith("Assistant:") for r in rows for a in (r.chosen, r.rejected))
+    assert any(len(r.prompt) > 1 for r in rows)
+
+    # HC3: 584 of 800 (73%) chosen answers are tokenised, 14 of them in dropped rows, and no rejected one is.
+    tokenised = [TOKENISED.search(r["chosen"]) for r in json.loads(real("HC3").read_text(encoding="utf-8"))]
+    assert sum(map(bool, tokenised)) == 584
+    rows, report = read(real("HC3"), recipe="hc3")
+    assert len(report.repaired["tokenised text joined"]) == 570
+    assert not any(TOKENISED.search(a) for r in rows for a in (r.chosen, r.rejected))
+
+    # TruthfulQA: 617 of 653 (94.5%) rejected answers join several; the shorter one is then right in 96%.
+    raw = check_data(real("TruthfulQA"))
+    mended = check_data(real("TruthfulQA"), "truthfulqa")
+    assert len(mended.report.repaired["one of several wrong answers chosen"]) == 617
+    assert raw.longer_chosen is not None and raw.longer_chosen < 0.05
+    assert mended.longer_chosen is not None and 0.5 < mended.longer_chosen < 0.7
