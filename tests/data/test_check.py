@@ -8,7 +8,7 @@ import pytest
 
 from lifealign.data.check import check_data
 from lifealign.data.recipes import TOKENISED
-from support.records import assistant, read, real, user, write_jsonl
+from support.records import RESPLIT, assistant, read, user, write_jsonl
 
 
 def test_check_data(tmp_path):
@@ -45,25 +45,24 @@ def test_check_data(tmp_path):
     assert nothing.longer_chosen is None and nothing.lengths == {} and nothing.report.kept == 0
 
 
-def test_real_rows_giveaways_are_gone():
-    harmless = check_data(real("hh-rlhf-harmless-base"), "hh-harmless")
-    helpful = check_data(real("hh-rlhf-helpful-base"), "hh-helpful")
-    # 119 (4.0%) and 247 of 3000; 248 (8.3%) if the one behind a line break counts as none.
-    assert (len(harmless.one_sided_prefix), len(helpful.one_sided_prefix)) == (119, 247)
-    rows, _ = read(real("hh-rlhf-helpful-base"), recipe="hh-helpful")
+def test_resplit_rows_giveaways_are_gone():
+    harmless = check_data(RESPLIT / "hh-harmless" / "train.json", "hh-harmless")
+    helpful = check_data(RESPLIT / "hh-helpful" / "train.json", "hh-helpful")
+    assert (harmless.one_sided_prefix, helpful.one_sided_prefix) == ((1, 2, 4, 5, 7), (1, 2, 5, 6))
+    rows, _ = read(RESPLIT / "hh-helpful" / "train.json", recipe="hh-helpful")
     assert not any(a.lstrip().startswith("Assistant:") for r in rows for a in (r.chosen, r.rejected))
-    assert any(len(r.prompt) > 1 for r in rows)
+    assert [len(r.prompt) for r in rows] == [3, 1, 3]
 
-    # HC3: 584 of 800 (73%) chosen answers are tokenised, 14 of them in dropped rows, and no rejected one is.
-    tokenised = [TOKENISED.search(r["chosen"]) for r in json.loads(real("HC3").read_text(encoding="utf-8"))]
-    assert sum(map(bool, tokenised)) == 584
-    rows, report = read(real("HC3"), recipe="hc3")
-    assert len(report.repaired["tokenised text joined"]) == 570
+    # HC3: four chosen answers are tokenised, two of them in dropped rows, and no rejected one is.
+    raw_rows = json.loads((RESPLIT / "hc3" / "train.json").read_text(encoding="utf-8"))
+    assert [number for number, r in enumerate(raw_rows, 1) if TOKENISED.search(r["chosen"])] == [1, 2, 3, 5]
+    rows, report = read(RESPLIT / "hc3" / "train.json", recipe="hc3")
+    assert report.repaired["tokenised text joined"] == (1, 2)
     assert not any(TOKENISED.search(a) for r in rows for a in (r.chosen, r.rejected))
 
-    # TruthfulQA: 617 of 653 (94.5%) rejected answers join several; the shorter one is then right in 96%.
-    raw = check_data(real("TruthfulQA"))
-    mended = check_data(real("TruthfulQA"), "truthfulqa")
-    assert len(mended.report.repaired["one of several wrong answers chosen"]) == 617
-    assert raw.longer_chosen is not None and raw.longer_chosen < 0.05
-    assert mended.longer_chosen is not None and 0.5 < mended.longer_chosen < 0.7
+    # TruthfulQA: rejected answers join several wrong ones, so the shorter answer is the right one.
+    raw = check_data(RESPLIT / "truthfulqa" / "train.json")
+    mended = check_data(RESPLIT / "truthfulqa" / "train.json", "truthfulqa")
+    assert mended.report.repaired["one of several wrong answers chosen"] == (1, 2, 3, 5)
+    assert raw.longer_chosen is not None and raw.longer_chosen == 0.2
+    assert mended.longer_chosen is not None and mended.longer_chosen > 0.5

@@ -8,7 +8,7 @@ import pytest
 
 from lifealign.data.cleaning import clean
 from lifealign.data.tasks import Message
-from support.records import assistant, numbered, read, real, user
+from support.records import RESPLIT, assistant, numbered, read, user
 
 
 @pytest.mark.parametrize(
@@ -93,49 +93,49 @@ def test_repairs_are_counted():
     assert found.rows[2].chosen == "e"
 
 
-REAL = {
-    # folder: (recipe, train drops, test drops), empty or equal answers only
-    "HC3": ("hc3", {"empty rejected answer": 13}, {"empty rejected answer": 1}),
-    "hh-rlhf-harmless-base": (
-        "hh-harmless",
-        {"empty chosen answer": 4, "empty rejected answer": 1},
-        {"empty chosen answer": 2},
+FAULTS = {
+    # recipe: (train, test): rows that are empty or equal
+    "hc3": ({"empty rejected answer": (3, 5)}, {"empty rejected answer": (2,)}),
+    "hh-harmless": (
+        {"empty chosen answer": (5, 6), "empty rejected answer": (7,)},
+        {"empty chosen answer": (3,)},
     ),
-    "hh-rlhf-helpful-base": (
-        "hh-helpful",
-        {"empty rejected answer": 5, "equal answers": 6},
-        {"empty rejected answer": 4, "equal answers": 1},
+    "hh-helpful": (
+        {"empty rejected answer": (6,), "equal answers": (4, 5)},
+        {"empty rejected answer": (1,), "equal answers": (2,)},
     ),
-    "safe-rlhf": ("safe-rlhf", {"empty chosen answer": 13}, {"empty chosen answer": 1}),
-    "TruthfulQA": ("truthfulqa", {}, {}),
+    "safe-rlhf": ({"empty chosen answer": (4,)}, {"empty chosen answer": (3,)}),
+    "truthfulqa": ({}, {}),
 }
 
 
-@pytest.mark.parametrize("folder", REAL)
-def test_real_rows_drop_counts(folder):
-    recipe, train_drops, test_drops = REAL[folder]
-    for name, expected in (("train.json", train_drops), ("test.json", test_drops)):
-        _, report = read(real(folder, name), recipe=recipe)
-        found = {r: len(n) for r, n in report.dropped.items() if r.startswith("empty") or r == "equal answers"}
-        assert found == expected
+@pytest.mark.parametrize("recipe", FAULTS)
+def test_resplit_rows_drop_numbers(recipe):
+    for name, expected in zip(("train.json", "test.json"), FAULTS[recipe], strict=True):
+        _, report = read(RESPLIT / recipe / name, recipe=recipe)
+        assert report.dropped == expected
         assert report.read == report.kept + sum(len(n) for n in report.dropped.values())
 
 
-def test_real_rows_empty_or_equal_as_written_are_35():
-    """35 rows are empty or equal as they stand in the files; 16 more are once their "Assistant: " prefix is off."""
+def test_resplit_rows_are_also_empty_or_equal_behind_their_prefix():
+    """Nine rows are empty or equal as they stand in the files; five more are once "Assistant: " is taken off."""
     count = 0
-    for folder in REAL:
+    for recipe in FAULTS:
         for name in ("train.json", "test.json"):
-            for r in json.loads(real(folder, name).read_text(encoding="utf-8")):
+            for r in json.loads((RESPLIT / recipe / name).read_text(encoding="utf-8")):
                 chosen, rejected = r["chosen"].strip(), r["rejected"].strip()
                 count += not chosen or not rejected or chosen == rejected
-    assert count == 35
-    assert sum(sum(d.values()) for _, *drops in REAL.values() for d in drops) == 35 + 16
+    assert count == 9
+    dropped = [numbers for splits in FAULTS.values() for split in splits for numbers in split.values()]
+    assert sum(map(len, dropped)) == 9 + 5
 
 
-def test_real_conversational_rows():
-    path = real("general-preference", "train.jsonl")
-    rows, report = read(path)
-    assert (report.read, report.kept) == (240, 237)
-    assert list(report.dropped) == ["duplicate row"]
-    assert all(r.prompt[-1].role == "user" for r in rows)
+def test_conversational_rows():
+    rows, report = read(RESPLIT / "conversations.jsonl")
+    assert (report.read, report.kept) == (4, 3)
+    assert report.dropped == {"duplicate row": (4,)}
+    assert [[m.role for m in r.prompt] for r in rows] == [
+        ["user"],
+        ["user", "assistant", "user"],
+        ["system", "user"],
+    ]

@@ -13,7 +13,7 @@ from lifealign.core.errors import DataError
 from lifealign.data.load import load_task
 from lifealign.data.splits import prompt_key
 from lifealign.data.tasks import Message, Row
-from support.records import config_of, numbered, read, real, write_jsonl
+from support.records import RESPLIT, config_of, numbered, read, write_jsonl
 
 
 def test_splits_have_the_sizes_asked_for_and_share_no_prompt(tmp_path):
@@ -83,18 +83,16 @@ def test_draw_keeps_every_row_once_and_groups_whole(prompts, sizes, seed):
     assert sum(map(len, keys)) == len(set(prompts))
 
 
-def test_real_rows_test_prompts_in_train():
-    """4 harmless and 13 safe test rows have their query in train too; 5 and 61 training rows go."""
-    for folder, recipe, test_rows, train_rows in (
-        ("hh-rlhf-harmless-base", "hh-harmless", 4, 5),
-        ("safe-rlhf", "safe-rlhf", 13, 61),
-    ):
-        train, test = (read(real(folder, name), recipe=recipe)[0] for name in ("train.json", "test.json"))
+def test_resplit_rows_test_prompts_in_train():
+    """One test row of each set has its prompt in two training rows; those two go."""
+    for recipe in ("hh-harmless", "safe-rlhf"):
+        train, test = (read(RESPLIT / recipe / name, recipe=recipe)[0] for name in ("train.json", "test.json"))
         keys = {prompt_key(r) for r in train}
-        assert sum(prompt_key(r) in keys for r in test) == test_rows
+        assert sum(prompt_key(r) in keys for r in test) == 1
         config = TaskConfig(
             name="t",
-            train=SourceConfig(path=str(real(folder)), recipe=recipe),
-            test=SourceConfig(path=str(real(folder, "test.json")), recipe=recipe),
+            train=SourceConfig(path=str(RESPLIT / recipe / "train.json"), recipe=recipe),
+            test=SourceConfig(path=str(RESPLIT / recipe / "test.json"), recipe=recipe),
+            validation_rows=0,
         )
-        assert len(load_task(config, 0).reports[0].dropped["prompt also in test"]) == train_rows
+        assert load_task(config, 0).reports[0].dropped["prompt also in test"] == (1, 2)

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from lifealign.core.config import SourceConfig, TaskConfig
 from lifealign.data.cleaning import read_rows
 from lifealign.data.tasks import DataReport, Row
-from support.paths import SHARED
+from support.paths import ROOT
+
+RESPLIT = ROOT / "tests" / "fixtures" / "resplit"
+"""Rows with the faults of the paper's resplit: `<recipe>/train.json` and `<recipe>/test.json`; see its README."""
 
 
 def user(text: str) -> dict[str, str]:
@@ -44,10 +45,3 @@ def config_of(path: str, **sizes: Any) -> TaskConfig:
     test = sizes.pop("test", None)
     source = SourceConfig(path=test) if test else None
     return TaskConfig(name="task", train=SourceConfig(path=path), test=source, **sizes)
-
-
-def real(folder: str, name: str = "train.json") -> Path:
-    path = SHARED / "data" / folder / name
-    if not path.exists():
-        pytest.skip(f"the real rows are not there: {folder}/{name}")
-    return path
