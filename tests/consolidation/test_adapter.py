@@ -21,18 +21,15 @@ from lifealign.consolidation.adapter import (
 )
 from lifealign.consolidation.lowrank import Product, Stack, combine, consolidate_product, project
 from lifealign.core.errors import ConfigError, TrainingError
-from support.paths import SHARED
+from support.golden import golden_numbers
 
-GOLDEN = SHARED / "golden" / "golden.json"
 TYPES = [torch.float32, torch.float64]
 EXACT = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
-    if not GOLDEN.exists():
-        pytest.skip("the golden numbers are not there")
-    return json.loads(GOLDEN.read_text())
+    return golden_numbers("consolidation")  # type: ignore[no-any-return]
 
 
 def normal(seed: int, *shape: int) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -15,7 +16,8 @@ UPSTREAM = ROOT / "tests" / "fixtures" / "upstream"
 
 
 def read(name, recipe, seed=0):
-    return read_rows(SourceConfig(path=str(UPSTREAM / name), recipe=recipe), seed)
+    found = read_rows(SourceConfig(path=str(UPSTREAM / name), recipe=recipe), seed)
+    return found.rows, found.report
 
 
 def resplit(recipe, *rows, seed=0):
@@ -151,7 +153,7 @@ def test_recipes_ask_the_hub_for_the_right_part(monkeypatch):
     config = load_config(ROOT / "examples" / "paper.yaml")
     for task in config.stream.tasks:
         for source in filter(None, (task.train, task.test)):
-            assert len(read_rows(source)[0]) == 1
+            assert len(read_rows(source).rows) == 1
     assert calls == {
         ("argilla/Capybara-Preferences", None): (None, None, "train"),
         ("Hello-SimpleAI/HC3", "all"): (None, "refs/convert/parquet", "train"),
@@ -194,12 +196,17 @@ def test_paper_example_has_the_papers_settings():
     assert [t.train.recipe for t in config.stream.tasks] == list(RECIPES)
 
 
-def test_real_five_example_loads(monkeypatch):
-    data = ROOT.parent / "shared" / "data"
-    if not data.is_dir():
-        pytest.skip("the real rows are not there: ../shared/data")
+def test_real_five_example_loads(monkeypatch, tmp_path):
+    for folder in ("HC3", "hh-rlhf-harmless-base", "hh-rlhf-helpful-base", "safe-rlhf", "TruthfulQA"):
+        (tmp_path / folder).mkdir()
+        for name, start, count in (("train.json", 0, 120), ("test.json", 120, 10)):
+            rows = [
+                {"query": f"question {i}", "chosen": f"good {i}", "rejected": f"bad {i}"}
+                for i in range(start, start + count)
+            ]
+            (tmp_path / folder / name).write_text(json.dumps(rows))
     config = load_config(ROOT / "examples" / "real-five.yaml")
-    monkeypatch.setenv("LIFEALIGN_DATA", str(data))
+    monkeypatch.setenv("LIFEALIGN_DATA", str(tmp_path))
     stream = load_stream(config.stream, config.seed)
     assert [t.name for t in stream.tasks] == ["hc3", "hh-harmless", "hh-helpful", "safe-rlhf", "truthfulqa"]
     assert all((len(t.train), len(t.validation), len(t.test)) == (100, 20, 10) for t in stream.tasks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 
 import numpy as np
@@ -12,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifealign.evaluation import metrics as m
-from support.paths import shared
+from support.golden import golden_numbers
 
 NAN = math.nan
 
 
 def test_golden() -> None:
-    for case in json.loads(shared("golden", "golden.json").read_text())["metrics"]:
+    for case in golden_numbers("metrics"):
         R = case["scores"]
         before = copy.deepcopy(R)
         for name in ("last", "ap", "bwt", "forgetting"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import re
 import subprocess
@@ -25,7 +24,7 @@ from lifealign.evaluation.text_metrics import FLOORS, TEXT_METRICS, distinct, fl
 from lifealign.memory.api import Memory
 from lifealign.report import views as report_views
 from lifealign.report.memories import build_results, render_html
-from support.paths import shared
+from support.golden import golden_numbers
 from support.rows import make_task
 
 needed = sorted({p for m in TEXT_METRICS.values() for p in m.packages})
@@ -40,7 +39,7 @@ def test_the_configuration_knows_exactly_these_metrics() -> None:
 
 
 def test_golden_numbers_of_the_papers_metrics() -> None:
-    cases = json.loads(shared("golden", "golden.json").read_text(encoding="utf-8"))["paper_text_metrics"]
+    cases = golden_numbers("text_metrics")
     assert len(cases) == 4
     for case in cases:
         pair = case["prediction"], case["reference"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from lifealign.core.config import LoraConfig, ModelConfig
+from lifealign.core.config import LoraConfig, ModelConfig, SourceConfig
 from lifealign.core.errors import ConfigError, ModelError
+from lifealign.data.cleaning import read_rows
 from lifealign.data.tasks import Message, Row
 from lifealign.model import logps
 from lifealign.model import packed_attention as packed
@@ -23,7 +23,7 @@ from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.logps import kl_to_base, probe, token_logps
 from lifealign.model.packing import Pack, pack_pairs
 from lifealign.training.losses import dpo_loss, focal_dpo_loss, preference_margin
-from support.paths import shared
+from support.records import RESPLIT
 from support.tiny import make_model, make_tokenizer
 
 MODULES = {"gpt2": ("c_attn",), "bloom": ("query_key_value",)}
@@ -272,9 +272,10 @@ def test_unknown_base_model_is_one_message() -> None:
 
 
 @pytest.mark.model
-def test_all_layouts_agree_on_the_real_model_and_real_rows(real_base) -> None:  # type: ignore[no-untyped-def]
-    raw = json.loads(shared("data", "hh-rlhf-helpful-base", "train.json").read_text())[:3]
-    rows = [Row((Message("user", r["query"][-400:]),), r["chosen"], r["rejected"], f"r:{i}") for i, r in enumerate(raw)]
+def test_all_layouts_agree_on_the_real_model(real_base) -> None:  # type: ignore[no-untyped-def]
+    source = SourceConfig(path=str(RESPLIT / "hh-helpful" / "train.json"), recipe="hh-helpful")
+    rows = read_rows(source).rows
+    assert len(rows) == 3
     data, _ = Encoder(real_base.tokenizer, real_base.template, 1024).encode(rows)
     expected = torch.tensor([oracle(real_base.model, p) for p in data]).flatten()
     for shared_prefix in (False, True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,8 +23,8 @@ from lifealign.strategies.copr import fit_loss, target_logit
 from lifealign.strategies.cppo import balance_weights
 from lifealign.training.schedule import row_order
 from lifealign.training.strategy import Step
+from support.golden import golden_numbers
 from support.lives import learn, start
-from support.paths import shared
 from support.rows import make_task
 
 Build = Callable[..., RunConfig]
@@ -35,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def golden(name: str) -> dict[str, Any]:
-    return json.loads(shared("golden", "golden.json").read_text())["baselines"][name]  # type: ignore[no-any-return]
+    return golden_numbers("strategies")[name]  # type: ignore[no-any-return]
 
 
 def losses(store: MemoryStore) -> list[list[float]]:

@@ -5,7 +5,6 @@ Oracles are dense: weights W + (alpha/r) sum_i c_i B_i A_i that are added up her
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,8 +29,8 @@ from lifealign.strategies._dualgpm import Basis, nothing, protect, reading
 from lifealign.strategies.nlora import product_norm
 from lifealign.strategies.olora import overlap
 from lifealign.strategies.sdlora import direction
+from support.golden import golden_numbers
 from support.lives import learn, start
-from support.paths import shared
 from support.rows import make_task
 from support.tiny import make_model
 
@@ -227,7 +226,7 @@ def test_update_holds_what_is_there_before_and_after_in_one_shape(config: Build)
 
 
 def test_overlap_is_the_golden_number() -> None:
-    golden = json.loads(shared("golden", "golden.json").read_text())["baselines"]["olora_penalty"]
+    golden = golden_numbers("strategies")["olora_penalty"]
     past, new = (torch.tensor(golden[k], dtype=torch.float64) for k in ("A", "A_new"))
     assert float(overlap(past, new)) == pytest.approx(golden["sum_abs"], abs=1e-12)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,8 +24,8 @@ from lifealign.model.adapters import snapshot
 from lifealign.store.layout import ADAPTER, STATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies.configure import read_config
+from support.golden import golden_numbers
 from support.lives import learn, start
-from support.paths import shared
 from support.rows import make_task
 
 TASKS = [make_task(name, train=6, test=2) for name in ("bread", "stars", "music")]
@@ -44,7 +43,7 @@ def vectors(*rows: list[float]) -> Tensor:
 
 
 def test_golden_numbers() -> None:
-    golden = json.loads(shared("golden", "golden.json").read_text())["baselines"]
+    golden = golden_numbers("strategies")
     taus = vectors(*golden["ties_keep_half"]["task_vectors"])
     assert merging.ties(taus, 0.5).tolist() == golden["ties_keep_half"]["result"]
     taus = vectors(*golden["magmax"]["task_vectors"])

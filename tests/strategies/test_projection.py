@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -22,8 +21,8 @@ from lifealign.strategies import Step
 from lifealign.strategies.agem import agem_project
 from lifealign.strategies.gem import gem_project
 from lifealign.strategies.ogpsa import project_out
+from support.golden import golden_numbers
 from support.lives import learn, start
-from support.paths import shared
 from support.rows import make_task
 
 Build = Callable[..., RunConfig]
@@ -54,7 +53,7 @@ def t(*values: float) -> Tensor:
 
 
 def golden(name: str) -> dict[str, list[float]]:
-    return json.loads(shared("golden", "golden.json").read_text())["baselines"][name]  # type: ignore[no-any-return]
+    return golden_numbers("strategies")[name]  # type: ignore[no-any-return]
 
 
 def test_golden_numbers() -> None:

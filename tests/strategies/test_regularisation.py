@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -29,8 +28,8 @@ from lifealign.strategies.derpp import draw, matching_loss
 from lifealign.strategies.ewc import accumulate, mean_of, mean_squares
 from lifealign.strategies.si import importance
 from support.contract import TASKS, assert_same
+from support.golden import golden_numbers
 from support.lives import learn, start
-from support.paths import shared
 from support.rows import make_task
 
 Build = Callable[..., RunConfig]
@@ -40,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def golden() -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(shared("golden", "golden.json").read_text())["baselines"]
+    values: dict[str, Any] = golden_numbers("strategies")
     return values
 
 

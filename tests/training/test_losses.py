@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -27,17 +26,14 @@ from lifealign.training.losses import (
     sft_nll,
     simpo_loss,
 )
-from support.paths import SHARED
+from support.golden import golden_numbers
 
-GOLDEN = SHARED / "golden" / "golden.json"
 TYPES = [torch.float32, torch.float64]
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
-    if not GOLDEN.exists():
-        pytest.skip("the golden numbers are not there")
-    return json.loads(GOLDEN.read_text())["fpo"]
+    return golden_numbers("losses")  # type: ignore[no-any-return]
 
 
 def pairs(chosen: list[float], rejected: list[float], dtype: torch.dtype = torch.float64) -> PairLogps:

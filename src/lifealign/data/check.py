@@ -117,13 +117,13 @@ def check_data(
         held_out = read_source(SourceConfig(path=fspath(test), recipe=recipe), seed)
         test_report = held_out.report
         test_keys = {prompt_key(row) for row in held_out.rows}
-        both = tuple(_number(row) for row, key in zip(rows, keys, strict=True) if key in test_keys)
+        both = tuple(number for number, key in zip(found.numbers, keys, strict=True) if key in test_keys)
     longer = [len(row.chosen) > len(row.rejected) for row in rows if len(row.chosen) != len(row.rejected)]
     seen: set[str] = set()
     repeated = []
-    for row, key in zip(rows, keys, strict=True):
+    for number, key in zip(found.numbers, keys, strict=True):
         if key in seen:
-            repeated.append(_number(row))
+            repeated.append(number)
         seen.add(key)
     return DataCheck(
         report=found.report,
@@ -136,10 +136,6 @@ def check_data(
         prompts_on_both_sides=both,
         test=test_report,
     )
-
-
-def _number(row: Row) -> int:
-    return int(row.source.rpartition(":")[2])
 
 
 def _lengths(rows: Sequence[Row]) -> dict[str, Lengths]:

@@ -29,18 +29,20 @@ class Cleaned:
 
     Attributes:
         rows: the usable rows, in order.
+        numbers: 1-based number of each of `rows` among the records.
         report: what was dropped and repaired.
         formats: format name -> number of rows (kept or not) that had it.
         one_sided: 1-based numbers of rows in which exactly one answer had the "Assistant: " prefix.
     """
 
     rows: tuple[Row, ...]
+    numbers: tuple[int, ...]
     report: DataReport
     formats: Mapping[str, int]
     one_sided: tuple[int, ...]
 
 
-def read_rows(source: SourceConfig, seed: int = 0) -> tuple[tuple[Row, ...], DataReport]:
+def read_rows(source: SourceConfig, seed: int = 0) -> Cleaned:
     """Read, validate and clean the rows of one source.
 
     Args:
@@ -51,9 +53,9 @@ def read_rows(source: SourceConfig, seed: int = 0) -> tuple[tuple[Row, ...], Dat
         ConfigError: unknown recipe.
         DataError: the source cannot be read, has wrong columns, or holds no usable row (lists why).
     """
-    cleaned = read_source(source, seed)
-    require_rows(cleaned.report)
-    return cleaned.rows, cleaned.report
+    found = read_source(source, seed)
+    require_rows(found.report)
+    return found
 
 
 def read_source(source: SourceConfig, seed: int = 0) -> Cleaned:
@@ -101,6 +103,7 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
     if records:
         _check_columns(columns, source, recipe)
     rows: list[Row] = []
+    kept: list[int] = []
     seen: set[str] = set()
     dropped: dict[str, list[int]] = {}
     repaired: dict[str, list[int]] = {}
@@ -123,6 +126,7 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
             continue
         seen.add(row.digest)
         rows.append(row)
+        kept.append(number)
         for repair in dict.fromkeys((*triple.repairs, *repairs)):
             repaired.setdefault(repair, []).append(number)
     report = DataReport(
@@ -132,7 +136,7 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
         {reason: tuple(numbers) for reason, numbers in dropped.items()},
         {repair: tuple(numbers) for repair, numbers in repaired.items()},
     )
-    return Cleaned(tuple(rows), report, dict(formats), tuple(one_sided))
+    return Cleaned(tuple(rows), tuple(kept), report, dict(formats), tuple(one_sided))
 
 
 def _check_columns(found: Sequence[str], source: str, recipe: Recipe | None) -> None:

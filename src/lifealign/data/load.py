@@ -30,13 +30,13 @@ def load_task(config: TaskConfig, seed: int) -> Task:
         ConfigError: unknown recipe.
         DataError: a source cannot be used, or too few rows are left.
     """
-    train, report = read_rows(config.train, seed)
+    train = read_rows(config.train, seed)
     if config.test is None:
-        return split_task(config, train, None, (report,), seed)
-    test, test_report = read_rows(config.test, seed)
-    train, report = drop_shared_prompts(train, report, test)
-    require_rows(report)
-    return split_task(config, train, test, (report, test_report), seed)
+        return split_task(config, train.rows, None, (train.report,), seed)
+    test = read_rows(config.test, seed)
+    train = drop_shared_prompts(train, test.rows)
+    require_rows(train.report)
+    return split_task(config, train.rows, test.rows, (train.report, test.report), seed)
 
 
 def load_stream(config: StreamConfig, seed: int) -> TaskStream:
@@ -126,6 +126,6 @@ def task_from_rows(
             config = config.model_copy(update={"test_rows": max(1, min(DEFAULT_TEST_ROWS, len(found.rows) // 5))})
         return split_task(config, found.rows, None, (found.report,), seed)
     held_out = load_rows(test, f"{name} (test)", recipe=recipe, seed=seed)
-    train, report = drop_shared_prompts(found.rows, found.report, held_out.rows)
-    require_rows(report)
-    return split_task(config, train, held_out.rows, (report, held_out.report), seed)
+    train = drop_shared_prompts(found, held_out.rows)
+    require_rows(train.report)
+    return split_task(config, train.rows, held_out.rows, (train.report, held_out.report), seed)

@@ -12,6 +12,7 @@ from lifealign.data.tasks import DataReport, Row, Task
 
 if TYPE_CHECKING:
     from lifealign.core.config import TaskConfig
+    from lifealign.data.cleaning import Cleaned
 
 DEFAULT_TEST_ROWS = 40
 PROMPT_IN_TEST = "prompt also in test"
@@ -22,16 +23,23 @@ def prompt_key(row: Row) -> str:
     return "\n".join(f"{m.role}: {' '.join(m.content.split()).casefold()}" for m in row.prompt)
 
 
-def drop_shared_prompts(
-    train: Sequence[Row], report: DataReport, test: Sequence[Row]
-) -> tuple[tuple[Row, ...], DataReport]:
-    """Training rows whose prompt does not stand in `test`, and the report with the others counted as dropped."""
+def drop_shared_prompts(train: Cleaned, test: Sequence[Row]) -> Cleaned:
+    """`train` without the rows whose prompt is also in `test`; its report counts them as dropped."""
     held_out = {prompt_key(row) for row in test}
-    kept = tuple(row for row in train if prompt_key(row) not in held_out)
-    if len(kept) == len(train):
-        return kept, report
-    numbers = tuple(int(row.source.rpartition(":")[2]) for row in train if prompt_key(row) in held_out)
-    return kept, replace(report, kept=len(kept), dropped={**report.dropped, PROMPT_IN_TEST: numbers})
+    kept: list[Row] = []
+    kept_numbers: list[int] = []
+    dropped_numbers: list[int] = []
+    for row, number in zip(train.rows, train.numbers, strict=True):
+        if prompt_key(row) in held_out:
+            dropped_numbers.append(number)
+        else:
+            kept.append(row)
+            kept_numbers.append(number)
+    if not dropped_numbers:
+        return train
+    dropped = {**train.report.dropped, PROMPT_IN_TEST: tuple(dropped_numbers)}
+    report = replace(train.report, kept=len(kept), dropped=dropped)
+    return replace(train, rows=tuple(kept), numbers=tuple(kept_numbers), report=report)
 
 
 def split_task(

@@ -1,0 +1,70 @@
+"""Column formats: which records give which row."""
+
+from __future__ import annotations
+
+import pytest
+
+from lifealign.data.cleaning import clean
+from lifealign.data.formats import parse_dialogue
+from lifealign.data.tasks import Message, Row
+from support.records import assistant, user
+
+
+def test_explicit_formats_give_the_same_row():
+    turn = (Message("user", "Hi"),)
+    for record in (
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
+        {"query": "Hi", "chosen": "Hello", "rejected": "Go"},
+        {"prompt": [user("Hi")], "chosen": [assistant("Hello")], "rejected": [assistant("Go")]},
+        {"prompt": "Hi", "chosen": [assistant("Hello")], "rejected": [assistant("Go")]},
+        {"prompt": [user("Hi")], "chosen": "Hello", "rejected": "Go"},
+        {"chosen": [user("Hi"), assistant("Hello")], "rejected": [user("Hi"), assistant("Go")]},
+        {"prompt": "Hi", "chosen": [user("Hi"), assistant("Hello")], "rejected": [user("Hi"), assistant("Go")]},
+        {"prompt": [user("Hi")], "chosen": [user("Hi"), assistant("Hello")], "rejected": [user("Hi"), assistant("Go")]},
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: Go"},
+        {"prompt": "Human: Hi", "chosen": "Assistant: Hello", "rejected": "Assistant: Go"},
+        {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Hello", "rejected": "Go"},
+    ):
+        (row,) = clean([record], "here").rows
+        assert row == Row(turn, "Hello", "Go"), record
+        assert row.source == "here:1"
+
+
+def test_implicit_prompt_is_the_common_prefix():
+    shared = [{"role": "system", "content": "Be brief."}, user("a"), assistant("b"), user("c")]
+    (row,) = clean([{"chosen": [*shared, assistant("d")], "rejected": [*shared, assistant("e")]}], "x").rows
+    assert [m.content for m in row.prompt] == ["Be brief.", "a", "b", "c"]
+    assert (row.chosen, row.rejected) == ("d", "e")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "wanted"),
+    [
+        ("The sky is blue.", "The sky is green.", ("The sky is", "blue.", "green.")),
+        ("Name a colour: grey", "Name a colour: green", ("Name a colour:", "grey", "green")),
+        ("What is it?\nIt is this.", "What is it?\nThat.", ("What is it?", "It is this.", "That.")),
+        ("Say it now", "Say it  then", ("Say it", "now", "then")),
+        ("Blue.", "Black.", None),  # no whole word in common
+        ("Go on", "Go on and on", None),  # nothing is left to prefer
+    ],
+)
+def test_strings_without_a_prompt_column_begin_with_their_prompt(
+    chosen: str, rejected: str, wanted: tuple[str, str, str] | None
+) -> None:
+    found = clean([{"chosen": chosen, "rejected": rejected}], "x")
+    if wanted is None:
+        assert not found.rows and found.report.dropped
+    else:
+        prompt, *answers = wanted
+        assert [(r.prompt[0].content, r.chosen, r.rejected) for r in found.rows] == [(prompt, *answers)]
+    # In a file that has the column, a prompt that is not there is missing.
+    others = clean([{"chosen": chosen, "rejected": rejected}, {"prompt": "a", "chosen": "b", "rejected": "c"}], "x")
+    assert others.report.dropped == {"prompt is missing": (1,)}
+
+
+def test_dialogue_with_empty_lines_keeps_single_breaks_inside_turns():
+    found = parse_dialogue("\n\nHuman: write this:\nHuman: hello\n\nAssistant: done")
+    assert found is not None
+    assert [m.content for m in found.turns] == ["write this:\nHuman: hello", "done"]
+    assert parse_dialogue("Humans: a") is None
+    assert parse_dialogue("I said\nHuman: a") is None
