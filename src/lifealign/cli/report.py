@@ -10,7 +10,7 @@ import typer
 from lifealign.cli.answers import Judgements, Ratings, browse
 from lifealign.cli.options import AsJson
 from lifealign.cli.output import command
-from lifealign.cli.scores import report_answer
+from lifealign.cli.scores import report_reply
 from lifealign.core.reply import Reply
 
 
@@ -37,7 +37,7 @@ def report(
     from lifealign.memory.api import Memory
 
     opened = [Memory.open(path) for path in memories]
-    return report_answer(opened, out, browse(out, answer_files or (), judgements or (), ratings or ()))
+    return report_reply(opened, out, browse(out, answer_files or (), judgements or (), ratings or ()))
 
 
 @command
