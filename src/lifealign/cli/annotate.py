@@ -89,8 +89,10 @@ def annotate(
     run.check_address(host, allow_remote)
     if prepare and port == 0:
         raise ConfigError("--prepare makes links for a port: give the one that will be used")
-    asked = run.Asked(source or (), annotator or (), compare or (), mode, rubric or (), count, gold, overlap, seed)
-    ratings = run.prepare(db, asked)
+    request = run.BatchRequest(
+        source or (), annotator or (), compare or (), mode, rubric or (), count, gold, overlap, seed
+    )
+    ratings = run.prepare(db, request)
     found: dict[str, str] = {}
 
     def started(actual: int) -> None:
@@ -147,8 +149,8 @@ def summary(
     """Who wins, how far people agree, and how far judge models agree with them."""
     from lifealign.judging.llm.judgements import read_judgements
     from lifealign.judging.people.database import Ratings
-    from lifealign.judging.people.summary import summarize, summary_lines
+    from lifealign.judging.people.summary import summarise, summary_lines
 
     judged = [one for path in judgements or () for one in read_judgements(path)]
-    document = summarize(Ratings.open(db), judged, min_gold)
+    document = summarise(Ratings.open(db), judged, min_gold)
     return Reply(document, summary_lines(document))

@@ -39,11 +39,12 @@ Good = Annotated[float, typer.Option("--good", help="Mean score of judges or peo
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("answers")(command(write_answers))
-    app.command("compare")(command(compare))
+    app.command()(answers)
+    app.command()(compare)
 
 
-def write_answers(
+@command
+def answers(
     memory: MemoryPath,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .jsonl or .parquet.")],
     task: Tasks = None,
@@ -64,21 +65,22 @@ def write_answers(
 ) -> Reply:
     """Write greedy answers to held-out prompts, with their scores, for judging, rating and comparing."""
     from lifealign.core.progress import make_progress
-    from lifealign.data import answers as transcripts
+    from lifealign.data.answers import check_extension, write_answers
     from lifealign.memory.answering import NOW, Asked
     from lifealign.memory.api import Memory
 
-    transcripts.check_extension(out)
+    check_extension(out)
     if at and every_point:
         raise ConfigError("--at and --every-point both say when; give one of them")
     asked = Asked(tuple(task or ()), tuple(at or (NOW,)), every_point, count, max_new_tokens, source, split)
     records = Memory.open(memory).answers(asked, progress=make_progress())
-    transcripts.write_answers(out, records)
+    write_answers(out, records)
     points = list(dict.fromkeys(record.point for record in records))
     document = {"answers": len(records), "points": points, "out": out}
     return Reply(document, [f"written: {len(records)} answers at {len(points)} point(s) to {out}"])
 
 
+@command
 def compare(
     sources: Annotated[
         list[Path],

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from lifealign.cli import annotate, answers, evaluate, history, judge, learn, use
+from lifealign.cli import annotate, answers, evaluate, history, judge, learn, report, study, use
 from lifealign.cli.output import EXIT_INTERRUPTED
 from lifealign.core.json_codec import to_json
 
-WrongCall: Any = typer.BadParameter.__mro__[2]
-"""click's ClickException: typer has no public name for it, and carries a click of its own or not by version."""
+ClickException: Any = importlib.import_module(typer.BadParameter.__module__).ClickException
+"""Base of all usage errors. Typer does not export it, and click is a package of its own or part of typer, depending on
+typer's version; either way the class is in the module that defines `BadParameter`."""
 
 app = typer.Typer(
     name="lifealign",
@@ -23,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (learn, evaluate, answers, judge, annotate, history, use):
+for group in (learn, evaluate, report, study, answers, judge, annotate, history, use):
     group.register(app)
 
 
@@ -46,7 +48,7 @@ def main() -> None:
     """Entry point of the `lifealign` command; a call that is wrong is one JSON document, too, where one is asked for."""
     try:
         code = app(standalone_mode=False)
-    except WrongCall as error:
+    except ClickException as error:
         error.show()
         code = error.exit_code
         if "--json" in sys.argv:

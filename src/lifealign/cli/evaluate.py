@@ -1,4 +1,4 @@
-"""Commands that score memories, compare methods and write reports."""
+"""Commands that score memories."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from typing import Annotated
 
 import typer
 
-from lifealign.cli import answers as comparing
 from lifealign.cli.options import AsJson, AsOf, MemoryPath
 from lifealign.cli.output import command
-from lifealign.cli.scores import report_answer
-from lifealign.core.errors import EXIT_GATE_FAILED, EXIT_USER_ERROR, ConfigError
+from lifealign.core.errors import EXIT_GATE_FAILED, ConfigError
 from lifealign.core.reply import Reply
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(evaluate)
-    app.command()(report)
-    app.command()(study)
-    app.command("study-report")(study_report)
 
 
 @command
@@ -76,58 +71,3 @@ def evaluate(
     failed = [result.line() for result in results if not result.held]
     lines = [*evaluation.lines(), *(result.line() for result in results if result.held)]
     return Reply(document, lines, EXIT_GATE_FAILED if failed else 0, failed)
-
-
-@command
-def report(
-    memories: Annotated[list[Path], typer.Argument(metavar="MEMORY...", help="One or more memories, side by side.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for report.html, results.json and the CSV.")],
-    answer_files: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--answers", metavar="FILE", help="Answers to browse in answers.html, beside the report; repeats."
-        ),
-    ] = None,
-    judgements: comparing.Judgements = None,
-    ratings: comparing.Ratings = None,
-    as_json: AsJson = False,
-) -> Reply:
-    """Write one HTML page, the results as JSON and a CSV; print the score matrices."""
-    from lifealign.memory.api import Memory
-
-    opened = [Memory.open(path) for path in memories]
-    return report_answer(opened, out, comparing.browse(out, answer_files or (), judgements or (), ratings or ()))
-
-
-@command
-def study(
-    file: Annotated[
-        Path, typer.Argument(metavar="STUDY", help="A YAML file, such as examples/studies/main-table.yaml.")
-    ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and the time they take; do none.")] = False,
-    ray: Annotated[str | None, typer.Option(metavar="local|ADDRESS", help="Do the runs on Ray.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Directory for results.json; default: runs/studies/NAME.")
-    ] = None,
-    as_json: AsJson = False,
-) -> Reply:
-    """Compare methods over task orders, seeds, settings and models. Stopped and started again, it goes on."""
-    from lifealign.core.progress import make_progress
-    from lifealign.studies.engine import run_study
-
-    document, lines, problems = run_study(file, dry_run=dry_run, ray=ray, out=out, progress=make_progress())
-    return Reply(document, lines, EXIT_USER_ERROR if problems else 0, problems)
-
-
-@command
-def study_report(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="results.json of a study.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the page, tables, CSV files and figures.")],
-    as_json: AsJson = False,
-) -> Reply:
-    """Write a study's page, its tables as LaTeX and CSV, and its figures."""
-    from lifealign.studies.report import write as writer
-
-    found = writer.read_results(results)
-    written = writer.write_study_report(found, out)
-    return Reply({"study": found["study"], "written": written}, writer.lines(found, written))

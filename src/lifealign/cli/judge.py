@@ -44,10 +44,11 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command()(command(judge))
-    app.command("judge-check")(command(judge_check))
+    app.command()(judge)
+    app.command("judge-check")(judge_check)
 
 
+@command
 def judge(
     source: Annotated[
         list[Path],
@@ -96,7 +97,7 @@ def judge(
 
     settings = {
         **_panel(judges, models, key_env=key_env, price_in=price_in, price_out=price_out),
-        **_rubrics(rubric),
+        **_rubric_settings(rubric),
         "mode": mode,
         "baseline": baseline,
         "max_cost": max_cost,
@@ -109,6 +110,7 @@ def judge(
     return run(source, _read(config, settings), out=out, paper=paper, dry_run=dry_run, count=count)
 
 
+@command
 def judge_check(
     config: Config = None,
     judges: Judges = None,
@@ -174,22 +176,9 @@ def _panel(judges: list[str] | None, models: list[str] | None, **of_each: list[A
     return {"judges": panel}
 
 
-def _rubrics(given: list[str] | None) -> dict[str, Any]:
-    """``--rubric`` options: one for all tasks, and those of single tasks.
+def _rubric_settings(given: list[str] | None) -> dict[str, Any]:
+    """``--rubric`` options as settings."""
+    from lifealign.judging.rubrics import parse_rubrics
 
-    Raises:
-        ConfigError: two for all tasks, or for one.
-    """
-    general: list[str] = []
-    of_task: dict[str, str] = {}
-    for text in given or ():
-        task, equals, name = text.partition("=")
-        if not equals:
-            general.append(text)
-        elif task in of_task:
-            raise ConfigError(f"--rubric {text!r}: task {task!r} has one already, {of_task[task]!r}")
-        else:
-            of_task[task] = name
-    if len(general) > 1:
-        raise ConfigError(f"--rubric: one for all tasks, got {', '.join(general)}; for a single task: TASK=RUBRIC")
-    return {"rubric": general[0] if general else None, "rubrics": of_task or None}
+    general, by_task = parse_rubrics(given or ())
+    return {"rubric": general, "rubrics": by_task or None}

@@ -10,7 +10,7 @@ import typer
 
 from lifealign.cli.options import AsJson, MemoryPath, Recipe, Rows, Settings
 from lifealign.cli.output import command
-from lifealign.cli.scores import report_answer
+from lifealign.cli.scores import report_reply
 from lifealign.core.errors import EXIT_USER_ERROR, ConfigError, StoreError
 from lifealign.core.reply import Reply
 from lifealign.store.layout import HEAD
@@ -38,7 +38,7 @@ def run(
     from lifealign.memory.api import run_stream
     from lifealign.strategies.configure import read_config
 
-    return report_answer([run_stream(read_config(config, settings or ()), progress=make_progress())])
+    return report_reply([run_stream(read_config(config, settings or ()), progress=make_progress())])
 
 
 @command

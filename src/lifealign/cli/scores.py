@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from lifealign.memory.api import Memory
 
 
-def report_answer(
+def report_reply(
     memories: Sequence[Memory], out: Path | None = None, browser: Mapping[str, Any] | None = None
 ) -> Reply:
-    """Score matrices and summaries of memories; with `out`, the report's files too; `browser` is of `comparing.browse`."""
+    """Score matrices and summaries of memories; with `out`, the report's files too; `browser` is of `answers.browse`."""
     from lifealign.evaluation.guard_results import guard_lines
     from lifealign.report.memories import build_results, write_report
     from lifealign.report.terminal import score_matrix_lines, summary_lines

@@ -23,7 +23,7 @@ class Opinion:
     """One judgement or rating of one answer: a score, or how it did against another answer.
 
     Attributes:
-        answer: id of the answer (`transcripts.AnswerRecord`).
+        answer: id of the answer (`data.answers.AnswerRecord`).
         who: a judge model, or a person.
         name: of the judge or annotator.
         score: on the rubric's scale; None: none was given.

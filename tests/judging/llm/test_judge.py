@@ -686,7 +686,7 @@ def test_the_forecast_bounds_what_is_paid(tmp_path: Path) -> None:
         (["--judge", "http://h/v1", "--model", "m", "--rubric", "safe", "--rubric", "helpful"], "one for all tasks"),
         (
             ["--judge", "http://h/v1", "--model", "m", "--rubric", "myths=safe", "--rubric", "myths=safe"],
-            "has one already",
+            "already has 'safe'",
         ),
         (["--judge", "http://h/v1", "--model", "m", "--max-cost", "1"], "max_cost needs the prices"),
         (["--judge", "http://h/v1", "--model", "m", "--price-in", "1", "--price-in", "2"], "give one, or one for each"),

@@ -19,7 +19,7 @@ from lifealign.judging.llm.judgements import Judgement
 from lifealign.judging.people.batch import deal, group_of, make_batch
 from lifealign.judging.people.database import Rating, Ratings
 from lifealign.judging.people.export import export_rows
-from lifealign.judging.people.summary import summarize, summary_lines
+from lifealign.judging.people.summary import summarise, summary_lines
 from lifealign.judging.rubrics import load_rubric
 from support.people_batch import ratings_of, record, two_methods
 
@@ -265,7 +265,7 @@ def test_win_rates_by_hand(tmp_path: Path) -> None:
     rate_all(ratings, "ada", lambda left, right: "left" if "ours" in left or "reference" in left else "right")
     even = ("0 of ours", "2 of ours", "4 of ours", "6 of ours", *(f"{i} of theirs" for i in (1, 3, 5, 7)), "rejected")
     rate_all(ratings, "ben", lambda left, right: "left" if any(text in left for text in even) else "right")
-    found = summarize(ratings)
+    found = summarise(ratings)
     (row,) = found["results"]
     assert (row["a"], row["b"], row["task"]) == ("ours@last", "theirs@last", "all")
     assert (row["items"], row["wins"], row["ties"], row["losses"]) == (10, 4, 6, 0)
@@ -281,7 +281,7 @@ def test_win_rates_by_hand(tmp_path: Path) -> None:
     # Sixteen values, 12 of ours and 4 of theirs, apart in four items: 1 - 15 * 4 / (12 * 4).
     assert agreement["alpha"]["value"] == pytest.approx(1 - 60 / 48)
     # Without ben, who got no gold question right, ours wins all eight: (8 + 1) / 10.
-    strict = summarize(ratings, min_gold=0.5)
+    strict = summarise(ratings, min_gold=0.5)
     assert strict["left_out"] == ["ben"] and strict["results"][0]["win_rate"]["value"] == pytest.approx(90)
     assert any("70.0" in line and "4 won, 6 even, 0 lost" in line for line in summary_lines(found))
 
@@ -306,7 +306,7 @@ def test_agreement_of_a_judge_with_people_by_hand(tmp_path: Path) -> None:
         for pair, both in zip(pairs, said, strict=True)
         for swapped, winner in zip((False, True), both, strict=True)
     ]
-    (row,) = summarize(ratings, judgements)["judges"]
+    (row,) = summarise(ratings, judgements)["judges"]
     assert (row["judge"], row["mode"], row["items"], row["unscored"]) == ("model", "pairwise", 4, 1)
     assert row["same_as_most"]["value"] == row["same_as_each"]["value"] == pytest.approx(50)
     # The same, with the answers named the other way round.
@@ -315,17 +315,17 @@ def test_agreement_of_a_judge_with_people_by_hand(tmp_path: Path) -> None:
         for (a, b), both in zip(pairs[:4], said[:4], strict=True)
         for s, w in zip((False, True), both, strict=True)
     ]
-    assert summarize(ratings, turned)["judges"][0]["same_as_most"]["value"] == pytest.approx(50)
+    assert summarise(ratings, turned)["judges"][0]["same_as_most"]["value"] == pytest.approx(50)
     # Scores say which one is better, too: ours, theirs, equal, nothing.
     scores = [
         judged(r, score=s)
         for pair, both in zip(pairs, [(9, 2), (3, 4), (5, 5)], strict=False)
         for r, s in zip(pair, both, strict=True)
     ]
-    (row,) = summarize(ratings, scores)["judges"]
+    (row,) = summarise(ratings, scores)["judges"]
     assert (row["mode"], row["items"], row["unscored"]) == ("absolute", 3, 2)
     assert row["same_as_most"]["value"] == pytest.approx(100 / 3)
-    lines = summary_lines(summarize(ratings, judgements))
+    lines = summary_lines(summarise(ratings, judgements))
     assert any(line.startswith("judge model (pairwise), 4 items, 1 unscored: as each person in 50.0") for line in lines)
 
 
@@ -337,7 +337,7 @@ def test_scores_of_people_and_judge_by_hand(tmp_path: Path) -> None:
         while (asked := ratings.next(name)) is not None:
             middle = {r.id: 2 + 3 * i for i, r in enumerate(records)}[asked.question.a.id]
             ratings.save(name, asked.position, Rating(score=middle + shift))
-    found = summarize(ratings, [judged(r, score=s) for r, s in zip(records, (4, 5, 9), strict=True)])
+    found = summarise(ratings, [judged(r, score=s) for r, s in zip(records, (4, 5, 9), strict=True)])
     assert [(row["who"], row["items"], row["score"]["value"]) for row in found["results"]] == [("ours@last", 3, 5.0)]
     (row,) = found["judges"]
     assert row["rank_correlation"] == pytest.approx(1) and row["above_people"]["value"] == pytest.approx(1)
@@ -349,6 +349,6 @@ def test_scores_of_people_and_judge_by_hand(tmp_path: Path) -> None:
 
 def test_a_summary_of_nothing_says_so(tmp_path: Path) -> None:
     ratings = ratings_of(tmp_path / "r.sqlite", two_methods(2))
-    found = summarize(ratings)
+    found = summarise(ratings)
     assert found["results"] == [] and found["agreement"]["items"] == 0
     assert "ada: 0 of 2 rated" in summary_lines(found)

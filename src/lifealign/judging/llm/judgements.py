@@ -18,7 +18,7 @@ class Judgement:
     """One line of the file.
 
     Attributes:
-        id: of the answer (see `transcripts.AnswerRecord`).
+        id: of the answer (see `data.answers.AnswerRecord`).
         item: of the prompt.
         task: name of the prompt's task.
         source: who answered.

@@ -73,7 +73,7 @@ def plan(config: JudgeConfig, records: Sequence[AnswerRecord]) -> list[Ask]:
         JudgeError: a task has no rubric; pairwise without two answers to a prompt; a baseline that nobody is.
         ConfigError: a rubric that cannot be read.
     """
-    rubrics = _rubrics(config, dict.fromkeys(record.task for record in records))
+    rubrics = _rubrics_of_tasks(config, dict.fromkeys(record.task for record in records))
     modes = {task: config.mode or rubric.mode for task, rubric in rubrics.items()}
     if config.baseline is not None and "pairwise" not in modes.values():
         raise JudgeError(f"baseline {config.baseline!r} goes with mode pairwise; give --mode pairwise or leave it out")
@@ -89,7 +89,7 @@ def plan(config: JudgeConfig, records: Sequence[AnswerRecord]) -> list[Ask]:
     return asks
 
 
-def _rubrics(config: JudgeConfig, tasks: Mapping[str, None]) -> dict[str, Rubric]:
+def _rubrics_of_tasks(config: JudgeConfig, tasks: Mapping[str, None]) -> dict[str, Rubric]:
     if unknown := sorted(set(config.rubrics) - set(tasks)):
         raise JudgeError(f"rubrics: no answer is of task {unknown[0]!r}; tasks of the answers: {', '.join(tasks)}")
     given = {task: config.rubrics.get(task) or config.rubric for task in tasks}

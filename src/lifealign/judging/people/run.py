@@ -13,11 +13,11 @@ from lifealign.data.answers import AnswerRecord, read_answers
 from lifealign.judging.people import LOOPBACK
 from lifealign.judging.people.batch import Batch, Mode, make_batch
 from lifealign.judging.people.database import Ratings
-from lifealign.judging.rubrics import Rubric, load_rubric
+from lifealign.judging.rubrics import Rubric, load_rubric, parse_rubrics
 
 
 @dataclass(frozen=True)
-class Asked:
+class BatchRequest:
     """What the command line says of a batch; see the options of `lifealign annotate`."""
 
     sources: Sequence[Path]
@@ -30,7 +30,7 @@ class Asked:
     overlap: float = 1.0
     seed: int = 0
 
-    def of_new_batches(self) -> str | None:
+    def needs_answers(self) -> str | None:
         """An option that was given and is of no use without answers; None: there is none."""
         given = {
             "compare": self.compare,
@@ -44,43 +44,45 @@ class Asked:
         return next((name for name, value in given.items() if value), None)
 
 
-def prepare(db: Path, asked: Asked) -> Ratings:
+def prepare(db: Path, request: BatchRequest) -> Ratings:
     """The batch of a file: opened where there is one, and made where there is none.
 
     Raises:
         UserError: nothing to make it of, or what is given makes another batch than the one that is there.
     """
-    if not asked.sources:
-        if odd := asked.of_new_batches():
+    if not request.sources:
+        if odd := request.needs_answers():
             raise ConfigError(f"--{odd} says what is asked, so it goes with ANSWERS")
         ratings = Ratings.open(db)
     else:
-        batch = _batch(asked)
+        batch = _batch(request)
         if not db.exists():
-            return Ratings.create(db, batch, asked.annotators or ["annotator"], asked.overlap)
+            return Ratings.create(db, batch, request.annotators or ["annotator"], request.overlap)
         ratings = Ratings.open(db)
-        if (ratings.digest, ratings.overlap) != (batch.digest, asked.overlap):
+        if (ratings.digest, ratings.overlap) != (batch.digest, request.overlap):
             raise StoreError(
                 f"{db}: holds other questions than these answers and options make; leave ANSWERS out to go on with it, "
                 "or give another --db"
             )
-    for name in asked.annotators:
+    for name in request.annotators:
         if name not in ratings.annotators():
             ratings.add_annotator(name)
     return ratings
 
 
-def _batch(asked: Asked) -> Batch:
-    general, of_task = _rubrics(asked.rubrics)
+def _batch(request: BatchRequest) -> Batch:
+    name, names = parse_rubrics(request.rubrics)
+    general = load_rubric(name) if name is not None else None
+    by_task = {task: load_rubric(text) for task, text in names.items()}
     return make_batch(
-        _read_all(asked.sources),
-        mode=_mode(asked, general),
-        groups=asked.compare,
+        _read_all(request.sources),
+        mode=_mode(request, general),
+        groups=request.compare,
         rubric=general,
-        task_rubrics=of_task,
-        count=asked.count,
-        gold=asked.gold,
-        seed=asked.seed,
+        task_rubrics=by_task,
+        count=request.count,
+        gold=request.gold,
+        seed=request.seed,
     )
 
 
@@ -89,33 +91,12 @@ def _read_all(paths: Sequence[Path]) -> list[AnswerRecord]:
     return list({record.id: record for path in paths for record in read_answers(path)}.values())
 
 
-def _mode(asked: Asked, rubric: Rubric | None) -> Mode:
-    if asked.mode is None:
-        return rubric.mode if rubric and not asked.compare else "pairwise"
-    if asked.mode not in ("pairwise", "absolute"):
-        raise ConfigError(f"--mode {asked.mode!r}: allowed: pairwise, absolute")
-    return "absolute" if asked.mode == "absolute" else "pairwise"
-
-
-def _rubrics(given: Sequence[str]) -> tuple[Rubric | None, dict[str, Rubric]]:
-    """``--rubric`` options: the one for all tasks, and those of single tasks.
-
-    Raises:
-        ConfigError: two for all tasks or for one, or one that cannot be read.
-    """
-    general: list[Rubric] = []
-    of_task: dict[str, Rubric] = {}
-    for text in given:
-        task, equals, name = text.partition("=")
-        if not equals:
-            general.append(load_rubric(text))
-        elif task in of_task:
-            raise ConfigError(f"--rubric {text!r}: task {task!r} has one already")
-        else:
-            of_task[task] = load_rubric(name)
-    if len(general) > 1:
-        raise ConfigError("--rubric: one for all tasks, got two; for a single task: TASK=RUBRIC")
-    return (general[0] if general else None), of_task
+def _mode(request: BatchRequest, rubric: Rubric | None) -> Mode:
+    if request.mode is None:
+        return rubric.mode if rubric and not request.compare else "pairwise"
+    if request.mode not in ("pairwise", "absolute"):
+        raise ConfigError(f"--mode {request.mode!r}: allowed: pairwise, absolute")
+    return "absolute" if request.mode == "absolute" else "pairwise"
 
 
 # --- serving ---

@@ -53,7 +53,7 @@ class Rated:
         return float(np.mean(list(self.values.values()))) if self.values else NAN
 
 
-def summarize(ratings: Ratings, judgements: Sequence[Judgement] = (), min_gold: float = 0.0) -> dict[str, Any]:
+def summarise(ratings: Ratings, judgements: Sequence[Judgement] = (), min_gold: float = 0.0) -> dict[str, Any]:
     """Plain values; see `summary_lines`.
 
     Args:

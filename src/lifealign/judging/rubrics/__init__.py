@@ -6,7 +6,7 @@ path. `judge_prompt` turns a rubric and an answer into text for a judge, the pag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -158,3 +158,26 @@ def load_rubric(name_or_path: str | Path) -> Rubric:
 def rubric_for(task: str) -> Rubric | None:
     """The rubric that fits a task of the embedded suite or a recipe of the paper's sets; None for any other task."""
     return load_rubric(_TASKS[task]) if task in _TASKS else None
+
+
+def parse_rubrics(given: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+    """``RUBRIC`` and ``TASK=RUBRIC`` options, not loaded yet: the rubric of all tasks, and those of single tasks.
+
+    Raises:
+        ConfigError: two rubrics for all tasks, or two for one task.
+    """
+    general: list[str] = []
+    by_task: dict[str, str] = {}
+    for text in given:
+        task, equals, name = text.partition("=")
+        if not equals:
+            general.append(text)
+        elif task in by_task:
+            raise ConfigError(f"--rubric {text!r}: task {task!r} already has {by_task[task]!r}; give one of them")
+        else:
+            by_task[task] = name
+    if len(general) > 1:
+        raise ConfigError(
+            f"--rubric: more than one for all tasks, got {', '.join(general)}; for a single task, write TASK=RUBRIC"
+        )
+    return (general[0] if general else None), by_task

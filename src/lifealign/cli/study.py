@@ -1,0 +1,40 @@
+"""The command that carries out a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lifealign.cli.options import AsJson
+from lifealign.cli.output import command
+from lifealign.cli.report import study_report
+from lifealign.core.errors import EXIT_USER_ERROR
+from lifealign.core.reply import Reply
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands about studies."""
+    app.command()(study)
+    app.command("study-report")(study_report)
+
+
+@command
+def study(
+    file: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="A YAML file, such as examples/studies/main-table.yaml.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and the time they take; do none.")] = False,
+    ray: Annotated[str | None, typer.Option(metavar="local|ADDRESS", help="Do the runs on Ray.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory for results.json; default: runs/studies/NAME.")
+    ] = None,
+    as_json: AsJson = False,
+) -> Reply:
+    """Compare methods over task orders, seeds, settings and models. Stopped and started again, it goes on."""
+    from lifealign.core.progress import make_progress
+    from lifealign.studies.engine import run_study
+
+    document, lines, problems = run_study(file, dry_run=dry_run, ray=ray, out=out, progress=make_progress())
+    return Reply(document, lines, EXIT_USER_ERROR if problems else 0, problems)
