@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from lifealign.core.errors import DataError
 from lifealign.core.progress import NullProgress, Progress
@@ -15,7 +16,7 @@ from lifealign.model.adapters import causal_lm
 from lifealign.model.encoding import Encoder
 
 Prefix = Callable[[Sequence[Sequence[int]]], list[tuple[int, ...]]]
-"""Virtual token ids to put before each prompt (`strategies.base.Strategy.prefix`)."""
+"""Virtual token ids to put before each prompt (`training.strategy.Strategy.prefix`)."""
 
 
 @torch.no_grad()
@@ -56,51 +57,74 @@ def generate(
             f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: "
             "allowed are max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
         )
-    ids = [encoder.prompt_ids(prompt) for prompt in prompts]
-    for number, prompt_ids in enumerate(ids, 1):
-        if len(prompt_ids) >= encoder.max_length:
-            raise DataError(
-                f"prompt {number}: {len(prompt_ids)} tokens, the limit is data.max_length={encoder.max_length} with room for one more"
-            )
-    if prefix is not None:
-        ids = [[*before, *prompt] for before, prompt in zip(prefix(ids), ids, strict=True)]
+    ids = _prompt_ids(encoder, prompts, prefix)
     # Prompts of like length together: a batch is as wide as its longest prompt.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     lm = causal_lm(model)
-    device = next(lm.parameters()).device
     eos = int(encoder.tokenizer.eos_token_id)
-    # A configuration of our own: a model's may hold a repetition penalty and the like, and greedy must mean greedy.
-    ends = lm.generation_config.eos_token_id if lm.generation_config is not None else None
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        if temperature > 0
-        else {"do_sample": False}
-    )
-    options = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        pad_token_id=eos,
-        eos_token_id=sorted({eos, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}),
-        repetition_penalty=1.0,
-        **sampling,
-    )
+    options = _generation_config(lm, eos, max_new_tokens, temperature, top_p)
     answers = [""] * len(ids)
     model.eval()
     with (progress or NullProgress()).stage(title, len(ids), "answers") as stage, torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            width = max(len(ids[i]) for i in batch)
-            input_ids = torch.full((len(batch), width), int(eos), dtype=torch.long)
-            mask = torch.zeros_like(input_ids)
-            for row, i in enumerate(batch):
-                input_ids[row, width - len(ids[i]) :] = torch.tensor(ids[i])
-                mask[row, width - len(ids[i]) :] = 1
-            output = lm.generate(
-                input_ids=input_ids.to(device),
-                attention_mask=mask.to(device),
-                generation_config=options,
-            )
-            for row, i in enumerate(batch):
-                answers[i] = str(encoder.tokenizer.decode(output[row, width:], skip_special_tokens=True)).strip()
+            texts = _answer_batch(lm, encoder, [ids[i] for i in batch], eos, options)
+            for i, text in zip(batch, texts, strict=True):
+                answers[i] = text
             stage.advance(len(batch))
     return answers
+
+
+def _prompt_ids(encoder: Encoder, prompts: Sequence[Sequence[Message]], prefix: Prefix | None) -> list[list[int]]:
+    """Token ids of each prompt, with its virtual tokens before it.
+
+    Raises:
+        DataError: a prompt leaves no room for an answer.
+    """
+    ids = [list(encoder.prompt_ids(prompt)) for prompt in prompts]
+    for number, prompt_ids in enumerate(ids, 1):
+        if len(prompt_ids) >= encoder.max_length:
+            raise DataError(
+                f"prompt {number} has {len(prompt_ids)} tokens; with room for one more, data.max_length={encoder.max_length} "
+                "is the limit; shorten the prompt"
+            )
+    if prefix is None:
+        return ids
+    return [[*before, *prompt] for before, prompt in zip(prefix(ids), ids, strict=True)]
+
+
+def _generation_config(
+    lm: PreTrainedModel, eos: int, max_new_tokens: int, temperature: float, top_p: float
+) -> GenerationConfig:
+    """A configuration of our own: a model's may hold a repetition penalty and the like, and greedy must mean greedy."""
+    ends = lm.generation_config.eos_token_id if lm.generation_config is not None else None
+    if ends is None:
+        ends = []
+    elif not isinstance(ends, list):
+        ends = [ends]
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        pad_token_id=eos,
+        eos_token_id=sorted({eos, *ends}),
+        repetition_penalty=1.0,
+        **sampling,
+    )
+
+
+def _answer_batch(
+    lm: PreTrainedModel, encoder: Encoder, batch: Sequence[Sequence[int]], eos: int, options: GenerationConfig
+) -> list[str]:
+    """Answers to one batch of prompts, padded on the left; the mask comes from lengths, as the pad token may be EOS."""
+    width = max(len(ids) for ids in batch)
+    input_ids = torch.full((len(batch), width), eos, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for row, ids in enumerate(batch):
+        input_ids[row, width - len(ids) :] = torch.tensor(ids)
+        mask[row, width - len(ids) :] = 1
+    device = next(lm.parameters()).device
+    output = lm.generate(input_ids=input_ids.to(device), attention_mask=mask.to(device), generation_config=options)
+    return [str(encoder.tokenizer.decode(tokens[width:], skip_special_tokens=True)).strip() for tokens in output]
