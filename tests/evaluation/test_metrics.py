@@ -110,10 +110,10 @@ def test_rows_are_resampled_alike_at_all_stages() -> None:
     """Every row of task 0 loses exactly 10 points, so its BWT has no spread although the scores have."""
     rows = list(np.random.default_rng(0).uniform(0, 100, 50))
     samples = [[rows], [[v - 10 for v in rows], [50.0] * 50]]
-    got = m.bootstrap_metrics(samples, {"bwt": m.bwt, "last": m.last}, resamples=200)
+    got = m.bootstrap_summaries(samples, {"bwt": m.bwt, "last": m.last}, resamples=200)
     assert got["bwt"] == pytest.approx((-10, -10, -10))
     assert got["last"].high - got["last"].low > 2
-    one_column = m.bootstrap_metrics([[rows]], {"last": m.last}, resamples=3000)["last"]
+    one_column = m.bootstrap_summaries([[rows]], {"last": m.last}, resamples=3000)["last"]
     assert one_column == pytest.approx(m.mean_interval(rows, resamples=3000), abs=1.0)
 
 

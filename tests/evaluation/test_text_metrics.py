@@ -17,17 +17,18 @@ from lifealign.core.config import RunConfig, TextMetricName
 from lifealign.core.errors import ConfigError
 from lifealign.data.planted.rules import refuses
 from lifealign.data.tasks import Message, Row, Task
-from lifealign.evaluation import text_metrics
+from lifealign.evaluation import catalog, text_metrics
+from lifealign.evaluation.answer_scores import FLOORS, floor_answers, require
 from lifealign.evaluation.gates import Gate, check_gates
 from lifealign.evaluation.results import ScoreTable, run_results
-from lifealign.evaluation.text_metrics import FLOORS, TEXT_METRICS, distinct, floor_answers, length_words, require
+from lifealign.evaluation.text_metrics import distinct, length_words
 from lifealign.memory.api import Memory
 from lifealign.report import views as report_views
 from lifealign.report.memories import build_results, render_html
 from support.golden import golden_numbers
 from support.rows import make_task
 
-needed = sorted({p for m in TEXT_METRICS.values() for p in m.packages})
+needed = sorted({p for m in catalog.text_metrics().values() for p in m.packages})
 if absent := [p for p in needed if importlib.util.find_spec(p) is None]:
     pytest.skip(f"the extra 'text' is not installed: {absent}", allow_module_level=True)
 
@@ -35,7 +36,7 @@ Build = Callable[..., RunConfig]
 
 
 def test_the_configuration_knows_exactly_these_metrics() -> None:
-    assert get_args(TextMetricName) == tuple(TEXT_METRICS)
+    assert get_args(TextMetricName) == tuple(catalog.text_metrics())
 
 
 def test_golden_numbers_of_the_papers_metrics() -> None:
@@ -97,20 +98,22 @@ def test_metrics_without_a_reference() -> None:
 )
 def test_what_is_a_refusal(text: str, expected: bool) -> None:
     assert refuses(text) is expected
-    assert TEXT_METRICS["refusal_rate"].score(text, "") == expected
+    assert text_metrics.refusal_rate(text) == expected
 
 
-@pytest.mark.parametrize("name", TEXT_METRICS)
+@pytest.mark.parametrize("name", catalog.text_metrics())
 def test_every_metric_stays_in_its_range_and_knows_its_best(name: str) -> None:
-    metric = TEXT_METRICS[name]
+    metric = catalog.score(name)
+    formula = metric.of_answer
+    assert formula is not None and metric.low is not None
     reference = "The quick brown fox jumps over the lazy dog today."
     texts = ["", " ", "a", "the the the the", "I can't. \n\n 我 {}", reference, reference * 3]
-    values = [metric.score(a, b) for a in texts for b in texts]
+    values = [formula(a, b) for a in texts for b in texts]
     assert all(v >= metric.low and v <= (math.inf if metric.high is None else metric.high + 1e-9) for v in values)
-    assert metric.score.__doc__ and metric.label and metric.note
+    assert formula.__doc__ and metric.label and metric.note
     if metric.packages:
-        assert metric.score(reference, reference) == pytest.approx(metric.high)
-        assert metric.score("xylophone", reference) < 20
+        assert formula(reference, reference) == pytest.approx(metric.high)
+        assert formula("xylophone", reference) < 20
 
 
 def test_a_missing_library_is_one_message_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,7 @@ def test_evaluate_guards_a_memory_that_was_made_without(config: Any, files: tupl
     assert result.exit_code == 0 and list(document["guard"]) == ["choice_accuracy"]
     assert document["guard"]["choice_accuracy"]["rows"] == 3
     result = CliRunner().invoke(app, [*call, "tax.perplexity<=100"])
-    assert result.exit_code == 3 and "there is no value of tax.perplexity" in result.stderr
+    assert result.exit_code == 3 and "tax.perplexity was not measured" in result.stderr
     assert "guard.choice_accuracy: before any task" in result.stdout
 
 

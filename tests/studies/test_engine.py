@@ -298,14 +298,14 @@ def test_mistakes_are_reported_together(write: Write) -> None:
         "seed: unknown key (did you mean 'seeds'?)",
         "'training.epochs' is no setting of a method (did you mean 'train'?)",
         "seeds: expected different values, seeds from 0 on, got [0, -1]",
-        "selection.metric: expected SUMMARY.METRIC",
+        "selection.metric: expected SUMMARY.SCORE",
         "timeout: Input should be greater than 0, got 0",
     ):
         assert part in text, text
 
 
-def test_nothing_is_chosen_by_a_metric_of_which_no_value_is_better(write: Write) -> None:
-    with pytest.raises(ConfigError, match=r"selection\.metric: of length_words neither a higher nor a lower value"):
+def test_nothing_is_chosen_by_a_score_of_which_no_value_is_better(write: Write) -> None:
+    with pytest.raises(ConfigError, match=r"selection\.metric: length_words has no better direction"):
         run_study(write(selection={"metric": "last.length_words"}))
 
 

@@ -185,7 +185,7 @@ def test_order_sensitivity_is_the_spread_and_less_is_better(study: dict[str, Any
 
 
 def test_heatmaps_are_means_over_the_seeds_that_measured_a_cell(study: dict[str, Any]) -> None:
-    wanted = {"metric": "accuracy", "order": "given", "model": "tiny", "method": "replay"}
+    wanted = {"score": "accuracy", "order": "given", "model": "tiny", "method": "replay"}
     view = next(v for v in views.heatmaps(study) if v["show"] == wanted)
     assert [row["label"] for row in view["rows"]] == ["before", "after poems", "after facts", "after code"]
     # facts after code: 66 + s / 2 + 3 - 1.5 for seeds 0 and 2 (seed 1 was not measured): 67.5 and 68.5.
@@ -201,7 +201,7 @@ def test_the_front_holds_what_no_other_method_beats_in_both(study: dict[str, Any
         line["metrics"]["accuracy"]["bwt"] = {"mean": kept, "low": None, "high": None}
     view = next(v for v in views.pareto(study) if v["show"]["order"] == "given")
     assert {p["method"]: p["front"] for p in view["points"]} == {"lifealign": True, "replay": True, "sequential": False}
-    nll = next(v for v in views.pareto(study) if v["show"]["metric"] == "nll")
+    nll = next(v for v in views.pareto(study) if v["show"]["score"] == "nll")
     # Less is better in both: the start is 2 - start / 100, the loss grows with the method.
     assert {p["method"] for p in nll["points"] if p["front"]} == {"lifealign"}
 
@@ -225,7 +225,7 @@ def test_a_method_without_bwt_is_named_beside_the_plot(study: dict[str, Any]) ->
 
 
 def test_sensitivity_is_one_line_over_the_values_with_means_over_seeds(study: dict[str, Any]) -> None:
-    view = next(v for v in views.sensitivity(study) if v["show"]["metric"] == "accuracy" and v["key"] == "last")
+    view = next(v for v in views.sensitivity(study) if v["show"]["score"] == "accuracy" and v["key"] == "last")
     assert view["values"] == ["0.25", "0.5", "1"]
     assert [line["label"] for line in view["lines"]] == ["lifealign"]
     # 70 + s / 2 + shift + 3 - 0.75 for seeds 0 and 1: 72.5 + shift.
@@ -247,7 +247,7 @@ def test_runs_that_differ_in_more_than_the_setting_are_lines_of_their_own(study:
 
 def test_bars_start_at_zero_and_missing_ones_are_not_drawn(study: dict[str, Any]) -> None:
     study["table"] = [line for line in study["table"] if (line["method"], line["order"]) != ("replay", "reversed")]
-    view = next(v for v in views.bars(study) if v["show"]["metric"] == "accuracy" and v["key"] == "bwt")
+    view = next(v for v in views.bars(study) if v["show"]["score"] == "accuracy" and v["key"] == "bwt")
     drawn = charts.bars(view)
     full, missing = drawn["blocks"][1]["bars"]
     assert missing["at"] is None and "width" not in missing

@@ -73,7 +73,7 @@ def test_every_method_and_order_shows_its_own_matrix(page: Any, study: dict[str,
     assert labels == ["All methods", *methods] and len(methods) == 6
     assert page.locator('select[data-choice="order"] option').all_inner_texts() == ["All orders", *ORDERS]
     for method, order in product(methods, ORDERS):
-        choose(page, metric="Preference accuracy, %", method=method, order=order)
+        choose(page, score="Preference accuracy, %", method=method, order=order)
         figures = page.locator("#matrices figure:visible")
         if method not in METHODS and order == "reversed":
             assert figures.count() == 0
@@ -105,15 +105,15 @@ def test_every_order_shows_the_means_of_the_table(page: Any, study: dict[str, An
     assert page.locator("#main section:visible").count() == len(ORDERS)
 
 
-def test_the_metric_switches_tables_charts_and_matrices(page: Any) -> None:
+def test_the_score_switches_tables_charts_and_matrices(page: Any) -> None:
     def shown(part: str) -> list[str]:
         return page.locator(f"{part} :is(h3, figcaption):visible").all_inner_texts()
 
-    for metric, other in (("Preference accuracy, %", "NLL"), ("NLL per token, nats", "accuracy")):
-        choose(page, metric=metric)
+    for score, other in (("Preference accuracy, %", "NLL"), ("NLL per token, nats", "accuracy")):
+        choose(page, score=score)
         for part in ("#details", "#matrices", "#by-order", "#pareto", "#sensitivity"):
             found = shown(part)
-            assert found and all(metric.lower() in text.lower() and other.lower() not in text.lower() for text in found)
+            assert found and all(score.lower() in text.lower() and other.lower() not in text.lower() for text in found)
 
 
 def test_all_is_shown_without_a_script(browser: Any, address: str) -> None:

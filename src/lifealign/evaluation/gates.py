@@ -1,4 +1,4 @@
-"""Gates: conditions on metrics that a CI job can fail on, such as ``bwt>=-1`` or ``last.pass_rate>=50``."""
+"""Gates: conditions on summaries that can fail a CI job, such as ``bwt>=-1`` or ``last.pass_rate>=50``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lifealign.core.errors import ConfigError
-from lifealign.evaluation.catalog import GUARDS
+from lifealign.evaluation import catalog
+from lifealign.evaluation.catalog import GUARD_SUMMARIES
 
-METRICS = ("last", "ap", "bwt", "forgetting", "learning_accuracy", "guard", "tax")
-GUARDED = ("guard", "tax")
-"""Summaries of the guard's scores, `perplexity` and `choice_accuracy`: as they are now, and what was lost of them."""
 DEFAULT_SCORE = "accuracy"
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -23,9 +21,9 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "==": operator.eq,
 }
-GRAMMAR = 'METRIC[.SCORE] OPERATOR NUMBER, e.g. "bwt>=-1" or "last.pass_rate>=50"'
+GRAMMAR = 'SUMMARY[.SCORE] OPERATOR NUMBER, e.g. "bwt>=-1" or "last.pass_rate>=50"'
 
-_GATE = re.compile(r"\s*(?P<metric>\w+)(?:\.(?P<score>\w+))?\s*(?P<operator>>=|<=|==|>|<)\s*(?P<number>\S+)\s*")
+_GATE = re.compile(r"\s*(?P<summary>\w+)(?:\.(?P<score>\w+))?\s*(?P<operator>>=|<=|==|>|<)\s*(?P<number>\S+)\s*")
 
 
 @dataclass(frozen=True)
@@ -33,36 +31,42 @@ class Gate:
     """One condition.
 
     Attributes:
-        metric: a summary of the score matrix, or of the guard; one of `METRICS`.
-        score: which score's matrix; `accuracy` where the gate names none.
+        summary: name of a summary in the catalog, of a score matrix or of general ability.
+        score: name of the score; `accuracy` if the gate names none.
         operator: a key of `OPERATORS`.
-        number: the bound, in the score's own units (points for accuracy and pass rate).
+        number: the bound, in the score's unit (percent for rates).
     """
 
-    metric: str
+    summary: str
     score: str
     operator: str
     number: float
 
     def __str__(self) -> str:
-        return f"{self.metric}.{self.score}{self.operator}{self.number:g}"
+        return f"{self.summary}.{self.score}{self.operator}{self.number:g}"
 
     @classmethod
     def parse(cls, text: str) -> Gate:
-        """Read ``METRIC[.SCORE] OPERATOR NUMBER``.
+        """Read ``SUMMARY[.SCORE] OPERATOR NUMBER``.
 
         Raises:
-            ConfigError: malformed, unknown metric, or a bound that is not a finite number.
+            ConfigError: malformed, an unknown summary or score, or a bound that is not a finite number.
         """
         match = _GATE.fullmatch(text)
         if match is None:
             raise ConfigError(f"--gate {text!r}: expected {GRAMMAR}; operators: {', '.join(OPERATORS)}")
-        metric = match["metric"]
-        if metric not in METRICS:
-            raise ConfigError(f"--gate {text!r}: unknown metric {metric!r}; allowed: {', '.join(METRICS)}")
-        if (metric in GUARDED) != (match["score"] in GUARDS.values()):
+        summary, score = match["summary"], match["score"] or DEFAULT_SCORE
+        summaries = [*catalog.summaries(), *GUARD_SUMMARIES]
+        if summary not in summaries:
+            raise ConfigError(f"--gate {text!r}: unknown summary {summary!r}; allowed: {', '.join(summaries)}")
+        guard_scores = catalog.guard_scores()
+        if score not in catalog.scores() and score not in guard_scores:
+            allowed = ", ".join([*catalog.scores(), *guard_scores])
+            raise ConfigError(f"--gate {text!r}: unknown score {score!r}; allowed: {allowed}")
+        if (summary in GUARD_SUMMARIES) != (score in guard_scores):
             raise ConfigError(
-                f"--gate {text!r}: {' and '.join(GUARDED)} are summaries of {' and '.join(GUARDS.values())}, and of these alone"
+                f"--gate {text!r}: {' and '.join(GUARD_SUMMARIES)} go with {' and '.join(guard_scores)}, "
+                "all other summaries with the other scores"
             )
         try:
             number = float(match["number"])
@@ -70,7 +74,7 @@ class Gate:
             number = math.nan
         if not math.isfinite(number):
             raise ConfigError(f"--gate {text!r}: {match['number']!r} is not a finite number; expected {GRAMMAR}")
-        return cls(metric, match["score"] or DEFAULT_SCORE, match["operator"], number)
+        return cls(summary, score, match["operator"], number)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class GateResult:
 
     Attributes:
         gate: the condition.
-        value: what was measured; None where there is no such value, and then the gate has not held.
+        value: what was measured; None if it was not measured, and then the gate has failed.
     """
 
     gate: Gate
@@ -87,7 +91,7 @@ class GateResult:
 
     @property
     def held(self) -> bool:
-        """True if there is a value and it meets the bound."""
+        """Whether there is a value and it meets the bound."""
         return self.value is not None and OPERATORS[self.gate.operator](self.value, self.gate.number)
 
     def to_json(self) -> dict[str, Any]:
@@ -97,20 +101,21 @@ class GateResult:
     def line(self) -> str:
         """One line for the user."""
         if self.value is None:
-            return f"gate {self.gate} failed: there is no value of {self.gate.metric}.{self.gate.score}"
-        return f"gate {self.gate} {'held' if self.held else 'failed'}: {self.value:.2f}"
+            return f"gate {self.gate} failed: {self.gate.summary}.{self.gate.score} was not measured"
+        title = catalog.score(self.gate.score).title
+        return f"gate {self.gate} {'held' if self.held else 'failed'}: {self.value:.2f} ({title})"
 
 
-def check_gates(gates: Sequence[Gate], summary: Mapping[str, Mapping[str, Any]]) -> list[GateResult]:
-    """Look each gate's value up.
+def check_gates(gates: Sequence[Gate], summaries: Mapping[str, Mapping[str, Any]]) -> list[GateResult]:
+    """Compare each gate with its value.
 
     Args:
         gates: conditions.
-        summary: score -> metric -> ``{"value": number, ...}`` as `Memory.summary` gives it; None or NaN is missing.
+        summaries: score -> summary -> ``{"value": number, ...}``, as `Memory.summary` gives it; None and NaN are missing.
     """
     results = []
     for gate in gates:
-        value = summary.get(gate.score, {}).get(gate.metric, {}).get("value")
+        value = summaries.get(gate.score, {}).get(gate.summary, {}).get("value")
         number = math.nan if value is None else float(value)
         results.append(GateResult(gate, number if math.isfinite(number) else None))
     return results

@@ -1,7 +1,7 @@
-"""Metrics of lifelong learning: PURE functions of a score matrix, numpy only.
+"""Summaries of a score matrix, and intervals: PURE functions, numpy and scipy only.
 
 R[k][j] is the score on task j after training task k (both from 0, j <= k): stages down, tasks across. R may be ragged, a
-nested list or an array. A missing cell is NaN or None: never zero. A metric is the mean over the cells that exist, and
+nested list or an array. A missing cell is NaN or None, never zero. A summary is the mean over the cells that exist, and
 NaN where none does. Scores may be negative. No argument is changed.
 
 Sources: Lopez-Paz & Ranzato 2017 (arXiv 1706.08840) for BWT and FWT, Chaudhry et al. 2018 (arXiv 1801.10112) for
@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Metric = Callable[[Array], float]
+SummaryOfR = Callable[[Array], float]
 
 
 class Interval(NamedTuple):
-    """A value with the limits of its interval; all NaN where there is nothing to measure."""
+    """A value with the limits of its interval; all NaN if nothing was measured."""
 
     value: float
     low: float
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 
 def as_matrix(R: Any) -> Array:
-    """R as [stages, tasks] float64, NaN where a cell is missing; the upper triangle is kept where it is given."""
+    """R as a [stages, tasks] float64 array, NaN where a cell is missing. Cells above the diagonal are kept."""
     rows = [[] if row is None else list(row) for row in R]
     matrix = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
     for k, row in enumerate(rows):
@@ -45,7 +45,7 @@ def _mean(values: Any) -> float:
 
 
 def last(R: Any) -> float:
-    """Mean over the tasks learnt so far of the scores after the last stage: mean_{j<=N} R[N][j]."""
+    """Mean score of the tasks learnt so far, after the last stage: mean_{j<=N} R[N][j]."""
     matrix = as_matrix(R)
     return _mean(matrix[-1, : len(matrix)]) if len(matrix) else float("nan")
 
@@ -64,7 +64,7 @@ def bwt(R: Any) -> float:
 
 
 def bwt_by_stage(R: Any) -> list[float]:
-    """`bwt` of the first k stages for each k; 0 for the first stage if it was scored: nothing can be forgotten yet."""
+    """`bwt` of the first k stages, for each k; 0 for the first stage if it was scored, as nothing can be forgotten yet."""
     matrix = as_matrix(R)
     stages = [bwt(matrix[: k + 1, : k + 1]) for k in range(len(matrix))]
     return [0.0 if k == 0 and not np.isnan(matrix[0, 0]) else value for k, value in enumerate(stages)]
@@ -88,7 +88,7 @@ def learning_accuracy(R: Any) -> float:
 
 
 def forward_transfer(R: Any, before: Sequence[float | None]) -> float:
-    """mean_{j>=1} (R[j-1][j] - before[j]): what the earlier tasks gave a task before it was learnt.
+    """mean_{j>=1} (R[j-1][j] - before[j]): how much the earlier tasks helped a task before it was learnt.
 
     Args:
         R: with the cells R[j-1][j], above the diagonal; NaN where they were not measured.
@@ -99,33 +99,48 @@ def forward_transfer(R: Any, before: Sequence[float | None]) -> float:
     return _mean([matrix[j - 1, j] - start[j] for j in range(1, min(matrix.shape[1], len(matrix) + 1, len(start)))])
 
 
+def percentile_interval(value: float, draws: Array, level: float = 0.95) -> Interval:
+    """Percentile interval (Efron & Tibshirani 1993, ch. 13) of a value from bootstrap draws of it; NaN draws are left out.
+
+    Args:
+        value: the estimate; where it is NaN, so are the limits.
+        draws: [resamples], the estimate of each resample.
+        level: share of the draws inside the interval, in (0, 1).
+    """
+    present = draws[~np.isnan(draws)]
+    if np.isnan(value) or not present.size:
+        return Interval(float(value), float("nan"), float("nan"))
+    low, high = np.quantile(present, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high))
+
+
 def mean_interval(values: Sequence[float], *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
-    """Mean of one cell's rows with its percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13)."""
+    """Mean over the rows of one cell, with its percentile bootstrap interval; NaN without a row."""
     array = np.asarray(values, dtype=np.float64)
     if not array.size:
         return Interval(float("nan"), float("nan"), float("nan"))
     draws = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
-    return _percentiles(float(array.mean()), array[draws].mean(1), level)
+    return percentile_interval(float(array.mean()), array[draws].mean(1), level)
 
 
-def bootstrap_metrics(
+def bootstrap_summaries(
     samples: Sequence[Sequence[Sequence[float]]],
-    functions: Mapping[str, Metric],
+    functions: Mapping[str, SummaryOfR],
     *,
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Metrics of R with percentile intervals over held-out rows.
+    """Summaries of R with percentile bootstrap intervals over held-out rows.
 
     Args:
         samples: samples[k][j] holds the per-row scores of task j after stage k, empty where it was not measured. Rows of a
             task are the same at all stages, so a resample takes the same rows at each of them (paired); a stage at which
             another number of rows was scored is resampled by itself.
-        functions: name -> metric of a matrix.
+        functions: name -> summary of a matrix.
         resamples: bootstrap samples, >= 1.
-        seed: of the resampling.
-        level: of the interval, in (0, 1).
+        seed: seed of the resampling.
+        level: coverage of the intervals, in (0, 1).
     """
     tasks = max(map(len, samples), default=0)
     drawn = np.full((resamples, len(samples), tasks), np.nan)
@@ -142,7 +157,7 @@ def bootstrap_metrics(
             point[k, j] = values.mean()
             drawn[:, k, j] = values[indices[values.size]].mean(1)
     return {
-        name: _percentiles(function(point), np.array([function(matrix) for matrix in drawn]), level)
+        name: percentile_interval(function(point), np.array([function(matrix) for matrix in drawn]), level)
         for name, function in functions.items()
     }
 
@@ -179,11 +194,3 @@ def seeds_interval(values: Sequence[float]) -> Interval:
     half = factor * float(array.std(ddof=1)) / float(np.sqrt(array.size))
     mean = float(array.mean())
     return Interval(mean, mean - half, mean + half)
-
-
-def _percentiles(value: float, draws: Array, level: float) -> Interval:
-    present = draws[~np.isnan(draws)]
-    if np.isnan(value) or not present.size:
-        return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(present, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))

@@ -1,4 +1,4 @@
-"""From the stored evaluation records to score matrices and what the report shows; no torch."""
+"""From stored evaluation records to score matrices, and to everything the report shows about a memory; no torch."""
 
 from __future__ import annotations
 
@@ -11,29 +11,27 @@ from typing import Any
 import numpy as np
 
 from lifealign.data.tasks import rows_sha256
-from lifealign.evaluation import metrics
-from lifealign.evaluation.catalog import LOWER_IS_BETTER, METRICS, PERCENT
+from lifealign.evaluation import catalog, metrics
+from lifealign.evaluation.answer_scores import FLOORS
 from lifealign.evaluation.guard_results import guard_results
-from lifealign.evaluation.text_metrics import FLOORS
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import DATA, DIAGNOSTICS, ROOT, ROW_RECORD, TRAINING
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 
-SUMMARIES = ("last", "ap", "bwt", "forgetting", "learning_accuracy", "forward_transfer")
-LEVEL_SEED = 0
-"""Seed of the bootstrap: intervals are the same whenever they are asked for."""
+BOOTSTRAP_SEED = 0
+"""Fixed, so that intervals are the same whenever they are computed."""
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Per-row scores of a memory on one split: stage (task directory) -> task -> metric -> values.
+    """Per-row scores of a memory on one split: stage (task directory) -> task -> score -> values.
 
     Attributes:
         tasks: in the order they were learnt, then those only scored.
         stages: for each task, the directory of the commit that learnt it.
-        rows: the values; of several records of one cell, the latest of those with most rows.
-        floors: task -> trivial answer -> metric -> values on the same rows; they are the same at every stage.
+        rows: the values. If a cell was scored more than once, the record with the most rows wins; ties go to the latest.
+        floors: task -> trivial answer -> score -> values on the same rows, which are the same at every stage.
     """
 
     tasks: tuple[str, ...]
@@ -41,32 +39,32 @@ class ScoreTable:
     rows: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
     floors: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]] = field(default_factory=dict)
 
-    def floor(self, task: str, floor: str, metric: str) -> float:
-        """Mean of what a trivial answer scores, in the metric's unit; NaN where that was not measured."""
-        values = self.floors.get(task, {}).get(floor, {}).get(metric, ())
-        return (100.0 if metric in PERCENT else 1.0) * sum(values) / len(values) if values else math.nan
+    def floor(self, task: str, floor: str, score: str) -> float:
+        """Mean score of a trivial answer, in the score's unit; NaN if it was not measured."""
+        values = self.floors.get(task, {}).get(floor, {}).get(score, ())
+        return catalog.score(score).scale * sum(values) / len(values) if values else math.nan
 
-    def values(self, stage: str, task: str, metric: str) -> Sequence[float]:
-        """Per-row values, scaled to percent where the metric is a rate; empty where nothing was measured."""
-        scale = 100.0 if metric in PERCENT else 1.0
-        return [v * scale for v in self.rows.get(stage, {}).get(task, {}).get(metric, ())]
+    def values(self, stage: str, task: str, score: str) -> Sequence[float]:
+        """Per-row values, rates in percent; empty if nothing was measured."""
+        scale = catalog.score(score).scale
+        return [v * scale for v in self.rows.get(stage, {}).get(task, {}).get(score, ())]
 
-    def metrics(self, stage: str, task: str) -> list[str]:
-        """Metrics measured of a task at a stage."""
-        return [m for m in METRICS if self.values(stage, task, m)]
+    def measured(self, stage: str, task: str) -> list[str]:
+        """Names of the scores that a task has at a stage."""
+        return [name for name in catalog.scores() if self.values(stage, task, name)]
 
-    def mean(self, stage: str, task: str, metric: str) -> float:
-        """Mean of a cell; NaN where nothing was measured."""
-        values = self.values(stage, task, metric)
+    def mean(self, stage: str, task: str, score: str) -> float:
+        """Mean of a cell; NaN if nothing was measured."""
+        values = self.values(stage, task, score)
         return sum(values) / len(values) if values else math.nan
 
-    def cell(self, stage: str, task: str, metric: str, resamples: int) -> dict[str, float]:
+    def cell(self, stage: str, task: str, score: str, resamples: int) -> dict[str, float]:
         """Mean of a cell with its bootstrap interval over rows, and the number of rows."""
-        values = self.values(stage, task, metric)
-        interval = metrics.mean_interval(values, resamples=resamples, seed=LEVEL_SEED)
+        values = self.values(stage, task, score)
+        interval = metrics.mean_interval(values, resamples=resamples, seed=BOOTSTRAP_SEED)
         return {"value": interval.value, "low": interval.low, "high": interval.high, "rows": len(values)}
 
-    def samples(self, metric: str) -> list[list[Sequence[float]]]:
+    def samples(self, score: str) -> list[list[Sequence[float]]]:
         """Per-row values [k][j] after the k-th task, N x N; empty where nothing was measured.
 
         Tasks learnt in one go (joint training) have one stage, which is the row of the last of them.
@@ -76,15 +74,15 @@ class ScoreTable:
             [
                 []
                 if k + 1 < count and self.stages[k + 1] == self.stages[k]
-                else self.values(self.stages[k], self.tasks[j], metric)
+                else self.values(self.stages[k], self.tasks[j], score)
                 for j in range(count)
             ]
             for k in range(count)
         ]
 
-    def matrix(self, metric: str) -> list[list[float]]:
+    def matrix(self, score: str) -> list[list[float]]:
         """R[k][j], N x N; NaN where nothing was measured."""
-        return [[sum(v) / len(v) if v else math.nan for v in row] for row in self.samples(metric)]
+        return [[sum(v) / len(v) if v else math.nan for v in row] for row in self.samples(score)]
 
 
 def read_scores(store: MemoryReader, split: str) -> ScoreTable:
@@ -96,15 +94,15 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     tasks = {task.name: task for task in heldout(store)}
 
     @functools.cache
-    def kept(name: str, count: int | None) -> str:
+    def kept_rows(name: str, count: int | None) -> str:
         return rows_sha256((tasks[name].test if split == "test" else tasks[name].validation)[:count])
 
     for record in store.evaluations():
         if record["kind"] == ROW_RECORD and record["options"]["split"] == split:
             for score in record["scores"]:
                 name = score["task"]
-                if name in tasks and score["rows_sha256"] != kept(name, record["options"].get("rows")):
-                    continue  # of rows that a rollback took back
+                if name in tasks and score["rows_sha256"] != kept_rows(name, record["options"].get("rows")):
+                    continue  # scored on rows that a rollback removed
                 cell = rows.setdefault(record["after"], {}).setdefault(name, {})
                 _update(cell, score["rows"])
                 for floor, values in score.get("floors", {}).items():  # older records have none
@@ -113,15 +111,15 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
 
 
 def _update(cell: dict[str, list[float]], found: Mapping[str, list[float]]) -> None:
-    """The latest record counts, unless it looked at fewer rows than an earlier one."""
+    """Take the values of a later record, unless it scored fewer rows than an earlier one."""
     cell.update({m: v for m, v in found.items() if len(v) >= len(cell.get(m, ()))})
 
 
 def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
-    """What the report shows of one memory; see `report.build_results`."""
+    """Everything the report shows about one memory, as plain values; see `report.memories.build_results`."""
     config = store.identity["config"]
     resamples = config["evaluate"]["bootstrap"]
-    found = [m for m in METRICS if any(v for row in table.samples(m) for v in row)]
+    names = [name for name in catalog.scores() if any(values for row in table.samples(name) for values in row)]
     lineage = store.lineage()[1:]
     guard = guard_results(store, table.stages, resamples)
     return {
@@ -130,10 +128,10 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         "seed": config["seed"],
         "base_model": config["model"]["name"],
         "tasks": list(table.tasks),
-        "scores": {m: _scores(table, m, resamples) for m in found},
-        "summary": {m: _summary(table, m, resamples) for m in found},
+        "scores": {name: _matrix(table, name, resamples) for name in names},
+        "summary": {name: _summaries(table, name, resamples) for name in names},
         **({"guard": guard} if guard else {}),
-        "floors": {m: floors for m in found if (floors := _floors(table, m))},
+        "floors": {name: floors for name in names if (floors := _floors(table, name))},
         "training": {m.name: store.load_lines(m, TRAINING) for m in lineage},
         "consolidation": {m.name: d for m in lineage if "summed" in (d := store.load_document(m, DIAGNOSTICS))},
         "data": {name: reports for m in lineage for name, reports in _data(store, m).items()},
@@ -148,28 +146,30 @@ def _data(store: MemoryReader, manifest: TaskManifest) -> dict[str, Any]:
     return reports
 
 
-def _before(table: ScoreTable, metric: str) -> list[float]:
-    return [table.mean(ROOT, task, metric) for task in table.tasks]
+def _before(table: ScoreTable, score: str) -> list[float]:
+    return [table.mean(ROOT, task, score) for task in table.tasks]
 
 
-def _scores(table: ScoreTable, metric: str, resamples: int) -> dict[str, Any]:
-    samples = table.samples(metric)
-    cells = [
-        [metrics.mean_interval(v, resamples=resamples, seed=LEVEL_SEED) if v else None for v in row] for row in samples
-    ]
+def _matrix(table: ScoreTable, score: str, resamples: int) -> dict[str, Any]:
+    """R with the limits of its cells, and the scores before any task."""
+
+    def cell(values: Sequence[float]) -> metrics.Interval | None:
+        return metrics.mean_interval(values, resamples=resamples, seed=BOOTSTRAP_SEED) if values else None
+
+    cells = [[cell(values) for values in row] for row in table.samples(score)]
     return {
         "R": [[c and c.value for c in row] for row in cells],
         "low": [[c and c.low for c in row] for row in cells],
         "high": [[c and c.high for c in row] for row in cells],
-        "before": [None if math.isnan(v) else v for v in _before(table, metric)],
+        "before": [None if math.isnan(v) else v for v in _before(table, score)],
     }
 
 
-def _floors(table: ScoreTable, metric: str) -> dict[str, Any]:
-    """Floor -> {"tasks": mean per task, "mean": over the tasks}, to be read beside the last row of R and `last`."""
+def _floors(table: ScoreTable, score: str) -> dict[str, Any]:
+    """Floor -> {"tasks": mean per task, "mean": over the tasks}, to compare with the last row of R and with `last`."""
     found = {}
     for floor in FLOORS:
-        values = [table.floor(task, floor, metric) for task in table.tasks]
+        values = [table.floor(task, floor, score) for task in table.tasks]
         present = [v for v in values if not math.isnan(v)]
         if present:
             found[floor] = {
@@ -179,39 +179,26 @@ def _floors(table: ScoreTable, metric: str) -> dict[str, Any]:
     return found
 
 
-def summary_functions(metric: str, before: Sequence[float]) -> dict[str, metrics.Metric]:
-    """`SUMMARIES` as functions of R.
+def _functions(table: ScoreTable, score: str) -> dict[str, metrics.SummaryOfR]:
+    before = _before(table, score)
+    return {name: found.function(catalog.score(score), before) for name, found in catalog.summaries().items()}
 
-    Args:
-        metric: a key of `METRICS`; says whether lower is better.
-        before: score of each task before any was learnt; NaN where it was not measured.
-    """
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    return {
-        "last": metrics.last,
-        "ap": metrics.ap,
-        "bwt": metrics.bwt,
-        # The best earlier score is the lowest one where lower is better; positive is always a loss.
-        "forgetting": lambda R: metrics.forgetting(sign * R),
-        "learning_accuracy": metrics.learning_accuracy,
-        "forward_transfer": lambda R: metrics.forward_transfer(R, before),
-    }
+
+def _summaries(table: ScoreTable, score: str, resamples: int) -> dict[str, Any]:
+    intervals = metrics.bootstrap_summaries(
+        table.samples(score), _functions(table, score), resamples=resamples, seed=BOOTSTRAP_SEED
+    )
+    return {name: interval._asdict() for name, interval in intervals.items()}
 
 
 def point_results(table: ScoreTable) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score matrices and their summaries without intervals, by metric; what a study keeps of a run."""
-    scores: dict[str, Any] = {}
-    summary: dict[str, Any] = {}
-    for metric in METRICS:
-        R = metrics.as_matrix(table.matrix(metric))
+    """Score matrices and their summaries without intervals, by score: what a study keeps of a run."""
+    matrices: dict[str, Any] = {}
+    summaries: dict[str, Any] = {}
+    for score in catalog.scores():
+        R = metrics.as_matrix(table.matrix(score))
         if not np.isnan(R).all():
-            before = _before(table, metric)
-            scores[metric] = {"R": R.tolist(), "before": None if np.isnan(before).all() else before}
-            summary[metric] = {name: f(R) for name, f in summary_functions(metric, before).items()}
-    return scores, summary
-
-
-def _summary(table: ScoreTable, metric: str, resamples: int) -> dict[str, Any]:
-    functions = summary_functions(metric, _before(table, metric))
-    intervals = metrics.bootstrap_metrics(table.samples(metric), functions, resamples=resamples, seed=LEVEL_SEED)
-    return {name: {"value": i.value, "low": i.low, "high": i.high} for name, i in intervals.items()}
+            before = _before(table, score)
+            matrices[score] = {"R": R.tolist(), "before": None if np.isnan(before).all() else before}
+            summaries[score] = {name: function(R) for name, function in _functions(table, score).items()}
+    return matrices, summaries

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lifealign.evaluation.metrics import Array, Interval, _percentiles, mean_interval
+from lifealign.evaluation.metrics import Array, Interval, mean_interval, percentile_interval
 
 RIDGE = 1.0
 """Weight of phi^2 / 2 beside the summed log-loss; scikit-learn's default, C = 1. It keeps phi finite where the longer
@@ -62,7 +62,7 @@ def length_controlled_win_rate(
         count = min(block, resamples - start)
         weights = rng.multinomial(won.size, np.full(won.size, 1 / won.size), size=count).astype(np.float64)
         draws.append(_fit(won, z, weights))
-    return _percentiles(float(100 * value), 100 * np.concatenate(draws), 0.95)
+    return percentile_interval(float(100 * value), 100 * np.concatenate(draws), 0.95)
 
 
 def _fit(won: Array, z: Array, weights: Array) -> Array:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.core.progress import NullProgress, Progress
-from lifealign.evaluation.guard_results import guard_scores, with_guard
+from lifealign.evaluation.guard_results import guard_values, with_guard
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results
 from lifealign.memory.outcomes import Evaluation, TaskResult
 from lifealign.store.heldout import heldout
@@ -132,8 +132,8 @@ class Memory:
         scores = {
             f"{name}.{metric}": table.mean(head.directory, name, metric)
             for name in table.tasks
-            for metric in table.metrics(head.directory, name)
-        } | guard_scores(self._store, table.stages)
+            for metric in table.measured(head.directory, name)
+        } | guard_values(self._store, table.stages)
         seconds = float(head.meta.get("seconds", time.perf_counter() - started))
         diagnostics = self._store.load_document(head, DIAGNOSTICS)
         return TaskResult(task.name, head.directory, seconds, diagnostics.get("summed", diagnostics), scores)
@@ -197,7 +197,7 @@ class Memory:
         cells = {
             n: {
                 m: table.cell(point.directory, n, m, config.evaluate.bootstrap)
-                for m in table.metrics(point.directory, n)
+                for m in table.measured(point.directory, n)
             }
             for n in names
         }
@@ -393,7 +393,7 @@ class Memory:
             **documents,
             "last_step": training[-1] if training else None,
             "scores": {
-                task: {m: table.mean(manifest.directory, task, m) for m in table.metrics(manifest.directory, task)}
+                task: {m: table.mean(manifest.directory, task, m) for m in table.measured(manifest.directory, task)}
                 for task in table.tasks
             },
         }

@@ -21,7 +21,7 @@ from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.core.progress import Progress
 from lifealign.data.load import load_stream
 from lifealign.data.tasks import Task, rows_sha256
-from lifealign.evaluation.text_metrics import require
+from lifealign.evaluation.answer_scores import require
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.recompose import task_signatures

@@ -14,7 +14,7 @@ from torch import Tensor
 from lifealign.consolidation import composing as compose
 from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.data.tasks import Row, Task
-from lifealign.evaluation.catalog import PERCENT
+from lifealign.evaluation import catalog
 from lifealign.memory import signatures
 from lifealign.memory.outcomes import Related, RelatedTask
 from lifealign.memory.session import Session, stored_strategy
@@ -266,7 +266,7 @@ def score_composed(
                 title=f"{which}: score {task.name}",
             )
             for metric, values in scores.rows.items():
-                scale = 100.0 if metric in PERCENT else 1.0
+                scale = catalog.score(metric).scale
                 mean = scale * sum(values) / len(values) if values else math.nan
                 found.setdefault(task.name, {}).setdefault(metric, {})[which] = mean
     return found

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from lifealign.core.progress import Progress
 from lifealign.data.tasks import Row
-from lifealign.evaluation.text_metrics import floor_answers, score_answers
+from lifealign.evaluation import catalog
+from lifealign.evaluation.answer_scores import floor_answers, score_answers
+from lifealign.evaluation.pair_scores import PairLogProbs
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.generate import Prefix, generate
 
@@ -25,11 +27,11 @@ class TaskScores:
 
     Attributes:
         task: name.
-        rows: metric -> one value per held-out row, in the rows' order; those of answers have as many as were generated.
+        rows: score -> one value per held-out row, in the rows' order; scores of answers have as many as were generated.
         answers: the generated answers, as {"prompt", "answer", "passed", "scores"}; `passed` is None without a rule,
             `scores` has the text metrics' values.
-        floors: trivial answer (`text_metrics.FLOORS`) -> metric -> values on the same rows as the answers.
-        rows_sha256: content of the held-out rows, so that scores of other rows are not taken for these.
+        floors: trivial answer (`answer_scores.FLOORS`) -> score -> values on the same rows as the answers.
+        rows_sha256: hash of the held-out rows' content, so that scores of other rows are not mistaken for these.
     """
 
     task: str
@@ -50,42 +52,25 @@ class TaskScores:
 
 
 def score_rows(policy: Tensor, reference: Tensor, pairs: Sequence[EncodedPair], beta: float) -> dict[str, list[float]]:
-    """Per-row scores from summed log-probs.
+    """Every score of the catalog that is a function of log-probs: score -> one value per row.
 
     Args:
-        policy: [N, 2] (chosen, rejected), nats, float32.
+        policy: [N, 2] (chosen, rejected), summed over the answer's tokens, nats.
         reference: [N, 2], of the base model.
         pairs: the encoded rows, for their lengths.
         beta: reward per nat.
-
-    Returns:
-        accuracy: 1 where the implicit reward margin is > 0, 0.5 where it is 0 (policy == reference), else 0.
-        margin: beta * (log-ratio of chosen - log-ratio of rejected).
-        likelihood_accuracy: 1 where the chosen answer has the higher mean log-prob per token; no reference.
-        nll: negative log-likelihood per token of the chosen answer.
     """
-    length_N = torch.tensor([[len(p.chosen), len(p.rejected)] for p in pairs], dtype=torch.float64).reshape(-1, 2)
-    ratio = policy.double() - reference.double()
-    margin = beta * (ratio[:, 0] - ratio[:, 1])
-    mean = policy.double() / length_N
-    return {
-        "accuracy": _wins(margin).tolist(),
-        "margin": margin.tolist(),
-        "likelihood_accuracy": _wins(mean[:, 0] - mean[:, 1]).tolist(),
-        "nll": (-mean[:, 0]).tolist(),
-    }
-
-
-def _wins(difference: Tensor) -> Tensor:
-    return (difference > 0).double() + 0.5 * (difference == 0).double()
+    tokens = torch.tensor([[len(p.chosen), len(p.rejected)] for p in pairs], dtype=torch.float64).reshape(-1, 2)
+    logps = PairLogProbs(policy.detach().double().numpy(), reference.detach().double().numpy(), tokens.numpy(), beta)
+    return {name: found.of_pairs(logps).tolist() for name, found in catalog.scores().items() if found.of_pairs}
 
 
 @dataclass(frozen=True)
 class AnswerScorer:
-    """What is asked of a generated answer.
+    """How generated answers are scored.
 
     Attributes:
-        rule: true of an answer that shows the task's behaviour; None: the task has none.
+        rule: true for an answer that shows the task's behaviour; None: the task has no rule.
         metrics: names of text metrics.
     """
 
@@ -93,11 +78,11 @@ class AnswerScorer:
     metrics: Sequence[str] = ()
 
     def __bool__(self) -> bool:
-        """Whether there is anything to ask."""
+        """Whether there is anything to score."""
         return self.rule is not None or bool(self.metrics)
 
     def __call__(self, answers: Sequence[str], rows: Sequence[Row]) -> dict[str, list[float]]:
-        """Metric -> one value per answer, with each row's chosen answer as the reference."""
+        """Score -> one value per answer, with each row's chosen answer as the reference."""
         scores = score_answers(self.metrics, answers, [row.chosen for row in rows])
         return ({"pass_rate": [float(self.rule(a)) for a in answers]} if self.rule else {}) | scores
 
@@ -113,15 +98,15 @@ def answer_rows(
     title: str = "answers",
     prefix: Prefix | None = None,
 ) -> TaskScores:
-    """Greedy answers to the prompts of the first `count` rows, what they score, and what trivial answers score.
+    """Greedy answers to the prompts of the first `count` rows, their scores, and the scores of trivial answers.
 
     Args:
         model: with or without adapter.
         encoder: template and tokenizer.
         rows: held-out rows of one task; other rows' answers are drawn from all of them.
-        scorer: what is asked of an answer.
-        count: rows that are answered, at most.
-        max_new_tokens: longest answer, tokens.
+        scorer: how answers are scored.
+        count: largest number of rows to answer.
+        max_new_tokens: longest answer, in tokens.
         progress: where to report.
         title: of the progress stage.
         prefix: see `generate.generate`.

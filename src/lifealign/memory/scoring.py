@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifealign.core.config import RunConfig
 from lifealign.data.tasks import Task, rows_sha256
-from lifealign.evaluation.text_metrics import require
+from lifealign.evaluation.answer_scores import require
 from lifealign.memory.row_scores import TaskScores
 from lifealign.memory.session import Session
 from lifealign.store.layout import (

@@ -19,8 +19,8 @@ PROMPTS = 256
 """Training prompts of a task that its signature is taken from, at most."""
 FLOOR = 1e-6
 """Least pooled variance of a feature, as a share of the mean over features: one that never varies must not decide all."""
-TENTHS = 10
-"""Routed weights are rounded to 1 / TENTHS, so that prompts that are alike are answered together."""
+WEIGHT_STEPS = 10
+"""Routed weights are rounded to 1 / WEIGHT_STEPS, so that prompts that are alike are answered together."""
 
 
 @dataclass(frozen=True)
@@ -95,4 +95,4 @@ def route(distances_NT: Tensor, temperature: float) -> Tensor:
     """
     squared_NT = distances_NT**2
     weights = torch.exp((squared_NT.min(1, keepdim=True).values - squared_NT) / temperature)
-    return torch.round(weights * TENTHS) / TENTHS
+    return torch.round(weights * WEIGHT_STEPS) / WEIGHT_STEPS

@@ -19,7 +19,7 @@ from lifealign.core.errors import DataError
 from lifealign.core.files import replace_file, writing
 from lifealign.core.version import __version__
 from lifealign.data.answers import BASE, AnswerRecord
-from lifealign.evaluation.catalog import metric_label
+from lifealign.evaluation import catalog
 from lifealign.judging.opinions import Opinion
 from lifealign.report.render import template
 
@@ -231,7 +231,7 @@ def page_document(threads: Sequence[Thread]) -> dict[str, Any]:
         "states": [[name, LABELS[name], text] for name, text in STATES.items()],
         "tasks": list(dict.fromkeys(t.first.task for t in threads)),
         "sources": list(dict.fromkeys(t.first.source for t in threads)),
-        "labels": {m: metric_label(m) for t in threads for a in t.answers for m in a.record.scores},
+        "labels": {m: catalog.score(m).title for t in threads for a in t.answers for m in a.record.scores},
         "threads": [
             {
                 "item": t.first.item,

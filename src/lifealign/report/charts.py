@@ -71,7 +71,7 @@ def path(points: Sequence[Point]) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in points) if points else ""
 
 
-def curves(metric: str, held: Sequence[tuple[Mapping[str, Any], str]], scale: tuple[float, float]) -> list[View]:
+def curves(score: str, held: Sequence[tuple[Mapping[str, Any], str]], scale: tuple[float, float]) -> list[View]:
     """For each run, each task's score from the stage that learnt it to the last; same axes for all runs."""
     names = list(dict.fromkeys(task for run, _ in held for task in run["tasks"]))
     most = max((len(run["tasks"]) for run, _ in held), default=0)
@@ -82,7 +82,7 @@ def curves(metric: str, held: Sequence[tuple[Mapping[str, Any], str]], scale: tu
         frame = Frame((1, most), scale, (420, 240), right=116)
         lines = []
         for j, task in enumerate(run["tasks"]):
-            column = [row[j] for row in run["scores"][metric]["R"]]
+            column = [row[j] for row in run["scores"][score]["R"]]
             known = [(k + 1, v) for k, v in enumerate(column) if v is not None and k >= j]
             if known:
                 marks = [{"at": frame.at(*p), "stage": p[0], "value": p[1]} for p in known]

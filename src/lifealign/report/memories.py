@@ -98,9 +98,9 @@ def scores_csv(results: Mapping[str, Any]) -> str:
     writer.writerow(CSV_COLUMNS)
     for run, key, label in zip(runs, keys, run_labels(runs), strict=True):
         method = run["method"] if keys.count(key) == 1 else label
-        for metric, scores in run.get("scores", {}).items():
+        for score, scores in run.get("scores", {}).items():
             for cell in _cells(run, scores):
-                writer.writerow((method, run.get("seed"), metric, *("" if v is None else v for v in cell)))
+                writer.writerow((method, run.get("seed"), score, *("" if v is None else v for v in cell)))
         for score, column in run.get("guard", {}).items():
             for stage, cell in zip((BEFORE, *run["tasks"]), (column["before"], *column["stages"]), strict=True):
                 if cell["value"] is not None:

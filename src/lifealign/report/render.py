@@ -8,12 +8,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from lifealign.evaluation.catalog import metric_label
+from lifealign.evaluation import catalog
 
 View = dict[str, Any]
 
 
-def number(value: Any, metric: str = "") -> str:
+def number(value: Any, score: str = "") -> str:
     """A number for people: two decimals for percent, three otherwise, more where it is small; "" for None."""
     if value is None:
         return ""
@@ -21,7 +21,7 @@ def number(value: Any, metric: str = "") -> str:
         return str(value)
     if isinstance(value, int):
         return str(value)
-    if metric_label(metric).endswith("%"):
+    if catalog.score(score).unit == "%":
         text = f"{value:.2f}"
     else:
         text = f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"

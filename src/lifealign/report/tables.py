@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lifealign.data.tasks import shorten_numbers
+from lifealign.evaluation import catalog
 from lifealign.report import charts
 
 View = dict[str, Any]
-LOWER = "perplexity"
-"""The guard's score that is better where it is lower."""
 
 
 def commits(run: Mapping[str, Any], label: str) -> View | None:
@@ -91,7 +90,7 @@ def guard(
         low, high = scales[name]
         share = (found["value"] - low) / (high - low) if high > low else 0.5
         # Stronger is better, as in the score matrices.
-        return {**found, "share": round(1 - share if name == LOWER else share, 3)}
+        return {**found, "share": round(1 - share if catalog.score(name).better == "lower" else share, 3)}
 
     every = [("before any task", [column["before"] for column in columns.values()]), *zip(names, rows, strict=True)]
     return {

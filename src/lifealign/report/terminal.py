@@ -6,25 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from lifealign.core.json_codec import plain
-from lifealign.evaluation.catalog import SUMMARIES, metric_label
+from lifealign.evaluation import catalog
 from lifealign.report import views as report_views
 from lifealign.report.render import interval, number, run_labels
 
 TERMINAL_WIDTH = 120
 
 
-def score_matrix_lines(run: Mapping[str, Any], metric: str = "accuracy") -> list[str]:
+def score_matrix_lines(run: Mapping[str, Any], score: str = "accuracy") -> list[str]:
     """One score matrix for the terminal: a row for each stage, a column for each task; blank where nothing was measured."""
     clean = plain(run)
-    head = f"{metric_label(metric)}: {run_labels([clean])[0]}, seed {clean.get('seed')}"
-    scores = clean.get("scores", {}).get(metric)
+    head = f"{catalog.score(score).title}: {run_labels([clean])[0]}, seed {clean.get('seed')}"
+    scores = clean.get("scores", {}).get(score)
     if scores is None:
         return [f"{head}: not measured"]
     tasks = clean["tasks"]
     stages = [(f"after {name}", row) for name, row in report_views.stages(clean, scores["R"])]
     if any(value is not None for value in scores.get("before") or []):
         stages.insert(0, ("before", scores["before"]))
-    cells = [["" if v is None else number(v, metric) for v in row] for _, row in stages]
+    cells = [["" if v is None else number(v, score) for v in row] for _, row in stages]
     first = max([len(name) for name, _ in stages], default=0)
     # Where names do not fit side by side, columns are numbered in the order of the tasks.
     widths = [max([len(t), *(len(row[j]) for row in cells)]) for j, t in enumerate(tasks)]
@@ -41,17 +41,17 @@ def score_matrix_lines(run: Mapping[str, Any], metric: str = "accuracy") -> list
 
 
 def summary_lines(results: Mapping[str, Any]) -> list[str]:
-    """Last, AP, BWT ... of all runs for the terminal, one table for each metric; what no run measured is left out."""
+    """Last, AP, BWT ... of all runs for the terminal, one table for each score; what no run measured is left out."""
     clean = plain(results)
     runs = clean["runs"]
     labels = run_labels(runs)
     lines: list[str] = []
-    for metric in report_views.metrics_of(runs):
-        summaries = [run.get("summary", {}).get(metric, {}) for run in runs]
-        keys = [k for k in SUMMARIES if any(interval(s.get(k))["value"] is not None for s in summaries)]
-        table = [[metric_label(metric), *(SUMMARIES[k].label for k in keys)]]
+    for score in report_views.scores_of(runs):
+        summaries = [run.get("summary", {}).get(score, {}) for run in runs]
+        keys = [k for k in catalog.summaries() if any(interval(s.get(k))["value"] is not None for s in summaries)]
+        table = [[catalog.score(score).title, *(catalog.summary(k).label for k in keys)]]
         table += [
-            [label, *(_with_limits(interval(s.get(k)), metric) for k in keys)]
+            [label, *(_with_limits(interval(s.get(k)), score) for k in keys)]
             for label, s in zip(labels, summaries, strict=True)
         ]
         widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
@@ -60,10 +60,10 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     return lines[:-1]
 
 
-def _with_limits(cell: Mapping[str, Any], metric: str) -> str:
+def _with_limits(cell: Mapping[str, Any], score: str) -> str:
     if cell["value"] is None:
         return "not measured"
-    text = number(cell["value"], metric)
+    text = number(cell["value"], score)
     if cell["low"] is None or cell["high"] is None:
         return text
-    return f"{text} [{number(cell['low'], metric)}, {number(cell['high'], metric)}]"
+    return f"{text} [{number(cell['low'], score)}, {number(cell['high'], score)}]"

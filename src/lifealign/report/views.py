@@ -10,22 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lifealign.core.json_codec import plain
-from lifealign.evaluation.catalog import (
-    _NOTES,
-    GUARDS,
-    LOWER_IS_BETTER,
-    NEITHER_IS_BETTER,
-    SUMMARIES,
-    higher_is_better,
-    metric_label,
-)
+from lifealign.evaluation import catalog
+from lifealign.evaluation.answer_scores import FLOORS
 from lifealign.evaluation.metrics import seeds_interval
-from lifealign.evaluation.text_metrics import FLOORS
 from lifealign.report import charts, tables
 from lifealign.report.render import View, interval, limits, run_labels
 
 
-def metrics_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def scores_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Metrics that at least one run has, in the order of the first that has them."""
     return list(dict.fromkeys(m for run in runs for m in run.get("scores", {})))
 
@@ -56,7 +48,7 @@ def page(results: Mapping[str, Any]) -> View:
             }
             for label, run in zip(labels, runs, strict=True)
         ],
-        "panels": [_panel(metric, runs, labels) for metric in metrics_of(runs)],
+        "panels": [_panel(score, runs, labels) for score in scores_of(runs)],
         "training": charts.training(runs, labels),
         "commits": [v for run, label in zip(runs, labels, strict=True) if (v := tables.commits(run, label))],
         "consolidation": [
@@ -65,31 +57,31 @@ def page(results: Mapping[str, Any]) -> View:
         "data": tables.data(runs, labels),
         "config": tables.compare([tables.flat(run.get("config") or {}) for run in runs], labels),
         "guard": _guard(runs, labels),
-        "guard_labels": {name: metric_label(name) for name in GUARDS.values()},
+        "guard_scores": {name: catalog.score(name) for run in runs for name in run.get("guard") or {}},
         "answers": results.get("answers"),
         "versions": tables.compare([run.get("versions") or {} for run in runs], labels),
     }
 
 
-def _panel(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
-    """One metric: its table, its matrices and its curves."""
-    held = [(run, label) for run, label in zip(runs, labels, strict=True) if metric in run.get("scores", {})]
-    values = [v for run, _ in held for row in run["scores"][metric]["R"] for v in row if v is not None]
-    values += [v for run, _ in held for v in run["scores"][metric].get("before") or [] if v is not None]
+def _panel(score: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
+    """One score: its table, its matrices and its curves."""
+    held = [(run, label) for run, label in zip(runs, labels, strict=True) if score in run.get("scores", {})]
+    values = [v for run, _ in held for row in run["scores"][score]["R"] for v in row if v is not None]
+    values += [v for run, _ in held for v in run["scores"][score].get("before") or [] if v is not None]
     scale = (min(values), max(values)) if values else (0.0, 1.0)
     return {
-        "name": metric,
-        "label": metric_label(metric),
-        "note": _NOTES.get(metric, ""),
-        "lower": metric in LOWER_IS_BETTER,
-        "neither": metric in NEITHER_IS_BETTER,
+        "name": score,
+        "label": catalog.score(score).title,
+        "note": catalog.score(score).note,
+        "lower": catalog.score(score).better == "lower",
+        "neither": catalog.score(score).better == "neither",
         "scale": scale,
-        "table": _summary_table(metric, runs, labels),
-        "floors": _floors(metric, held),
-        "seeds": _seeds(metric, runs),
-        "matrices": [_matrix(metric, run, label, scale) for run, label in held],
-        "absent": [label for run, label in zip(runs, labels, strict=True) if metric not in run.get("scores", {})],
-        "curves": charts.curves(metric, held, scale),
+        "table": _summary_table(score, runs, labels),
+        "floors": _floors(score, held),
+        "seeds": _seeds(score, runs),
+        "matrices": [_matrix(score, run, label, scale) for run, label in held],
+        "absent": [label for run, label in zip(runs, labels, strict=True) if score not in run.get("scores", {})],
+        "curves": charts.curves(score, held, scale),
     }
 
 
@@ -113,12 +105,12 @@ def _guard(runs: Sequence[Any], labels: Sequence[str]) -> list[View]:
     return found
 
 
-def _best(metric: str, key: str, values: Sequence[float | None]) -> float | None:
-    """The best value of a column; None if fewer than two runs have one. Forgetting is a loss whatever the metric."""
+def _best(score: str, key: str, values: Sequence[float | None]) -> float | None:
+    """The best value of a column; None if fewer than two runs have one. Forgetting is a loss whatever the score."""
     present = [v for v in values if v is not None]
     if len(present) < 2:
         return None
-    return max(present) if higher_is_better(metric, key) else min(present)
+    return min(present) if catalog.best_is_lowest(score, key) else max(present)
 
 
 def _comparable(runs: Sequence[Any]) -> bool:
@@ -126,56 +118,40 @@ def _comparable(runs: Sequence[Any]) -> bool:
     return len({(run.get("base_model"), tuple(sorted(run.get("tasks", [])))) for run in runs}) == 1
 
 
-def cells_of(key: str, count: int) -> list[tuple[int, int]]:
-    """The cells of R [N, N] that a summary is a mean over; see `metrics`."""
-    final, diagonal = [(count - 1, j) for j in range(count)], [(j, j) for j in range(count)]
-    match key:
-        case "last":
-            return final
-        case "learning_accuracy":
-            return diagonal
-        case "bwt":
-            return final[:-1] + diagonal[:-1]
-        case "forward_transfer":
-            return [(j - 1, j) for j in range(1, count)]
-        case _:
-            return [(k, j) for k in range(count) for j in range(k + 1)]
-
-
-def _summary_cell(metric: str, key: str, run: Mapping[str, Any]) -> View:
+def _summary_cell(score: str, key: str, run: Mapping[str, Any]) -> View:
     """A summary with its interval; `partial` says so where cells that it is a mean over were not measured."""
-    cell = interval(run.get("summary", {}).get(metric, {}).get(key))
-    R = run.get("scores", {}).get(metric, {}).get("R", [])
-    needed = cells_of(key, len(R))
+    cell = interval(run.get("summary", {}).get(score, {}).get(key))
+    R = run.get("scores", {}).get(score, {}).get("R", [])
+    needed = catalog.summary(key).cells(len(R))
     there = sum(R[k][j] is not None for k, j in needed)
     partial = f"{there} of {len(needed)} cells" if cell["value"] is not None and there < len(needed) else ""
     return {**cell, "partial": partial, "best": False}
 
 
-def _summary_table(metric: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
-    cells = {key: [_summary_cell(metric, key, run) for run in runs] for key in SUMMARIES}
-    shown = [key for key in SUMMARIES if any(c["value"] is not None for c in cells[key])]
-    measured = [run for run in runs if metric in run.get("summary", {})]
+def _summary_table(score: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
+    cells = {key: [_summary_cell(score, key, run) for run in runs] for key in catalog.summaries()}
+    shown = [key for key in catalog.summaries() if any(c["value"] is not None for c in cells[key])]
+    measured = [run for run in runs if score in run.get("summary", {})]
     comparable = len(measured) > 1 and _comparable(measured)
-    for key in shown if comparable and metric not in NEITHER_IS_BETTER else ():
+    for key in shown if comparable and catalog.score(score).better != "neither" else ():
         ranked = [c for c in cells[key] if not c["partial"]]
-        best = _best(metric, key, [c["value"] for c in ranked])
+        best = _best(score, key, [c["value"] for c in ranked])
         for cell in ranked:
             cell["best"] = best is not None and cell["value"] == best
     return {
-        "columns": [{"label": SUMMARIES[key].label, "text": SUMMARIES[key].text} for key in shown],
+        "columns": [{"label": catalog.summary(key).label, "text": catalog.summary(key).note} for key in shown],
         "rows": [{"label": label, "cells": [cells[key][i] for key in shown]} for i, label in enumerate(labels)],
-        "missing": [SUMMARIES[key].label for key in SUMMARIES if key not in shown],
+        "missing": [catalog.summary(key).label for key in catalog.summaries() if key not in shown],
         "comparable": comparable,
         "several": len(measured) > 1,
     }
 
 
-def _floors(metric: str, held: Sequence[tuple[Any, str]]) -> list[View]:
+def _floors(score: str, held: Sequence[tuple[Any, str]]) -> list[View]:
     """What trivial answers score on the same rows; runs that were scored on the same ones share a table."""
     groups: dict[str, tuple[list[str], Any, Any]] = {}
     for run, label in held:
-        if found := (run.get("floors") or {}).get(metric):
+        if found := (run.get("floors") or {}).get(score):
             key = json.dumps([run["tasks"], found], sort_keys=True)
             groups.setdefault(key, ([], run["tasks"], found))[0].append(label)
     return [
@@ -188,7 +164,7 @@ def _floors(metric: str, held: Sequence[tuple[Any, str]]) -> list[View]:
     ]
 
 
-def _seeds(metric: str, runs: Sequence[Any]) -> list[View]:
+def _seeds(score: str, runs: Sequence[Any]) -> list[View]:
     """Means over the seeds of runs that differ in nothing else."""
     groups: dict[str, list[Any]] = {}
     for run in runs:
@@ -203,8 +179,8 @@ def _seeds(metric: str, runs: Sequence[Any]) -> list[View]:
         if len(set(seeds)) < 2 or len(set(seeds)) != len(seeds):
             continue
         cells = []
-        for key, summary in SUMMARIES.items():
-            values = [interval(run.get("summary", {}).get(metric, {}).get(key))["value"] for run in group]
+        for key, summary in catalog.summaries().items():
+            values = [interval(run.get("summary", {}).get(score, {}).get(key))["value"] for run in group]
             present = [float(v) for v in values if v is not None]
             if len(present) > 1:
                 cells.append({"label": summary.label, "count": len(present), **seeds_interval(present)._asdict()})
@@ -213,15 +189,15 @@ def _seeds(metric: str, runs: Sequence[Any]) -> list[View]:
     return found
 
 
-def _matrix(metric: str, run: Mapping[str, Any], label: str, scale: tuple[float, float]) -> View:
-    scores, tasks = run["scores"][metric], run["tasks"]
+def _matrix(score: str, run: Mapping[str, Any], label: str, scale: tuple[float, float]) -> View:
+    scores, tasks = run["scores"][score], run["tasks"]
     span = scale[1] - scale[0]
 
     def cell(value: Any, low: Any, high: Any, learnt: bool) -> View | None:
         if value is None:
             return None
         share = (value - scale[0]) / span if span else 0.5
-        share = 1 - share if metric in LOWER_IS_BETTER else share
+        share = 1 - share if catalog.score(score).better == "lower" else share
         return {"value": value, "low": low, "high": high, "share": f"{share:.3f}", "learnt": learnt}
 
     rows: list[View] = []

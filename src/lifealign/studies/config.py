@@ -16,8 +16,7 @@ from lifealign.core.config import Frozen, RunConfig, StreamConfig
 from lifealign.core.config_files import explain, nearest, read_yaml
 from lifealign.core.errors import ConfigError
 from lifealign.data.planted.rules import TASKS
-from lifealign.evaluation.catalog import METRICS, NEITHER_IS_BETTER
-from lifealign.evaluation.results import SUMMARIES
+from lifealign.evaluation import catalog
 
 SECTIONS = ("lora", "sft", "strategy", "train")
 """What a method may set; the rows, the model and the scoring are the same for all methods."""
@@ -74,7 +73,7 @@ class SelectionConfig(Frozen):
     """
 
     metric: str = "last.accuracy"
-    """SUMMARY.METRIC of the validation scores; the mean over the runs decides, the first of equals wins."""
+    """SUMMARY.SCORE on the validation rows. The best mean over the runs is chosen; ties go to the first."""
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
     """Seeds of the trials; None: the first of `seeds`."""
     tasks: int | None = Field(None, ge=1)
@@ -83,13 +82,14 @@ class SelectionConfig(Frozen):
     @field_validator("metric")
     @classmethod
     def _known(cls, value: str) -> str:
-        summary, _, metric = value.partition(".")
-        if summary not in SUMMARIES or metric not in METRICS:
-            raise ValueError(f"expected SUMMARY.METRIC of {', '.join(SUMMARIES)} and {', '.join(METRICS)}")
-        if metric in NEITHER_IS_BETTER:
+        summary, _, score = value.partition(".")
+        summaries, scores = catalog.summaries(), catalog.scores()
+        if summary not in summaries or score not in scores:
             raise ValueError(
-                f"of {metric} neither a higher nor a lower value is better, so nothing can be chosen by it"
+                f"expected SUMMARY.SCORE with a summary of {', '.join(summaries)} and a score of {', '.join(scores)}"
             )
+        if scores[score].better == "neither":
+            raise ValueError(f"{score} has no better direction, so settings cannot be chosen by it")
         return value
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lifealign.core.version import __version__
-from lifealign.evaluation.catalog import LOWER_IS_BETTER, METRICS
+from lifealign.evaluation import catalog
 from lifealign.evaluation.metrics import Interval
-from lifealign.evaluation.results import SUMMARIES
 from lifealign.studies import stats
 from lifealign.studies.plan import Plan, Run, Settings, points
 
@@ -56,9 +55,9 @@ class Group:
         """The method, with the swept setting where there is one."""
         return shown(self.method, self.point)
 
-    def by_seed(self, metric: str, summary: str) -> dict[int, float | None]:
+    def by_seed(self, score: str, summary: str) -> dict[int, float | None]:
         """Seed -> value."""
-        return {seed: run["summary"].get(metric, {}).get(summary) for seed, run in sorted(self.runs.items())}
+        return {seed: run["summary"].get(score, {}).get(summary) for seed, run in sorted(self.runs.items())}
 
 
 def shown(method: str, point: Settings) -> str:
@@ -75,21 +74,21 @@ def _select_one(plan: Plan, method: Any, records: Records) -> Selected:
     trials = plan.trials(method)
     if len(trials) == 1:
         return Selected((), trials[0])
-    summary, _, metric = plan.study.selection.metric.partition(".")
+    summary, _, score = plan.study.selection.metric.partition(".")
     lines: list[dict[str, Any]] = []
     waiting = False
     for trial in trials:
         runs = plan.selection_runs(method, trial)
         ended = [records(run.id) for run in runs]
         waiting |= any(record is None for record in ended)
-        values = [r["summary"].get(metric, {}).get(summary) for r in ended if r and r["status"] == "done"]
+        values = [r["summary"].get(score, {}).get(summary) for r in ended if r and r["status"] == "done"]
         complete = len(values) == len(runs) and None not in values
         error = next((r["error"] for r in ended if r and r["error"]), None)
         if error is None and len(values) == len(runs) and not complete:
             error = f"{plan.study.selection.metric} was not measured on the validation rows"
         value = sum(values) / len(values) if complete else None
         lines.append({"settings": trial, "value": value, "runs": [run.id for run in runs], "error": error})
-    lower = summary == "forgetting" or metric in LOWER_IS_BETTER
+    lower = catalog.best_is_lowest(score, summary)
     best = None if waiting else stats.best([line["value"] for line in lines], lower)
     if best is not None:
         return Selected(lines, lines[best]["settings"])
@@ -204,18 +203,18 @@ def _limits(interval: Interval) -> dict[str, Any]:
 
 
 def _measured(groups: Sequence[Group]) -> list[str]:
-    found = {metric for group in groups for run in group.runs.values() for metric in run["summary"]}
-    return [m for m in METRICS if m in found]
+    found = {score for group in groups for run in group.runs.values() for score in run["summary"]}
+    return [name for name in catalog.scores() if name in found]
 
 
 def _table(groups: Sequence[Group], baseline: str | None) -> list[dict[str, Any]]:
     rows = []
     for group in groups:
         metrics: dict[str, Any] = {}
-        for metric, summary in itertools.product(_measured([group]), SUMMARIES):
-            values = list(group.by_seed(metric, summary).values())
+        for score, summary in itertools.product(_measured([group]), catalog.summaries()):
+            values = list(group.by_seed(score, summary).values())
             cell = {**_limits(stats.interval(values)), "values": values}
-            metrics.setdefault(metric, {})[summary] = cell
+            metrics.setdefault(score, {})[summary] = cell
         rows.append(
             {
                 "method": group.label,
@@ -240,9 +239,9 @@ def _difference(group: Group, other: Group | None) -> dict[str, Any] | None:
     if other is None:
         return None
     found: dict[str, Any] = {}
-    for metric, summary in itertools.product(_measured([group]), SUMMARIES):
-        pair = stats.paired(group.by_seed(metric, summary), other.by_seed(metric, summary))
-        found.setdefault(metric, {})[summary] = _limits(pair)
+    for score, summary in itertools.product(_measured([group]), catalog.summaries()):
+        pair = stats.paired(group.by_seed(score, summary), other.by_seed(score, summary))
+        found.setdefault(score, {})[summary] = _limits(pair)
     return found
 
 
@@ -260,26 +259,26 @@ def _orders_spread(groups: Sequence[Group]) -> dict[str, Any]:
         orders = list(dict.fromkeys(g.order for g in own))
         if len(orders) < 2:
             continue
-        for metric, summary in itertools.product(_measured(own), SUMMARIES):
+        for score, summary in itertools.product(_measured(own), catalog.summaries()):
             by_order = {
-                order: stats.mean([v for g in own if g.order == order for v in g.by_seed(metric, summary).values()])
+                order: stats.mean([v for g in own if g.order == order for v in g.by_seed(score, summary).values()])
                 for order in orders
             }
             cell = {"spread": stats.spread(by_order), "by_order": by_order}
-            found.setdefault(label, {}).setdefault(metric, {})[summary] = cell
+            found.setdefault(label, {}).setdefault(score, {})[summary] = cell
     return found
 
 
 def _interference(plan: Plan, groups: Sequence[Group]) -> dict[str, Any]:
-    """Per method, of the metric that settings are chosen by."""
-    metric = plan.study.selection.metric.partition(".")[2]
+    """Per method, of the score that settings are chosen by."""
+    score = plan.study.selection.metric.partition(".")[2]
     tasks = plan.task_order(next(iter(plan.orders)))
     found = {}
     for label, own in _by_label(groups).items():
-        runs = [r for g in own for r in g.runs.values() if metric in r["scores"]]
+        runs = [r for g in own for r in g.runs.values() if score in r["scores"]]
         if runs:
-            learnt = [(r["tasks"], r["scores"][metric]["R"], r["scores"][metric]["before"]) for r in runs]
-            found[label] = {"metric": metric, "tasks": tasks, "matrix": stats.interference(learnt, tasks).tolist()}
+            learnt = [(r["tasks"], r["scores"][score]["R"], r["scores"][score]["before"]) for r in runs]
+            found[label] = {"metric": score, "tasks": tasks, "matrix": stats.interference(learnt, tasks).tolist()}
     return found
 
 

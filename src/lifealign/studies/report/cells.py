@@ -63,7 +63,7 @@ class Table:
         first: heading of the first column.
         columns: the others.
         rows: (name, cells) each.
-        show: which choices of the reader it belongs to: metric, order, model.
+        show: which choices of the reader it belongs to: score, order, model.
     """
 
     name: str
@@ -110,18 +110,18 @@ def settings_text(settings: Json | None) -> str:
     return ", ".join(f"{key}={setting(value)}" for key, value in (settings or {}).items())
 
 
-def number_cell(value: Any, metric: str = "") -> Cell:
+def number_cell(value: Any, score: str = "") -> Cell:
     """A number alone."""
-    return Cell(None) if value is None else Cell(number(value, metric), value)
+    return Cell(None) if value is None else Cell(number(value, score), value)
 
 
-def mean_cell(stored: Json, metric: str) -> Cell:
+def mean_cell(stored: Json, score: str) -> Cell:
     """A mean with its interval, both for people."""
     found = interval({**stored, "value": stored.get("mean")})
     if found["value"] is None:
         return Cell(None)
-    low, high = (number(found[side], metric) for side in ("low", "high"))
-    return Cell(number(found["value"], metric), found["value"], *((low, high) if low and high else ("", "")))
+    low, high = (number(found[side], score) for side in ("low", "high"))
+    return Cell(number(found["value"], score), found["value"], *((low, high) if low and high else ("", "")))
 
 
 def signed(cell: Cell) -> str:

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lifealign.evaluation.catalog import SUMMARIES, metric_label
+from lifealign.evaluation import catalog
 from lifealign.report.render import number
 from lifealign.studies.report import views
 from lifealign.studies.report.cells import Json, order_label, slug, unused
@@ -44,7 +44,7 @@ _ACROSS = 4  # score matrices side by side
 
 
 def figures(results: Json) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of every figure, in a folder for each metric; each as PNG and as PDF."""
+    """(file name, content) of every figure, in a folder for each score; each as PNG and as PDF."""
     # The user's own settings would change the bytes.
     with matplotlib.rc_context(_STYLE):
         for name, figure in _all(results):
@@ -64,20 +64,20 @@ def _all(results: Json) -> Iterator[tuple[str, Figure]]:
     maps: dict[tuple[str, str, str], list[View]] = {}
     for view in views.heatmaps(results):
         show = view["show"]
-        maps.setdefault((show["metric"], show["order"], show["model"]), []).append(view)
+        maps.setdefault((show["score"], show["order"], show["model"]), []).append(view)
     models = {model for _, _, model in maps}
-    for (metric, order, model), shown in maps.items():
-        name = own(metric, "scores", order, model if len(models) > 1 else "")
-        yield name, _heatmaps(shown, f"{metric_label(metric)}, {order_label(order)}")
+    for (score, order, model), shown in maps.items():
+        name = own(score, "scores", order, model if len(models) > 1 else "")
+        yield name, _heatmaps(shown, f"{catalog.score(score).title}, {order_label(order)}")
     for view in views.bars(results):
         model = view["show"]["model"] if len(models) > 1 else ""
-        yield own(view["show"]["metric"], "orders", view["key"], model), _bars(view)
+        yield own(view["show"]["score"], "orders", view["key"], model), _bars(view)
     for view in views.pareto(results):
         show = view["show"]
-        name = own(show["metric"], "pareto", show["order"], show["model"] if len(models) > 1 else "")
+        name = own(show["score"], "pareto", show["order"], show["model"] if len(models) > 1 else "")
         yield name, _pareto(view)
     for view in views.sensitivity(results):
-        yield own(view["show"]["metric"], "sensitivity", view["axis"], view["key"]), _sensitivity(view)
+        yield own(view["show"]["score"], "sensitivity", view["axis"], view["key"]), _sensitivity(view)
 
 
 def _heatmaps(views: Sequence[View], title: str) -> Figure:
@@ -109,7 +109,7 @@ def _heatmap(axes: Axes, view: View, stages: Sequence[str], names: tuple[bool, b
     for k, row in enumerate(cells):
         for j, cell in enumerate(row):
             if cell is not None:
-                axes.text(j, k, number(cell["value"], view["show"]["metric"]), ha="center", va="center", fontsize=6)
+                axes.text(j, k, number(cell["value"], view["show"]["score"]), ha="center", va="center", fontsize=6)
     tasks = range(len(view["tasks"]))
     axes.set_xticks(tasks, view["tasks"] if names[1] else [""] * len(tasks), rotation=90)
     axes.set_yticks(range(len(stages)), stages if names[0] else [""] * len(stages))
@@ -156,7 +156,7 @@ def _pareto(view: View) -> Figure:
         axes.plot(x["value"], y["value"], marker, color=_COLOURS[i % 8], markersize=6, label=p["method"])
     axes.set_xlim(view["limits"]["x"])
     axes.set_ylim(view["limits"]["y"])
-    axes.set_xlabel(f"{SUMMARIES[views.LEARNING].label} (learning accuracy)")
+    axes.set_xlabel(f"{catalog.summary(views.LEARNING).label} (learning accuracy)")
     axes.set_ylabel("BWT (retention)")
     axes.grid(color="#dfe3e6", linewidth=0.6)
     axes.set_title(view["title"])

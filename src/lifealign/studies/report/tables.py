@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lifealign.evaluation.catalog import NEITHER_IS_BETTER, SUMMARIES, higher_is_better, metric_label
+from lifealign.evaluation import catalog
 from lifealign.report.render import number
-from lifealign.report.views import cells_of
 from lifealign.studies.report.cells import (
     Cell,
     Column,
@@ -59,11 +58,11 @@ def groups(results: Json) -> list[Group]:
     ]
 
 
-def metrics_of(results: Json) -> list[str]:
+def scores_of(results: Json) -> list[str]:
     """Metrics of the table and of the runs, in the order of the first that has them."""
     lines = [line.get("metrics") or {} for line in results.get("table") or ()]
     runs = [run.get("scores") or {} for run in results.get("runs") or ()]
-    return list(dict.fromkeys(metric for held in (*lines, *runs) for metric in held))
+    return list(dict.fromkeys(score for held in (*lines, *runs) for score in held))
 
 
 def runs_of(results: Json, **wanted: Any) -> list[Json]:
@@ -78,12 +77,12 @@ def runs_of(results: Json, **wanted: Any) -> list[Json]:
 
 def all_tables(results: Json) -> dict[str, list[Table]]:
     """Every table of the report, by section; a section may have none."""
-    comparable, metrics = groups(results), metrics_of(results)
+    comparable, scores = groups(results), scores_of(results)
     sections = {
-        "main": [main_table(results, group, metrics) for group in comparable],
-        "details": [_details(results, group, metric) for group in comparable for metric in metrics],
-        "differences": [t for group in comparable for metric in metrics if (t := _differences(results, group, metric))],
-        "spread": [t for metric in metrics if (t := _spread(results, metric))],
+        "main": [main_table(results, group, scores) for group in comparable],
+        "details": [_details(results, group, score) for group in comparable for score in scores],
+        "differences": [t for group in comparable for score in scores if (t := _differences(results, group, score))],
+        "spread": [t for score in scores if (t := _spread(results, score))],
         "interference": _interference(results),
         "cost": _cost(results),
         "selection": _selection(results),
@@ -99,10 +98,13 @@ def all_tables(results: Json) -> dict[str, list[Table]]:
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def main_table(results: Json, group: Group, metrics: Sequence[str]) -> Table:
-    """BWT, Last and AP of every metric, a row for each method: the form of the paper's tables."""
-    pairs = [(metric, key) for metric in metrics for key in PAPER_FORM if _measured(group, metric, key)]
-    columns = tuple(Column(SUMMARIES[key].label, metric_label(metric), SUMMARIES[key].text) for metric, key in pairs)
+def main_table(results: Json, group: Group, scores: Sequence[str]) -> Table:
+    """BWT, Last and AP of every score, a row for each method: the form of the paper's tables."""
+    pairs = [(score, key) for score in scores for key in PAPER_FORM if _measured(group, score, key)]
+    columns = tuple(
+        Column(catalog.summary(key).label, catalog.score(score).title, catalog.summary(key).note)
+        for score, key in pairs
+    )
     return Table(
         slug("main", group.order, _model_part(results, group)),
         f"Results, {group.label}",
@@ -114,17 +116,17 @@ def main_table(results: Json, group: Group, metrics: Sequence[str]) -> Table:
     )
 
 
-def _details(results: Json, group: Group, metric: str) -> Table:
-    """Every summary of one metric."""
-    pairs = [(metric, key) for key in SUMMARIES if _measured(group, metric, key)]
+def _details(results: Json, group: Group, score: str) -> Table:
+    """Every summary of one score."""
+    pairs = [(score, key) for key in catalog.summaries() if _measured(group, score, key)]
     return Table(
-        slug("summary", metric, group.order, _model_part(results, group)),
-        f"{metric_label(metric)}, {group.label}",
+        slug("summary", score, group.order, _model_part(results, group)),
+        f"{catalog.score(score).title}, {group.label}",
         "Mean over seeds with its 95 % interval.",
         "Method",
-        tuple(Column(SUMMARIES[key].label, "", SUMMARIES[key].text) for _, key in pairs),
+        tuple(Column(catalog.summary(key).label, "", catalog.summary(key).note) for _, key in pairs),
         _score_rows(results, group, pairs),
-        {**group.show(), "metric": metric},
+        {**group.show(), "score": score},
     )
 
 
@@ -132,14 +134,14 @@ def _model_part(results: Json, group: Group) -> str:
     return group.model if len({line.get("model") for line in results["table"]}) > 1 else ""
 
 
-def _stored(line: Json, metric: str, key: str) -> Json:
+def _stored(line: Json, score: str, key: str) -> Json:
     """What the table's line says of a summary."""
-    found: Json = ((line.get("metrics") or {}).get(metric) or {}).get(key) or {}
+    found: Json = ((line.get("metrics") or {}).get(score) or {}).get(key) or {}
     return found
 
 
-def _measured(group: Group, metric: str, key: str) -> bool:
-    return any(_stored(line, metric, key).get("mean") is not None for line in group.lines)
+def _measured(group: Group, score: str, key: str) -> bool:
+    return any(_stored(line, score, key).get("mean") is not None for line in group.lines)
 
 
 def _score_rows(
@@ -147,64 +149,66 @@ def _score_rows(
 ) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
     columns = []
     most = max((len(line.get("seeds") or ()) for line in group.lines), default=0)
-    for metric, key in pairs:
-        cells = [_score_cell(results, line, metric, key, most) for line in group.lines]
-        columns.append(cells if metric in NEITHER_IS_BETTER else ranked(cells, higher_is_better(metric, key)))
+    for score, key in pairs:
+        cells = [_score_cell(results, line, score, key, most) for line in group.lines]
+        columns.append(
+            cells if catalog.score(score).better == "neither" else ranked(cells, not catalog.best_is_lowest(score, key))
+        )
     return tuple((str(line["method"]), tuple(column[i] for column in columns)) for i, line in enumerate(group.lines))
 
 
-def _score_cell(results: Json, line: Json, metric: str, key: str, most: int) -> Cell:
+def _score_cell(results: Json, line: Json, score: str, key: str, most: int) -> Cell:
     """A mean over seeds; its note says which seeds or cells it lacks."""
-    stored = _stored(line, metric, key)
+    stored = _stored(line, score, key)
     seeds, values = line.get("seeds") or [], stored.get("values") or []
-    cell = mean_cell(stored, metric)
+    cell = mean_cell(stored, score)
     if cell.text is None:
         return cell
     there = sum(value is not None for value in values) if values else len(seeds)
     notes = [f"{there} of {most} seeds"] if there < most else []
-    notes += _partial(results, line, metric, key)
+    notes += _partial(results, line, score, key)
     singles = [
-        f"seed {seed}: {number(value, metric) or 'not measured'}" for seed, value in zip(seeds, values, strict=False)
+        f"seed {seed}: {number(value, score) or 'not measured'}" for seed, value in zip(seeds, values, strict=False)
     ]
     return replace(cell, note=", ".join(notes), values="; ".join(singles))
 
 
-def _partial(results: Json, line: Json, metric: str, key: str) -> list[str]:
+def _partial(results: Json, line: Json, score: str, key: str) -> list[str]:
     """How many cells of R lie behind the mean, where some that it is a mean over were not measured."""
     there = needed = 0
     for run in runs_of(results, method=line["method"], order=line["order"], model=line.get("model")):
-        R = ((run.get("scores") or {}).get(metric) or {}).get("R") or []
-        wanted = cells_of(key, len(R))
+        R = ((run.get("scores") or {}).get(score) or {}).get("R") or []
+        wanted = catalog.summary(key).cells(len(R))
         needed += len(wanted)
         there += sum(R[k][j] is not None for k, j in wanted)
     return [f"{there} of {needed} cells"] if there < needed else []
 
 
-def _differences(results: Json, group: Group, metric: str) -> Table | None:
+def _differences(results: Json, group: Group, score: str) -> Table | None:
     """Paired difference to the study's baseline, seed by seed."""
     held = [
-        (str(line["method"]), (line.get("difference") or {}).get(metric) or {})
+        (str(line["method"]), (line.get("difference") or {}).get(score) or {})
         for line in group.lines
-        if (line.get("difference") or {}).get(metric)
+        if (line.get("difference") or {}).get(score)
     ]
-    keys = [key for key in SUMMARIES if any((d.get(key) or {}).get("mean") is not None for _, d in held)]
+    keys = [key for key in catalog.summaries() if any((d.get(key) or {}).get("mean") is not None for _, d in held)]
     if not keys:
         return None
-    rows = tuple((method, tuple(_difference(stored.get(key) or {}, metric) for key in keys)) for method, stored in held)
+    rows = tuple((method, tuple(_difference(stored.get(key) or {}, score) for key in keys)) for method, stored in held)
     baseline = results.get("baseline")
     return Table(
-        slug("difference", metric, group.order, _model_part(results, group)),
-        f"{metric_label(metric)}: difference to {baseline}, {group.label}",
+        slug("difference", score, group.order, _model_part(results, group)),
+        f"{catalog.score(score).title}: difference to {baseline}, {group.label}",
         f"Method minus {baseline}, paired over seeds, with its 95 % interval. * : the interval excludes zero.",
         "Method",
-        tuple(Column(SUMMARIES[key].label, "", SUMMARIES[key].text) for key in keys),
+        tuple(Column(catalog.summary(key).label, "", catalog.summary(key).note) for key in keys),
         rows,
-        {**group.show(), "metric": metric},
+        {**group.show(), "score": score},
     )
 
 
-def _difference(stored: Json, metric: str) -> Cell:
-    cell = mean_cell(stored, metric)
+def _difference(stored: Json, score: str) -> Cell:
+    cell = mean_cell(stored, score)
     low, high = stored.get("low"), stored.get("high")
     if cell.text is None:
         return cell
@@ -215,17 +219,19 @@ def _difference(stored: Json, metric: str) -> Cell:
 # --- orders and interference ------------------------------------------------------------------------------------------
 
 
-def _spread(results: Json, metric: str) -> Table | None:
+def _spread(results: Json, score: str) -> Table | None:
     """Largest minus smallest mean over the orders, and the means themselves."""
-    held = {method: (by or {}).get(metric) or {} for method, by in (results.get("orders_spread") or {}).items()}
+    held = {method: (by or {}).get(score) or {} for method, by in (results.get("orders_spread") or {}).items()}
     held = {method: stored for method, stored in held.items() if stored}
     keys = [key for key in PAPER_FORM if any(key in stored for stored in held.values())]
     orders = list(dict.fromkeys(o for s in held.values() for k in keys for o in (s.get(k) or {}).get("by_order") or {}))
     if not keys or len(orders) < 2:
         return None
-    columns = [Column(o, SUMMARIES[key].label, SUMMARIES[key].text) for key in keys for o in ("spread", *orders)]
+    columns = [
+        Column(o, catalog.summary(key).label, catalog.summary(key).note) for key in keys for o in ("spread", *orders)
+    ]
     spreads = {
-        key: ranked([number_cell((s.get(key) or {}).get("spread"), metric) for s in held.values()], False)
+        key: ranked([number_cell((s.get(key) or {}).get("spread"), score) for s in held.values()], False)
         for key in keys
     }
     rows = []
@@ -233,16 +239,16 @@ def _spread(results: Json, metric: str) -> Table | None:
         cells: list[Cell] = []
         for key in keys:
             by_order = (stored.get(key) or {}).get("by_order") or {}
-            cells += [spreads[key][i], *(number_cell(by_order.get(order), metric) for order in orders)]
+            cells += [spreads[key][i], *(number_cell(by_order.get(order), score) for order in orders)]
         rows.append((method, tuple(cells)))
     return Table(
-        slug("orders", metric),
-        f"Order sensitivity: {metric_label(metric)}",
+        slug("orders", score),
+        f"Order sensitivity: {catalog.score(score).title}",
         "Spread: the largest minus the smallest mean over the orders; less is better.",
         "Method",
         tuple(columns),
         tuple(rows),
-        {"metric": metric},
+        {"score": score},
     )
 
 
@@ -253,16 +259,16 @@ def _interference(results: Json) -> list[Table]:
         largest = max((abs(value) for row in matrix for value in row if value is not None), default=None)
         if largest is None:
             continue
-        metric = stored.get("metric") or "accuracy"
+        score = stored.get("metric") or "accuracy"
         tables.append(
             Table(
                 slug("interference", method),
                 f"Interference: {method}",
-                f"{metric_label(metric)}: mean change of the column's task by learning the row's task.",
+                f"{catalog.score(score).title}: mean change of the column's task by learning the row's task.",
                 "Learnt",
                 tuple(Column(task, "Change of") for task in tasks),
                 tuple(
-                    (task, tuple(_change(v, metric, largest) for v in row))
+                    (task, tuple(_change(v, score, largest) for v in row))
                     for task, row in zip(tasks, matrix, strict=True)
                 ),
                 {"method": method},
@@ -271,11 +277,11 @@ def _interference(results: Json) -> list[Table]:
     return tables
 
 
-def _change(value: float | None, metric: str, largest: float) -> Cell:
-    cell = number_cell(value, metric)
+def _change(value: float | None, score: str, largest: float) -> Cell:
+    cell = number_cell(value, score)
     if value is None:
         return cell
-    sign = 1 if higher_is_better(metric, "last") else -1
+    sign = catalog.score(score).sign
     return replace(cell, text=signed(cell), tint=round(sign * value / largest, 3) if largest else 0.0)
 
 
@@ -348,12 +354,12 @@ def _selection(results: Json) -> list[Table]:
                     method,
                     (
                         words(settings_text(trial.get("settings")) or "defaults"),
-                        number_cell(trial.get("value"), metric.rpartition(".")[2]),
-                        words(metric),
+                        number_cell(trial.get("value"), score.rpartition(".")[2]),
+                        words(score),
                         Cell(trial.get("error") or ""),
                     ),
                 )
-                for method, metric, trial in trials
+                for method, score, trial in trials
             ),
             {},
         ),
@@ -361,15 +367,15 @@ def _selection(results: Json) -> list[Table]:
 
 
 def _selection_cells(stored: Json) -> tuple[Cell, ...]:
-    trials, metric = stored.get("trials") or [], stored.get("metric") or ""
+    trials, score = stored.get("trials") or [], stored.get("metric") or ""
     chosen = stored.get("chosen")
     value = next((trial.get("value") for trial in trials if trial.get("settings") == chosen), None)
     return (
         number_cell(len(trials)),
         number_cell(sum(bool(trial.get("error")) for trial in trials)),
         words("" if chosen is None else settings_text(chosen) or "defaults"),
-        number_cell(value, metric.rpartition(".")[2]),
-        words(metric),
+        number_cell(value, score.rpartition(".")[2]),
+        words(score),
     )
 
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lifealign.core.json_codec import plain
-from lifealign.evaluation.catalog import LOWER_IS_BETTER, SUMMARIES, higher_is_better, metric_label
+from lifealign.evaluation import catalog
 from lifealign.evaluation.metrics import seeds_interval
 from lifealign.report.render import interval, number
 from lifealign.studies.report.cells import Json, order_label, setting
-from lifealign.studies.report.tables import Group, groups, metrics_of, runs_of
+from lifealign.studies.report.tables import Group, groups, runs_of, scores_of
 
 View = dict[str, Any]
 BAR_SUMMARIES = ("last", "bwt")
@@ -26,56 +26,56 @@ LEARNING, RETENTION = "learning_accuracy", "bwt"
 
 
 def heatmaps(results: Json) -> list[View]:
-    """Score matrices of every metric, order, model and method: means over the finished runs, each seed in the title."""
+    """Score matrices of every score, order, model and method: means over the finished runs, each seed in the title."""
     keys = dict.fromkeys(
         (str(run["order"]), str(run.get("model")), str(run["method"]))
         for run in results.get("runs") or ()
         if run.get("status") == "done"
     )
     views = []
-    for metric in metrics_of(results):
-        found = [v for key in keys if (v := _heatmap(results, metric, *key))]
+    for score in scores_of(results):
+        found = [v for key in keys if (v := _heatmap(results, score, *key))]
         values = [c["value"] for v in found for row in v["rows"] for c in row["cells"] if c is not None]
         low, high = min(values, default=0.0), max(values, default=1.0)
         for view in found:
             view["scale"] = (low, high)
             for cell in (c for row in view["rows"] for c in row["cells"] if c is not None):
                 share = (cell["value"] - low) / (high - low) if high > low else 0.5
-                cell["share"] = round(1 - share if metric in LOWER_IS_BETTER else share, 3)
+                cell["share"] = round(1 - share if catalog.score(score).better == "lower" else share, 3)
         views += found
     return views
 
 
-def _heatmap(results: Json, metric: str, order: str, model: str, method: str) -> View | None:
+def _heatmap(results: Json, score: str, order: str, model: str, method: str) -> View | None:
     runs = [
         run
         for run in runs_of(results, order=order, method=method)
-        if str(run.get("model")) == model and (run.get("scores") or {}).get(metric)
+        if str(run.get("model")) == model and (run.get("scores") or {}).get(score)
     ]
     if not runs:
         return None
     tasks = list(runs[0]["tasks"])
-    scores = [run["scores"][metric] for run in runs]
+    scores = [run["scores"][score] for run in runs]
     seeds = [run.get("seed") for run in runs]
     rows = []
     before = [s.get("before") or [None] * len(tasks) for s in scores]
     if any(value is not None for row in before for value in row):
-        cells = [_mean_of([row[j] for row in before], seeds, metric, False) for j in range(len(tasks))]
+        cells = [_mean_of([row[j] for row in before], seeds, score, False) for j in range(len(tasks))]
         rows.append({"label": "before", "cells": cells})
     for k, task in enumerate(tasks):
         stage = [s["R"][k] for s in scores]
         if any(value is not None for row in stage for value in row):
-            cells = [_mean_of([row[j] for row in stage], seeds, metric, j <= k) for j in range(len(tasks))]
+            cells = [_mean_of([row[j] for row in stage], seeds, score, j <= k) for j in range(len(tasks))]
             rows.append({"label": f"after {task}", "cells": cells})
-    show = {"metric": metric, "order": order, "model": model, "method": method}
+    show = {"score": score, "order": order, "model": model, "method": method}
     return {"title": f"{method}, {order_label(order)}", "show": show, "tasks": tasks, "rows": rows, "seeds": seeds}
 
 
-def _mean_of(values: Sequence[float | None], seeds: Sequence[Any], metric: str, learnt: bool) -> View | None:
+def _mean_of(values: Sequence[float | None], seeds: Sequence[Any], score: str, learnt: bool) -> View | None:
     present = [value for value in values if value is not None]
     if not present:
         return None
-    singles = [f"seed {s}: {number(v, metric) or 'not measured'}" for s, v in zip(seeds, values, strict=True)]
+    singles = [f"seed {s}: {number(v, score) or 'not measured'}" for s, v in zip(seeds, values, strict=True)]
     return {
         "value": sum(present) / len(present),
         "singles": "; ".join(singles),
@@ -88,32 +88,32 @@ def _mean_of(values: Sequence[float | None], seeds: Sequence[Any], metric: str, 
 
 
 def bars(results: Json) -> list[View]:
-    """For each metric, model and summary: the methods' means in every order, None where there is none."""
+    """For each score, model and summary: the methods' means in every order, None where there is none."""
     comparable, views = groups(results), []
-    for metric in metrics_of(results):
+    for score in scores_of(results):
         for model in dict.fromkeys(g.model for g in comparable):
             own = [g for g in comparable if g.model == model]
             methods = list(dict.fromkeys(str(line["method"]) for g in own for line in g.lines))
             for key in BAR_SUMMARIES:
-                rows = [{"method": m, "values": [_of_method(g, m, metric, key) for g in own]} for m in methods]
+                rows = [{"method": m, "values": [_of_method(g, m, score, key) for g in own]} for m in methods]
                 if any(value is not None for row in rows for value in row["values"]):
-                    show: View = {"metric": metric, "model": model}
+                    show: View = {"score": score, "model": model}
                     orders = [g.order for g in own]
                     views.append(
-                        {"show": show, "key": key, "title": _title(metric, key), "orders": orders, "rows": rows}
+                        {"show": show, "key": key, "title": _title(score, key), "orders": orders, "rows": rows}
                     )
     return views
 
 
-def _title(metric: str, key: str) -> str:
-    return f"{SUMMARIES[key].label}, {metric_label(metric)[:1].lower()}{metric_label(metric)[1:]}"
+def _title(score: str, key: str) -> str:
+    return f"{catalog.summary(key).label}, {catalog.score(score).title[:1].lower()}{catalog.score(score).title[1:]}"
 
 
-def _of_method(group: Group, method: str, metric: str, key: str) -> View | None:
+def _of_method(group: Group, method: str, score: str, key: str) -> View | None:
     """{"value", "low", "high"} of a method in a group; None where it was not measured."""
     for line in group.lines:
         if line["method"] == method:
-            stored = ((line.get("metrics") or {}).get(metric) or {}).get(key) or {}
+            stored = ((line.get("metrics") or {}).get(score) or {}).get(key) or {}
             if stored.get("mean") is not None:
                 return interval({**stored, "value": stored["mean"]})
     return None
@@ -125,22 +125,22 @@ def _of_method(group: Group, method: str, metric: str, key: str) -> View | None:
 def pareto(results: Json) -> list[View]:
     """Backward transfer against learning accuracy, a point for each method; `front` marks those that none beats in both."""
     views = []
-    for metric in metrics_of(results):
+    for score in scores_of(results):
         for group in groups(results):
             points: list[View] = []
             for line in group.lines:
-                x, y = (_of_method(group, line["method"], metric, key) for key in (LEARNING, RETENTION))
+                x, y = (_of_method(group, line["method"], score, key) for key in (LEARNING, RETENTION))
                 if x is not None and y is not None:
                     points.append({"method": str(line["method"]), "x": x, "y": y})
             missing = [
                 str(line["method"]) for line in group.lines if line["method"] not in {p["method"] for p in points}
             ]
             if points:
-                _mark_front(points, metric)
+                _mark_front(points, score)
                 views.append(
                     {
-                        "show": {"metric": metric, "order": group.order, "model": group.model},
-                        "title": f"{metric_label(metric)}, {group.label}",
+                        "show": {"score": score, "order": group.order, "model": group.model},
+                        "title": f"{catalog.score(score).title}, {group.label}",
                         "points": points,
                         # The points decide what is shown: an interval over two seeds can be many times as wide as the rest.
                         "limits": {axis: _around([p[axis]["value"] for p in points]) for axis in ("x", "y")},
@@ -156,8 +156,8 @@ def _around(values: Sequence[float]) -> tuple[float, float]:
     return min(values) - margin, max(values) + margin
 
 
-def _mark_front(points: Sequence[View], metric: str) -> None:
-    signs = [1 if higher_is_better(metric, key) else -1 for key in (LEARNING, RETENTION)]
+def _mark_front(points: Sequence[View], score: str) -> None:
+    signs = [-1 if catalog.best_is_lowest(score, key) else 1 for key in (LEARNING, RETENTION)]
     places = [(signs[0] * p["x"]["value"], signs[1] * p["y"]["value"]) for p in points]
     for point, (x, y) in zip(points, places, strict=True):
         point["front"] = not any(a >= x and b >= y and (a, b) != (x, y) for a, b in places)
@@ -167,26 +167,26 @@ def _mark_front(points: Sequence[View], metric: str) -> None:
 
 
 def sensitivity(results: Json) -> list[View]:
-    """For each swept setting, metric and summary: means over seeds at its values, in the order of the study.
+    """For each swept setting, score and summary: means over seeds at its values, in the order of the study.
 
     A line holds all finished runs that differ only in that setting and in the seed.
     """
     views = []
     for axis, values in (results.get("axes") or {}).items():
         lines = _lines(results, axis)
-        for metric in metrics_of(results):
+        for score in scores_of(results):
             for key in BAR_SUMMARIES:
                 drawn = []
                 for label, runs in lines:
-                    points = [_at_value(runs, axis, value, metric, key) for value in values]
+                    points = [_at_value(runs, axis, value, score, key) for value in values]
                     if any(point is not None for point in points):
                         drawn.append({"label": label, "points": points})
                 if drawn:
                     texts = [setting(value) for value in values]
-                    title = f"{_title(metric, key)}, by {axis}"
+                    title = f"{_title(score, key)}, by {axis}"
                     views.append(
                         {
-                            "show": {"metric": metric},
+                            "show": {"score": score},
                             "axis": axis,
                             "key": key,
                             "title": title,
@@ -223,8 +223,8 @@ def _identity(run: Json, axis: str) -> View:
     return {"strategy": run.get("strategy"), "order": run.get("order"), "model": run.get("model"), **plain(rest)}
 
 
-def _at_value(runs: Sequence[Json], axis: str, value: Any, metric: str, key: str) -> View | None:
-    held = [((run.get("summary") or {}).get(metric) or {}).get(key) for run in runs if run["settings"][axis] == value]
+def _at_value(runs: Sequence[Json], axis: str, value: Any, score: str, key: str) -> View | None:
+    held = [((run.get("summary") or {}).get(score) or {}).get(key) for run in runs if run["settings"][axis] == value]
     present = [float(v) for v in held if v is not None]
     if not present:
         return None

@@ -16,14 +16,14 @@ from typing import Any
 from lifealign.core.errors import StoreError
 from lifealign.core.files import read_bytes, replace_file, writing
 from lifealign.core.json_codec import decode_json, plain
-from lifealign.evaluation.catalog import LOWER_IS_BETTER, metric_label
+from lifealign.evaluation import catalog
 from lifealign.report.memories import BEFORE
 from lifealign.report.render import template
 from lifealign.studies.report import charts, views
 from lifealign.studies.report.cells import Json, Table, order_label
 from lifealign.studies.report.latex import latex
 from lifealign.studies.report.markdown import markdown
-from lifealign.studies.report.tables import all_tables, groups, metrics_of
+from lifealign.studies.report.tables import all_tables, groups, scores_of
 
 RUN_COLUMNS = ("run", "method", "order", "model", "seed", "status", "metric", "quantity", "stage", "task", "value")
 TABLE_COLUMNS = ("method", "order", "model", "seeds", "metric", "summary", "mean", "low", "high")
@@ -102,7 +102,7 @@ def page(results: Json) -> dict[str, Any]:
     """Everything the template reads."""
     runs, comparable = results["runs"], groups(results)
     choices = {
-        "metric": metrics_of(results),
+        "score": scores_of(results),
         "order": _names(runs, "order", (g.order for g in comparable)),
         "model": _names(runs, "model", (g.model for g in comparable)),
         "method": _names(runs, "method", _methods(results)),
@@ -111,8 +111,8 @@ def page(results: Json) -> dict[str, Any]:
         "results": results,
         "order_label": order_label,
         "choices": choices,
-        "labels": {metric: metric_label(metric) for metric in choices["metric"]},
-        "lower": [metric for metric in choices["metric"] if metric in LOWER_IS_BETTER],
+        "labels": {score: catalog.score(score).title for score in choices["score"]},
+        "lower": [score for score in choices["score"] if catalog.score(score).better == "lower"],
         "states": {state: sum(run.get("status") == state for run in runs) for state in ("done", "failed", "pending")},
         "seeds": sorted({run["seed"] for run in runs if run.get("seed") is not None}),
         "tables": all_tables(results),
@@ -150,12 +150,12 @@ def runs_csv(results: Json) -> str:
 
 def _numbers(run: Json) -> Iterable[tuple[Any, ...]]:
     tasks = run.get("tasks") or []
-    for metric, scores in (run.get("scores") or {}).items():
+    for score, scores in (run.get("scores") or {}).items():
         stages = [(BEFORE, scores.get("before") or []), *zip(tasks, scores["R"], strict=False)]
         for stage, row in stages:
-            yield from ((metric, "R", stage, t, v) for t, v in zip(tasks, row, strict=False) if v is not None)
-    for metric, summary in (run.get("summary") or {}).items():
-        yield from ((metric, key, None, None, value) for key, value in summary.items() if value is not None)
+            yield from ((score, "R", stage, t, v) for t, v in zip(tasks, row, strict=False) if v is not None)
+    for score, summary in (run.get("summary") or {}).items():
+        yield from ((score, key, None, None, value) for key, value in summary.items() if value is not None)
 
 
 def table_csv(results: Json) -> str:
@@ -163,12 +163,12 @@ def table_csv(results: Json) -> str:
     rows = []
     for line in results.get("table") or ():
         first = (line["method"], line["order"], line.get("model"), " ".join(map(str, line.get("seeds") or ())))
-        for metric, summaries in (line.get("metrics") or {}).items():
+        for score, summaries in (line.get("metrics") or {}).items():
             for key, stored in summaries.items():
                 if stored.get("mean") is not None:
-                    other = ((line.get("difference") or {}).get(metric) or {}).get(key) or {}
+                    other = ((line.get("difference") or {}).get(score) or {}).get(key) or {}
                     ends = [part.get(side) for part in (stored, other) for side in ("mean", "low", "high")]
-                    rows.append((*first, metric, key, *ends))
+                    rows.append((*first, score, key, *ends))
     return _csv((*TABLE_COLUMNS, *DIFFERENCE_COLUMNS), rows)
 
 

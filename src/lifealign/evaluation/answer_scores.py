@@ -1,0 +1,68 @@
+"""Scoring generated answers: the text metrics asked for, and trivial answers as floors to compare with; no torch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from lifealign.core.errors import ConfigError
+from lifealign.data.tasks import Row
+from lifealign.evaluation.catalog import text_metrics
+from lifealign.evaluation.text_metrics import need
+
+
+def require(names: Sequence[str]) -> None:
+    """Check that these text metrics exist and that their libraries are installed, before anything costs time.
+
+    Raises:
+        ConfigError: names the unknown text metric and those allowed, or the missing libraries and how to install them.
+    """
+    known = text_metrics()
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"evaluate.text_metrics: unknown text metric {name!r}; allowed: {', '.join(known)}")
+    need([p for name in names for p in known[name].packages], f"evaluate.text_metrics {list(names)}")
+
+
+def score_answers(names: Sequence[str], answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+    """Text metric -> one value per answer, each against the reference of the same row."""
+    found: dict[str, list[float]] = {}
+    known = text_metrics()
+    for name in names:
+        formula = known[name].of_answer
+        assert formula is not None, name
+        found[name] = [formula(answer, reference) for answer, reference in zip(answers, references, strict=True)]
+    return found
+
+
+# --- floors -----------------------------------------------------------------------------------------------------------
+
+FLOORS: Mapping[str, str] = {
+    "prompt": "copy of the prompt",
+    "other": "another row's chosen answer",
+    "rejected": "the rejected answer",
+}
+"""Trivial answers: name -> description for people."""
+FLOOR_SEED = 0
+"""Seed for drawing other rows. It is fixed, so that a floor belongs to its rows and is the same in every run on them."""
+
+
+def floor_answers(rows: Sequence[Row], pool: Sequence[Row]) -> dict[str, list[str]]:
+    """The trivial answers to rows, by the names of `FLOORS`; `other` is left out if the pool has no other row.
+
+    Args:
+        rows: the rows that are scored.
+        pool: held-out rows of the same task; another row is drawn from those that are not the row itself.
+    """
+    answers = {
+        "prompt": [row.prompt[-1].content for row in rows],
+        "rejected": [row.rejected for row in rows],
+    }
+    if len({row.digest for row in pool}) > 1:
+        answers["other"] = [_another(row, pool).chosen for row in rows]
+    return {name: answers[name] for name in FLOORS if name in answers}
+
+
+def _another(row: Row, pool: Sequence[Row]) -> Row:
+    draw = random.Random(f"{FLOOR_SEED}/floor/{row.digest}")
+    return draw.choice([other for other in pool if other.digest != row.digest])
