@@ -13,13 +13,19 @@ from lifealign.core.version import __version__ as __version__
 if TYPE_CHECKING:
     from lifealign.core.config import RunConfig, load_config
     from lifealign.core.errors import UserError
+    from lifealign.core.progress import make_progress
     from lifealign.data.answers import AnswerRecord, read_answers, write_answers
+    from lifealign.data.formats import register_format
     from lifealign.data.load import load_stream, task_from_rows
+    from lifealign.data.planted.rules import register_checker
     from lifealign.data.tasks import Message, Row, Task, TaskStream
     from lifealign.memory.answering import Asked
     from lifealign.memory.api import Memory, run_stream
     from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
+    from lifealign.strategies import register_strategy
     from lifealign.strategies.configure import read_config
+    from lifealign.training.losses import register_loss
+    from lifealign.training.strategy import Strategy
 
 __all__ = [
     "AnswerRecord",
@@ -31,14 +37,20 @@ __all__ = [
     "Related",
     "Row",
     "RunConfig",
+    "Strategy",
     "Task",
     "TaskResult",
     "TaskStream",
     "UserError",
     "load_config",
     "load_stream",
+    "make_progress",
     "read_answers",
     "read_config",
+    "register_checker",
+    "register_format",
+    "register_loss",
+    "register_strategy",
     "run_stream",
     "task_from_rows",
     "write_answers",
@@ -47,13 +59,19 @@ __all__ = [
 _HOMES = {
     "core.config": ("RunConfig", "load_config"),
     "core.errors": ("UserError",),
+    "core.progress": ("make_progress",),
     "data.answers": ("AnswerRecord", "read_answers", "write_answers"),
     "data.load": ("load_stream", "task_from_rows"),
     "data.tasks": ("Message", "Row", "Task", "TaskStream"),
     "memory.answering": ("Asked",),
     "memory.api": ("Memory", "run_stream"),
     "memory.outcomes": ("Composition", "Evaluation", "Related", "TaskResult"),
+    "data.formats": ("register_format",),
+    "data.planted.rules": ("register_checker",),
+    "strategies": ("register_strategy",),
     "strategies.configure": ("read_config",),
+    "training.losses": ("register_loss",),
+    "training.strategy": ("Strategy",),
 }
 
 

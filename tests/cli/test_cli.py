@@ -630,7 +630,7 @@ def test_check_data_without_a_usable_row_ends_with_2(tmp_path):
 
 
 def test_run_with_a_wrong_file_lists_all_mistakes(tmp_path, fake, monkeypatch):
-    monkeypatch.setattr(sys.modules["lifealign.memory.api"], "run_stream", None, raising=False)
+    monkeypatch.setattr(sys.modules["lifealign.memory.learning"], "learn_stream", None, raising=False)
     path = tmp_path / "run.yaml"
     path.write_text("sed: 1\ntrain: {epochs: -1}")
     result = lifealign("run", path, "--set", "lora.r=0")

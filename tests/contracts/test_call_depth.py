@@ -16,13 +16,13 @@ SOURCE = Path(lifealign.__file__).parent
 
 PATH = [
     ("cli/learn.py", "run"),
-    ("memory/api.py", "run_stream"),
     ("memory/learning.py", "learn_stream"),
     ("memory/learning.py", "learn_group"),
     ("training/loop.py", "train_stage"),
     ("training/loop.py", "_step"),
     ("training/loop.py", "_preference_loss"),
     ("training/losses.py", "__call__"),
+    ("training/losses.py", "_dpo"),
     ("training/losses.py", "dpo_loss"),
 ]
 """The table in the page of the layout, call by call; `cli/output.py` wraps every command and is not counted."""

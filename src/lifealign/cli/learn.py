@@ -35,10 +35,12 @@ def run(
 ) -> Reply:
     """Learn a whole stream of tasks. Stopped and started again, it goes on where it was."""
     from lifealign.core.progress import make_progress
-    from lifealign.memory.api import run_stream
+    from lifealign.memory.api import Memory
+    from lifealign.memory.learning import learn_stream
     from lifealign.strategies.configure import read_config
 
-    return report_reply([run_stream(read_config(config, settings or ()), progress=make_progress())])
+    session, store = learn_stream(read_config(config, settings or ()), make_progress())
+    return report_reply([Memory(store, session)])
 
 
 @command

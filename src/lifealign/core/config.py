@@ -338,12 +338,17 @@ def check_config(
                 f"{where}: strategy.name: unknown strategy {name!r}{hint}; allowed: {', '.join(sorted(strategy_configs))}"
             )
         else:
+            model: type[BaseModel] | None = None
             try:
-                chosen = strategy_configs[name].model_validate(options)
+                model = strategy_configs[name]
+                chosen = model.model_validate(options)
                 # What is stored with a memory names every number that was used, whatever a later version's defaults are.
                 tree = {**tree, "strategy": {"name": name, **chosen.model_dump(mode="json")}}
             except ValidationError as error:
-                mistakes += list(explain(error, where, strategy_configs[name], ("strategy",)))
+                assert model is not None
+                mistakes += list(explain(error, where, model, ("strategy",)))
+            except ConfigError as error:  # one from outside that cannot be loaded
+                mistakes.append(f"{where}: strategy.name: {error}")
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:

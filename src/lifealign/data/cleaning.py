@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lifealign.core.errors import DataError
-from lifealign.data.formats import Parsed, Triple, UnusableRowError, parse
+from lifealign.data.formats import Parsed, Triple, UnusableRowError, columns, parse, read_outside
 from lifealign.data.sources import Record, columns_of, expand_path, is_file_path, read_file, read_hub
 from lifealign.data.tasks import DataReport, Row
 
@@ -99,9 +99,9 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
     Raises:
         DataError: the columns fit no format.
     """
-    columns = columns_of(records)
-    if records:
-        _check_columns(columns, source, recipe)
+    found_columns = columns_of(records)
+    if records and not (recipe is None and any(_known_outside(record) for record in records)):
+        _check_columns(found_columns, source, recipe)
     rows: list[Row] = []
     kept: list[int] = []
     seen: set[str] = set()
@@ -111,10 +111,11 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
     one_sided: list[int] = []
     for number, record in enumerate(records, 1):
         try:
-            triple = _triple(record, recipe, seed)
-            if recipe is None and not {"prompt", "query"} & set(columns):
+            outside = read_outside(record) if recipe is None else None
+            triple = outside if isinstance(outside, Triple) else _triple(record, recipe, seed)
+            if outside is None and recipe is None and not {"prompt", "query"} & set(found_columns):
                 triple = replace(triple, no_prompt_column=True)
-            parsed = parse(triple)
+            parsed = outside if isinstance(outside, Parsed) else parse(triple)
             formats[parsed.format] += 1
             if (PREFIX.match(parsed.chosen) is None) != (PREFIX.match(parsed.rejected) is None):
                 one_sided.append(number)
@@ -152,10 +153,17 @@ def _check_columns(found: Sequence[str], source: str, recipe: Recipe | None) -> 
     raise DataError(f"{source}: wrong columns: found {', '.join(found) or 'none'}; needed {needed}{hint}")
 
 
+def _known_outside(record: Record) -> bool:
+    try:
+        return read_outside(record) is not None
+    except UnusableRowError:  # known, and left out
+        return True
+
+
 def _triple(record: Record, recipe: Recipe | None, seed: int) -> Triple:
-    prompt = record.get("prompt") if record.get("prompt") is not None else record.get("query")
     if recipe is None:
-        return Triple(prompt, record.get("chosen"), record.get("rejected"))
+        return columns(record)
+    prompt = columns(record).prompt
     if recipe.reads(list(record)):
         return recipe.from_upstream(record, random.Random(f"{seed}/{recipe.name}/{sorted(map(str, record.items()))}"))
     triple = Triple(prompt, record.get("chosen"), record.get("rejected"))

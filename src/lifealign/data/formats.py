@@ -13,10 +13,11 @@ A string prompt that is a "Human: / Assistant:" dialogue is parsed into turns; a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lifealign.core.registry import Registry
 from lifealign.data.tasks import Message, Role
 
 DIALOGUE_PARSED = "dialogue parsed into turns"
@@ -50,6 +51,52 @@ class Parsed:
     rejected: str
     format: str
     repairs: tuple[str, ...] = ()
+
+
+RowFormat = Callable[[Mapping[str, Any]], "Triple | Parsed | None"]
+"""One record -> its prompt and answers; None where the record has another form."""
+
+
+def _check_format(value: Any) -> str | None:
+    return None if callable(value) else f"expected a function record -> Triple, Parsed or None, got {value!r}"
+
+
+FORMATS: Registry[RowFormat] = Registry("format", "lifealign.formats", check=_check_format)
+
+
+def register_format(name: str, function: Any = None) -> Any:
+    """Read records of a form of your own; a decorator where `function` is left out.
+
+    Formats from outside are asked first, in the order of their names; the first that does not return None is used.
+
+    Args:
+        name: lower-case letters, digits, - and _.
+        function: record -> `Triple` or `Parsed`; None where the record has another form. It may raise `UnusableRowError`
+            with the reason why a row is left out.
+
+    Raises:
+        ConfigError: the name is taken or badly written, or `function` is no function.
+    """
+    if function is None:
+        return lambda function: register_format(name, function)
+    return FORMATS.register(name, function)
+
+
+def columns(record: Mapping[str, Any]) -> Triple:
+    """The built-in format: columns `prompt` (or `query`), `chosen` and `rejected`."""
+    prompt = record.get("prompt") if record.get("prompt") is not None else record.get("query")
+    return Triple(prompt, record.get("chosen"), record.get("rejected"))
+
+
+FORMATS.built_in({"columns": columns})
+
+
+def read_outside(record: Mapping[str, Any]) -> Triple | Parsed | None:
+    """What the first format from outside that knows this record makes of it; None: no format from outside does."""
+    for name in sorted(FORMATS.outside()):
+        if (found := FORMATS[name](record)) is not None:
+            return found
+    return None
 
 
 def parse(triple: Triple) -> Parsed:

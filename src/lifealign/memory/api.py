@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError
-from lifealign.core.progress import NullProgress, Progress
+from lifealign.core.progress import NullProgress, Progress, make_progress
 from lifealign.evaluation.guard_results import guard_values, with_guard
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results
 from lifealign.memory.outcomes import Evaluation, TaskResult
@@ -54,6 +54,7 @@ class Memory:
         """For `create`, `open` and `run_stream`."""
         self._store = store
         self._loaded = session
+        self._said: list[str] = []
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig | None = None, *, progress: Progress | None = None) -> Memory:
@@ -422,6 +423,7 @@ class Memory:
         from lifealign.strategies.configure import read_config
 
         own = self.config
+        self._find_code()
         for setting in settings:
             key, _, value = setting.partition("=")
             # Before its options are read as another's; a name that no strategy has is refused with the known ones.
@@ -443,10 +445,20 @@ class Memory:
                 )
         return config
 
+    def _find_code(self, progress: Progress | None = None) -> None:
+        """Find the code from outside that the memory was made with, and say, once, what has changed in it since."""
+        from lifealign.memory.code import find_code
+
+        changed = find_code(self._store.identity, self.path)
+        for line in [line for line in changed if line not in self._said]:
+            (progress or make_progress()).say(f"warning: {line}")
+        self._said = changed
+
     def _session(self, config: RunConfig, progress: Progress | None) -> Session:
         """The loaded model, with the options of this call."""
         from lifealign.memory.session import Session
 
+        self._find_code(progress)
         if self._loaded is None or self._loaded.config != config:
             session = Session(config, progress or NullProgress())
             session.check_identity(self._store.identity, self.path)

@@ -22,6 +22,7 @@ from lifealign.core.progress import Progress
 from lifealign.data.load import load_stream
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.answer_scores import require
+from lifealign.memory.code import CODE, find_code, outside_code
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.recompose import task_signatures
@@ -57,6 +58,8 @@ def create_memory(config: RunConfig, session: Session) -> MemoryStore:
     settled = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
     session.config = settled  # `auto` is decided once in a memory's life
     identity = {**session.identity, "seed": config.seed, "config": settled.model_dump(mode="json")}
+    if outside := outside_code(identity["config"]):
+        identity[CODE] = outside
     if session.accelerator.is_main_process:
         MemoryStore.create(config.memory, identity, {ADAPTER: session.initial, STATE: session.strategy.state_dict()})
     session.accelerator.wait_for_everyone()
@@ -78,6 +81,8 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
         progress.say(f"no {split} rows, so not scored: {', '.join(without)}")
     existing = (Path(config.memory) / HEAD).exists()
     if existing:
+        for line in find_code(MemoryReader.open(config.memory).identity, Path(config.memory)):
+            progress.say(f"warning: {line}")
         config = _settled(MemoryReader.open(config.memory), config)
     session = Session(config, progress)
     store = MemoryStore.open(config.memory) if existing else create_memory(config, session)
@@ -212,6 +217,7 @@ def learn_group(
                 "rows_sha256": rows_sha256(task.train),
                 "shared_prefix": shared_prefix,
                 "processes": accelerator.num_processes,
+                **({CODE: outside} if (outside := outside_code(config.model_dump(mode="json"))) else {}),
             },
         )
         store.clear_workspace(key)

@@ -1,61 +1,89 @@
-"""Strategies by name: an explicit table, one method per file."""
+"""Strategies by name; ours are one method per file. Imports no torch before one is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from lifealign.core.config import LoraConfig, StrategyChoice
-from lifealign.strategies.agem import AGem
-from lifealign.strategies.copr import Copr
-from lifealign.strategies.cppo import Cppo
-from lifealign.strategies.derpp import DERpp
-from lifealign.strategies.ewc import EWC
-from lifealign.strategies.gem import Gem
-from lifealign.strategies.inflora import InfLora
-from lifealign.strategies.joint import Joint
-from lifealign.strategies.l2p import L2P
-from lifealign.strategies.lifealign import LifeAlign
-from lifealign.strategies.lwf import LwF
-from lifealign.strategies.merge import Merge
-from lifealign.strategies.nlora import NLora
-from lifealign.strategies.ogpsa import Ogpsa
-from lifealign.strategies.olora import OLora
-from lifealign.strategies.ready2blend.strategy import Ready2Blend
-from lifealign.strategies.replay import Replay
-from lifealign.strategies.sdlora import SDLora
-from lifealign.strategies.sequential import Sequential
-from lifealign.strategies.si import SI
-from lifealign.strategies.single import Single
-from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
+from lifealign.core.registry import Registry
 
-__all__ = ["STRATEGIES", "History", "PreferenceDataset", "Step", "Strategy", "make_strategy"]
+if TYPE_CHECKING:
+    from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 
-STRATEGIES: Mapping[str, type[Strategy]] = {
-    "agem": AGem,
-    "copr": Copr,
-    "cppo": Cppo,
-    "derpp": DERpp,
-    "ewc": EWC,
-    "gem": Gem,
-    "inflora": InfLora,
-    "joint": Joint,
-    "l2p": L2P,
-    "lifealign": LifeAlign,
-    "lwf": LwF,
-    "merge": Merge,
-    "nlora": NLora,
-    "ogpsa": Ogpsa,
-    "olora": OLora,
-    "ready2blend": Ready2Blend,
-    "replay": Replay,
-    "sdlora": SDLora,
-    "sequential": Sequential,
-    "si": SI,
-    "single": Single,
-}
+__all__ = ["STRATEGIES", "History", "PreferenceDataset", "Step", "Strategy", "make_strategy", "register_strategy"]
+
+
+def _check(value: Any) -> str | None:
+    from lifealign.training.strategy import Strategy
+
+    if isinstance(value, type) and issubclass(value, Strategy):
+        return None
+    return f"expected a subclass of lifealign.Strategy, got {value!r}"
+
+
+STRATEGIES: Registry[type[Strategy]] = Registry("strategy", "lifealign.strategies", check=_check)
+STRATEGIES.built_in(
+    {
+        "agem": "lifealign.strategies.agem:AGem",
+        "copr": "lifealign.strategies.copr:Copr",
+        "cppo": "lifealign.strategies.cppo:Cppo",
+        "derpp": "lifealign.strategies.derpp:DERpp",
+        "ewc": "lifealign.strategies.ewc:EWC",
+        "gem": "lifealign.strategies.gem:Gem",
+        "inflora": "lifealign.strategies.inflora:InfLora",
+        "joint": "lifealign.strategies.joint:Joint",
+        "l2p": "lifealign.strategies.l2p:L2P",
+        "lifealign": "lifealign.strategies.lifealign:LifeAlign",
+        "lwf": "lifealign.strategies.lwf:LwF",
+        "merge": "lifealign.strategies.merge:Merge",
+        "nlora": "lifealign.strategies.nlora:NLora",
+        "ogpsa": "lifealign.strategies.ogpsa:Ogpsa",
+        "olora": "lifealign.strategies.olora:OLora",
+        "ready2blend": "lifealign.strategies.ready2blend.strategy:Ready2Blend",
+        "replay": "lifealign.strategies.replay:Replay",
+        "sdlora": "lifealign.strategies.sdlora:SDLora",
+        "sequential": "lifealign.strategies.sequential:Sequential",
+        "si": "lifealign.strategies.si:SI",
+        "single": "lifealign.strategies.single:Single",
+    }
+)
+
+S = TypeVar("S", bound="type[Strategy]")
+
+
+@overload
+def register_strategy(name: str) -> Callable[[S], S]: ...
+
+
+@overload
+def register_strategy(name: str, cls: S) -> S: ...
+
+
+def register_strategy(name: str, cls: S | None = None) -> S | Callable[[S], S]:
+    """Give a strategy of your own a name; a decorator where `cls` is left out.
+
+    Raises:
+        ConfigError: the name is taken or badly written, or `cls` is no strategy.
+    """
+    if cls is None:
+        return lambda cls: register_strategy(name, cls)
+    STRATEGIES.register(name, cls)
+    return cls
 
 
 def make_strategy(choice: StrategyChoice, lora: LoraConfig, seed: int) -> Strategy:
-    """The strategy that a (checked) configuration names."""
-    cls = STRATEGIES[choice.name]
+    """The strategy that a (checked) configuration names.
+
+    Raises:
+        ConfigError: there is none of that name, or it cannot be loaded.
+    """
+    cls = STRATEGIES.find(choice.name)
     return cls(cls.Config.model_validate(choice.model_extra or {}), lora, seed)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("History", "PreferenceDataset", "Step", "Strategy"):
+        return getattr(importlib.import_module("lifealign.training.strategy"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ Apart from `config`, which knows no strategy and needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,32 @@ from lifealign.core.config import RunConfig, check_config, load_config
 from lifealign.strategies import STRATEGIES, make_strategy
 
 
-def read_config(path: Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
+def read_config(
+    path: str | Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None
+) -> RunConfig:
     """A run configuration, the strategy's own options checked as well; see `config.load_config`."""
-    return _check_together(load_config(path, settings, _strategy_configs(), base))
+    return _check_together(load_config(None if path is None else Path(path), settings, _Options(), base))
 
 
 def check_tree(tree: Mapping[str, Any], where: str) -> RunConfig:
     """A tree of plain values as a run configuration, checked like a file; mistakes begin with `where`."""
-    return _check_together(check_config(tree, where, _strategy_configs()))
+    return _check_together(check_config(tree, where, _Options()))
 
 
-def _strategy_configs() -> dict[str, type[BaseModel]]:
-    return {name: cls.Config for name, cls in STRATEGIES.items()}
+class _Options(Mapping[str, type[BaseModel]]):
+    """Name of a strategy -> the model of its options; a strategy is loaded when its options are asked for."""
+
+    def __getitem__(self, name: str) -> type[BaseModel]:
+        return STRATEGIES[name].Config
+
+    def __contains__(self, name: object) -> bool:
+        return name in STRATEGIES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(STRATEGIES)
+
+    def __len__(self) -> int:
+        return len(STRATEGIES)
 
 
 def _check_together(config: RunConfig) -> RunConfig:

@@ -162,7 +162,11 @@ class Study:
         try:
             with filelock.FileLock(directory / LOCK, timeout=0):
                 self._do("trials", self.pending_trials())
-                self._do("runs", self.pending_runs())
+                pending = self.pending_runs()
+                chosen = {label: s.chosen for label, s in select(self.plan, self.records).items()}
+                if kept := len({run.id for run in self.plan.reported_runs(chosen)}) - len(pending):
+                    self.progress.say(f"{kept} finished runs taken over")
+                self._do("runs", pending)
         except filelock.Timeout:
             raise StoreError(f"{directory}: another study is under way here; wait for it, or set `directory`") from None
         return self._write()

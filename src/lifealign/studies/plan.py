@@ -80,6 +80,7 @@ class Plan:
         models: names of base models.
         trees: (label, settings) -> complete run configuration, without what the axes set.
         files: path of each local file of rows -> sha256.
+        sources: name of each strategy and loss from outside -> sha256 of its source.
     """
 
     study: StudyConfig
@@ -88,6 +89,7 @@ class Plan:
     models: Sequence[str]
     trees: Mapping[tuple[str, str], Mapping[str, Any]]
     files: Mapping[str, str]
+    sources: Mapping[str, str | None]
 
     def trials(self, method: MethodConfig) -> list[Settings]:
         """Every combination of the grid; one, empty, where there is no grid."""
@@ -152,7 +154,11 @@ class Plan:
         # A run without a guard is the run that it was before there were guards.
         unguarded = not any((config.get("guard") or {}).get(probe) for probe in ("text", "choices"))
         relevant = {k: v for k, v in config.items() if k != "guard" or not unguarded}
-        content = [release, {**relevant, "stream": stream}, self.files]
+        content: list[Any] = [release, {**relevant, "stream": stream}, self.files]
+        # Changed code from outside is another run; a run of ours has the id that it always had.
+        chosen = config["strategy"]
+        if used := {n: self.sources[n] for n in (chosen["name"], chosen.get("loss")) if n in self.sources}:
+            content.append(used)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
 
 
@@ -181,13 +187,15 @@ def make_plan(path: Path) -> Plan:
     }
     trees = [(f"{path}: method {m.label!r}", _tree(study, m, settings)) for m, settings in wanted.values()]
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
-        found = pool.submit(resolve, trees, *here()).result()
+        found, sources = pool.submit(resolve, trees, *here()).result()
     for one in found:
         mistakes += one if isinstance(one, list) else []
     if mistakes:
         raise ConfigError("\n".join(dict.fromkeys(mistakes)))
     resolved = {key: one for key, one in zip(wanted, found, strict=True) if isinstance(one, dict)}
-    return Plan(study, orders, listed, study.models or (base.model.name,), resolved, _file_digests(base.stream))
+    return Plan(
+        study, orders, listed, study.models or (base.model.name,), resolved, _file_digests(base.stream), sources
+    )
 
 
 def trials(study: StudyConfig, method: MethodConfig) -> list[Settings]:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lifealign.core.errors import ConfigError, StoreError
-from lifealign.studies.worker import ATTEMPTS, LOG, RECORD, start, too_long, write_failure
+from lifealign.core.registry import hand_over
+from lifealign.studies.worker import ATTEMPTS, LOG, RECORD, Handed, start, too_long, write_failure
 
 SHARED = ("LIFEALIGN_", "HF_")
 """Environment variables that go to the workers, by their beginning; the rest is the worker's own."""
@@ -50,7 +51,7 @@ class RayEngine:
         shared = {name: value for name, value in os.environ.items() if name.startswith(SHARED)}
         # One run a process: its peak memory is its own.
         task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1, max_calls=1)(_task)
-        waiting = {task.remote(job, timeout, shared, str(Path.cwd())): job for job in jobs}
+        waiting = {task.remote(job, timeout, shared, str(Path.cwd()), hand_over()): job for job in jobs}
         while waiting:
             (ended,), _ = ray.wait(list(waiting), num_returns=1)
             reason = None
@@ -63,14 +64,14 @@ class RayEngine:
             yield waiting.pop(ended), reason
 
 
-def _task(job: Path, timeout: float | None, shared: Mapping[str, str], directory: str) -> None:
+def _task(job: Path, timeout: float | None, shared: Mapping[str, str], directory: str, handed: Handed) -> None:
     if (job / RECORD).exists():  # an attempt of this task ran out of time
         return
     if timeout is not None:
         timer = threading.Timer(timeout, _give_up, (job, timeout))
         timer.daemon = True
         timer.start()
-    start(job, {**os.environ, **shared}, directory)
+    start(job, {**os.environ, **shared}, directory, handed)
 
 
 def _give_up(job: Path, timeout: float) -> None:

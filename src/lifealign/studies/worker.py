@@ -24,6 +24,7 @@ import filelock
 from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.files import replace_file, writing
 from lifealign.core.json_codec import to_json
+from lifealign.core.registry import hand_over, take_over
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["lifealign.memory.learning", "lifealign.memory.api"])
@@ -34,39 +35,48 @@ HEAD = ("id", "memory_id", "strategy", "model")
 LOCK_SECONDS = 60
 """How long a run waits for the one before it, whose study was killed, to notice and end."""
 
-Place = tuple[dict[str, str], str]
+Handed = dict[str, dict[str, str]]
+Place = tuple[dict[str, str], str, Handed]
 
 
 def here() -> Place:
-    """Environment and working directory, which a forked process would else have from the server's start."""
-    return dict(os.environ), str(Path.cwd())
+    """Environment, working directory, and what this process registered: a forked process has those of the server's start."""
+    return dict(os.environ), str(Path.cwd()), hand_over()
 
 
-def _go(environment: Mapping[str, str], directory: str) -> None:
+def _go(environment: Mapping[str, str], directory: str, handed: Handed) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
+    take_over(handed)
 
 
 def resolve(
-    trees: Sequence[tuple[str, Mapping[str, Any]]], environment: Mapping[str, str], directory: str
-) -> list[dict[str, Any] | list[str]]:
-    """Each tree (with where it stands, for messages) as a complete configuration without memory, or its mistakes."""
-    _go(environment, directory)
+    trees: Sequence[tuple[str, Mapping[str, Any]]], environment: Mapping[str, str], directory: str, handed: Handed
+) -> tuple[list[dict[str, Any] | list[str]], dict[str, str | None]]:
+    """Each tree (with where it stands, for messages) as a complete configuration without memory, or its mistakes.
+
+    The second value is name -> sha256 of the source of each strategy and loss from outside that they use.
+    """
+    _go(environment, directory, handed)
+    from lifealign.memory.code import outside_code
     from lifealign.strategies.configure import check_tree
 
     found: list[dict[str, Any] | list[str]] = []
+    sources: dict[str, str | None] = {}
     for where, tree in trees:
         try:
-            found.append(check_tree(tree, where).model_dump(mode="json", exclude={"memory"}))
+            config = check_tree(tree, where).model_dump(mode="json", exclude={"memory"})
+            sources |= {record["name"]: record["sha256"] for record in outside_code(config).values()}
+            found.append(config)
         except ConfigError as error:
             found.append(str(error).splitlines())
-    return found
+    return found, sources
 
 
-def start(job: Path, environment: Mapping[str, str], directory: str) -> None:
+def start(job: Path, environment: Mapping[str, str], directory: str, handed: Handed) -> None:
     """Entry of a run's process: output goes to the run's log; ends when the study does."""
-    _go(environment, directory)
+    _go(environment, directory, handed)
     log = os.open(job / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(log, stream)

@@ -7,21 +7,98 @@ training loop's business, so that a step is the same however it is split into fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, assert_never
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from lifealign.core.config import Frozen
+from lifealign.core.errors import ConfigError, TrainingError
+from lifealign.core.registry import Registry
 from lifealign.model.batch import PairLogps
 
-ObjectiveName = Literal["dpo", "fpo", "ipo", "simpo", "orpo"]
 ReferenceName = Literal["base", "task_start", "previous_task"]
-REFERENCE_FREE = frozenset({"simpo", "orpo"})
+
+
+class Pairs(NamedTuple):
+    """What a loss is a function of, B pairs.
+
+    Attributes:
+        policy: summed log-probs with gradient, [B] each.
+        reference: summed log-probs of the reference, [B] each.
+        lengths_chosen: response tokens of the chosen answers, [B], >= 1.
+        lengths_rejected: response tokens of the rejected answers, [B], >= 1.
+        margin: `preference_margin`, [B], with gradient.
+    """
+
+    policy: PairLogps
+    reference: PairLogps
+    lengths_chosen: Tensor
+    lengths_rejected: Tensor
+    margin: Tensor
+
+
+LossFunction = Callable[[Pairs, "ObjectiveConfig"], Tensor | tuple[Tensor, Tensor]]
+"""(pairs, options) -> loss [B]; or (loss, weight), both [B], where the loss is weighted pair by pair."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss that `strategy.loss` can name.
+
+    Attributes:
+        function: computes it.
+        reads_reference: False: the reference's log-probs are not looked at.
+    """
+
+    function: LossFunction
+    reads_reference: bool = True
+
+
+def _check_loss(value: Any) -> str | None:
+    callable_loss = isinstance(value, Loss) and callable(value.function)
+    return None if callable_loss else f"expected a function (pairs, options) -> loss [B], got {value!r}"
+
+
+LOSSES: Registry[Loss] = Registry(
+    "loss",
+    "lifealign.losses",
+    check=_check_loss,
+    code=lambda loss: loss.function,
+    adapt=lambda value: value if isinstance(value, Loss) else Loss(value),
+)
+
+
+def register_loss(name: str, function: Any = None, *, reads_reference: bool = True) -> Any:
+    """Give a loss of your own a name for `strategy.loss`; a decorator where `function` is left out.
+
+    Args:
+        name: lower-case letters, digits, - and _.
+        function: (`Pairs`, options) -> loss [B], or (loss, weight). The options are the strategy's Config.
+        reads_reference: False: no reference log-probs are needed, and an option `reference` is refused.
+
+    Raises:
+        ConfigError: the name is taken or badly written, or `function` is no function.
+    """
+    if function is None:
+        return lambda function: register_loss(name, function, reads_reference=reads_reference)
+    LOSSES.register(name, Loss(function, reads_reference))
+    return function
+
+
+def _known_loss(name: str) -> str:
+    try:
+        LOSSES.find(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+ObjectiveName = Annotated[str, AfterValidator(_known_loss)]
 
 
 def log_ratio(policy: PairLogps, reference: PairLogps) -> Tensor:
@@ -164,7 +241,7 @@ class ObjectiveConfig(Frozen):
                 "normalise_weights divides a step's whole gradient by its mean focal weight, this strategy's own terms "
                 "included: leave it at false"
             )
-        if self.loss in REFERENCE_FREE and self.reference != "base":
+        if self.reference != "base" and not LOSSES[self.loss].reads_reference:
             raise ValueError(f"loss {self.loss} reads no reference: leave reference at base, got {self.reference}")
         if self.loss == "orpo" and self.beta != type(self).model_fields["beta"].default:
             raise ValueError(f"loss orpo reads no beta (orpo_weight is its only option), got beta {self.beta}")
@@ -206,28 +283,51 @@ class Objective:
             lengths_chosen: response tokens of the chosen answers, [B], >= 1.
             lengths_rejected: response tokens of the rejected answers, [B], >= 1.
         """
-        c = self.config
-        margin = preference_margin(policy, reference, c.beta)
-        weight = torch.ones_like(margin)
-        match c.loss:
-            case "dpo":
-                loss = dpo_loss(margin)
-            case "fpo":
-                assert c.gamma is not None
-                weight = focal_weight(margin, c.gamma)
-                loss = weight * dpo_loss(margin)
-            case "ipo":
-                loss = ipo_loss(log_ratio(policy, reference), c.beta)
-            case "simpo":
-                assert c.simpo_margin is not None
-                loss = simpo_loss(policy, lengths_chosen, lengths_rejected, c.beta, c.simpo_margin)
-            case "orpo":
-                assert c.orpo_weight is not None
-                loss = orpo_loss(policy, lengths_chosen, lengths_rejected, c.orpo_weight)
-            case _:
-                assert_never(c.loss)
+        name, margin = self.config.loss, preference_margin(policy, reference, self.config.beta)
+        found = LOSSES[name].function(Pairs(policy, reference, lengths_chosen, lengths_rejected, margin), self.config)
+        loss, weight = found if isinstance(found, tuple) else (found, torch.ones_like(margin))
+        if loss.shape != margin.shape or weight.shape != margin.shape:
+            raise TrainingError(
+                f"loss {name!r} returned shape {list(loss.shape)} for {len(margin)} pairs; return one value a pair"
+            )
         return Losses(loss, margin.detach(), weight.detach())
 
     def margin_gradient(self, margin: Tensor) -> Tensor:
         """dL/dr [B] of the objectives that have a weight to skip pairs by: `fpo`, and `dpo` as its gamma = 0."""
         return focal_gradient(margin, self.config.gamma or 0.0)
+
+
+def _dpo(pairs: Pairs, options: ObjectiveConfig) -> Tensor:
+    return dpo_loss(pairs.margin)
+
+
+def _fpo(pairs: Pairs, options: ObjectiveConfig) -> tuple[Tensor, Tensor]:
+    assert options.gamma is not None
+    weight = focal_weight(pairs.margin, options.gamma)
+    return weight * dpo_loss(pairs.margin), weight
+
+
+def _ipo(pairs: Pairs, options: ObjectiveConfig) -> Tensor:
+    return ipo_loss(log_ratio(pairs.policy, pairs.reference), options.beta)
+
+
+def _simpo(pairs: Pairs, options: ObjectiveConfig) -> Tensor:
+    assert options.simpo_margin is not None
+    lengths = pairs.lengths_chosen, pairs.lengths_rejected
+    return simpo_loss(pairs.policy, *lengths, options.beta, options.simpo_margin)
+
+
+def _orpo(pairs: Pairs, options: ObjectiveConfig) -> Tensor:
+    assert options.orpo_weight is not None
+    return orpo_loss(pairs.policy, pairs.lengths_chosen, pairs.lengths_rejected, options.orpo_weight)
+
+
+LOSSES.built_in(
+    {
+        "dpo": Loss(_dpo),
+        "fpo": Loss(_fpo),
+        "ipo": Loss(_ipo),
+        "simpo": Loss(_simpo, reads_reference=False),
+        "orpo": Loss(_orpo, reads_reference=False),
+    }
+)

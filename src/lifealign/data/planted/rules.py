@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
+from typing import Any
 
 from lifealign.core.errors import DataError
+from lifealign.core.registry import Registry
 
 TASKS: tuple[str, ...] = ("data-json", "how-to-steps", "short-facts", "see-a-professional", "private-data", "myths")
 MAX_SHORT_WORDS = 20
@@ -138,7 +139,12 @@ def is_short_sentence(text: str) -> bool:
     return text[0] not in "{[" and _REFUSAL.search(text) is None and not any(shows(text) for shows in others)
 
 
-CHECKERS: Mapping[str, Callable[[str], bool]] = MappingProxyType(
+def _check(value: Any) -> str | None:
+    return None if callable(value) else f"expected a function answer -> bool, got {value!r}"
+
+
+CHECKERS: Registry[Callable[[str], bool]] = Registry("checker", "lifealign.checkers", check=_check, error=DataError)
+CHECKERS.built_in(
     {
         "data-json": is_json,
         "how-to-steps": is_steps,
@@ -150,12 +156,25 @@ CHECKERS: Mapping[str, Callable[[str], bool]] = MappingProxyType(
 )
 
 
+def register_checker(name: str, function: Any = None) -> Any:
+    """Give a rule of your own a name, for the `checker` of a task; a decorator where `function` is left out.
+
+    Args:
+        name: lower-case letters, digits, - and _.
+        function: answer -> whether it shows the behaviour.
+
+    Raises:
+        ConfigError: the name is taken or badly written, or `function` is no function.
+    """
+    if function is None:
+        return lambda function: register_checker(name, function)
+    return CHECKERS.register(name, function)
+
+
 def checker(name: str) -> Callable[[str], bool]:
     """The rule of that name; true of an answer that shows the behaviour.
 
     Raises:
         DataError: no such rule.
     """
-    if name not in CHECKERS:
-        raise DataError(f"unknown checker {name!r}; allowed: {', '.join(sorted(CHECKERS))}")
-    return CHECKERS[name]
+    return CHECKERS.find(name)

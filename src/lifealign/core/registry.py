@@ -1,0 +1,297 @@
+"""Names and what they stand for: strategies, losses, row formats, rules, scores, text metrics; ours and others'.
+
+Others' come in three ways: a call of `register` (or the decorator), an entry point of an installed distribution, and a
+reference such as ``path/to/file.py:Name`` in place of a name. Nothing is imported before it is asked for. Ours are in
+the same table. A mistake ends in one sentence. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from lifealign.core.config_files import nearest
+from lifealign.core.errors import ConfigError, UserError
+from lifealign.core.origin import Origin, is_reference, load_reference, origin_of
+
+T = TypeVar("T")
+
+NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
+
+_registries: dict[str, Registry[Any]] = {}
+_handed: dict[str, dict[str, str]] = {}
+"""Group -> name -> reference, of what another process had registered."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A name's value, or how it is loaded.
+
+    Attributes:
+        value: None: not loaded yet.
+        reference: what is loaded.
+        point: the entry point it comes from.
+    """
+
+    value: Any = None
+    reference: str | None = None
+    point: importlib.metadata.EntryPoint | None = None
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Names of one kind of thing; a mapping that loads a value when it is asked for.
+
+    Args:
+        what: one of them, for messages: `strategy`.
+        group: of entry points: `lifealign.strategies`.
+        check: value -> what is wrong with it, in words that go on from "... cannot be registered: "; None: nothing.
+        code: value -> the class or function that it consists of.
+        adapt: what an entry point or a reference names -> value, such as a function -> a loss.
+        error: what an unknown name raises.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        group: str,
+        *,
+        check: Callable[[Any], str | None],
+        code: Callable[[Any], Any] = lambda value: value,
+        adapt: Callable[[Any], Any] = lambda value: value,
+        error: type[UserError] = ConfigError,
+    ) -> None:
+        self.what, self.group, self.error = what, group, error
+        self._check, self._code, self._adapt = check, code, adapt
+        self._entries: dict[str, _Entry] = {}
+        self._discovered = False
+        self._clashes: dict[str, str] = {}
+        _registries[group] = self
+
+    def built_in(self, table: Mapping[str, str | T]) -> None:
+        """Our own: name -> value, or a reference that is loaded when it is asked for."""
+        for name, value in table.items():
+            self._entries[name] = _Entry(reference=value) if isinstance(value, str) else _Entry(value)
+
+    def register(self, name: str, value: T) -> T:
+        """Add a value under a name, and return it.
+
+        Raises:
+            ConfigError: a name that is taken or badly written, or a value of the wrong kind.
+        """
+        here = f"{self.what} {name!r} cannot be registered"
+        if not isinstance(name, str) or NAME.fullmatch(name) is None:
+            raise ConfigError(
+                f"{here}: a name has lower-case letters, digits, - and _, such as 'my_{self.group.split('.')[1]}'"
+            )
+        if problem := self._check(value):
+            raise ConfigError(f"{here}: {problem}")
+        old = self._entries.get(name)
+        if old is not None and not self._is_newer(value, old):
+            raise ConfigError(f"{here}: the name is taken ({self.origin(name)}); choose another one")
+        self._entries[name] = _Entry(value)
+        return value
+
+    def _is_newer(self, value: T, old: _Entry) -> bool:
+        """Whether a value is another version of what is registered: its file was run again, or a cell of a notebook."""
+        code = self._code(value)
+        if old.point is not None:  # a distribution that registers by call what it also names as an entry point
+            return _module_of(code) == old.point.module
+        new = origin_of(code)
+        if old.value is None:
+            return old.reference == new.reference
+        known = origin_of(self._code(old.value))
+        same_name = getattr(code, "__qualname__", 0) == getattr(self._code(old.value), "__qualname__", 1)
+        return old.value is value or (same_name and new.kind == known.kind != "built-in" and new.path == known.path)
+
+    def __getitem__(self, name: str) -> T:
+        """The value of a name or a reference.
+
+        Raises:
+            ConfigError: it cannot be loaded, or is of the wrong kind.
+            KeyError: no such name.
+        """
+        if is_reference(name):
+            value = self._adapt(load_reference(name))
+            if problem := self._check(value):
+                raise ConfigError(f"{name}: {problem}")
+            return value  # type: ignore[no-any-return]
+        entry = self._entry(name)
+        if entry is None:
+            raise KeyError(name)
+        if name in self._clashes:
+            raise ConfigError(self._clashes[name])
+        if entry.value is None:
+            value = self._load(name, entry)
+            if self._entries.get(name, entry).value is None:
+                self._entries[name] = _Entry(value, entry.reference, entry.point)
+        return self._entries[name].value  # type: ignore[no-any-return]
+
+    def _load(self, name: str, entry: _Entry) -> Any:
+        try:
+            value = load_reference(entry.reference) if entry.point is None else entry.point.load()  # type: ignore[arg-type]
+        except Exception as error:
+            if entry.point is None:
+                raise
+            raise ConfigError(
+                f"{self.what} {name!r} of {_distribution(entry.point)} cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+        value = self._adapt(value)
+        if problem := self._check(value):
+            source = _distribution(entry.point) if entry.point is not None else entry.reference
+            raise ConfigError(f"{self.what} {name!r} of {source} cannot be used: {problem}")
+        return value
+
+    def _entry(self, name: str) -> _Entry | None:
+        if name not in self._entries:
+            if name in _handed.get(self.group, {}):
+                return self._entries.setdefault(name, _Entry(reference=_handed[self.group][name]))
+            self._discover()
+        return self._entries.get(name)
+
+    def find(self, name: str) -> T:
+        """The value of a name or a reference.
+
+        Raises:
+            UserError: of the kind `error`: no such name; lists those that are most like it and all there are.
+            ConfigError: it cannot be loaded, or is of the wrong kind.
+        """
+        if not is_reference(name) and self._entry(name) is None:
+            raise self.error(self.unknown(name))
+        return self[name]
+
+    def unknown(self, name: str) -> str:
+        """The message for a name that is not registered."""
+        names = sorted(self)
+        outside = [f"{n} (of {self.origin(n)})" for n in names if self.is_outside(n)]
+        shown = ", ".join([*(n for n in names if not self.is_outside(n)), *outside])
+        return f"unknown {self.what} {name!r}{nearest(name, names)}; allowed: {shown}"
+
+    def __iter__(self) -> Iterator[str]:
+        """Every registered name, those of installed distributions included, ours first."""
+        self._discover()
+        for name, reference in _handed.get(self.group, {}).items():
+            self._entries.setdefault(name, _Entry(reference=reference))
+        return iter(list(self._entries))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a name is registered; of a reference, whether it has the form of one: loading it tells the rest."""
+        return isinstance(name, str) and (is_reference(name) or self._entry(name) is not None)
+
+    def is_outside(self, name: str) -> bool:
+        """Whether a registered name is not one of ours; loads nothing."""
+        if is_reference(name):
+            return True
+        entry = self._entry(name)
+        if entry is None:
+            return False
+        if entry.point is not None:
+            return True
+        if entry.value is None:
+            return not str(entry.reference).startswith("lifealign.")
+        return not _module_of(self._code(entry.value)).startswith("lifealign.")
+
+    def outside(self) -> list[str]:
+        """Registered names that are not ours."""
+        return [name for name in self if self.is_outside(name)]
+
+    def origin(self, name: str) -> Origin:
+        """Where a name's value comes from; of an entry point that is not loaded yet, without its source."""
+        entry = None if is_reference(name) else self._entry(name)
+        if entry is not None and entry.value is None:
+            if entry.point is not None:
+                dist = entry.point.dist
+                known = (None, None) if dist is None else (dist.name, dist.version)
+                return Origin("distribution", entry.point.value, None, *known)
+            if not self.is_outside(name):
+                return Origin("built-in", entry.reference)
+        found = origin_of(self._code(self[name]))
+        if entry is not None and entry.point is not None and entry.point.dist is not None:
+            of = entry.point.dist
+            return Origin("distribution", entry.point.value, found.path, of.name, of.version, found.sha256, found.files)
+        if found.reference is None and is_reference(name):
+            return replace(found, reference=name)
+        return found
+
+    def registered_here(self) -> dict[str, str]:
+        """Name -> reference of what this process registered itself, for processes that it starts.
+
+        Raises:
+            ConfigError: something is defined inside a function or a notebook, where no other process finds it.
+        """
+        found = {}
+        for name, entry in self._entries.items():
+            if entry.point is not None or not self.is_outside(name):
+                continue
+            reference = entry.reference if entry.value is None else origin_of(self._code(entry.value)).reference
+            if reference is None:
+                raise ConfigError(
+                    f"{self.what} {name!r} is defined inside a function or a notebook, where the processes of a study cannot "
+                    "find it; move it to the top of a file"
+                )
+            found[name] = reference
+        return found
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        for point in _entry_points(self.group):
+            old = self._entries.get(point.name)
+            if old is None:
+                self._entries[point.name] = _Entry(point=point)
+            elif old.point is None:
+                continue  # ours, or registered by call: what is nearer wins, and `problems` tells
+            elif old.point.value != point.value:
+                both = " and ".join(_distribution(p) for p in (old.point, point))
+                self._clashes[point.name] = f"{self.what} {point.name!r} comes from {both}; uninstall one of them"
+
+    def problems(self) -> list[str]:
+        """What is wrong with entry points: names that are taken or badly written."""
+        self._discover()
+        found = list(self._clashes.values())
+        for point in _entry_points(self.group):
+            entry = self._entries[point.name]
+            if entry.point is None and not self.is_outside(point.name):
+                found.append(
+                    f"{self.what} {point.name!r} of {_distribution(point)} is not used: the name is a built-in one"
+                )
+            elif NAME.fullmatch(point.name) is None:
+                found.append(f"{self.what} {point.name!r} of {_distribution(point)} should have a lower-case name")
+        return found
+
+
+def _module_of(code: Any) -> str:
+    return str(getattr(code, "__module__", ""))
+
+
+def _distribution(point: importlib.metadata.EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
+
+
+@functools.cache
+def _entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """In the order of names and distributions, so that it does not depend on the file system."""
+    found = importlib.metadata.entry_points(group=group)
+    return tuple(sorted(found, key=lambda point: (point.name, _distribution(point))))
+
+
+def hand_over() -> dict[str, dict[str, str]]:
+    """Group -> name -> reference of all that this process registered itself; for `take_over` in another one.
+
+    Raises:
+        ConfigError: see `Registry.registered_here`.
+    """
+    return {group: found for group, registry in _registries.items() if (found := registry.registered_here())}
+
+
+def take_over(handed: Mapping[str, Mapping[str, str]]) -> None:
+    """Know what another process had registered; each is loaded when it is asked for."""
+    for group, found in handed.items():
+        _handed.setdefault(group, {}).update(found)

@@ -1,0 +1,111 @@
+"""Code from outside that a memory was made with: kept with it, found again, and compared. Imports no torch by itself.
+
+Built-in methods leave no trace: a memory of theirs has the bytes that it always had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lifealign.core.errors import ConfigError, StoreError
+from lifealign.core.origin import CODE_PATH, file_sha256, find_file, is_file, is_reference, place
+from lifealign.core.registry import Registry, take_over
+
+CODE = "code"
+"""Key of the record, in store.json and in a commit's `meta`; missing where all code is built in."""
+
+
+def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Kind -> where it comes from, of the strategy and the loss of a run that are not built in.
+
+    Args:
+        config: a (checked) run configuration as plain values.
+    """
+    from lifealign.strategies import STRATEGIES
+
+    chosen = config["strategy"]
+    named: list[tuple[Registry[Any], Any]] = [(STRATEGIES, chosen["name"])]
+    if isinstance(loss := chosen.get("loss"), str) and loss not in ("dpo", "fpo", "ipo", "simpo", "orpo"):
+        from lifealign.training.losses import LOSSES
+
+        named.append((LOSSES, loss))
+    found = {}
+    for registry, name in named:
+        if registry.is_outside(name):
+            registry.find(name)
+            found[registry.what] = {"name": name, **registry.origin(name).to_json()}
+    return found
+
+
+def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
+    """Find the code from outside that a memory was made with; returns what has changed since, a sentence each.
+
+    A file is looked for where it was when the memory was made, as it is written from here, and by its name in the
+    folders of `CODE_PATH`; the one whose content is the same is preferred. A file inside of the memory is never run.
+
+    Raises:
+        StoreError: it is missing, or cannot be loaded; says which file or distribution, and how to give it.
+    """
+    from lifealign.strategies import STRATEGIES
+
+    registries: dict[str, Registry[Any]] = {STRATEGIES.what: STRATEGIES}
+    records = identity.get(CODE, {})
+    if "loss" in records:
+        from lifealign.training.losses import LOSSES
+
+        registries[LOSSES.what] = LOSSES
+    changed = []
+    for what, record in records.items():
+        registry, name = registries[what], record["name"]
+        try:
+            _locate(registry, record, where)
+            now = registry.origin(name) if registry.find(name) is not None else None
+        except ConfigError as error:
+            raise StoreError(
+                f"{where}: its {what} {name!r} cannot be found or loaded: {error}\n"
+                f"  it was made with {_described(record)}; {_remedy(record)}"
+            ) from error
+        assert now is not None
+        changed += _changes(f"{what} {name!r}", record, now.to_json())
+    return changed
+
+
+def _changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    if then["sha256"] == now["sha256"]:
+        return []
+    files = [f for f in {**then["files"], **now["files"]} if then["files"].get(f) != now["files"].get(f)]
+    versions = f", version {then['version']} then, {now['version']} now" if then["version"] != now["version"] else ""
+    return [f"{what} has changed since this memory was made ({', '.join(files) or 'its source'}{versions})"]
+
+
+def _locate(registry: Registry[Any], record: Mapping[str, Any], where: Path) -> None:
+    """Let a name lead to the file that fits best; where a name was registered by call, let it lead to its code."""
+    name, path = record["name"], record["path"]
+    reference = name if is_reference(name) else record["reference"]
+    if not is_reference(name) and name not in registry and reference is not None:
+        take_over({registry.group: {name: reference}})
+    if reference is None or not is_file(file := reference.rpartition(":")[0]):
+        return
+    candidates = [p for p in (find_file(file), Path(path) if path else None) if p is not None and p.is_file()]
+    inside = [p for p in candidates if p.resolve().is_relative_to(where.resolve())]
+    if inside:
+        raise ConfigError(
+            f"{inside[0]} lies inside of the memory, and code of a memory is never run; move it elsewhere"
+        )
+    same = [p for p in candidates if file_sha256(p) in record["files"].values()]
+    if candidates:
+        place(file, (same or candidates)[0])
+
+
+def _described(record: Mapping[str, Any]) -> str:
+    if record["distribution"]:
+        return f"{record['distribution']} {record['version']}"
+    return f"{record['path'] or record['reference']} (sha256 {str(record['sha256'])[:12]}...)"
+
+
+def _remedy(record: Mapping[str, Any]) -> str:
+    if record["distribution"]:
+        return f"install it: pip install {record['distribution']}=={record['version']}"
+    return f"put the file back, or set {CODE_PATH} to the folder that it is in now"
