@@ -420,17 +420,17 @@ def test_a_gate_that_holds(memory, fake):
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "accuracy 80.0",
-        "gate last.accuracy>=80 held: 80.00",
-        "gate bwt.accuracy>=-2 held: -1.50",
+        "gate last.accuracy>=80 held: 80.00 (Preference accuracy, %)",
+        "gate bwt.accuracy>=-2 held: -1.50 (Preference accuracy, %)",
     ]
 
 
 @pytest.mark.parametrize(
     ("gate", "message"),
     [
-        ("bwt>=-1", "gate bwt.accuracy>=-1 failed: -1.50"),
-        ("ap>=0", "gate ap.accuracy>=0 failed: there is no value of ap.accuracy"),
-        ("last.pass_rate>=0", "gate last.pass_rate>=0 failed: there is no value of last.pass_rate"),
+        ("bwt>=-1", "gate bwt.accuracy>=-1 failed: -1.50 (Preference accuracy, %)"),
+        ("ap>=0", "gate ap.accuracy>=0 failed: ap.accuracy was not measured"),
+        ("last.pass_rate>=0", "gate last.pass_rate>=0 failed: last.pass_rate was not measured"),
     ],
 )
 def test_a_gate_that_fails_ends_with_3(memory, fake, gate, message):

@@ -22,7 +22,7 @@ PATH = [
     ("training/loop.py", "_step"),
     ("training/loop.py", "_preference_loss"),
     ("training/losses.py", "__call__"),
-    ("training/losses.py", "_dpo"),
+    ("training/losses.py", "_fpo"),
     ("training/losses.py", "dpo_loss"),
 ]
 """The table in the page of the layout, call by call; `cli/output.py` wraps every command and is not counted."""
