@@ -23,8 +23,11 @@ from lifealign.core.progress import Progress
 from lifealign.data.load import load_stream
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.answer_scores import require
+from lifealign.evaluation.guard_results import guard_values
+from lifealign.evaluation.results import read_scores
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
+from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.recompose import task_signatures
 from lifealign.memory.scoring import learnt, score_row
 from lifealign.memory.session import Session, locked
@@ -129,6 +132,43 @@ class _Work:
     workspace: str
     loop: Loop
     reference_seconds: float = 0.0
+
+
+def learn_task(session: Session, store: MemoryStore, task: Task, config: RunConfig) -> tuple[TaskResult, MemoryStore]:
+    """Learn one more task of a memory and score a row of R; goes on where a killed run was. See `Memory.learn`.
+
+    Returns what learning gave and the store that shows the task.
+
+    Raises:
+        DataError: the memory has another task of that name.
+    """
+    started = time.perf_counter()
+    with locked(session, store):
+        head, root = store.head, store.lineage()[0]
+        score_guard(session, store, root, config.guard)
+        known = {name: m for m in store.lineage() for name in m.members}
+        if task.name not in known:
+            if config.evaluate.before:
+                for point in dict.fromkeys((root.directory, head.directory)):
+                    score_row(session, store, store.find(point), [task], config)
+            head, store = learn_group(session, store, [task], config)
+        elif known[task.name] is not head or not (same_rows(store, head, [task]) and _same_settings(head, config)):
+            raise DataError(
+                f"{store.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
+                f"name, or roll back to the task before it"
+            )
+        # else: a killed run committed it; what may be missing is the row of R.
+        score_row(session, store, head, heldout(store), config)
+        score_guard(session, store, head, config.guard)
+    table = read_scores(store, config.evaluate.split)
+    scores = {
+        f"{name}.{metric}": table.mean(head.directory, name, metric)
+        for name in table.tasks
+        for metric in table.measured(head.directory, name)
+    } | guard_values(store, table.stages)
+    seconds = float(head.meta.get("seconds", time.perf_counter() - started))
+    diagnostics = store.load_document(head, DIAGNOSTICS)
+    return TaskResult(task.name, head.directory, seconds, diagnostics.get("summed", diagnostics), scores), store
 
 
 def learn_group(
@@ -303,6 +343,12 @@ def same_rows(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task]
     kept = {t.name: t for t in heldout(store, manifest)}
     held_out = all((t.validation, t.test) == (kept[t.name].validation, kept[t.name].test) for t in group)
     return held_out and manifest.meta["rows_sha256"] == rows_sha256(_merge(group).train)
+
+
+def _same_settings(manifest: TaskManifest, config: RunConfig) -> bool:
+    """Whether a commit was learnt with these settings."""
+    asked = config.model_dump(mode="json", include={"strategy", "sft", "train"})
+    return asked == {key: manifest.config[key] for key in asked}
 
 
 def _check_same(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task]) -> None:
