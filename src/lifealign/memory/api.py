@@ -126,7 +126,7 @@ class Memory:
             generations: greedy answers per task, for its rule and the text metrics; None: as configured.
             text_metrics: names of `text_metrics.TEXT_METRICS`; None: as configured, none where `generations` is 0.
             guard_text: text whose perplexity guards general ability, before any task and at this point; None: as configured.
-            guard_choices: multiple-choice questions, likewise.
+            guard_choices: multiple-choice questions, measured at the same two points; None: as configured.
             progress: where to report.
 
         Raises:
@@ -200,7 +200,7 @@ class Memory:
         return generate_recomposed(session, self._store, point, prompts, weights or {}, routed, options)
 
     def answers(self, asked: Asked, *, progress: Progress | None = None) -> list[AnswerRecord]:
-        """Greedy answers to held-out prompts at points of the memory's life; see `answering.Asked`, which says what is raised."""
+        """Greedy answers to held-out prompts at points of the memory's life; see `answering.Asked` for the errors."""
         from lifealign.memory.answering import answer_memory
 
         return answer_memory(self._store, lambda: self._session(self.config, progress), asked)

@@ -37,7 +37,7 @@ class EncodedPair:
         chosen: ids of the preferred answer, ending with EOS unless it was cut.
         rejected: ids of the other answer, ending with EOS unless it was cut.
         chosen_cut: the chosen answer was cut at `max_length`, so its EOS is not trained.
-        rejected_cut: likewise for the rejected answer.
+        rejected_cut: the rejected answer was cut at `max_length`, so its EOS is not trained.
         digest: content of the row (`Row.digest`).
         position: of the row among those that were encoded together.
         opening: ids that all prompts encoded together begin with. Every packed row branches there at the latest, one of a
