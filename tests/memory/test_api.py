@@ -361,6 +361,8 @@ def test_messages_for_what_is_not_there(memory: Memory, config: Build, tmp_path:
         memory.evaluate(["stars"], as_of="bread")
     with pytest.raises(ConfigError, match=r"evaluate.split: Input should be 'test' or 'validation', got 'dev'"):
         memory.evaluate(split="dev")
+    with pytest.raises(ConfigError, match=r"evaluate.split: Input should be 'test' or 'validation', got 'test # all'"):
+        memory.evaluate(split="test # all")  # a value as it is, no YAML with a comment
     memory.learn(Task("bare", MUSIC.train))
     with pytest.raises(DataError, match=r"task 'bare' keeps no test rows; learn it with some to evaluate it"):
         memory.evaluate(["bare"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from lifealign.data.tasks import Message, Row
 from lifealign.memory import learning as pipeline
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.learning import create_memory, learn_group
+from lifealign.memory.scoring import score_row
 from lifealign.memory.session import Session, locked
 from lifealign.model.adapters import holding, snapshot, trainable
 from lifealign.training.strategy import Step
@@ -160,6 +162,34 @@ def test_losses_on_rows_are_the_objective_and_the_mean_over_tokens(session: Sess
     margin_N = 0.1 * (log_ratio_N2[:, 0] - log_ratio_N2[:, 1])
     loss_N = torch.sigmoid(-margin_N) ** 2 * -torch.nn.functional.logsigmoid(margin_N)
     assert float(session.view.loss_on(rows).detach()) == pytest.approx(float(loss_N.mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["lifealign", "derpp", "lwf"])
+def test_a_row_is_tokenised_once_in_a_session(strategy: str, config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training, scores, the replay and what strategies measure share the ids; a signature reads its prompts again."""
+    session = Session(config(f"strategy.name={strategy}", "sft.epochs=1"), NullProgress())
+    store = create_memory(session.config, session)
+    tokenizer = type(session.encoder.tokenizer)
+    read: Counter[str] = Counter()
+    original = tokenizer.__call__
+
+    def counted(self: Any, text: str, **options: Any) -> Any:
+        read[text] += 1
+        return original(self, text, **options)
+
+    monkeypatch.setattr(tokenizer, "__call__", counted)
+    tasks = [TASK, make_task("stars", train=5, test=2)]
+    with locked(session, store):
+        for task in tasks:
+            store = learn_group(session, store, [task], session.config)[1]
+            score_row(session, store, store.head, tasks, session.config)
+    rows = [row for task in tasks for row in (*task.train, *task.validation, *task.test)]
+    answers = [session.encoder._full_text(r.prompt, answer) for r in rows for answer in (r.chosen, r.rejected)]
+    prompts = [session.encoder._prompt_text(r.prompt) for r in rows]
+    assert len(set(answers)) == len(answers) == 2 * len(rows)
+    assert {text: read[text] for text in answers} == dict.fromkeys(answers, 1)
+    assert {read[text] for text in prompts} == {1, 2}
+    assert sum(read.values()) == 3 * len(rows) + sum(len(task.train) for task in tasks)
 
 
 def test_a_held_out_prompt_that_is_too_long_is_refused_before_training(

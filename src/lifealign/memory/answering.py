@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NOW = "now"
 COUNT = 20
-"""Prompts a task where neither the call nor the memory's configuration (`evaluate.generations`) says how many."""
+"""Prompts per task where neither the call nor the memory's configuration (`evaluate.generations`) gives a number."""
 ROW_SCORES = ("accuracy", "margin")
 """Scores of a held-out row's pair that a record carries beside those of the answer: all there is for a task without a rule."""
 
@@ -118,7 +118,7 @@ def rows_of(task: Task, split: str) -> tuple[Row, ...]:
 def stored_scores(
     store: MemoryStore, point: TaskManifest, task: Task, split: str, count: int, max_new_tokens: int
 ) -> Mapping[str, Any] | None:
-    """The newest evaluation record of a task with answers to its first `count` prompts; None: there is none."""
+    """The newest evaluation record of a task with answers to its first `count` prompts; None if no record has them."""
     rows = rows_of(task, split)
     for record in reversed(store.evaluations()):
         options = record["options"]

@@ -9,20 +9,16 @@ Opening, the log, scores and results need no torch; the model is loaded when it 
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifealign.core.config import RunConfig
-from lifealign.core.errors import ConfigError, DataError
+from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress, Progress, make_progress
-from lifealign.evaluation.guard_results import guard_values, with_guard
+from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results
-from lifealign.memory.outcomes import Evaluation, TaskResult
-from lifealign.store.heldout import heldout
-from lifealign.store.layout import DIAGNOSTICS, ROOT, TRAINING
+from lifealign.store.layout import ROOT, TRAINING
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.writer import MemoryStore
 
@@ -30,7 +26,7 @@ if TYPE_CHECKING:
     from lifealign.data.answers import AnswerRecord
     from lifealign.data.tasks import Message, Row, Task
     from lifealign.memory.answering import Asked
-    from lifealign.memory.outcomes import Composition, Related
+    from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
     from lifealign.memory.session import Session
 
 
@@ -104,40 +100,11 @@ class Memory:
             ConfigError: a setting that would make another memory (base model, LoRA shape, seed, strategy).
             DataError: the memory has another task of that name.
         """
-        from lifealign.memory.guard import score_guard
-        from lifealign.memory.learning import learn_group, same_rows
-        from lifealign.memory.scoring import score_row
-        from lifealign.memory.session import locked
+        from lifealign.memory.learning import learn_task
 
         config = self._with_settings(settings)
-        session = self._session(config, progress)
-        started = time.perf_counter()
-        with locked(session, self._store):
-            head = self._store.head
-            score_guard(session, self._store, self._store.lineage()[0], config.guard)
-            known = {name: m for m in self._store.lineage() for name in m.members}
-            if task.name not in known:
-                if config.evaluate.before:
-                    for point in dict.fromkeys((self._store.lineage()[0].directory, head.directory)):
-                        score_row(session, self._store, self._store.find(point), [task], config)
-                head, self._store = learn_group(session, self._store, [task], config)
-            elif known[task.name] is not head or not (same_rows(self._store, head, [task]) and _same(head, config)):
-                raise DataError(
-                    f"{self.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
-                    f"name, or roll back to the task before it"
-                )
-            # else: a killed run committed it; what may be missing is the row of R.
-            score_row(session, self._store, head, heldout(self._store), config)
-            score_guard(session, self._store, head, config.guard)
-        table = read_scores(self._store, config.evaluate.split)
-        scores = {
-            f"{name}.{metric}": table.mean(head.directory, name, metric)
-            for name in table.tasks
-            for metric in table.measured(head.directory, name)
-        } | guard_values(self._store, table.stages)
-        seconds = float(head.meta.get("seconds", time.perf_counter() - started))
-        diagnostics = self._store.load_document(head, DIAGNOSTICS)
-        return TaskResult(task.name, head.directory, seconds, diagnostics.get("summed", diagnostics), scores)
+        result, self._store = learn_task(self._session(config, progress), self._store, task, config)
+        return result
 
     def evaluate(
         self,
@@ -160,50 +127,24 @@ class Memory:
             generations: greedy answers per task, for its rule and the text metrics; None: as configured.
             text_metrics: names of `text_metrics.TEXT_METRICS`; None: as configured, none where `generations` is 0.
             guard_text: text whose perplexity guards general ability, before any task and at this point; None: as configured.
-            guard_choices: multiple-choice questions, likewise.
+            guard_choices: multiple-choice questions, measured at the same two points; None: as configured.
             progress: where to report.
 
         Raises:
             DataError: no such task, or a split without rows.
             ConfigError: no such text metric, no generations for one, or its library is not installed.
         """
-        from lifealign.memory.guard import score_guard
-        from lifealign.memory.scoring import score_row
-        from lifealign.memory.session import locked
+        from lifealign.memory.scoring import score_tasks, tasks_to_score
 
         if generations == 0 and text_metrics is None:
             text_metrics = ()
-        options: dict[str, Any] = {"split": split} | ({} if generations is None else {"generations": generations})
-        if text_metrics is not None:
-            options["text_metrics"] = list(text_metrics)
-        guards = {"text": guard_text, "choices": guard_choices}
-        settings = [f"evaluate.{key}={value}" for key, value in options.items()]
-        settings += [f"guard.{key}={json.dumps(str(path))}" for key, path in guards.items() if path is not None]
-        config = self._with_settings(settings)
+        config = self._with_options(
+            evaluate={"split": split, "generations": generations, "text_metrics": text_metrics},
+            guard={"text": guard_text, "choices": guard_choices},
+        )
         point = self._point(as_of)
-        available = {t.name: t for t in heldout(self._store, point)}
-        names = list(available) if tasks is None else list(tasks)
-        if unknown := [n for n in names if n not in available]:
-            raise DataError(
-                f"{self.path}: no task {unknown[0]!r} up to {point.directory}; known: {', '.join(available) or 'none'}"
-            )
-        chosen = [available[n] for n in names]
-        self._check_rows(chosen, split)
-        session = self._session(config, progress)
-        with locked(session, self._store):
-            score_row(session, self._store, point, chosen, config)
-            for at in dict.fromkeys((self._store.lineage()[0].directory, point.directory)):
-                score_guard(session, self._store, self._store.find(at), config.guard)
-        table = read_scores(self._store, split)
-        cells = {
-            n: {
-                m: table.cell(point.directory, n, m, config.evaluate.bootstrap)
-                for m in table.measured(point.directory, n)
-            }
-            for n in names
-        }
-        results = self.results(split)
-        return Evaluation(point.directory, split, cells, with_guard(results), results.get("guard", {}))
+        chosen = tasks_to_score(self._store, point, tasks, split)
+        return score_tasks(self._session(config, progress), self._store, point, chosen, config)
 
     def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
         """`R[k][j]`, N x N: score on task j after task k; NaN where nothing was measured."""
@@ -253,24 +194,14 @@ class Memory:
         session.load(self._store, point)
         if not weights and not route:
             return session.generate(prompts, **options)
-        from lifealign.data.tasks import turns_of
-        from lifealign.memory.recompose import TEMPERATURE, Composer
-        from lifealign.model.adapters import restore
+        from lifealign.memory.recompose import TEMPERATURE, generate_recomposed
 
-        composer = Composer(self._store, point)
-        groups = [(composer.weights(weights or {}), list(range(len(prompts))))]
-        if route:
-            ids = [session.encoder.prompt_ids(turns_of(prompt)) for prompt in prompts]
-            groups = composer.groups(session, ids, TEMPERATURE if route_temperature is None else route_temperature)
-        answers = [""] * len(prompts)
-        for chosen, members in groups:
-            restore(session.model, composer(chosen).adapter)
-            for i, text in zip(members, session.generate([prompts[i] for i in members], **options), strict=True):
-                answers[i] = text
-        return answers
+        temperature = TEMPERATURE if route_temperature is None else route_temperature
+        routed = temperature if route else None
+        return generate_recomposed(session, self._store, point, prompts, weights or {}, routed, options)
 
     def answers(self, asked: Asked, *, progress: Progress | None = None) -> list[AnswerRecord]:
-        """Greedy answers to held-out prompts at points of the memory's life; see `answering.Asked`, which says what is raised."""
+        """Greedy answers to held-out prompts at points of the memory's life; see `answering.Asked` for the errors."""
         from lifealign.memory.answering import answer_memory
 
         return answer_memory(self._store, lambda: self._session(self.config, progress), asked)
@@ -335,29 +266,16 @@ class Memory:
             DataError: no task has rows to score.
             StoreError: no such task.
         """
-        from lifealign.memory.outcomes import Composition
-        from lifealign.memory.recompose import Composer, score_composed
-        from lifealign.model.adapters import restore
+        from lifealign.memory.recompose import recompose
 
         target = None if out is None else _free(out)
-        config = self._with_settings([f"evaluate.split={split}"])
-        point = self._point(as_of)
-        composer = Composer(self._store, point, space)
-        every = composer.weights(weights)
-        made = composer(every)
-        kept = heldout(self._store, point)
-        if target is None and not any(getattr(t, split) for t in kept):
-            self._check_rows(kept, split)
-        session = self._session(config, progress)
-        scores = None
-        if target is None:
-            scores = score_composed(session, self._store, point, made.adapter, kept, split)
-        else:
-            session.load(self._store, point)
-            restore(session.model, made.adapter)
-            session.export(target, merged=False)
+        config = self._with_options(evaluate={"split": split})
+        made = recompose(
+            lambda: self._session(config, progress), self._store, self._point(as_of), weights, space, split, target
+        )
+        if target is not None:
             self._loaded = None  # its adapter has another form now
-        return Composition(point.directory, every, composer.space, made.truncation_error, made.change, target, scores)
+        return made
 
     def export(self, out: str | Path, *, merged: bool = False, as_of: str | None = None) -> Path:
         """Write a PEFT adapter, or (`merged`) a whole model, that need nothing of this package."""
@@ -408,15 +326,21 @@ class Memory:
         with self._store.writer():
             return self._store.rollback(name).directory
 
-    def _check_rows(self, tasks: Sequence[Task], split: str) -> None:
-        if empty := [t.name for t in tasks if not getattr(t, split)]:
-            raise DataError(f"{self.path}: task {empty[0]!r} keeps no {split} rows; learn it with some to evaluate it")
-
     def _table(self, split: str | None) -> ScoreTable:
         return read_scores(self._store, split or self.config.evaluate.split)
 
     def _point(self, as_of: str | None) -> TaskManifest:
         return self._store.head if as_of is None else self._store.find(as_of)
+
+    def _with_options(self, **sections: Mapping[str, Any]) -> RunConfig:
+        """The memory's configuration with these options of some sections, checked like a file; None: as configured."""
+        from lifealign.strategies.configure import check_tree
+
+        tree = self.config.model_dump(mode="json")
+        for section, options in sections.items():
+            given = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
+            tree[section] = {**tree[section], **given}
+        return check_tree(tree, "settings")
 
     def _with_settings(self, settings: Sequence[str]) -> RunConfig:
         from lifealign.strategies import STRATEGIES
@@ -466,12 +390,6 @@ class Memory:
         if progress is not None:
             self._loaded.progress = progress
         return self._loaded
-
-
-def _same(manifest: TaskManifest, config: RunConfig) -> bool:
-    """Whether a commit was learnt with these settings."""
-    asked = config.model_dump(mode="json", include={"strategy", "sft", "train"})
-    return asked == {key: manifest.config[key] for key in asked}
 
 
 def _free(out: str | Path) -> Path:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,18 @@ from lifealign.core.progress import Progress
 from lifealign.data.load import load_stream
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.answer_scores import require
+from lifealign.evaluation.guard_results import guard_values
+from lifealign.evaluation.results import read_scores
 from lifealign.memory.code import CODE, find_code, outside_code
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
+from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.recompose import task_signatures
 from lifealign.memory.scoring import learnt, score_row
 from lifealign.memory.session import Session, locked
 from lifealign.model.adapters import snapshot
-from lifealign.store.heldout import heldout
+from lifealign.model.encoding import EncodedPair, EncodingReport
+from lifealign.store.heldout import heldout, heldout_lines
 from lifealign.store.layout import (
     ADAPTER,
     DATA,
@@ -47,6 +52,7 @@ from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.writer import MemoryStore
 from lifealign.training.loop import Loop, Stage, stage_reached, train_stage
+from lifealign.training.strategy import PreferenceDataset
 
 KL_PAIRS = 4
 """Training pairs on which the exact KL to the base model is measured after each task."""
@@ -106,14 +112,130 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     return session, store
 
 
+@dataclass
+class _Work:
+    """One group of tasks on its way into a memory.
+
+    Attributes:
+        group: the tasks, each with its own held-out rows.
+        task: the group as one task to train on.
+        dataset: rows to train on, those of the replay included.
+        pairs: the rows of `dataset` that can be encoded.
+        encoding: what happened to the rows of `dataset`.
+        held_out: split -> what happened to its rows.
+        workspace: name of the directory of the checkpoints.
+        loop: what all stages share.
+        reference_seconds: what computing the reference log-probs took; 0 where a checkpoint had them.
+    """
+
+    group: Sequence[Task]
+    task: Task
+    dataset: PreferenceDataset
+    pairs: Sequence[EncodedPair]
+    encoding: EncodingReport
+    held_out: Mapping[str, EncodingReport]
+    workspace: str
+    loop: Loop
+    reference_seconds: float = 0.0
+
+
+def learn_task(session: Session, store: MemoryStore, task: Task, config: RunConfig) -> tuple[TaskResult, MemoryStore]:
+    """Learn one more task of a memory and score a row of R; goes on where a killed run was. See `Memory.learn`.
+
+    Returns what learning gave and the store that shows the task.
+
+    Raises:
+        DataError: the memory has another task of that name.
+    """
+    started = time.perf_counter()
+    with locked(session, store):
+        head, root = store.head, store.lineage()[0]
+        score_guard(session, store, root, config.guard)
+        known = {name: m for m in store.lineage() for name in m.members}
+        if task.name not in known:
+            if config.evaluate.before:
+                for point in dict.fromkeys((root.directory, head.directory)):
+                    score_row(session, store, store.find(point), [task], config)
+            head, store = learn_group(session, store, [task], config)
+        elif known[task.name] is not head or not (same_rows(store, head, [task]) and _same_settings(head, config)):
+            raise DataError(
+                f"{store.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
+                f"name, or roll back to the task before it"
+            )
+        # else: a killed run committed it; what may be missing is the row of R.
+        score_row(session, store, head, heldout(store), config)
+        score_guard(session, store, head, config.guard)
+    table = read_scores(store, config.evaluate.split)
+    scores = {
+        f"{name}.{metric}": table.mean(head.directory, name, metric)
+        for name in table.tasks
+        for metric in table.measured(head.directory, name)
+    } | guard_values(store, table.stages)
+    seconds = float(head.meta.get("seconds", time.perf_counter() - started))
+    diagnostics = store.load_document(head, DIAGNOSTICS)
+    return TaskResult(task.name, head.directory, seconds, diagnostics.get("summed", diagnostics), scores), store
+
+
 def learn_group(
     session: Session, store: MemoryStore, group: Sequence[Task], config: RunConfig
 ) -> tuple[TaskManifest, MemoryStore]:
     """Learn one group of tasks (usually one) on top of HEAD and commit it: steps 1 to 5 of the method.
 
     The memory must be locked by the caller (`locked`). Returns the new manifest and the store that shows it.
+
+    Raises:
+        DataError: no row to train on, or one that cannot be encoded.
+        TrainingError: a loss or gradient is not finite; the memory is as it was.
     """
     started = time.perf_counter()
+    history = StoreHistory(store)
+    strategy, model, accelerator = session.strategy, session.model, session.accelerator
+    work = _encode(session, store, group, history, config)
+    for stage in _stages(session, store, work, history, config):
+        train_stage(work.loop, stage)
+    if work.loop.log and work.pairs:
+        work.loop.log[-1]["kl"] = session.view.kl_to_base(work.pairs[:KL_PAIRS])
+
+    session.progress.say(f"{work.task.name}: end of task ({config.strategy.name})")
+    diagnostics = strategy.end_task(model, work.task, history)
+    after, before = snapshot(model), history.adapter()
+    kept = strategy.retain(work.task, history)
+    signature = task_signatures(session, group, config.seed)
+    if accelerator.is_main_process:
+        tensors = {
+            ADAPTER: after,
+            UPDATE: _update(before, after),
+            STATE: strategy.state_dict(),
+            SIGNATURE: signature,
+        }
+        outside = outside_code(config.model_dump(mode="json"))
+        store.commit(
+            work.task.name,
+            members=[t.name for t in group],
+            tensors=tensors,
+            documents={DIAGNOSTICS: dict(diagnostics), DATA: _data_document(work)},
+            lines={REPLAY: kept.to_lines(), HELDOUT: heldout_lines(group), TRAINING: work.loop.log},
+            seed=config.seed,
+            config=config.model_dump(mode="json"),
+            meta={
+                "seconds": time.perf_counter() - started,
+                "reference_seconds": work.reference_seconds,
+                "rows_sha256": rows_sha256(work.task.train),
+                "shared_prefix": work.loop.shared_prefix,
+                "processes": accelerator.num_processes,
+                **({CODE: outside} if outside else {}),
+            },
+        )
+        store.clear_workspace(work.workspace)
+    accelerator.wait_for_everyone()
+    store = store if accelerator.is_main_process else MemoryStore.open(store.path)
+    return store.head, store
+
+
+def _encode(
+    session: Session, store: MemoryStore, group: Sequence[Task], history: StoreHistory, config: RunConfig
+) -> _Work:
+    """Begin a group: the weights of HEAD in place, the rows as token ids, and the loop that trains on them."""
     session.start_tracking()
     require(config.evaluate.text_metrics)
     task = _merge(group)
@@ -124,11 +246,9 @@ def learn_group(
         split: session.encoder.encode([row for t in group for row in getattr(t, split)])[1]
         for split in ("validation", "test")
     }
-    history = StoreHistory(store)
-    strategy, model, accelerator = session.strategy, session.model, session.accelerator
     session.load(store, store.head)
-    strategy.begin_task(model, task, history)
-    dataset = strategy.training_set(task, history)
+    session.strategy.begin_task(session.model, task, history)
+    dataset = session.strategy.training_set(task, history)
     pairs, encoding = session.encoder.encode(dataset.rows)
     for split, report in {"training": encoding, **held_out}.items():
         for line in report.lines(f"{task.name}: {split}"):
@@ -136,94 +256,61 @@ def learn_group(
     shared_prefix = session.view.shared_prefix(pairs)
 
     key = _workspace_key(store, task, config, [p.digest for p in pairs])
-    workspace = store.workspace(key) if accelerator.is_main_process else store.path / WORK / key
-    accelerator.wait_for_everyone()
+    workspace = store.workspace(key) if session.accelerator.is_main_process else store.path / WORK / key
+    session.accelerator.wait_for_everyone()
     trained = store.lineage()[1:] if config.train.trackers else ()
     loop = Loop(
         task.name,
-        model,
-        strategy,
+        session.model,
+        session.strategy,
         config.train,
         config.seed,
         shared_prefix,
-        accelerator,
+        session.accelerator,
         workspace,
         session.progress,
         earlier_steps=sum(len(store.load_lines(m, TRAINING)) for m in trained),
     )
-    reached = stage_reached(workspace)
-    reference_seconds = 0.0
-    unused = torch.zeros(len(pairs), 2)
+    return _Work(group, task, dataset, pairs, encoding, held_out, key, loop)
+
+
+def _stages(
+    session: Session, store: MemoryStore, work: _Work, history: StoreHistory, config: RunConfig
+) -> Iterator[Stage]:
+    """The stages that are still to be trained; each is over when the next one is asked for.
+
+    A generator, for the reference of the preference stage may be the policy as the SFT stage left it.
+    """
+    view, pairs = session.view, work.pairs
+    reached = stage_reached(work.loop.checkpoints)
     if config.sft.epochs and (reached is None or reached[0] == "sft"):
-        sft = Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, session.view.sft_losses_on)
-        train_stage(loop, sft)
-        strategy.end_sft(model, task, history)
+        unused = torch.zeros(len(pairs), 2)
+        yield Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, view.sft_losses_on)
+        session.strategy.end_sft(session.model, work.task, history)
     if reached is not None and reached[0] == "preference":
         reference = reached[1]
     else:
         begun = time.perf_counter()
         reference = _reference(session, store, pairs, config)
-        reference_seconds = time.perf_counter() - begun
-    train_stage(
-        loop,
-        Stage("preference", config.train.epochs, config.train.learning_rate, pairs, reference, session.view.losses_on),
-    )
-    if loop.log and pairs:
-        loop.log[-1]["kl"] = session.view.kl_to_base(pairs[:KL_PAIRS])
+        work.reference_seconds = time.perf_counter() - begun
+    yield Stage("preference", config.train.epochs, config.train.learning_rate, pairs, reference, view.losses_on)
 
-    session.progress.say(f"{task.name}: end of task ({config.strategy.name})")
-    diagnostics = strategy.end_task(model, task, history)
-    after, before = snapshot(model), history.adapter()
-    kept = strategy.retain(task, history)
-    signature = task_signatures(session, group, config.seed)
-    if accelerator.is_main_process:
-        store.commit(
-            task.name,
-            members=[t.name for t in group],
-            tensors={
-                ADAPTER: after,
-                UPDATE: _update(before, after),
-                STATE: strategy.state_dict(),
-                SIGNATURE: signature,
-            },
-            documents={
-                DIAGNOSTICS: dict(diagnostics),
-                DATA: {
-                    "reports": {t.name: [r.to_json() for r in t.reports] for t in group},
-                    "requirements": {t.name: t.requirement for t in group},
-                    "encoding": encoding.to_json(),
-                    "encoding_held_out": {split: report.to_json() for split, report in held_out.items()},
-                    "rows": len(pairs),
-                    "from_replay": sum(origin not in {t.name for t in group} for origin in dataset.origin)
-                    if len(group) == 1
-                    else len(dataset.rows) - len(task.train),
-                },
-            },
-            lines={
-                REPLAY: kept.to_lines(),
-                HELDOUT: [
-                    {"task": t.name, "checker": t.checker, "split": split, "row": row.to_json()}
-                    for t in group
-                    for split, rows in (("validation", t.validation), ("test", t.test))
-                    for row in rows
-                ],
-                TRAINING: loop.log,
-            },
-            seed=config.seed,
-            config=config.model_dump(mode="json"),
-            meta={
-                "seconds": time.perf_counter() - started,
-                "reference_seconds": reference_seconds,
-                "rows_sha256": rows_sha256(task.train),
-                "shared_prefix": shared_prefix,
-                "processes": accelerator.num_processes,
-                **({CODE: outside} if (outside := outside_code(config.model_dump(mode="json"))) else {}),
-            },
-        )
-        store.clear_workspace(key)
-    accelerator.wait_for_everyone()
-    store = store if accelerator.is_main_process else MemoryStore.open(store.path)
-    return store.head, store
+
+def _data_document(work: _Work) -> dict[str, Any]:
+    """What a commit keeps of where its rows came from and what happened to them."""
+    own = {t.name for t in work.group}
+    if len(work.group) == 1:
+        from_replay = sum(origin not in own for origin in work.dataset.origin)
+    else:
+        from_replay = len(work.dataset.rows) - len(work.task.train)
+    return {
+        "reports": {t.name: [r.to_json() for r in t.reports] for t in work.group},
+        "requirements": {t.name: t.requirement for t in work.group},
+        "encoding": work.encoding.to_json(),
+        "encoding_held_out": {split: report.to_json() for split, report in work.held_out.items()},
+        "rows": len(work.pairs),
+        "from_replay": from_replay,
+    }
 
 
 def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], config: RunConfig) -> Tensor:
@@ -263,6 +350,12 @@ def same_rows(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task]
     kept = {t.name: t for t in heldout(store, manifest)}
     held_out = all((t.validation, t.test) == (kept[t.name].validation, kept[t.name].test) for t in group)
     return held_out and manifest.meta["rows_sha256"] == rows_sha256(_merge(group).train)
+
+
+def _same_settings(manifest: TaskManifest, config: RunConfig) -> bool:
+    """Whether a commit was learnt with these settings."""
+    asked = config.model_dump(mode="json", include={"strategy", "sft", "train"})
+    return asked == {key: manifest.config[key] for key in asked}
 
 
 def _check_same(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task]) -> None:

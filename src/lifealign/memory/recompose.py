@@ -6,20 +6,24 @@ Nothing here writes to the memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lifealign.consolidation import composing as compose
 from lifealign.core.errors import ConfigError, DataError, StoreError
-from lifealign.data.tasks import Row, Task
+from lifealign.data.tasks import Message, Row, Task, turns_of
 from lifealign.evaluation import catalog
 from lifealign.memory import signatures
-from lifealign.memory.outcomes import Related, RelatedTask
+from lifealign.memory.outcomes import Composition, Related, RelatedTask
+from lifealign.memory.scoring import check_rows
 from lifealign.memory.session import Session, stored_strategy
 from lifealign.memory.signatures import Signature
 from lifealign.model.adapters import restore, snapshot, trainable
+from lifealign.store.heldout import heldout
 from lifealign.store.layout import ADAPTER, SIGNATURE
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
@@ -270,6 +274,85 @@ def score_composed(
                 mean = scale * sum(values) / len(values) if values else math.nan
                 found.setdefault(task.name, {}).setdefault(metric, {})[which] = mean
     return found
+
+
+def recompose(
+    session: Callable[[], Session],
+    store: MemoryReader,
+    until: TaskManifest,
+    weights: Mapping[str, float],
+    space: str | None,
+    split: str,
+    out: Path | None,
+) -> Composition:
+    """Weigh tasks differently and write the adapter, or score it where `out` is None; see `Memory.compose`.
+
+    Args:
+        session: makes the session of the memory, once everything that needs no model was checked.
+        store: the memory.
+        until: the commit to recompose.
+        weights: task -> weight of its update; 1 where none is given.
+        space: see `Composer`.
+        split: held-out rows to score.
+        out: a free directory for a PEFT adapter; the session is of no use for anything else then.
+
+    Raises:
+        ConfigError: see `Composer`.
+        DataError: no task has rows to score.
+        StoreError: no such task, or `out` cannot be written.
+    """
+    composer = Composer(store, until, space)
+    every = composer.weights(weights)
+    made = composer(every)
+    kept = heldout(store, until)
+    if out is None and not any(getattr(t, split) for t in kept):
+        check_rows(store, kept, split)
+    loaded = session()
+    scores = None
+    if out is None:
+        scores = score_composed(loaded, store, until, made.adapter, kept, split)
+    else:
+        loaded.load(store, until)
+        restore(loaded.model, made.adapter)
+        loaded.export(out, merged=False)
+    return Composition(until.directory, every, composer.space, made.truncation_error, made.change, out, scores)
+
+
+def generate_recomposed(
+    session: Session,
+    store: MemoryReader,
+    until: TaskManifest,
+    prompts: Sequence[str | Sequence[Message]],
+    weights: Mapping[str, float],
+    temperature: float | None,
+    options: Mapping[str, Any],
+) -> list[str]:
+    """Answers of composed weights, in the order of the prompts; see `Memory.generate`.
+
+    Args:
+        session: of the memory, with the weights after `until`; holds composed weights afterwards.
+        store: the memory.
+        until: the commit to recompose.
+        prompts: each one user turn, or a conversation that ends with one.
+        weights: task -> weight of its update; 1 where none is given.
+        temperature: of routing, which weighs the tasks for each prompt; None: `weights` for all prompts.
+        options: of `generate.generate`.
+
+    Raises:
+        ConfigError: see `Composer`; or the temperature is out of range.
+        StoreError: an unknown task, or one without a signature.
+    """
+    composer = Composer(store, until)
+    groups = [(composer.weights(weights), list(range(len(prompts))))]
+    if temperature is not None:
+        ids = [session.encoder.prompt_ids(turns_of(prompt)) for prompt in prompts]
+        groups = composer.groups(session, ids, temperature)
+    answers = [""] * len(prompts)
+    for chosen, members in groups:
+        restore(session.model, composer(chosen).adapter)
+        for i, text in zip(members, session.generate([prompts[i] for i in members], **options), strict=True):
+            answers[i] = text
+    return answers
 
 
 def _learnt(store: MemoryReader, until: TaskManifest) -> list[TaskManifest]:

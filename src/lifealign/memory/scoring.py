@@ -1,25 +1,73 @@
-"""Score a row of R, once, and append it to the memory."""
+"""Score rows of R, each once, and append them to the memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lifealign.core.config import RunConfig
+from lifealign.core.errors import DataError
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.answer_scores import require
+from lifealign.evaluation.guard_results import with_guard
+from lifealign.evaluation.results import read_scores, run_results
+from lifealign.memory.guard import score_guard
+from lifealign.memory.outcomes import Evaluation
 from lifealign.memory.row_scores import TaskScores
-from lifealign.memory.session import Session
-from lifealign.store.layout import (
-    ROW_RECORD,
-)
+from lifealign.memory.session import Session, locked
+from lifealign.store.heldout import heldout
+from lifealign.store.layout import ROW_RECORD
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.writer import MemoryStore
 
-if TYPE_CHECKING:
-    pass
+
+def tasks_to_score(store: MemoryReader, until: TaskManifest, names: Sequence[str] | None, split: str) -> list[Task]:
+    """Tasks that were learnt up to a commit, with the held-out rows that the memory keeps; `names` None: all of them.
+
+    Raises:
+        DataError: no such task, or a task without rows of this split.
+    """
+    available = {t.name: t for t in heldout(store, until)}
+    names = list(available) if names is None else list(names)
+    if unknown := [n for n in names if n not in available]:
+        raise DataError(
+            f"{store.path}: no task {unknown[0]!r} up to {until.directory}; known: {', '.join(available) or 'none'}"
+        )
+    chosen = [available[n] for n in names]
+    check_rows(store, chosen, split)
+    return chosen
+
+
+def check_rows(store: MemoryReader, tasks: Sequence[Task], split: str) -> None:
+    """Refuse tasks without rows of a split.
+
+    Raises:
+        DataError: names the first of them.
+    """
+    if empty := [t.name for t in tasks if not getattr(t, split)]:
+        raise DataError(f"{store.path}: task {empty[0]!r} keeps no {split} rows; learn it with some to evaluate it")
+
+
+def score_tasks(
+    session: Session, store: MemoryStore, after: TaskManifest, tasks: Sequence[Task], config: RunConfig
+) -> Evaluation:
+    """Score `tasks` and the guard as they were after `after`, where that is not recorded yet; see `Memory.evaluate`."""
+    with locked(session, store):
+        score_row(session, store, after, tasks, config)
+        for at in dict.fromkeys((store.lineage()[0].directory, after.directory)):
+            score_guard(session, store, store.find(at), config.guard)
+    table = read_scores(store, config.evaluate.split)
+    cells = {
+        t.name: {
+            m: table.cell(after.directory, t.name, m, config.evaluate.bootstrap)
+            for m in table.measured(after.directory, t.name)
+        }
+        for t in tasks
+    }
+    results = run_results(store, table)
+    return Evaluation(after.directory, config.evaluate.split, cells, with_guard(results), results.get("guard", {}))
 
 
 def score_row(

@@ -101,7 +101,7 @@ class Session:
         """Refuse a memory of another base model, tokenizer, template or adapter shape.
 
         Raises:
-            StoreError: says what differs, what the memory has and what was loaded.
+            StoreError: names the part that differs, with the value in the memory and the value loaded.
         """
         own = self.identity
         pairs = [

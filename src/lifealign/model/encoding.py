@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from jinja2 import TemplateError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Template = Literal["chat", "plain"]
+Sides: TypeAlias = "tuple[array[int], array[int], array[int]]"
+"""Prompt, chosen and rejected answer of a row as ids, whole."""
 
 FRAMED = "framed"
 """Stands for any user turn; no template writes it by itself."""
@@ -34,7 +37,7 @@ class EncodedPair:
         chosen: ids of the preferred answer, ending with EOS unless it was cut.
         rejected: ids of the other answer, ending with EOS unless it was cut.
         chosen_cut: the chosen answer was cut at `max_length`, so its EOS is not trained.
-        rejected_cut: likewise for the rejected answer.
+        rejected_cut: the rejected answer was cut at `max_length`, so its EOS is not trained.
         digest: content of the row (`Row.digest`).
         position: of the row among those that were encoded together.
         opening: ids that all prompts encoded together begin with. Every packed row branches there at the latest, one of a
@@ -88,6 +91,9 @@ class EncodingReport:
 class Encoder:
     """Applies the template once, finds the response boundary in token space, cuts and closes answers.
 
+    The ids of every row are kept, 4 bytes each, for as long as the encoder lives: a task's rows are encoded for training,
+    for scores, for the replay and for what strategies measure.
+
     Args:
         tokenizer: of the base model.
         template: `chat` (the tokenizer's own) or `plain` (role names and line breaks).
@@ -110,6 +116,7 @@ class Encoder:
         self.template = template
         self.max_length = max_length
         self.long_prompts = long_prompts
+        self._known: dict[str, Sides | None] = {}
         self._eos = int(tokenizer.eos_token_id)
         # Tokenizers disagree on whether they add BOS by themselves; an empty text shows what they add in front.
         added = [int(i) for i in tokenizer("", add_special_tokens=True)["input_ids"]]
@@ -165,7 +172,8 @@ class Encoder:
         long_prompt: list[str] = []
         boundary: list[str] = []
         for position, row in enumerate(rows):
-            sides = self._split(row)
+            digest = row.digest
+            sides = self._sides(row, digest)
             if sides is None:
                 boundary.append(row.source)
                 continue
@@ -185,7 +193,7 @@ class Encoder:
                 tuple(rejected[:room]),
                 len(chosen) > room,
                 len(rejected) > room,
-                row.digest,
+                digest,
                 position,
             )
             if pair.chosen == pair.rejected:
@@ -228,7 +236,13 @@ class Encoder:
         # A chat template may or may not write BOS itself; it must stand in front exactly once if the tokenizer uses one.
         return ids if not self._bos or ids[:1] == self._bos else self._bos + ids
 
-    def _split(self, row: Row) -> tuple[list[int], list[int], list[int]] | None:
+    def _sides(self, row: Row, digest: str) -> Sides | None:
+        """What `_split` finds of a row, from memory where a row of equal content was split before."""
+        if digest not in self._known:
+            self._known[digest] = self._split(row)
+        return self._known[digest]
+
+    def _split(self, row: Row) -> Sides | None:
         """Prompt and the two answers as ids, or None where no token boundary separates them."""
         try:
             prompt = self.prompt_ids(row.prompt)
@@ -252,7 +266,7 @@ class Encoder:
             if len(response) < 2:
                 return None
             answers.append(response)
-        return prompt, answers[0], answers[1]
+        return array("i", prompt), array("i", answers[0]), array("i", answers[1])
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:

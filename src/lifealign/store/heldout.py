@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from lifealign.data.tasks import Row, Task
 from lifealign.store.layout import DATA, HELDOUT
 from lifealign.store.manifest import TaskManifest
@@ -27,3 +30,13 @@ def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task
                 name, (), splits["validation"], splits["test"], checker, requirement=requirements.get(name)
             )
     return list(tasks.values())
+
+
+def heldout_lines(tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """The held-out rows of tasks as a commit keeps them, in the form that `heldout` reads."""
+    return [
+        {"task": t.name, "checker": t.checker, "split": split, "row": row.to_json()}
+        for t in tasks
+        for split, rows in (("validation", t.validation), ("test", t.test))
+        for row in rows
+    ]

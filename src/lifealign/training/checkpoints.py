@@ -57,7 +57,7 @@ def write_checkpoint(directory: Path, tensors: Mapping[str, Tensor], state: Any)
 
 
 def read_checkpoint(directory: Path) -> tuple[dict[str, Tensor], Any] | None:
-    """Tensors and state of the newest checkpoint whose checksums hold; None if there is none. Writes nothing."""
+    """Tensors and state of the newest checkpoint whose checksums hold; None if no checkpoint is whole. Writes nothing."""
     for path in reversed(_checkpoints(directory)):
         with suppress(StoreError):  # torn or damaged: an older one, or a fresh start, gives the same result
             manifest = read_bytes(path / _MANIFEST)

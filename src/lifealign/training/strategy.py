@@ -303,6 +303,6 @@ class Strategy:
         """The PEFT model that is exported.
 
         Raises:
-            ConfigError: what this method trains has no PEFT form; says so.
+            ConfigError: what this method trains has no PEFT form.
         """
         return model
