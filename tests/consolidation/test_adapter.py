@@ -657,7 +657,7 @@ def test_every_matrix_of_every_task_draws_its_own_numbers() -> None:
 def test_delta_w_without_denoising_or_projection_changes_nothing() -> None:
     weights = random_adapter(0)
     now = {k: v + random_adapter(50)[k] for k, v in weights.items()}
-    config = ConsolidationConfig(space="delta_w", theta=1.0, lam=1.0)
+    config = ConsolidationConfig(space="delta_w", theta=1.0, overlap_scale=1.0)
     result = consolidate_adapter(weights, now, {}, config, scaling=2.0, seed=0, task_index=0)
     for module, expected in delta_w(now).items():
         close(delta_w(result.adapter)[module], expected, 1e-5)
@@ -689,7 +689,7 @@ def test_mistakes_are_named() -> None:
         with pytest.raises(ConfigError, match=f"space {mine}"):
             consolidate_adapter(weights, weights, state, ConsolidationConfig(space=mine), **options)
     with pytest.raises(ValidationError, match="projection none reads no lam"):
-        ConsolidationConfig(projection="none", lam=0.5)
+        ConsolidationConfig(projection="none", overlap_scale=0.5)
     config = ConsolidationConfig(projection="none")
     assert config.lam is None and ConsolidationConfig.model_validate_json(config.model_dump_json()) == config
     assert ConsolidationConfig().lam == 0.5

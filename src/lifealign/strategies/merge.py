@@ -48,12 +48,12 @@ class Merge(Strategy):
             "scale": ("task_arithmetic", "ties", "dare", "magmax"),
             "keep": ("ties",),
             "drop": ("dare",),
-            "t": ("slerp",),
+            "interpolation": ("slerp",),
         }
         method_defaults: ClassVar[Mapping[str, Mapping[str, float]]] = {
             "ties": {"scale": 1.0, "keep": 0.2},
             "dare": {"drop": 0.9},
-            "slerp": {"t": 0.5},
+            "slerp": {"interpolation": 0.5},
             "magmax": {"scale": 0.5},
         }
 
@@ -65,8 +65,8 @@ class Merge(Strategy):
         """ties only: share of each task's entries that stay, the largest. 0 < keep <= 1. 0.2."""
         drop: float | None = Field(None, ge=0, lt=1)
         """dare only: probability with which an entry is dropped. 0 <= drop < 1. 0.9."""
-        t: float | None = Field(None, ge=0, le=1)
-        """slerp only: how far from the merged update to the new one. 0 <= t <= 1. 0.5."""
+        interpolation: float | None = Field(None, ge=0, le=1)
+        """slerp only: how far from the merged update to the new one. 0 <= interpolation <= 1. 0.5."""
 
         @model_validator(mode="before")
         @classmethod
@@ -148,7 +148,7 @@ class Merge(Strategy):
                 ]
                 return merging.task_arithmetic(torch.stack(sparse), scale)
             case "slerp":
-                return merging.running_slerp(list(taus_TOI), c.t)
+                return merging.running_slerp(list(taus_TOI), c.interpolation)
             case "magmax":
                 return scale * merging.magmax(taus_TOI)
             case _:

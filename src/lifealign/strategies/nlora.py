@@ -50,7 +50,7 @@ def product_norm(b_OR: Tensor, a_RI: Tensor) -> Tensor:
 
 
 class NLora(Growing):
-    """The preference loss + lam sum ||B_t A_t||_1 over modules: sparse updates seldom meet in the same entry.
+    """The preference loss + penalty_weight sum ||B_t A_t||_1 over modules: sparse updates seldom meet in the same entry.
 
     Adapted: the paper trains a language-model loss; here it is the preference loss (and that of an SFT stage). The norm
     is the paper's, over all O x I entries of the product in hand (without alpha/r), the first task included; the authors'
@@ -61,15 +61,15 @@ class NLora(Growing):
     class Config(ObjectiveConfig):
         """Objective and weight of the penalty."""
 
-        lam: float = Field(1e-4, ge=0)
-        """Weight of the sum of absolute values of B A. 0 <= lam."""
+        penalty_weight: float = Field(1e-4, ge=0)
+        """Weight of the sum of absolute values of B A. 0 <= penalty_weight."""
 
     def penalty(self, model: nn.Module) -> Tensor:
         """The norm of the new adapter's products; at B = 0 it has no (sub)gradient, so no graph is made."""
         products = [(b, a) for b, a in self._products(trainable(model)) if bool(b.any())]
-        if not products or not self.config.lam:
+        if not products or not self.config.penalty_weight:
             return torch.zeros(())
-        norm: Tensor = self.config.lam * torch.stack([product_norm(b, a) for b, a in products]).sum()
+        norm: Tensor = self.config.penalty_weight * torch.stack([product_norm(b, a) for b, a in products]).sum()
         return norm
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
