@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -124,7 +125,7 @@ class Copr(Strategy):
         c = self.config
         buffer = update_buffer(
             history.replay,
-            [row for row in task.train if self._known[row.digest] == self._known[row.digest]],
+            [row for row in task.train if not math.isnan(self._known[row.digest])],
             task.name,
             policy=c.replay_policy,
             share=c.replay_share,
