@@ -432,7 +432,7 @@ def test_delta_w_equals_the_dense_oracle(dtype: torch.dtype, atol: float, lam: f
 def test_delta_w_overlap_is_that_of_the_dense_history() -> None:
     zero = Product(torch.zeros(20, 4).double(), torch.zeros(4, 15).double())
     x, y = product(1, rank=4), product(2, rank=4)
-    args = {"theta": 1.0, "lam": 0.5, "scaling": 1.0, "generator": torch.Generator().manual_seed(0)}
+    args = {"theta": 1.0, "overlap_scale": 0.5, "scaling": 1.0, "generator": torch.Generator().manual_seed(0)}
     first = consolidate_product(zero, x, (), **args)
     mixed = Product(*svd_split(dense(x) + dense(y)))
     second = consolidate_product(Product(torch.zeros(20, 8).double(), mixed.a_KI), mixed, first.history, **args)
@@ -566,7 +566,7 @@ def test_a_life_through_the_disk_is_the_same_bit_for_bit(space: str, projection:
     "options",
     [
         {"theta": 0.5},
-        {"lam": 0.1},
+        {"overlap_scale": 0.1},
         {"projection": "random"},
         {"projection": "shrink"},
         {"projection": "none"},
