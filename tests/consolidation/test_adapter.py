@@ -688,8 +688,8 @@ def test_mistakes_are_named() -> None:
         state = life(ConsolidationConfig(space=others), 1)[0].state
         with pytest.raises(ConfigError, match=f"space {mine}"):
             consolidate_adapter(weights, weights, state, ConsolidationConfig(space=mine), **options)
-    with pytest.raises(ValidationError, match="projection none reads no lam"):
+    with pytest.raises(ValidationError, match="projection none reads no overlap_scale"):
         ConsolidationConfig(projection="none", overlap_scale=0.5)
     config = ConsolidationConfig(projection="none")
-    assert config.lam is None and ConsolidationConfig.model_validate_json(config.model_dump_json()) == config
-    assert ConsolidationConfig().lam == 0.5
+    assert config.overlap_scale is None and ConsolidationConfig.model_validate_json(config.model_dump_json()) == config
+    assert ConsolidationConfig().overlap_scale == 0.5

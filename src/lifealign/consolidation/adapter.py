@@ -84,7 +84,7 @@ def consolidate(
         torch.linalg.LinAlgError: the SVD did not converge.
     """
     if not 0 <= overlap_scale <= 1:
-        raise ValueError(f"lambda must be in [0, 1], got {overlap_scale}")
+        raise ValueError(f"overlap_scale must be in [0, 1], got {overlap_scale}")
     if basis.n != update.numel():
         raise ValueError(f"the basis is of vectors of {basis.n} entries, the update has {update.numel()}")
     kept = denoise(update, theta)
