@@ -51,16 +51,23 @@ def balance_weights(
 
 
 class Cppo(Strategy):
-    """Loss of a pair: alpha L_preference + beta retention mean_t (log pi_t - log pi_prev,t)^2, weights by `balance_weights`.
+    """Weigh each pair by its margin and probability, and hold token log-probs near the previous policy.
 
-    The paper weighs on-policy samples of PPO. Adapted: a sample is a stored pair; its reward is the implicit margin
-    against the reference, its probability the mean log-prob per token of the chosen answer, L_preference the objective.
-    Thresholds come from the last `window` pairs trained on, in whichever task, and hold still during an optimizer step;
-    until so many were seen all weights are 1. Weights step to the bounds; they carry no gradient. pi_prev is the policy
-    before the task, frozen: its log-probs of the task's response tokens (both answers) are computed once. The first task
-    has no earlier policy and no retention. SFT stage: plain, without weights and retention.
-    Kept: 2 floats a pair of the window. While training one float a response token of the task. Cost: 1, and one forward
-    of the task's rows.
+    Continual proximal policy optimization (CPPO; Zhang et al., ICLR 2024). Loss of a pair: alpha L_preference + beta
+    retention mean_t (log pi_t - log pi_prev,t)^2, with alpha and beta from `balance_weights`.
+
+    Adapted: the paper weighs on-policy samples of PPO. Here a sample is a stored pair; its reward is the implicit
+    margin against the reference, its probability the mean log-prob per token of the chosen answer, L_preference the
+    objective. Thresholds come from the last `window` pairs trained on, in whichever task, and hold still during an
+    optimizer step; until so many were seen all weights are 1. Weights step to the bounds; they carry no gradient.
+    pi_prev is the policy before the task, frozen: its log-probs of the task's response tokens (both answers) are
+    computed once. The first task has no earlier policy and no retention.
+
+    SFT stage: plain, without weights and retention.
+
+    Kept: 2 floats a pair of the window. While training one float a response token of the task.
+
+    Cost: 1, and one forward of the task's rows.
     """
 
     class Config(ObjectiveConfig):

@@ -32,15 +32,21 @@ def draw(exemplars: Sequence[Exemplar], size: int, seed: int, task: str, what: s
 
 
 class DERpp(Replay):
-    """L(task's pairs) + logps_weight MSE(z now, z stored) on one draw from the buffer + buffer_weight L(pairs) on another.
+    """Replay earlier pairs twice: with the loss, and at the log-probs that they had when their task ended.
 
-    DER++ (Buzzega et al. 2020, arXiv 2004.07211, eq. 6). Adapted: z, the logits there, are the two mean log-probs a token of
-    a pair's answers, as they were at the end of the pair's task. The two draws are independent and each as large as the
-    task (a small buffer comes up several times); all three parts are shuffled together, and a step's loss is the mean
-    over its pairs, so the parts weigh 1 : logps_weight : buffer_weight.
+    Dark experience replay (DER++; Buzzega et al. 2020, arXiv 2004.07211, eq. 6): L(task's pairs) + logps_weight MSE(z
+    now, z stored) on one draw from the buffer + buffer_weight L(pairs) on another.
+
+    Adapted: z, the logits there, are the two mean log-probs a token of a pair's answers, as they were at the end of the
+    pair's task. The two draws are independent and each as large as the task (a small buffer comes up several times);
+    all three parts are shuffled together, and a step's loss is the mean over its pairs, so the parts weigh 1 :
+    logps_weight : buffer_weight.
 
     SFT stage: the same with the NLL of the chosen answers for L and the chosen answer's z alone.
-    Kept: the buffer (rows) and two floats a row of it. Cost: 3 (each part has the task's size).
+
+    Kept: the buffer (rows) and two floats a row of it.
+
+    Cost: 3 (each part has the task's size).
     """
 
     class Config(Replay.Config):

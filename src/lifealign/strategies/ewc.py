@@ -41,16 +41,21 @@ def accumulate(old: Mapping[str, Tensor], new: Mapping[str, Tensor], decay: floa
 
 
 class EWC(Strategy):
-    """The weights are held where the last task left them, each by its Fisher information: penalty_weight/2 sum F (theta - theta*)^2.
+    """Hold each weight where the last task left it, as strongly as its Fisher information says.
 
-    EWC (Kirkpatrick et al. 2017, arXiv 1612.00796) in its online form (Progress & Compress, Schwarz et al. 2018, arXiv
-    1805.06370): one running F, theta* moves on with each task. Adapted: the likelihood is that of the observed
-    preference, so F is the empirical Fisher: the mean of the squared gradients of the preference loss (against the base
-    model, whatever `reference` is; with loss dpo it is a negative log-likelihood), one pair at a time, at the end of the
-    task. As there, each task's F is normalised before it is added, here to mean 1 over all entries, so that `penalty_weight` means
-    the same whatever the size of the gradients.
+    Elastic weight consolidation (EWC; Kirkpatrick et al. 2017, arXiv 1612.00796) in its online form (Progress &
+    Compress, Schwarz et al. 2018, arXiv 1805.06370): one running F, and theta* moves on with each task. The penalty is
+    penalty_weight/2 sum F (theta - theta*)^2.
 
-    SFT stage: the same penalty; F knows nothing of the SFT loss. Kept: F, n numbers (theta* is the stored adapter).
+    Adapted: the likelihood is that of the observed preference, so F is the empirical Fisher: the mean of the squared
+    gradients of the preference loss (against the base model, whatever `reference` is; with loss dpo it is a negative
+    log-likelihood), one pair at a time, at the end of the task. As there, each task's F is normalised before it is
+    added, here to mean 1 over all entries, so that `penalty_weight` means the same whatever the size of the gradients.
+
+    SFT stage: the same penalty; F knows nothing of the SFT loss.
+
+    Kept: F, n numbers (theta* is the stored adapter).
+
     Cost: 1, and one step on `fisher_pairs` pairs, one by one, a task.
     """
 

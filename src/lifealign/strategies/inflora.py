@@ -18,14 +18,22 @@ from lifealign.training.strategy import History
 
 
 class InfLora(Growing):
-    """A_t is set once, from the task's inputs less what earlier tasks put in, and only B_t is trained; A_1 .. B_{t-1} stay.
+    """Add an adapter per task that reads only inputs which earlier tasks do not use.
 
-    Adapted: the paper trains image classifiers; here it is the preference loss (and that of an SFT stage), the inputs are
-    those of all tokens of prompts and both answers, and any module may be adapted (the paper: k and v). DualGPM counts the
-    energy of the inputs, as in the paper; the authors' code squares C's eigenvalues once more. Beyond `tasks` tasks the
-    threshold stays at `protected_last`; where the basis leaves fewer than r directions the other rows of A_t are zero.
-    Kept: the adapters of all tasks, t n, and at most I / 2 columns of length I per module. Cost: 1 + t r columns more in
-    each adapted module; twice a task, a forward of its rows and an eigendecomposition [I, I] per module.
+    InfLoRA (Liang & Li 2024, arXiv 2404.00228). A_t is set once, from the task's inputs less those of earlier tasks,
+    and only B_t is trained; A_1 .. B_{t-1} stay.
+
+    Adapted: the paper trains image classifiers; here it is the preference loss, the inputs are those of all tokens of
+    prompts and both answers, and any module may be adapted (the paper: k and v). DualGPM counts the energy of the
+    inputs, as in the paper; the authors' code squares C's eigenvalues once more. Beyond `tasks` tasks the threshold
+    stays at `protected_last`; where the basis leaves fewer than r directions the other rows of A_t are zero.
+
+    SFT stage: the same adapter, with the SFT loss.
+
+    Kept: the adapters of all tasks, t n, and at most I / 2 columns of length I per module.
+
+    Cost: 1 + t r columns more in each adapted module; twice a task, a forward of its rows and an eigendecomposition [I,
+    I] per module.
     """
 
     class Config(ObjectiveConfig):

@@ -23,20 +23,23 @@ LOOKS_AT_ENTRIES = frozenset({"ties", "dare", "magmax"})
 
 
 class Merge(Strategy):
-    """Tasks are trained apart, and after each one the updates of all are merged.
+    """Train each task apart, and merge the updates of all tasks after each one.
 
-    By task arithmetic (Ilharco et al. 2023, arXiv 2212.04089), TIES (Yadav et al. 2023, arXiv 2306.01708), DARE (Yu et al.
-    2024, arXiv 2311.03099), SLERP (Shoemake 1985; two at a time, as the tasks came) or MagMax (Marczak et al. 2024, arXiv
-    2407.06322).
+    By task arithmetic (Ilharco et al. 2023, arXiv 2212.04089), TIES (Yadav et al. 2023, arXiv 2306.01708), DARE (Yu et
+    al. 2024, arXiv 2311.03099), SLERP (Shoemake 1985; two at a time, as the tasks came) or MagMax (Marczak et al. 2024,
+    arXiv 2407.06322).
 
     Each task is trained from the initial adapter, for MagMax from where the training of the task before it ended (not
-    from the merged weights). The initial dW is 0, so tau_t = dW_t = (alpha/r) B_t A_t, which the state keeps as factors.
-    The long-term weights are the merged dW of each module, cut to rank r by an SVD; `truncation_error` of the diagnostics
-    is what that lost.
+    from the merged weights). The initial dW is 0, so tau_t = dW_t = (alpha/r) B_t A_t, which the state keeps as
+    factors. The long-term weights are the merged dW of each module, cut to rank r by an SVD; `truncation_error` of the
+    diagnostics is the share that this lost.
 
     Adapted: the papers merge whole models, here each module's dW is merged by itself (trimming, sign election and angle
     are per module); the merged weights are those after task t for every t, not only at the end.
-    Kept: t n. Cost: 1 and, once per task, an SVD of t r x t r a module; for those that look at entries, of a dense O x I.
+
+    Kept: t n.
+
+    Cost: 1 and, once per task, an SVD of t r x t r a module; for those that look at entries, of a dense O x I.
     """
 
     sums_updates: ClassVar[bool] = False

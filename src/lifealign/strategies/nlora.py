@@ -50,12 +50,19 @@ def product_norm(b_OR: Tensor, a_RI: Tensor) -> Tensor:
 
 
 class NLora(Growing):
-    """The preference loss + penalty_weight sum ||B_t A_t||_1 over modules: sparse updates seldom meet in the same entry.
+    """Add an adapter per task whose product is held sparse: sparse updates seldom meet in the same entry.
 
-    Adapted: the paper trains a language-model loss; here it is the preference loss (and that of an SFT stage). The norm
-    is the paper's, over all O x I entries of the product in hand (without alpha/r), the first task included; the authors'
-    code sums the r x r entries of A B, which is another matrix, so its weights (0.4 to 1.8) mean nothing here.
-    Kept: the adapters of all tasks, t n. Cost: 1 + t r columns more in each adapted module; the penalty is 3 r O I.
+    N-LoRA (Yang et al. 2024, arXiv 2410.10179): the preference loss + penalty_weight sum ||B_t A_t||_1 over modules.
+
+    Adapted: the paper trains a language-model loss; here it is the preference loss. The norm is the paper's, over all O
+    x I entries of the product in hand (without alpha/r), the first task included; the authors' code sums the r x r
+    entries of A B, which is another matrix, so its weights (0.4 to 1.8) mean nothing here.
+
+    SFT stage: the same penalty, with the SFT loss.
+
+    Kept: the adapters of all tasks, t n.
+
+    Cost: 1 + t r columns more in each adapted module; the penalty is 3 r O I.
     """
 
     class Config(ObjectiveConfig):

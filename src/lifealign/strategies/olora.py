@@ -22,12 +22,20 @@ def overlap(past_KI: Tensor, new_RI: Tensor) -> Tensor:
 
 
 class OLora(Growing):
-    """The preference loss + orthogonality_weight sum |A_i A_t^T| over modules and i < t + l2_weight sum ||p||_2 over A_t and B_t.
+    """Add an adapter per task that is held orthogonal to the frozen earlier ones.
 
-    Adapted: the paper trains a language-model loss; here it is the preference loss (and that of an SFT stage). The
-    penalties are those of the authors' code: absolute values, norms that are not squared. The scale alpha/r is left out.
-    The earlier adapters stay in their factors, nothing is merged into the base model.
-    Kept: the adapters of all tasks, t n. Cost: 1 + t r columns more in each adapted module; the penalty is r^2 t I.
+    O-LoRA (Wang et al. 2023, arXiv 2310.14152): the preference loss + orthogonality_weight sum |A_i A_t^T| over modules
+    and i < t + l2_weight sum ||p||_2 over A_t and B_t.
+
+    Adapted: the paper trains a language-model loss; here it is the preference loss. The penalties are those of the
+    authors' code: absolute values, norms that are not squared. The scale alpha/r is left out. The earlier adapters stay
+    in their factors, nothing is merged into the base model.
+
+    SFT stage: the same penalties, with the SFT loss.
+
+    Kept: the adapters of all tasks, t n.
+
+    Cost: 1 + t r columns more in each adapted module; the penalty is r^2 t I.
     """
 
     class Config(ObjectiveConfig):

@@ -28,17 +28,23 @@ def importance(path: Tensor, displacement: Tensor, xi: float) -> Tensor:
 
 
 class SI(Strategy):
-    """The weights are held where the last task left them, each by its importance: penalty_weight sum Omega (theta - theta*)^2.
+    """Hold each weight where the last task left it, as strongly as it lowered earlier losses.
 
-    Synaptic intelligence (Zenke, Poole & Ganguli 2017, arXiv 1703.04200). w = - sum over the steps of g dtheta, an
-    estimate of how much of the loss's fall is an entry's own; Omega += w / (d^2 + xi) at the end of a task. Adapted: g is
-    the gradient of the loss that is trained, on the step's pairs, without the penalty and before clipping; dtheta is what
-    AdamW made of it. A way along which the loss rose counts as 0, or the penalty would have no lower bound.
+    Synaptic intelligence (SI; Zenke, Poole & Ganguli 2017, arXiv 1703.04200). The penalty is penalty_weight sum Omega
+    (theta - theta*)^2. w = - sum over the steps of g dtheta, an estimate of how much of the loss's fall is an entry's
+    own; Omega += w / (d^2 + xi) at the end of a task.
+
+    Adapted: g is the gradient of the loss that is trained, on the step's pairs, without the penalty and before
+    clipping; dtheta is the change that AdamW made. A way along which the loss rose counts as 0, or the penalty would
+    have no lower bound. The entries of a LoRA adapter move by hundredths at most: with the paper's xi of 0.1 the
+    denominator is xi for nearly all of them, and `penalty_weight` (or a smaller xi) has to be chosen on validation
+    rows.
 
     SFT stage: the same penalty, and w goes on over both stages, each with its own loss.
-    The entries of a LoRA adapter move by hundredths at most: with the paper's xi of 0.1 the denominator is xi for nearly
-    all of them, and `penalty_weight` (or a smaller xi) has to be chosen on validation rows.
-    Kept: Omega, n numbers (theta* is the stored adapter); within a task n more for w. Cost: 1.
+
+    Kept: Omega, n numbers (theta* is the stored adapter); within a task n more for w.
+
+    Cost: 1.
     """
 
     class Config(ObjectiveConfig):
