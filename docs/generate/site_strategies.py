@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lifealign.core.config import StrategyChoice
+from lifealign.core.option_names import current_keys
 from lifealign.strategies import STRATEGIES
 from lifealign.training.losses import ObjectiveConfig
 from site_settings import Setting, setting_rows, settings, shown
@@ -84,7 +85,7 @@ def measured(name: str) -> str:
     lines = [_row(other, name, rows[other]["metrics"], document["cost"][other]) for other in order]
     chosen = {json.dumps(r["settings"], sort_keys=True): r["settings"] for r in document["runs"] if r["method"] == name}
     notes = [f"`{other}`: {TOLD[other]}." for other in order if other in TOLD]
-    options = "; ".join(_set(settings) for settings in chosen.values() if settings)
+    options = "; ".join(_set(current_keys(name, settings)) for settings in chosen.values() if settings)
     notes += [f"`{name}` ran with {options}."] if options else []
     caption = (
         "Six tasks of the embedded suite, 24 training rows each, SmolLM2-135M, three seeds; preference accuracy on test "

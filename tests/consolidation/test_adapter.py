@@ -432,7 +432,7 @@ def test_delta_w_equals_the_dense_oracle(dtype: torch.dtype, atol: float, lam: f
 def test_delta_w_overlap_is_that_of_the_dense_history() -> None:
     zero = Product(torch.zeros(20, 4).double(), torch.zeros(4, 15).double())
     x, y = product(1, rank=4), product(2, rank=4)
-    args = {"theta": 1.0, "lam": 0.5, "scaling": 1.0, "generator": torch.Generator().manual_seed(0)}
+    args = {"theta": 1.0, "overlap_scale": 0.5, "scaling": 1.0, "generator": torch.Generator().manual_seed(0)}
     first = consolidate_product(zero, x, (), **args)
     mixed = Product(*svd_split(dense(x) + dense(y)))
     second = consolidate_product(Product(torch.zeros(20, 8).double(), mixed.a_KI), mixed, first.history, **args)
@@ -566,7 +566,7 @@ def test_a_life_through_the_disk_is_the_same_bit_for_bit(space: str, projection:
     "options",
     [
         {"theta": 0.5},
-        {"lam": 0.1},
+        {"overlap_scale": 0.1},
         {"projection": "random"},
         {"projection": "shrink"},
         {"projection": "none"},
@@ -657,7 +657,7 @@ def test_every_matrix_of_every_task_draws_its_own_numbers() -> None:
 def test_delta_w_without_denoising_or_projection_changes_nothing() -> None:
     weights = random_adapter(0)
     now = {k: v + random_adapter(50)[k] for k, v in weights.items()}
-    config = ConsolidationConfig(space="delta_w", theta=1.0, lam=1.0)
+    config = ConsolidationConfig(space="delta_w", theta=1.0, overlap_scale=1.0)
     result = consolidate_adapter(weights, now, {}, config, scaling=2.0, seed=0, task_index=0)
     for module, expected in delta_w(now).items():
         close(delta_w(result.adapter)[module], expected, 1e-5)
@@ -688,8 +688,8 @@ def test_mistakes_are_named() -> None:
         state = life(ConsolidationConfig(space=others), 1)[0].state
         with pytest.raises(ConfigError, match=f"space {mine}"):
             consolidate_adapter(weights, weights, state, ConsolidationConfig(space=mine), **options)
-    with pytest.raises(ValidationError, match="projection none reads no lam"):
-        ConsolidationConfig(projection="none", lam=0.5)
+    with pytest.raises(ValidationError, match="projection none reads no overlap_scale"):
+        ConsolidationConfig(projection="none", overlap_scale=0.5)
     config = ConsolidationConfig(projection="none")
-    assert config.lam is None and ConsolidationConfig.model_validate_json(config.model_dump_json()) == config
-    assert ConsolidationConfig().lam == 0.5
+    assert config.overlap_scale is None and ConsolidationConfig.model_validate_json(config.model_dump_json()) == config
+    assert ConsolidationConfig().overlap_scale == 0.5

@@ -143,7 +143,7 @@ REPLAY = {
 CONSOLIDATION = {
     "space": case("delta_w", "adapter state diagnostics", keeps="replay"),
     "theta": case("0.3", "adapter diagnostics", keeps="replay"),
-    "lam": case("0.0", "adapter diagnostics", keeps="replay"),
+    "overlap_scale": case("0.0", "adapter diagnostics", keeps="replay"),
     "projection": case("shrink", "adapter", keeps="replay"),
     "basis_capacity": case("1", "state"),
 }
@@ -154,7 +154,7 @@ MEMORY = {
     "target": case("update", "adapter", CONFLICT, keeps="replay"),
 }
 # Statistics of two pairs, and thresholds near their mean, so that weights are not all 1.
-NARROW = ("strategy.window=2", "strategy.k=0.1")
+NARROW = ("strategy.window=2", "strategy.threshold_std=0.1")
 OWN_TERMS = {"normalise_weights": refused("true", ConfigError, r"this strategy's own terms", "strategy.loss=fpo")}
 L2P = {
     "pool": case("12", "shapes"),
@@ -188,10 +188,10 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         **OWN_TERMS,
         "beta": case("0.5", "adapter scores state", keeps="replay"),
         "retention": case("3.0", "adapter", keeps="replay"),
-        "k": case("0.1", "adapter", "strategy.window=2"),
+        "threshold_std": case("0.1", "adapter", "strategy.window=2"),
         "lower": case("0.1", "adapter", *NARROW),
         "upper": case("5.0", "adapter", *NARROW),
-        "window": case("2", "adapter state", "strategy.k=0.1"),
+        "window": case("2", "adapter state", "strategy.threshold_std=0.1"),
     },
     "gem": {
         **OBJECTIVE,
@@ -204,19 +204,19 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         **OBJECTIVE,
         **OWN_TERMS,
         **REPLAY,
-        "a": case("3.0", "adapter losses", keeps="replay"),
-        "b": case("2.0", "adapter losses", keeps="replay"),
+        "logps_weight": case("3.0", "adapter losses", keeps="replay"),
+        "buffer_weight": case("2.0", "adapter losses", keeps="replay"),
     },
     "ewc": {
         **OBJECTIVE,
-        "lam": case("1.0", "adapter", keeps="replay"),
+        "penalty_weight": case("1.0", "adapter", keeps="replay"),
         "decay": case("0.5", "state diagnostics", keeps="adapter losses"),
         "fisher_pairs": case("1", "state diagnostics adapter"),
     },
     "lwf": {**OBJECTIVE, **OWN_TERMS, "weight": case("5.0", "adapter losses")},
     "si": {
         **OBJECTIVE,
-        "c": case("100.0", "adapter", keeps="replay"),
+        "penalty_weight": case("100.0", "adapter", keeps="replay"),
         "xi": case("1e-6", "state diagnostics adapter"),
     },
     "sequential": OBJECTIVE,
@@ -231,22 +231,22 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "scale": case("0.7", "adapter diagnostics"),
         "keep": case("0.5", "adapter diagnostics", "strategy.method=ties"),
         "drop": case("0.5", "adapter diagnostics", "strategy.method=dare"),
-        "t": case("0.2", "adapter diagnostics", "strategy.method=slerp"),
+        "interpolation": case("0.2", "adapter diagnostics", "strategy.method=slerp"),
     },
     "replay": OBJECTIVE | REPLAY,
     "single": OBJECTIVE,
     "olora": {
         **OBJECTIVE,
-        "lambda_orth": case("5.0", "adapter norms diagnostics"),
-        "lambda_l2": case("0.1", "adapter"),
+        "orthogonality_weight": case("5.0", "adapter norms diagnostics"),
+        "l2_weight": case("0.1", "adapter"),
     },
-    "nlora": {**OBJECTIVE, "lam": case("0.1", "adapter norms diagnostics")},
+    "nlora": {**OBJECTIVE, "penalty_weight": case("0.1", "adapter norms diagnostics")},
     "sdlora": OBJECTIVE,
     "inflora": {
         **OBJECTIVE,
-        "lamb": case("0.5", "adapter state diagnostics"),
+        "protected_first": case("0.5", "adapter state diagnostics"),
         # What is protected after the second of two tasks: no later one shows it in its weights.
-        "lame": case("0.96", "state diagnostics", "strategy.tasks=2"),
+        "protected_last": case("0.96", "state diagnostics", "strategy.tasks=2"),
         "tasks": case("2", "state diagnostics"),
     },
     "l2p": OBJECTIVE | OWN_TERMS | L2P,
@@ -279,8 +279,16 @@ REFUSED = [
         ConfigError,
         r"skip_weight_below=0.1 leaves pairs out by their focal weight, and with them what strategy lwf adds",
     ),
-    (("strategy.name=inflora", "strategy.lamb=0.9", "strategy.lame=0.8"), ConfigError, r"lamb 0.9 must not be above"),
-    (("strategy.name=lifealign", "strategy.projection=none", "strategy.lam=1"), ConfigError, r"none reads no lam"),
+    (
+        ("strategy.name=inflora", "strategy.protected_first=0.9", "strategy.protected_last=0.8"),
+        ConfigError,
+        r"protected_first 0.9 must not be above",
+    ),
+    (
+        ("strategy.name=lifealign", "strategy.projection=none", "strategy.overlap_scale=1"),
+        ConfigError,
+        r"none reads no overlap_scale",
+    ),
     (
         (
             "strategy.name=replay",

@@ -282,7 +282,7 @@ def adapters(store: MemoryStore) -> list[dict[str, Tensor]]:
 def test_lifealign_long_term_memory_is_start_plus_refined_update(config: Build) -> None:
     """One matrix by hand through both tasks: LM_t = LM_{t-1} + RSM_t, SM_t = trained - LM_{t-1}."""
     theta, lam = 0.3, 0.25
-    _, store, trained = two_tasks(config, f"strategy.theta={theta}", f"strategy.lam={lam}")
+    _, store, trained = two_tasks(config, f"strategy.theta={theta}", f"strategy.overlap_scale={lam}")
     states = adapters(store)
     name = sorted(n for n in states[0] if n.endswith("lora_B"))[0]
     basis = SubspaceBasis(states[0][name].numel())

@@ -185,7 +185,7 @@ def test_paper_example_has_the_papers_settings():
     assert config.strategy.model_dump() == {
         "name": "lifealign",
         "theta": 0.9,
-        "lam": 0.5,
+        "overlap_scale": 0.5,
         "loss": "fpo",
         "gamma": 2.0,
         "beta": 0.1,

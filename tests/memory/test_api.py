@@ -285,7 +285,10 @@ def test_learning_again_is_no_work_and_completes_a_missing_row(memory: Memory) -
         ),
         ("memory=elsewhere", r"memory is fixed for a memory's life"),
         ("train.epohcs=1", r"settings: train.epohcs: unknown key \(did you mean 'epochs'\?\)"),
-        ("strategy.lam=2", r"settings: strategy.lam: Input should be less than or equal to 1, got 2"),
+        (
+            "strategy.overlap_scale=2",
+            r"settings: strategy.overlap_scale: Input should be less than or equal to 1, got 2",
+        ),
     ],
 )
 def test_settings_that_would_make_another_memory_are_refused(

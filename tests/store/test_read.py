@@ -107,8 +107,8 @@ def test_a_store_of_version_1_opens(tmp_path: Path) -> None:
 
 
 def test_todays_records_have_the_fields_of_version_1(tmp_path: Path) -> None:
-    """A change of the format needs a new number, a migration and a new directory beside v1."""
-    assert store_module.FORMAT_VERSION == 1
+    """Version 2 renamed options; a change of fields needs a number, a migration and a new directory beside v1."""
+    assert store_module.FORMAT_VERSION == 2
     path = full_memory(tmp_path / "memory").path
     assert sorted(snapshot(path)) == sorted(snapshot(V1))
     for name in (n for n in FILES if n == "store.json" or n.endswith("task.json") or n.startswith("evaluations")):
@@ -122,7 +122,7 @@ def test_a_newer_format_is_refused_by_both_versions(tmp_path: Path, name: str) -
     record = json.loads((path / name).read_bytes())
     del record["sha256"]
     (path / name).write_bytes(seal({**record, "format_version": 7}))
-    with pytest.raises(StoreError, match=rf"{name}: format version 7, but this lifealign reads up to version 1"):
+    with pytest.raises(StoreError, match=rf"{name}: format version 7, but this lifealign reads up to version 2"):
         MemoryStore.open(path)
 
 

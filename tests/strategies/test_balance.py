@@ -122,7 +122,13 @@ def test_cppo_retention_is_the_squared_drift_per_token_from_the_policy_before_th
 
 def test_cppo_weighs_once_the_window_is_full(config: Build) -> None:
     """Second step of the only task, thresholds from the first three pairs: the loss by hand from weights and margins."""
-    settings = ["strategy.name=cppo", "strategy.window=3", "strategy.k=0", "strategy.upper=5", "strategy.lower=0.1"]
+    settings = [
+        "strategy.name=cppo",
+        "strategy.window=3",
+        "strategy.threshold_std=0",
+        "strategy.upper=5",
+        "strategy.lower=0.1",
+    ]
     session, store = start(config(*settings, "train.pairs_per_step=3"))
     weights: list[dict[str, Tensor]] = []
     real = session.strategy.adjust_update
@@ -150,7 +156,12 @@ def test_cppo_weighs_once_the_window_is_full(config: Build) -> None:
 def test_cppo_does_not_depend_on_packing(config: Build) -> None:
     found = []
     for budget in (1, 4096):
-        settings = ["strategy.name=cppo", "strategy.window=4", "strategy.k=0.5", f"train.tokens_per_pack={budget}"]
+        settings = [
+            "strategy.name=cppo",
+            "strategy.window=4",
+            "strategy.threshold_std=0.5",
+            f"train.tokens_per_pack={budget}",
+        ]
         session, store = start(config(*settings, f"memory={config().memory}-{budget}"))
         store = learn(session, store, BREAD, STARS)
         found.append((store.load_tensors(store.head, STATE)["seen"], losses(store)))
@@ -297,7 +308,7 @@ class StoppedError(Exception):
 @pytest.mark.parametrize("name", ["agem", "copr", "cppo", "gem", "ogpsa"])
 def test_stopped_inside_a_task_goes_on_bit_for_bit(name: str, config: Build) -> None:
     """Stopped in the fifth of six steps of the second task, one after the checkpoint: for ogpsa between two refreshings."""
-    extra = {"ogpsa": ["strategy.refresh=3"], "cppo": ["strategy.window=4", "strategy.k=0.3"]}.get(name, [])
+    extra = {"ogpsa": ["strategy.refresh=3"], "cppo": ["strategy.window=4", "strategy.threshold_std=0.3"]}.get(name, [])
     settings = [f"strategy.name={name}", *extra, "lora.dropout=0.1", "train.epochs=2", "train.pairs_per_step=2"]
     settings += ["train.checkpoint_every=4", "sft.epochs=1"]
     memory = config().memory

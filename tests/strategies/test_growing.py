@@ -238,7 +238,7 @@ def test_overlap_by_hand() -> None:
 
 
 def test_olora_penalises_the_new_adapter_against_the_old_ones(config: Build) -> None:
-    session, store = start(config("strategy.name=olora", "strategy.lambda_orth=0.7", "strategy.lambda_l2=0.1"))
+    session, store = start(config("strategy.name=olora", "strategy.orthogonality_weight=0.7", "strategy.l2_weight=0.1"))
     initial = store.load_tensors(store.head, ADAPTER)
     store = learn(session, store, TASKS[0])
     norms = sum(math.sqrt(float((t**2).sum())) for t in initial.values())
@@ -259,7 +259,7 @@ def test_olora_penalty_makes_the_adapters_more_orthogonal(config: Build, tmp_pat
     for weight in (0, 5):
         settings = (
             "strategy.name=olora",
-            f"strategy.lambda_orth={weight}",
+            f"strategy.orthogonality_weight={weight}",
             "train.epochs=10",
             "train.pairs_per_step=6",
         )
@@ -306,7 +306,12 @@ def test_nlora_penalises_the_product_of_the_new_adapter(config: Build, tmp_path:
     left = {}
     for lam in (0.003, 0.3):
         session, store = start(
-            config("strategy.name=nlora", f"strategy.lam={lam}", "train.epochs=2", f"memory={tmp_path / str(lam)}")
+            config(
+                "strategy.name=nlora",
+                f"strategy.penalty_weight={lam}",
+                "train.epochs=2",
+                f"memory={tmp_path / str(lam)}",
+            )
         )
         store = learn(session, store, TASKS[0])
         after: list[dict[str, Tensor]] = []
@@ -406,7 +411,9 @@ def test_input_moments_are_those_of_the_normalised_embeddings_in_the_first_layer
 
 def test_inflora_trains_b_alone_and_later_tasks_read_nothing_that_is_protected(config: Build) -> None:
     session, store = start(
-        config("strategy.name=inflora", "strategy.lamb=0.6", "strategy.lame=0.8", "strategy.tasks=2")
+        config(
+            "strategy.name=inflora", "strategy.protected_first=0.6", "strategy.protected_last=0.8", "strategy.tasks=2"
+        )
     )
     assert {n.rsplit(".", 1)[1] for n in snapshot(session.model)} == {"lora_B"}
     store = learn(session, store, TASKS[0])
@@ -434,8 +441,8 @@ def test_inflora_trains_b_alone_and_later_tasks_read_nothing_that_is_protected(c
 
 
 def test_inflora_refuses_a_share_that_falls(config: Build) -> None:
-    with pytest.raises(ConfigError, match=r"lamb 0.9 must not be above lame 0.8"):
-        config("strategy.name=inflora", "strategy.lamb=0.9", "strategy.lame=0.8")
+    with pytest.raises(ConfigError, match=r"protected_first 0.9 must not be above protected_last 0.8"):
+        config("strategy.name=inflora", "strategy.protected_first=0.9", "strategy.protected_last=0.8")
 
 
 # --- SD-LoRA --------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class Past:
 
 def stages(consolidate: str, lam: float, moves: tuple[float, float]) -> tuple[dict[str, Tensor], LifeAlign, nn.Module]:
     """Weights after a task whose stages move every entry by what `moves` says; theta 1 keeps all of it."""
-    options: dict[str, Any] = {"name": "lifealign", "theta": 1.0, "lam": lam, "consolidate": consolidate}
+    options: dict[str, Any] = {"name": "lifealign", "theta": 1.0, "overlap_scale": lam, "consolidate": consolidate}
     strategy = make_strategy(StrategyChoice.model_validate(options), LoraConfig(r=2, alpha=4), 0)
     assert isinstance(strategy, LifeAlign)
     model = strategy.attach(make_model())

@@ -263,12 +263,12 @@ def test_defaults_are_filled_in_by_method() -> None:
     filled = {}
     for method in METHODS:
         options = read_config(None, ["strategy.name=merge", f"strategy.method={method}"]).strategy.model_extra or {}
-        filled[method] = {k: options[k] for k in ("scale", "keep", "drop", "t") if options[k] is not None}
+        filled[method] = {k: options[k] for k in ("scale", "keep", "drop", "interpolation") if options[k] is not None}
     assert filled == {
         "task_arithmetic": {},
         "ties": {"scale": 1.0, "keep": 0.2},
         "dare": {"drop": 0.9},
-        "slerp": {"t": 0.5},
+        "slerp": {"interpolation": 0.5},
         "magmax": {"scale": 0.5},
     }
 
@@ -278,7 +278,7 @@ def test_defaults_are_filled_in_by_method() -> None:
     [
         ("dare", "keep=0.5", "keep is read by method ties only, got keep 0.5 with method dare"),
         ("task_arithmetic", "drop=0.5", "drop is read by method dare only"),
-        ("ties", "t=0.5", "t is read by method slerp only"),
+        ("ties", "interpolation=0.5", "interpolation is read by method slerp only"),
         ("slerp", "scale=1", "scale is read by method task_arithmetic, ties, dare, magmax only"),
         ("ties", "keep=0", "strategy.keep: Input should be greater than 0"),
         ("dare", "drop=1", "strategy.drop: Input should be less than 1"),

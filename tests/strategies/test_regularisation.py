@@ -127,7 +127,7 @@ def fisher_by_hand(session: Session, task: Task) -> dict[str, Tensor]:
 
 
 def test_ewc_keeps_a_running_fisher_of_mean_one_a_task(config: Build) -> None:
-    session, store = learnt(config, "strategy.name=ewc", "strategy.lam=1")
+    session, store = learnt(config, "strategy.name=ewc", "strategy.penalty_weight=1")
     first = at(store, 1, STATE)
     session.load(store, store.lineage()[1])
     for name, expected in fisher_by_hand(session, TASKS[0]).items():
@@ -181,7 +181,7 @@ def test_ewc_pulls_back_in_both_stages(stage: str, config: Build) -> None:
 
 def test_a_stiff_penalty_does_not_scale_the_losses_gradient_away(config: Build) -> None:
     """Clipped is the loss's gradient, by itself: what is left of a step's gradient without the penalty's has its norm."""
-    session, store = start(config("strategy.name=ewc", "strategy.lam=1e4", "train.max_grad_norm=0.01"))
+    session, store = start(config("strategy.name=ewc", "strategy.penalty_weight=1e4", "train.max_grad_norm=0.01"))
     store = learn(session, store, TASKS[0])
     fisher, anchor = session.strategy.state_dict(), snapshot(session.model)
     norms: list[tuple[float, float]] = []
@@ -205,9 +205,9 @@ def test_ewc_with_lam_nought_is_sequential_and_a_large_one_stays(config: Build, 
     def run(name: str, *settings: str) -> MemoryStore:
         return learnt(config, f"memory={tmp_path / name}", "train.epochs=3", "train.pairs_per_step=2", *settings)[1]
 
-    free = run("free", "strategy.name=ewc", "strategy.lam=0")
+    free = run("free", "strategy.name=ewc", "strategy.penalty_weight=0")
     plain = run("plain", "strategy.name=sequential")
-    held = run("held", "strategy.name=ewc", "strategy.lam=1000")
+    held = run("held", "strategy.name=ewc", "strategy.penalty_weight=1000")
     assert_same(at(free, 2), at(plain, 2))
 
     def distance(store: MemoryStore) -> float:
@@ -235,7 +235,7 @@ def test_si_integrates_the_losses_own_gradient_over_both_stages(xi: float, confi
     session, store = start(
         config(
             "strategy.name=si",
-            "strategy.c=1000",
+            "strategy.penalty_weight=1000",
             f"strategy.xi={xi}",
             "sft.epochs=2",
             "sft.learning_rate=5e-3",
@@ -280,7 +280,7 @@ def test_si_integrates_the_losses_own_gradient_over_both_stages(xi: float, confi
 
 
 def test_si_penalty_is_c_sum_omega_d2(config: Build) -> None:
-    session, store, _ = begun(config, "strategy.name=si", "strategy.c=0.7")
+    session, store, _ = begun(config, "strategy.name=si", "strategy.penalty_weight=0.7")
     assert float(session.strategy.penalty(session.model).detach()) == 0
     moved(session)
     now, omega = snapshot(session.model), at(store, 1, STATE)
@@ -450,7 +450,7 @@ def test_derpp_stores_log_probs_once_at_the_end_of_a_rows_task(config: Build) ->
 
 
 def test_derpp_loss_of_each_part_by_hand(config: Build) -> None:
-    session, store, dataset = begun(config, *DERPP, "strategy.a=0.3", "strategy.b=0.5")
+    session, store, dataset = begun(config, *DERPP, "strategy.logps_weight=0.3", "strategy.buffer_weight=0.5")
     state = at(store, 1, STATE)
     stored = {
         e.row.digest: logps
@@ -492,8 +492,8 @@ def test_derpp_holds_the_log_probs_of_old_rows(config: Build, tmp_path: Any) -> 
             config,
             *DERPP,
             f"memory={tmp_path / str(a)}",
-            "strategy.b=0",
-            f"strategy.a={a}",
+            "strategy.buffer_weight=0",
+            f"strategy.logps_weight={a}",
             "train.epochs=4",
             "sft.epochs=1",
         )

@@ -266,15 +266,21 @@ def test_an_order_is_of_the_tasks_that_base_names(write: Write) -> None:
 
 def test_sweep_reports_every_point(write: Write, tmp_path: Path) -> None:
     methods = [{"label": "ours", "strategy": "lifealign"}]
-    path = write(methods=methods, sweep={"strategy.theta": [0.5, 1.0], "strategy.lam": [0.0]}, baseline="ours")
+    path = write(
+        methods=methods, sweep={"strategy.theta": [0.5, 1.0], "strategy.overlap_scale": [0.0]}, baseline="ours"
+    )
     plan = make_plan(path)
     runs = plan.reported_runs({"ours": {}})
-    assert [r.settings for r in runs] == [{"strategy.theta": 0.5}, {"strategy.theta": 1.0}, {"strategy.lam": 0.0}]
+    assert [r.settings for r in runs] == [
+        {"strategy.theta": 0.5},
+        {"strategy.theta": 1.0},
+        {"strategy.overlap_scale": 0.0},
+    ]
     assert len({r.id for r in runs}) == 3
     results, _, _ = run_study(path, out=tmp_path / "out")
-    assert [row["method"] for row in results["table"]] == ["ours theta=0.5", "ours theta=1.0", "ours lam=0.0"]
+    assert [row["method"] for row in results["table"]] == ["ours theta=0.5", "ours theta=1.0", "ours overlap_scale=0.0"]
     assert {r["method"] for r in results["runs"]} == {"ours"}
-    assert results["axes"] == {"strategy.theta": [0.5, 1.0], "strategy.lam": [0.0]}
+    assert results["axes"] == {"strategy.theta": [0.5, 1.0], "strategy.overlap_scale": [0.0]}
 
 
 def test_mistakes_are_reported_together(write: Write) -> None:

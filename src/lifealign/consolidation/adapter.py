@@ -55,13 +55,13 @@ def consolidate(
     update: Tensor,
     basis: SubspaceBasis,
     theta: float,
-    lam: float,
+    overlap_scale: float,
     projection: Projection = "history",
     generator: torch.Generator | None = None,
 ) -> Consolidated:
     """Denoise, project and refine one matrix's update; the basis grows by the result.
 
-    RSM = SM' - (1 - lam) SM_p: lam 1 changes nothing, lam 0 leaves the past's directions alone.
+    RSM = SM' - (1 - overlap_scale) SM_p: overlap_scale 1 changes nothing, overlap_scale 0 leaves the past's directions alone.
 
     Diagnostics: `rank` and `energy_kept` of the denoising; `overlap` = ||SM_p||^2 / ||SM'||^2 with the history,
     whatever the projection, and `chance_overlap` = K / (m n), its mean for a random direction;
@@ -72,7 +72,7 @@ def consolidate(
         update: SM, [m, n], float32 or float64.
         basis: of vectors of m n entries; extended in place.
         theta: share of the energy to keep, in (0, 1].
-        lam: in [0, 1]. `none` does not read it.
+        overlap_scale: in [0, 1]. `none` does not read it.
         projection: `history`; or a control: `random` projects on a random subspace of the same dimension, `shrink`
             scales SM' to the norm that `history` would give, `none` only denoises.
         generator: for `random`, and needed there.
@@ -83,14 +83,14 @@ def consolidate(
         TrainingError: values that are not finite.
         torch.linalg.LinAlgError: the SVD did not converge.
     """
-    if not 0 <= lam <= 1:
-        raise ValueError(f"lambda must be in [0, 1], got {lam}")
+    if not 0 <= overlap_scale <= 1:
+        raise ValueError(f"overlap_scale must be in [0, 1], got {overlap_scale}")
     if basis.n != update.numel():
         raise ValueError(f"the basis is of vectors of {basis.n} entries, the update has {update.numel()}")
     kept = denoise(update, theta)
     denoised = kept.update.double().flatten()
     inside = basis.project(denoised)
-    refined = _refine(denoised, inside, lam, projection, basis, generator)
+    refined = _refine(denoised, inside, overlap_scale, projection, basis, generator)
     update_norm, size, inside_norm, refined_norm = (
         float(torch.linalg.vector_norm(v)) for v in (update.double(), denoised, inside, refined)
     )
@@ -105,7 +105,7 @@ def consolidate(
 def _refine(
     denoised: Tensor,
     inside: Tensor,
-    lam: float,
+    overlap_scale: float,
     projection: Projection,
     basis: SubspaceBasis,
     generator: torch.Generator | None,
@@ -113,16 +113,16 @@ def _refine(
     """RSM [N] of SM' [N] and its part in the span of the past."""
     match projection:
         case "history":
-            return denoised - (1 - lam) * inside
+            return denoised - (1 - overlap_scale) * inside
         case "random":
             if generator is None:
                 raise ValueError("projection random needs a generator")
-            return denoised - (1 - lam) * _random_basis(basis, generator).project(denoised)
+            return denoised - (1 - overlap_scale) * _random_basis(basis, generator).project(denoised)
         case "shrink":
             size, inside_norm, outside_norm = (
                 float(torch.linalg.vector_norm(v)) for v in (denoised, inside, denoised - inside)
             )
-            return denoised * (math.hypot(outside_norm, lam * inside_norm) / size if size else 1.0)
+            return denoised * (math.hypot(outside_norm, overlap_scale * inside_norm) / size if size else 1.0)
         case "none":
             return denoised
         case _:
@@ -143,8 +143,8 @@ class ConsolidationConfig(Frozen):
     """`factors`: every A and every B by itself (paper). `delta_w`: each module's dW = (alpha/r) B A."""
     theta: float = Field(0.9, gt=0, le=1)
     """Share of an update's energy that denoising keeps. 0 < theta <= 1."""
-    lam: float | None = Field(None, ge=0, le=1)
-    """Lambda: how much stays of an update's part along the past. 0 <= lam <= 1. 0.5; projection none has none."""
+    overlap_scale: float | None = Field(None, ge=0, le=1)
+    """Lambda: how much stays of an update's part along the past. 0 <= overlap_scale <= 1. 0.5; projection none has none."""
     projection: Projection = "history"
     """`history` (paper), or a control: `random` subspace, `shrink` to the same norm, `none` (denoise only)."""
     basis_capacity: int | None = Field(None, ge=1)
@@ -153,14 +153,18 @@ class ConsolidationConfig(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill_lambda(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("lam") is not None or values.get("projection") == "none":
+        if (
+            not isinstance(values, Mapping)
+            or values.get("overlap_scale") is not None
+            or values.get("projection") == "none"
+        ):
             return values
-        return {**values, "lam": 0.5}
+        return {**values, "overlap_scale": 0.5}
 
     @model_validator(mode="after")
     def _refuse_foreign_lambda(self) -> ConsolidationConfig:
-        if self.projection == "none" and self.lam is not None:
-            raise ValueError(f"projection none reads no lam, got {self.lam}")
+        if self.projection == "none" and self.overlap_scale is not None:
+            raise ValueError(f"projection none reads no overlap_scale, got {self.overlap_scale}")
         return self
 
 
@@ -243,8 +247,8 @@ def _step_factors(
         basis = SubspaceBasis.from_state(state, config.basis_capacity)
     else:
         basis = SubspaceBasis(update.numel(), config.basis_capacity)
-    lam = 1.0 if config.lam is None else config.lam
-    result = consolidate(update, basis, config.theta, lam, config.projection, generator)
+    overlap_scale = 1.0 if config.overlap_scale is None else config.overlap_scale
+    result = consolidate(update, basis, config.theta, overlap_scale, config.projection, generator)
     memory = basis.state_dict() if basis.rank else {}
     return {name: start[name].detach().cpu().double() + result.refined}, memory, result.diagnostics
 
@@ -265,7 +269,7 @@ def _step_delta_w(
         Product(now[b].detach().cpu(), now[a].detach().cpu()),
         [Product(state[f"{piece}.B"], state[f"{piece}.A"]) for piece in pieces],
         config.theta,
-        1.0 if config.lam is None else config.lam,
+        1.0 if config.overlap_scale is None else config.overlap_scale,
         scaling=scaling,
         generator=generator,
         projection=config.projection,

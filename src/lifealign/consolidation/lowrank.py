@@ -117,7 +117,7 @@ def consolidate_product(
     now: Product,
     history: Sequence[Product],
     theta: float,
-    lam: float,
+    overlap_scale: float,
     *,
     scaling: float,
     generator: torch.Generator,
@@ -135,7 +135,7 @@ def consolidate_product(
         now: factors after the task.
         history: as the last call returned it.
         theta: share of the energy to keep, in (0, 1].
-        lam: what is kept of the part in the span of the past: 1 all, 0 nothing.
+        overlap_scale: what is kept of the part in the span of the past: 1 all, 0 nothing.
         scaling: alpha / r (or alpha / sqrt(r)). 0 < scaling.
         generator: for projection `random` and for the spare directions of the adapter.
         projection: `history`; or the controls of `consolidate.consolidate`.
@@ -153,7 +153,7 @@ def consolidate_product(
     denoised = split(u[:, :rank], singular[:rank], v[:rank])
     size = float(torch.linalg.vector_norm(singular[:rank]))
 
-    stack, inside, outside, terms = _refine(start, denoised, past, lam, projection, tol, generator)
+    stack, inside, outside, terms = _refine(start, denoised, past, overlap_scale, projection, tol, generator)
     numbers = diagnose(
         rank,
         energy,
@@ -177,7 +177,7 @@ def _refine(
     start: Product,
     denoised: Product,
     past: Sequence[Product],
-    lam: float,
+    overlap_scale: float,
     projection: Projection,
     tol: float,
     generator: torch.Generator,
@@ -191,12 +191,12 @@ def _refine(
     outside = stack.norm([0.0, 1.0, *(-c for c in along), *nothing])
     terms = [1.0, *([0.0] * len(past)), *nothing]
     if projection == "history":
-        terms = [1.0, *(-(1 - lam) * c for c in along)]
+        terms = [1.0, *(-(1 - overlap_scale) * c for c in along)]
     elif projection == "random":
-        terms[1 + len(past) :] = [-(1 - lam) * c for c in project(denoised, decoys, tol)]
+        terms[1 + len(past) :] = [-(1 - overlap_scale) * c for c in project(denoised, decoys, tol)]
     elif projection == "shrink":
         size = stack.norm([0.0, *terms])
-        terms[0] = math.hypot(outside, lam * inside) / size if size else 1.0
+        terms[0] = math.hypot(outside, overlap_scale * inside) / size if size else 1.0
     return stack, inside, outside, terms
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lifealign.core.config_files import explain, merge, nearest, parse_yaml, read_yaml
 from lifealign.core.errors import ConfigError
+from lifealign.core.option_names import current_names
 
 
 class Frozen(BaseModel):
@@ -259,6 +260,16 @@ class StrategyChoice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str = "lifealign"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, values: Any) -> Any:
+        return current_names(strategy_name(values), values) if isinstance(values, Mapping) else values
+
+
+def strategy_name(choice: Mapping[str, Any]) -> Any:
+    """Name of the strategy that a mapping chooses, as it is written there; the default where it has none."""
+    return choice.get("name", StrategyChoice.model_fields["name"].default)
+
 
 class RunConfig(Frozen):
     """Everything a run is a function of."""
@@ -302,7 +313,7 @@ def load_config(
     where = str(path) if path else "settings"
     tree: dict[str, Any] = dict(base or {})
     if path is not None:
-        tree = _overlay(tree, read_yaml(path))
+        tree = _overlay(tree, read_yaml(path), where)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
@@ -316,7 +327,7 @@ def load_config(
             raise ConfigError(f"--set {setting!r}: the value is not YAML: {error}") from None
         for part in reversed(key.split(".")):
             value = {part: value}
-        tree = _overlay(tree, value)
+        tree = _overlay(tree, value, f"--set {setting}")
     return check_config(tree, where, strategy_configs)
 
 
@@ -329,7 +340,7 @@ def check_config(
     choice = tree.get("strategy", {})
     if strategy_configs is not None and isinstance(choice, Mapping):
         name, options = (
-            choice.get("name", StrategyChoice().name),
+            strategy_name(choice),
             {k: v for k, v in choice.items() if k != "name"},
         )
         if not isinstance(name, str) or name not in strategy_configs:
@@ -341,7 +352,7 @@ def check_config(
             model: type[BaseModel] | None = None
             try:
                 model = strategy_configs[name]
-                chosen = model.model_validate(options)
+                chosen = model.model_validate(current_names(name, options, where))
                 # What is stored with a memory names every number that was used, whatever a later version's defaults are.
                 tree = {**tree, "strategy": {"name": name, **chosen.model_dump(mode="json")}}
             except ValidationError as error:
@@ -349,6 +360,8 @@ def check_config(
                 mistakes += list(explain(error, where, model, ("strategy",)))
             except ConfigError as error:  # one from outside that cannot be loaded
                 mistakes.append(f"{where}: strategy.name: {error}")
+            except ValueError:
+                pass  # an option under both of its names: `StrategyChoice` reports it below
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -358,9 +371,19 @@ def check_config(
     return config
 
 
-def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`above` over `below`; another strategy starts from its own defaults, not from the options of the one it replaces."""
     old, new = below.get("strategy"), above.get("strategy")
     if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get("name", old.get("name")) != old.get("name"):
         below = {**below, "strategy": {}}
+    if isinstance(new, Mapping):
+        above = {**above, "strategy": _renamed(new, old if isinstance(old, Mapping) else {}, where)}
     return merge(below, above)
+
+
+def _renamed(options: Mapping[str, Any], below: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Options under their current names before they are laid over others, so that either name overrides the other."""
+    try:
+        return current_names(strategy_name({**below, **options}), options, where)
+    except ValueError:
+        return options  # both names in one place: `check_config` reports it with all other mistakes

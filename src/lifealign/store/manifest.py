@@ -17,14 +17,34 @@ from typing import Any, Literal
 from lifealign.core.errors import StoreError
 from lifealign.core.files import FileEntry, read_bytes, reading
 from lifealign.core.json_codec import decode_json, sealed
+from lifealign.core.option_names import current_names
 from lifealign.store.layout import EVALUATIONS, HEAD, ROOT, STORE, TASK, TASKS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Kind = Literal["store", "task", "evaluation"]
 Migration = Callable[[Kind, dict[str, Any]], dict[str, Any]]
 
-MIGRATIONS: dict[int, Migration] = {}
+
+def rename_options(kind: Kind, record: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 to 2: the options of strategies get their current names (see `core.option_names`); nothing else changes."""
+    if kind == "store" and isinstance(identity := record.get("identity"), Mapping):
+        return {**record, "format_version": 2, "identity": _renamed(_renamed(identity), "config")}
+    if kind == "task":
+        return {**_renamed(record, "config"), "format_version": 2}
+    return {**record, "format_version": 2}
+
+
+def _renamed(holder: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+    """A copy in which the entry `strategy`, of the holder itself or of what it has under `key`, has current names."""
+    inner = holder if key is None else holder.get(key)
+    if not isinstance(inner, Mapping) or not isinstance(choice := inner.get("strategy"), Mapping):
+        return dict(holder)
+    renamed = {**inner, "strategy": current_names(choice.get("name"), choice)}
+    return renamed if key is None else {**holder, key: renamed}
+
+
+MIGRATIONS: dict[int, Migration] = {1: rename_options}
 """Version n -> named function that turns a record of version n into one of n + 1, in memory; files stay as written."""
 
 

@@ -24,11 +24,19 @@ def agem_project(gradient_N: Tensor, memory_N: Tensor) -> Tensor:
 
 
 class AGem(GradientMemory):
-    """Where a step would raise the mean loss on a sample of all earlier tasks' rows, its part along that is taken out.
+    """Take out of each step the part that would raise the mean loss on stored rows of earlier tasks.
 
-    Adapted: the memory holds preference pairs; the sample is a function of seed, stage and step; its gradient is that of
-    the preference loss (NLL in the SFT stage) at the current weights, over the full vector of LoRA parameters.
-    Kept: `memory_pairs` rows a task; no tensors. While training n. Cost: 1 + sample_pairs / pairs_per_step.
+    Averaged GEM (A-GEM; Chaudhry et al. 2019, arXiv 1812.00420). The mean is that of a sample of all earlier tasks'
+    rows.
+
+    Adapted: the memory holds preference pairs; the sample is a function of seed, stage and step; its gradient is that
+    of the preference loss at the current weights, over the full vector of LoRA parameters.
+
+    SFT stage: the same, with the NLL of the chosen answers for the loss.
+
+    Kept: `memory_pairs` rows a task; no tensors. While training n.
+
+    Cost: 1 + sample_pairs / pairs_per_step.
     """
 
     class Config(GradientMemoryConfig):

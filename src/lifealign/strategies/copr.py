@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -39,19 +40,25 @@ def fit_loss(logit: Tensor, target: Tensor) -> Tensor:
 
 
 class Copr(Strategy):
-    """Fit the task's optimal policy, held by a multiplier to the optimal policies of the past on a few replayed rows.
+    """Fit the task's optimal policy, and hold the policy to those of earlier tasks on replayed rows.
 
-    min over weights, max over lambda >= 0 of J_fit + lambda (J_replay - slack) + sft_weight NLL(chosen). J_fit is the mean
-    `fit_loss` of the task's rows against the target that `target_logit` makes of the policy before the task; J_replay that of
+    Continual optimal policy regularization (COPR; Zhang et al., ACL Findings 2025, arXiv 2402.14228): min over weights,
+    max over lambda >= 0 of J_fit + lambda (J_replay - slack) + sft_weight NLL(chosen). J_fit is the mean `fit_loss` of
+    the task's rows against the target that `target_logit` makes of the policy before the task; J_replay that of
     replayed rows against the targets of the time when they were learnt, which are stored.
 
     Adapted: the two answers of a stored pair are all of Y_x. r_x is drawn for each row from a Beta distribution of mean
     `reward`, as a function of the seed; the spread is this package's choice. One multiplier for all earlier tasks: it
     rises by `multiplier_rate` times the violation on the replayed rows of each optimizer step. Rows are mixed as in
     replay, so lambda also stands for the share of replayed rows in a step. There is no other preference loss, so of the
-    objective's options only `beta` is here. SFT stage: plain, on the same rows. `slack` is in squared nats and has to be
-    within reach of the fit, or lambda rises for ever.
-    Kept: the buffer, one float a row of it, lambda. Cost: 1 + buffer / task rows, and one forward of the task's rows.
+    objective's options only `beta` is here. `slack` is in squared nats and has to be within reach of the fit, or lambda
+    rises for ever.
+
+    SFT stage: plain, on the same rows.
+
+    Kept: the buffer, one float a row of it, lambda.
+
+    Cost: 1 + buffer / task rows, and one forward of the task's rows.
     """
 
     class Config(ReplayConfig):
@@ -124,7 +131,7 @@ class Copr(Strategy):
         c = self.config
         buffer = update_buffer(
             history.replay,
-            [row for row in task.train if self._known[row.digest] == self._known[row.digest]],
+            [row for row in task.train if not math.isnan(self._known[row.digest])],
             task.name,
             policy=c.replay_policy,
             share=c.replay_share,

@@ -17,11 +17,11 @@ from lifealign.training.strategy import History, PreferenceDataset, Step, Strate
 
 
 def balance_weights(
-    margin_B: Tensor, logp_B: Tensor, seen_M2: Tensor, k: float, lower: float, upper: float
+    margin_B: Tensor, logp_B: Tensor, seen_M2: Tensor, threshold_std: float, lower: float, upper: float
 ) -> tuple[Tensor, Tensor]:
     """Weights alpha, beta [B] of the policy and the retention loss, by how a pair stands among those seen.
 
-    A value is high above mean + k std (population), low below mean - k std, of its column of `seen_M2`.
+    A value is high above mean + threshold_std * std (population), low below mean - threshold_std * std, of its column of `seen_M2`.
 
     | probability | reward margin | alpha | beta |
     |---|---|---|---|
@@ -35,11 +35,11 @@ def balance_weights(
         margin_B: reward margins.
         logp_B: mean log-prob per token of the chosen answer, nats.
         seen_M2: (margin, mean log-prob) of M >= 1 pairs.
-        k: standard deviations, >= 0.
+        threshold_std: standard deviations, >= 0.
         lower: weight below 1.
         upper: weight above 1.
     """
-    mean, spread = seen_M2.mean(0), k * seen_M2.std(0, correction=0)
+    mean, spread = seen_M2.mean(0), threshold_std * seen_M2.std(0, correction=0)
     high_B2, low_B2 = ((sign * (torch.stack([margin_B, logp_B], 1) - mean)) > spread for sign in (1, -1))
     good, likely, bad, unlikely = high_B2[:, 0], high_B2[:, 1], low_B2[:, 0], low_B2[:, 1]
     alpha_B, beta_B = torch.ones_like(margin_B), torch.ones_like(margin_B)
@@ -51,16 +51,23 @@ def balance_weights(
 
 
 class Cppo(Strategy):
-    """Loss of a pair: alpha L_preference + beta retention mean_t (log pi_t - log pi_prev,t)^2, weights by `balance_weights`.
+    """Weigh each pair by its margin and probability, and hold token log-probs near the previous policy.
 
-    The paper weighs on-policy samples of PPO. Adapted: a sample is a stored pair; its reward is the implicit margin
-    against the reference, its probability the mean log-prob per token of the chosen answer, L_preference the objective.
-    Thresholds come from the last `window` pairs trained on, in whichever task, and hold still during an optimizer step;
-    until so many were seen all weights are 1. Weights step to the bounds; they carry no gradient. pi_prev is the policy
-    before the task, frozen: its log-probs of the task's response tokens (both answers) are computed once. The first task
-    has no earlier policy and no retention. SFT stage: plain, without weights and retention.
-    Kept: 2 floats a pair of the window. While training one float a response token of the task. Cost: 1, and one forward
-    of the task's rows.
+    Continual proximal policy optimization (CPPO; Zhang et al., ICLR 2024). Loss of a pair: alpha L_preference + beta
+    retention mean_t (log pi_t - log pi_prev,t)^2, with alpha and beta from `balance_weights`.
+
+    Adapted: the paper weighs on-policy samples of PPO. Here a sample is a stored pair; its reward is the implicit
+    margin against the reference, its probability the mean log-prob per token of the chosen answer, L_preference the
+    objective. Thresholds come from the last `window` pairs trained on, in whichever task, and hold still during an
+    optimizer step; until so many were seen all weights are 1. Weights step to the bounds; they carry no gradient.
+    pi_prev is the policy before the task, frozen: its log-probs of the task's response tokens (both answers) are
+    computed once. The first task has no earlier policy and no retention.
+
+    SFT stage: plain, without weights and retention.
+
+    Kept: 2 floats a pair of the window. While training one float a response token of the task.
+
+    Cost: 1, and one forward of the task's rows.
     """
 
     class Config(ObjectiveConfig):
@@ -70,8 +77,8 @@ class Cppo(Strategy):
 
         retention: float = Field(0.1, ge=0)
         """Weight of the squared difference to the previous policy, per response token. 0 <= retention."""
-        k: float = Field(1.0, ge=0)
-        """Standard deviations from the mean at which a margin or probability counts as high or low. 0 <= k."""
+        threshold_std: float = Field(1.0, ge=0)
+        """Standard deviations from the mean at which a margin or probability counts as high or low. 0 <= threshold_std."""
         lower: float = Field(0.5, ge=0, le=1)
         """Weight of what is to count less. 0 <= lower <= 1."""
         upper: float = Field(2.0, ge=1)
@@ -105,7 +112,7 @@ class Cppo(Strategy):
         if len(self._seen_M2) == self.config.window:
             c = self.config
             seen_M2 = self._seen_M2.to(logp_B.device)
-            alpha_B, beta_B = balance_weights(objective.margin, logp_B, seen_M2, c.k, c.lower, c.upper)
+            alpha_B, beta_B = balance_weights(objective.margin, logp_B, seen_M2, c.threshold_std, c.lower, c.upper)
         weighted_B = (alpha_B != 1) | (beta_B != 1)
         self._step += zip(rows, objective.margin.tolist(), logp_B.tolist(), weighted_B.tolist(), strict=True)
         loss_B = alpha_B * objective.loss

@@ -32,15 +32,21 @@ def draw(exemplars: Sequence[Exemplar], size: int, seed: int, task: str, what: s
 
 
 class DERpp(Replay):
-    """L(task's pairs) + a MSE(z now, z stored) on one draw from the buffer + b L(pairs) on another.
+    """Replay earlier pairs twice: with the loss, and at the log-probs that they had when their task ended.
 
-    DER++ (Buzzega et al. 2020, arXiv 2004.07211, eq. 6). Adapted: z, the logits there, are the two mean log-probs a token of
-    a pair's answers, as they were at the end of the pair's task. The two draws are independent and each as large as the
-    task (a small buffer comes up several times); all three parts are shuffled together, and a step's loss is the mean
-    over its pairs, so the parts weigh 1 : a : b.
+    Dark experience replay (DER++; Buzzega et al. 2020, arXiv 2004.07211, eq. 6): L(task's pairs) + logps_weight MSE(z
+    now, z stored) on one draw from the buffer + buffer_weight L(pairs) on another.
+
+    Adapted: z, the logits there, are the two mean log-probs a token of a pair's answers, as they were at the end of the
+    pair's task. The two draws are independent and each as large as the task (a small buffer comes up several times);
+    all three parts are shuffled together, and a step's loss is the mean over its pairs, so the parts weigh 1 :
+    logps_weight : buffer_weight.
 
     SFT stage: the same with the NLL of the chosen answers for L and the chosen answer's z alone.
-    Kept: the buffer (rows) and two floats a row of it. Cost: 3 (each part has the task's size).
+
+    Kept: the buffer (rows) and two floats a row of it.
+
+    Cost: 3 (each part has the task's size).
     """
 
     class Config(Replay.Config):
@@ -48,10 +54,10 @@ class DERpp(Replay):
 
         own_terms = True
 
-        a: float = Field(0.3, ge=0)
-        """Weight of the stored log-probs, per square nat a token (the paper's alpha). 0 <= a; with b 0 it is DER."""
-        b: float = Field(0.5, ge=0)
-        """Weight of the buffer's own loss (the paper's beta). 0 <= b; with a 0 it is replay."""
+        logps_weight: float = Field(0.3, ge=0)
+        """Weight of the stored log-probs, per square nat a token (the paper's alpha). 0 <= logps_weight; with buffer_weight 0 it is DER."""
+        buffer_weight: float = Field(0.5, ge=0)
+        """Weight of the buffer's own loss (the paper's beta). 0 <= buffer_weight; with logps_weight 0 it is replay."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,8 +73,8 @@ class DERpp(Replay):
         matched, again = (draw(past, len(task.train), self.seed, task.name, what) for what in ("match", "again"))
         parts = (
             (len(task.train), (1.0, 0.0)),
-            (len(matched), (0.0, self.config.a)),
-            (len(again), (self.config.b, 0.0)),
+            (len(matched), (0.0, self.config.logps_weight)),
+            (len(again), (self.config.buffer_weight, 0.0)),
         )
         self._weights_N2 = torch.tensor([weights for size, weights in parts for _ in range(size)])
         self._stored_N2 = torch.zeros(len(self._weights_N2), 2)

@@ -41,24 +41,29 @@ def accumulate(old: Mapping[str, Tensor], new: Mapping[str, Tensor], decay: floa
 
 
 class EWC(Strategy):
-    """The weights are held where the last task left them, each by its Fisher information: lam/2 sum F (theta - theta*)^2.
+    """Hold each weight where the last task left it, as strongly as its Fisher information says.
 
-    EWC (Kirkpatrick et al. 2017, arXiv 1612.00796) in its online form (Progress & Compress, Schwarz et al. 2018, arXiv
-    1805.06370): one running F, theta* moves on with each task. Adapted: the likelihood is that of the observed
-    preference, so F is the empirical Fisher: the mean of the squared gradients of the preference loss (against the base
-    model, whatever `reference` is; with loss dpo it is a negative log-likelihood), one pair at a time, at the end of the
-    task. As there, each task's F is normalised before it is added, here to mean 1 over all entries, so that `lam` means
-    the same whatever the size of the gradients.
+    Elastic weight consolidation (EWC; Kirkpatrick et al. 2017, arXiv 1612.00796) in its online form (Progress &
+    Compress, Schwarz et al. 2018, arXiv 1805.06370): one running F, and theta* moves on with each task. The penalty is
+    penalty_weight/2 sum F (theta - theta*)^2.
 
-    SFT stage: the same penalty; F knows nothing of the SFT loss. Kept: F, n numbers (theta* is the stored adapter).
+    Adapted: the likelihood is that of the observed preference, so F is the empirical Fisher: the mean of the squared
+    gradients of the preference loss (against the base model, whatever `reference` is; with loss dpo it is a negative
+    log-likelihood), one pair at a time, at the end of the task. As there, each task's F is normalised before it is
+    added, here to mean 1 over all entries, so that `penalty_weight` means the same whatever the size of the gradients.
+
+    SFT stage: the same penalty; F knows nothing of the SFT loss.
+
+    Kept: F, n numbers (theta* is the stored adapter).
+
     Cost: 1, and one step on `fisher_pairs` pairs, one by one, a task.
     """
 
     class Config(ObjectiveConfig):
         """Objective and penalty."""
 
-        lam: float = Field(100.0, ge=0)
-        """Lambda: strength of the penalty, per unit of F of mean 1. 0 <= lam; choose it on validation rows."""
+        penalty_weight: float = Field(100.0, ge=0)
+        """Lambda: strength of the penalty, per unit of F of mean 1. 0 <= penalty_weight; choose it on validation rows."""
         decay: float = Field(0.95, ge=0, le=1)
         """What of the earlier tasks' F stays with each new task. 0 <= decay <= 1."""
         fisher_pairs: int = Field(500, ge=1)
@@ -74,10 +79,10 @@ class EWC(Strategy):
         self._anchor = dict(history.adapter())
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """Penalty lam/2 sum F (theta - theta*)^2; nothing before the first task's end."""
+        """Penalty penalty_weight/2 sum F (theta - theta*)^2; nothing before the first task's end."""
         if not self._fisher:
             return super().penalty(model)
-        return float(self.config.lam) / 2 * weighted_distance(trainable(model), self._anchor, self._fisher)
+        return float(self.config.penalty_weight) / 2 * weighted_distance(trainable(model), self._anchor, self._fisher)
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """F of this task, added to what is left of the earlier ones'."""

@@ -38,13 +38,21 @@ def gem_project(gradient_N: Tensor, memory_KN: Tensor, margin: float, eps: float
 
 
 class Gem(GradientMemory):
-    """Where a step would raise the loss on an earlier task, the nearest step is taken that does not (up to margin, eps).
+    """Take the nearest step that raises no earlier task's loss on stored rows.
 
-    Adapted: the memory holds preference pairs, and each task's memory gradient is that of the preference loss (NLL in
-    the SFT stage) on its pairs at the current weights, over the full vector of LoRA parameters, after the sum over
-    processes and before clipping. The paper's memory is the last examples of a task, here a seeded sample. The quadratic
-    programme (one unknown a task) is solved by scipy. eps is absolute, so it damps gradients that are short beside it.
-    Kept: `memory_pairs` rows a task; no tensors. While training t n. Cost: 1 + t memory_pairs / pairs_per_step, t tasks.
+    Gradient Episodic Memory (GEM; Lopez-Paz & Ranzato 2017, arXiv 1706.08840). "Raises no loss" holds up to `margin`
+    and `eps`; eps is absolute, so it damps gradients that are short beside it.
+
+    Adapted: the memory holds preference pairs, and each task's memory gradient is that of the preference loss on its
+    pairs at the current weights, over the full vector of LoRA parameters, after the sum over processes and before
+    clipping. The paper's memory is the last examples of a task, here a seeded sample. The quadratic programme (one
+    unknown a task) is solved by scipy.
+
+    SFT stage: the same, with the NLL of the chosen answers for the loss.
+
+    Kept: `memory_pairs` rows a task; no tensors. While training t n.
+
+    Cost: 1 + t memory_pairs / pairs_per_step, t tasks.
     """
 
     class Config(GradientMemoryConfig):

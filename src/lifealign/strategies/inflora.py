@@ -18,30 +18,40 @@ from lifealign.training.strategy import History
 
 
 class InfLora(Growing):
-    """A_t is set once, from the task's inputs less what earlier tasks put in, and only B_t is trained; A_1 .. B_{t-1} stay.
+    """Add an adapter per task that reads only inputs which earlier tasks do not use.
 
-    Adapted: the paper trains image classifiers; here it is the preference loss (and that of an SFT stage), the inputs are
-    those of all tokens of prompts and both answers, and any module may be adapted (the paper: k and v). DualGPM counts the
-    energy of the inputs, as in the paper; the authors' code squares C's eigenvalues once more. Beyond `tasks` tasks the
-    threshold stays at `lame`; where the basis leaves fewer than r directions the other rows of A_t are zero.
-    Kept: the adapters of all tasks, t n, and at most I / 2 columns of length I per module. Cost: 1 + t r columns more in
-    each adapted module; twice a task, a forward of its rows and an eigendecomposition [I, I] per module.
+    InfLoRA (Liang & Li 2024, arXiv 2404.00228). A_t is set once, from the task's inputs less those of earlier tasks,
+    and only B_t is trained; A_1 .. B_{t-1} stay.
+
+    Adapted: the paper trains image classifiers; here it is the preference loss, the inputs are those of all tokens of
+    prompts and both answers, and any module may be adapted (the paper: k and v). DualGPM counts the energy of the
+    inputs, as in the paper; the authors' code squares C's eigenvalues once more. Beyond `tasks` tasks the threshold
+    stays at `protected_last`; where the basis leaves fewer than r directions the other rows of A_t are zero.
+
+    SFT stage: the same adapter, with the SFT loss.
+
+    Kept: the adapters of all tasks, t n, and at most I / 2 columns of length I per module.
+
+    Cost: 1 + t r columns more in each adapted module; twice a task, a forward of its rows and an eigendecomposition [I,
+    I] per module.
     """
 
     class Config(ObjectiveConfig):
         """Objective and what DualGPM protects."""
 
-        lamb: float = Field(0.95, gt=0, le=1)
-        """Share of the inputs' energy that is protected after the first task. 0 < lamb <= lame."""
-        lame: float = Field(1.0, gt=0, le=1)
-        """The share it grows to, after `tasks` tasks. lamb <= lame <= 1."""
+        protected_first: float = Field(0.95, gt=0, le=1)
+        """Share of the inputs' energy that is protected after the first task. 0 < protected_first <= protected_last."""
+        protected_last: float = Field(1.0, gt=0, le=1)
+        """The share it grows to, after `tasks` tasks. protected_first <= protected_last <= 1."""
         tasks: int = Field(10, ge=1)
         """Tasks over which the share grows, linearly. 1 <= tasks."""
 
         @model_validator(mode="after")
         def _grows(self) -> InfLora.Config:
-            if self.lamb > self.lame:
-                raise ValueError(f"lamb {self.lamb} must not be above lame {self.lame}")
+            if self.protected_first > self.protected_last:
+                raise ValueError(
+                    f"protected_first {self.protected_first} must not be above protected_last {self.protected_last}"
+                )
             return self
 
     def __post_init__(self) -> None:
@@ -71,7 +81,9 @@ class InfLora(Growing):
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """Protect the task's inputs, as the model sees them now."""
         c = self.config
-        threshold = min(c.lame, c.lamb + (c.lame - c.lamb) * len(history.tasks) / c.tasks)
+        threshold = min(
+            c.protected_last, c.protected_first + (c.protected_last - c.protected_first) * len(history.tasks) / c.tasks
+        )
         moments = self.view.input_moments(task.train)
         found: dict[int, Basis] = {}
         for name, moment_II in moments.items():

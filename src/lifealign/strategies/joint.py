@@ -15,10 +15,14 @@ from lifealign.training.strategy import History, PreferenceDataset, Strategy
 
 
 class Joint(Strategy):
-    """One run on the union of all rows seen so far, from the initial adapter.
+    """Train anew on all rows seen so far, from the initial adapter: the upper bound.
 
-    A stream is one group, learnt in one go. A task added later is learnt by training anew on everything. Kept: all rows.
-    Cost of a stream: 1 (per row); of a task added later: all rows.
+    No paper: this is plain training on all tasks at once (multi-task learning). A stream is one group, learnt in one
+    go. A task added later is learnt by training anew on everything.
+
+    Kept: all rows.
+
+    Cost: of a stream 1 (per row); of a task added later, all rows.
     """
 
     sums_updates: ClassVar[bool] = False

@@ -30,20 +30,25 @@ def key_pull(query_BD: Tensor, selected_BKD: Tensor) -> Tensor:
 
 
 class L2P(Strategy):
-    """A frozen model and a pool of prompts, some of which each input chooses by its own features.
+    """Freeze the model, and train a pool of prompts from which each input chooses by its own features.
 
-    The query of a prompt is the mean of the frozen model's last hidden states over it; the `top_k` keys nearest to it
-    name the prompts that stand before it, nearest first. Loss of a pair: L_pref - key_pull * sum cos(query, selected
-    keys). Adapted for offline preference pairs: the classifier's loss became the preference objective, the class token
-    the mean of hidden states, and each pair chooses for itself (the original takes a vote over the batch). Nothing
-    balances how often the pool's members are chosen, as in the original where tasks come without a frequency penalty.
+    Learning to Prompt (L2P; Wang et al. 2022, arXiv 2112.08654). The query of a prompt is the mean of the frozen
+    model's last hidden states over it; the `top_k` keys nearest to it name the prompts that stand before it, nearest
+    first. Loss of a pair: L_pref - key_pull * sum cos(query, selected keys).
 
-    The reference policy `base` runs without prompts, and nothing is cut off at evaluation. The prompts start from
-    sampled vocabulary (float32, whatever the model's type), the keys from a normal distribution. Before any training
-    the policy is therefore not the base model. No adapter is trained: the `lora` settings are not read.
+    Adapted: the classifier's loss became the preference objective, the class token the mean of hidden states, and each
+    pair chooses for itself (the original takes a vote over the batch). Nothing balances how often the pool's members
+    are chosen, as in the original where tasks come without a frequency penalty. The reference policy `base` runs
+    without prompts, and nothing is cut off at evaluation. The prompts start from sampled vocabulary (float32, whatever
+    the model's type), the keys from a normal distribution. Before any training the policy is therefore not the base
+    model. No adapter is trained: the `lora` settings are not read.
+
     SFT stage: the prompts alone; the keys rest.
-    Kept: pool (length + 1) D numbers, as weights. Cost: 1, attention to top_k length more tokens, and one forward of
-    each distinct prompt for its query (cached while the process lives).
+
+    Kept: pool (length + 1) D numbers, as weights.
+
+    Cost: 1, attention to top_k length more tokens, and one forward of each distinct prompt for its query (cached while
+    the process lives).
     """
 
     sums_updates: ClassVar[bool] = False

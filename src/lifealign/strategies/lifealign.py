@@ -22,9 +22,13 @@ START = "start/"
 
 
 class LifeAlign(Replay):
-    """Replay with the focal loss (eq. 3); once per task the adapter's change is denoised, projected and added.
+    """Replay earlier rows with the focal loss, and consolidate the adapter's change once per task.
+
+    LifeAlign (arXiv 2509.17183): focalized preference optimization (eq. 3), replay, and short-to-long memory
+    consolidation, in which the change is denoised, projected and added.
 
     Kept: the buffer and, per adapter matrix, an orthonormal basis of the refined updates so far.
+
     Cost: that of replay; consolidation is O(k n) a matrix after k tasks.
     """
 

@@ -15,16 +15,21 @@ from lifealign.training.strategy import History, PreferenceDataset, Strategy
 
 
 class LwF(Strategy):
-    """The loss plus weight * KL(pi_prev || pi), pi_prev the policy as the last task left it, on the task's own rows.
+    """Keep the token distribution of the previous policy on the task's own rows.
 
-    LwF (Li & Hoiem 2016, arXiv 1606.09282). Adapted: the old network's outputs are the whole next-token distributions of
-    the previous policy (no head of its own a task), at the tokens of the chosen answers behind their prompts; exact, not
-    sampled; the mean over a pair's tokens, at temperature 1 (the paper's 2 is for classifiers). Without adapter dropout
-    in pi_prev. The first task has no previous policy and no such term.
+    Learning without forgetting (LwF; Li & Hoiem 2016, arXiv 1606.09282). The loss plus weight * KL(pi_prev || pi),
+    pi_prev the policy as the last task left it.
+
+    Adapted: the old network's outputs are the whole next-token distributions of the previous policy (no head of its own
+    a task), at the tokens of the chosen answers behind their prompts; exact, not sampled; the mean over a pair's
+    tokens, at temperature 1 (the paper's 2 is for classifiers). Without adapter dropout in pi_prev. The first task has
+    no previous policy and no such term.
 
     SFT stage: the same divergence beside the NLL, the mean over tokens like it.
-    Kept: nothing more (the previous adapter is in the memory). Cost: about 1.7 (one more forward and backward, and a forward of
-    pi_prev, on chosen answers).
+
+    Kept: nothing more (the previous adapter is in the memory).
+
+    Cost: about 1.7 (one more forward and backward, and a forward of pi_prev, on chosen answers).
     """
 
     class Config(ObjectiveConfig):

@@ -23,20 +23,23 @@ LOOKS_AT_ENTRIES = frozenset({"ties", "dare", "magmax"})
 
 
 class Merge(Strategy):
-    """Tasks are trained apart, and after each one the updates of all are merged.
+    """Train each task apart, and merge the updates of all tasks after each one.
 
-    By task arithmetic (Ilharco et al. 2023, arXiv 2212.04089), TIES (Yadav et al. 2023, arXiv 2306.01708), DARE (Yu et al.
-    2024, arXiv 2311.03099), SLERP (Shoemake 1985; two at a time, as the tasks came) or MagMax (Marczak et al. 2024, arXiv
-    2407.06322).
+    By task arithmetic (Ilharco et al. 2023, arXiv 2212.04089), TIES (Yadav et al. 2023, arXiv 2306.01708), DARE (Yu et
+    al. 2024, arXiv 2311.03099), SLERP (Shoemake 1985; two at a time, as the tasks came) or MagMax (Marczak et al. 2024,
+    arXiv 2407.06322).
 
     Each task is trained from the initial adapter, for MagMax from where the training of the task before it ended (not
-    from the merged weights). The initial dW is 0, so tau_t = dW_t = (alpha/r) B_t A_t, which the state keeps as factors.
-    The long-term weights are the merged dW of each module, cut to rank r by an SVD; `truncation_error` of the diagnostics
-    is what that lost.
+    from the merged weights). The initial dW is 0, so tau_t = dW_t = (alpha/r) B_t A_t, which the state keeps as
+    factors. The long-term weights are the merged dW of each module, cut to rank r by an SVD; `truncation_error` of the
+    diagnostics is the share that this lost.
 
     Adapted: the papers merge whole models, here each module's dW is merged by itself (trimming, sign election and angle
     are per module); the merged weights are those after task t for every t, not only at the end.
-    Kept: t n. Cost: 1 and, once per task, an SVD of t r x t r a module; for those that look at entries, of a dense O x I.
+
+    Kept: t n.
+
+    Cost: 1 and, once per task, an SVD of t r x t r a module; for those that look at entries, of a dense O x I.
     """
 
     sums_updates: ClassVar[bool] = False
@@ -48,12 +51,12 @@ class Merge(Strategy):
             "scale": ("task_arithmetic", "ties", "dare", "magmax"),
             "keep": ("ties",),
             "drop": ("dare",),
-            "t": ("slerp",),
+            "interpolation": ("slerp",),
         }
         method_defaults: ClassVar[Mapping[str, Mapping[str, float]]] = {
             "ties": {"scale": 1.0, "keep": 0.2},
             "dare": {"drop": 0.9},
-            "slerp": {"t": 0.5},
+            "slerp": {"interpolation": 0.5},
             "magmax": {"scale": 0.5},
         }
 
@@ -65,8 +68,8 @@ class Merge(Strategy):
         """ties only: share of each task's entries that stay, the largest. 0 < keep <= 1. 0.2."""
         drop: float | None = Field(None, ge=0, lt=1)
         """dare only: probability with which an entry is dropped. 0 <= drop < 1. 0.9."""
-        t: float | None = Field(None, ge=0, le=1)
-        """slerp only: how far from the merged update to the new one. 0 <= t <= 1. 0.5."""
+        interpolation: float | None = Field(None, ge=0, le=1)
+        """slerp only: how far from the merged update to the new one. 0 <= interpolation <= 1. 0.5."""
 
         @model_validator(mode="before")
         @classmethod
@@ -148,7 +151,7 @@ class Merge(Strategy):
                 ]
                 return merging.task_arithmetic(torch.stack(sparse), scale)
             case "slerp":
-                return merging.running_slerp(list(taus_TOI), c.t)
+                return merging.running_slerp(list(taus_TOI), c.interpolation)
             case "magmax":
                 return scale * merging.magmax(taus_TOI)
             case _:

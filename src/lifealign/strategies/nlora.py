@@ -50,26 +50,33 @@ def product_norm(b_OR: Tensor, a_RI: Tensor) -> Tensor:
 
 
 class NLora(Growing):
-    """The preference loss + lam sum ||B_t A_t||_1 over modules: sparse updates seldom meet in the same entry.
+    """Add an adapter per task whose product is held sparse: sparse updates seldom meet in the same entry.
 
-    Adapted: the paper trains a language-model loss; here it is the preference loss (and that of an SFT stage). The norm
-    is the paper's, over all O x I entries of the product in hand (without alpha/r), the first task included; the authors'
-    code sums the r x r entries of A B, which is another matrix, so its weights (0.4 to 1.8) mean nothing here.
-    Kept: the adapters of all tasks, t n. Cost: 1 + t r columns more in each adapted module; the penalty is 3 r O I.
+    N-LoRA (Yang et al. 2024, arXiv 2410.10179): the preference loss + penalty_weight sum ||B_t A_t||_1 over modules.
+
+    Adapted: the paper trains a language-model loss; here it is the preference loss. The norm is the paper's, over all O
+    x I entries of the product in hand (without alpha/r), the first task included; the authors' code sums the r x r
+    entries of A B, which is another matrix, so its weights (0.4 to 1.8) mean nothing here.
+
+    SFT stage: the same penalty, with the SFT loss.
+
+    Kept: the adapters of all tasks, t n.
+
+    Cost: 1 + t r columns more in each adapted module; the penalty is 3 r O I.
     """
 
     class Config(ObjectiveConfig):
         """Objective and weight of the penalty."""
 
-        lam: float = Field(1e-4, ge=0)
-        """Weight of the sum of absolute values of B A. 0 <= lam."""
+        penalty_weight: float = Field(1e-4, ge=0)
+        """Weight of the sum of absolute values of B A. 0 <= penalty_weight."""
 
     def penalty(self, model: nn.Module) -> Tensor:
         """The norm of the new adapter's products; at B = 0 it has no (sub)gradient, so no graph is made."""
         products = [(b, a) for b, a in self._products(trainable(model)) if bool(b.any())]
-        if not products or not self.config.lam:
+        if not products or not self.config.penalty_weight:
             return torch.zeros(())
-        norm: Tensor = self.config.lam * torch.stack([product_norm(b, a) for b, a in products]).sum()
+        norm: Tensor = self.config.penalty_weight * torch.stack([product_norm(b, a) for b, a in products]).sum()
         return norm
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:

@@ -34,14 +34,20 @@ def project_out(gradient_N: Tensor, references_KN: Tensor) -> Tensor:
 
 
 class Ogpsa(GradientMemory):
-    """Each tensor's gradient loses its part in the span of the gradients on earlier tasks' rows, whatever its sign.
+    """Project each tensor's gradient out of the span of the gradients on earlier tasks' rows.
 
-    Adapted: the paper protects one or two general abilities, each by 200 general samples, in full fine-tuning; here every
-    earlier task is a reference set (its stored pairs, the stage's loss, the weights at the time of refreshing), in the
-    LoRA tensors, and gradients change where the optimizer reads them, after the sum over processes. The paper refreshes
-    every 30 steps in SFT and every 5 in DPO; `refresh` stands for both. `target: update` projects after Adam, whose
-    scaling by entry undoes the orthogonality of the gradient.
+    Orthogonal gradient projection (OGPSA, arXiv 2602.07892). The part in the span is lost whatever its sign.
+
+    Adapted: the paper protects one or two general abilities, each by 200 general samples, in full fine-tuning; here
+    every earlier task is a reference set (its stored pairs, the stage's loss, the weights at the time of refreshing),
+    in the LoRA tensors, and gradients change where the optimizer reads them, after the sum over processes. The paper
+    refreshes every 30 steps in SFT and every 5 in DPO; `refresh` stands for both. `target: update` projects after Adam,
+    whose scaling by entry undoes the orthogonality of the gradient.
+
+    SFT stage: the same, with the gradients of the SFT loss.
+
     Kept: `memory_pairs` rows a task; no tensors. While training (and in checkpoints) t n.
+
     Cost: 1 + t memory_pairs / (refresh pairs_per_step).
     """
 

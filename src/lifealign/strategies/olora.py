@@ -22,30 +22,38 @@ def overlap(past_KI: Tensor, new_RI: Tensor) -> Tensor:
 
 
 class OLora(Growing):
-    """The preference loss + lambda_orth sum |A_i A_t^T| over modules and i < t + lambda_l2 sum ||p||_2 over A_t and B_t.
+    """Add an adapter per task that is held orthogonal to the frozen earlier ones.
 
-    Adapted: the paper trains a language-model loss; here it is the preference loss (and that of an SFT stage). The
-    penalties are those of the authors' code: absolute values, norms that are not squared. The scale alpha/r is left out.
-    The earlier adapters stay in their factors, nothing is merged into the base model.
-    Kept: the adapters of all tasks, t n. Cost: 1 + t r columns more in each adapted module; the penalty is r^2 t I.
+    O-LoRA (Wang et al. 2023, arXiv 2310.14152): the preference loss + orthogonality_weight sum |A_i A_t^T| over modules
+    and i < t + l2_weight sum ||p||_2 over A_t and B_t.
+
+    Adapted: the paper trains a language-model loss; here it is the preference loss. The penalties are those of the
+    authors' code: absolute values, norms that are not squared. The scale alpha/r is left out. The earlier adapters stay
+    in their factors, nothing is merged into the base model.
+
+    SFT stage: the same penalties, with the SFT loss.
+
+    Kept: the adapters of all tasks, t n.
+
+    Cost: 1 + t r columns more in each adapted module; the penalty is r^2 t I.
     """
 
     class Config(ObjectiveConfig):
         """Objective and weights of the two penalties."""
 
-        lambda_orth: float = Field(0.5, ge=0)
-        """Weight of the overlap with the rows of earlier A's. 0 <= lambda_orth."""
-        lambda_l2: float = Field(0.0, ge=0)
-        """Weight of the norms of the new matrices. 0 <= lambda_l2."""
+        orthogonality_weight: float = Field(0.5, ge=0)
+        """Weight of the overlap with the rows of earlier A's. 0 <= orthogonality_weight."""
+        l2_weight: float = Field(0.0, ge=0)
+        """Weight of the norms of the new matrices. 0 <= l2_weight."""
 
     def penalty(self, model: nn.Module) -> Tensor:
         """Both penalties of the new adapter; there is no overlap in the first task."""
         own = trainable(model)
         total = torch.zeros(())
-        if self.config.lambda_orth and self._past:
-            total = total + self.config.lambda_orth * self._overlap(own)
-        if self.config.lambda_l2:
-            total = total + self.config.lambda_l2 * sum(torch.linalg.vector_norm(p) for p in own.values())
+        if self.config.orthogonality_weight and self._past:
+            total = total + self.config.orthogonality_weight * self._overlap(own)
+        if self.config.l2_weight:
+            total = total + self.config.l2_weight * sum(torch.linalg.vector_norm(p) for p in own.values())
         return total
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:

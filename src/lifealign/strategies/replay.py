@@ -9,9 +9,13 @@ from lifealign.training.strategy import History, PreferenceDataset, Strategy
 
 
 class Replay(Strategy):
-    """The task's rows and those of a small buffer of earlier ones, mixed and shuffled by the seed.
+    """Mix the task's rows with a small buffer of earlier ones, shuffled by the seed.
 
-    Kept: the buffer (rows). Cost: 1 + buffer / task rows.
+    Experience replay (ER; Rolnick et al. 2019, arXiv 1811.11682), for preference pairs.
+
+    Kept: the buffer (rows).
+
+    Cost: 1 + buffer / task rows.
     """
 
     class Config(ObjectiveConfig, ReplayConfig):

@@ -25,13 +25,21 @@ def direction(b_OR: Tensor, a_RI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class SDLora(Growing):
-    """h = W0 x + (alpha/r) (sum_{k<t} a_k B_k A_k x / (||A_k||_F ||B_k||_F) + a_t B_t A_t x), with one a per task and module.
+    """Freeze the directions of earlier tasks, and train the magnitudes of all.
 
-    Adapted: the paper trains image classifiers; here it is the preference loss (and that of an SFT stage). A direction
-    starts its new task at the magnitude a_t ||A_t|| ||B_t|| that it ended the last one with, so that the policy does not
-    jump when it is frozen; a_t of a new task starts at 1, where B_t = 0.
-    The magnitudes [t] are trained parameters of the adapted modules, and so part of the stored adapter.
-    Kept: the adapters of all tasks, t n. Cost: 1 + t r columns more in each adapted module.
+    SD-LoRA (Wu et al. 2025, arXiv 2501.13198): h = W0 x + (alpha/r) (sum_{k<t} a_k B_k A_k x / (||A_k||_F ||B_k||_F) +
+    a_t B_t A_t x), with one a per task and module.
+
+    Adapted: the paper trains image classifiers; here it is the preference loss. A direction starts its new task at the
+    magnitude a_t ||A_t|| ||B_t|| that it ended the last one with, so that the policy does not jump when it is frozen;
+    a_t of a new task starts at 1, where B_t = 0. The magnitudes [t] are trained parameters of the adapted modules, and
+    so part of the stored adapter.
+
+    SFT stage: the same adapter, with the SFT loss.
+
+    Kept: the adapters of all tasks, t n.
+
+    Cost: 1 + t r columns more in each adapted module.
     """
 
     def attach(self, base: PreTrainedModel) -> nn.Module:

@@ -6,4 +6,11 @@ from lifealign.training.strategy import Strategy
 
 
 class Sequential(Strategy):
-    """Each task's rows alone, one adapter, fresh optimizer. Keeps no state; cost 1."""
+    """Train on each task's rows alone and do nothing against forgetting: the lower bound.
+
+    No paper: this is plain fine-tuning in sequence (SeqFT), one adapter with a fresh optimizer for each task.
+
+    Kept: nothing.
+
+    Cost: 1.
+    """

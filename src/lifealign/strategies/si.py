@@ -28,24 +28,30 @@ def importance(path: Tensor, displacement: Tensor, xi: float) -> Tensor:
 
 
 class SI(Strategy):
-    """The weights are held where the last task left them, each by its importance: c sum Omega (theta - theta*)^2.
+    """Hold each weight where the last task left it, as strongly as it lowered earlier losses.
 
-    Synaptic intelligence (Zenke, Poole & Ganguli 2017, arXiv 1703.04200). w = - sum over the steps of g dtheta, an
-    estimate of how much of the loss's fall is an entry's own; Omega += w / (d^2 + xi) at the end of a task. Adapted: g is
-    the gradient of the loss that is trained, on the step's pairs, without the penalty and before clipping; dtheta is what
-    AdamW made of it. A way along which the loss rose counts as 0, or the penalty would have no lower bound.
+    Synaptic intelligence (SI; Zenke, Poole & Ganguli 2017, arXiv 1703.04200). The penalty is penalty_weight sum Omega
+    (theta - theta*)^2. w = - sum over the steps of g dtheta, an estimate of how much of the loss's fall is an entry's
+    own; Omega += w / (d^2 + xi) at the end of a task.
+
+    Adapted: g is the gradient of the loss that is trained, on the step's pairs, without the penalty and before
+    clipping; dtheta is the change that AdamW made. A way along which the loss rose counts as 0, or the penalty would
+    have no lower bound. The entries of a LoRA adapter move by hundredths at most: with the paper's xi of 0.1 the
+    denominator is xi for nearly all of them, and `penalty_weight` (or a smaller xi) has to be chosen on validation
+    rows.
 
     SFT stage: the same penalty, and w goes on over both stages, each with its own loss.
-    The entries of a LoRA adapter move by hundredths at most: with the paper's xi of 0.1 the denominator is xi for nearly
-    all of them, and `c` (or a smaller xi) has to be chosen on validation rows.
-    Kept: Omega, n numbers (theta* is the stored adapter); within a task n more for w. Cost: 1.
+
+    Kept: Omega, n numbers (theta* is the stored adapter); within a task n more for w.
+
+    Cost: 1.
     """
 
     class Config(ObjectiveConfig):
         """Objective and penalty."""
 
-        c: float = Field(0.1, ge=0)
-        """Strength of the penalty. 0 <= c."""
+        penalty_weight: float = Field(0.1, ge=0)
+        """Strength of the penalty. 0 <= penalty_weight."""
         xi: float = Field(0.1, gt=0)
         """Added to the squared displacement of an entry, in units of the squared weight. 0 < xi."""
 
@@ -62,10 +68,10 @@ class SI(Strategy):
         self._path = {}
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """Penalty c sum Omega (theta - theta*)^2; nothing before the first task's end."""
+        """Penalty penalty_weight sum Omega (theta - theta*)^2; nothing before the first task's end."""
         if not self._omega:
             return super().penalty(model)
-        return float(self.config.c) * weighted_distance(trainable(model), self._anchor, self._omega)
+        return float(self.config.penalty_weight) * weighted_distance(trainable(model), self._anchor, self._omega)
 
     def adjust_gradients(self, step: Step) -> None:
         """Set the loss's gradient aside. Nothing is changed."""

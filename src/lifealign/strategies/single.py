@@ -13,12 +13,17 @@ from lifealign.training.strategy import History, Strategy
 
 
 class Single(Strategy):
-    """Every task starts from the initial weights, learns its own rows, and is scored with the adapter that it left.
+    """Keep one adapter per task, and answer each task with its own.
 
-    So nothing is forgotten and nothing is passed on: BWT is 0, and `last` is the paper's STL. A task that was not learnt
-    is scored with the initial weights (the base model); a prompt of no known task is answered by the latest adapter,
-    which is also the one that is exported.
-    Kept: the adapters of all tasks, t n. Cost: 1.
+    No paper: this is single-task learning (STL), against which forgetting is measured. Every task starts from the
+    initial weights, learns its own rows, and is scored with the adapter that it left. So nothing is forgotten and
+    nothing is passed on: BWT is 0, and `last` is STL in the paper of LifeAlign. A task that was not learnt is scored
+    with the initial weights (the base model); a prompt of no known task is answered by the latest adapter, which is
+    also the one that is exported.
+
+    Kept: the adapters of all tasks, t n.
+
+    Cost: 1.
     """
 
     sums_updates: ClassVar[bool] = False

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from lifealign.core.config import Frozen, RunConfig, StreamConfig
 from lifealign.core.config_files import explain, nearest, read_yaml
 from lifealign.core.errors import ConfigError
+from lifealign.core.option_names import current_keys
 from lifealign.data.planted.rules import TASKS
 from lifealign.evaluation import catalog
 
@@ -64,6 +65,21 @@ class MethodConfig(Frozen):
     """The method's own grid, in place of the common one."""
     sweep: Choices | None = None
     """The method's own sweep, in place of the common one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_keys(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        label = values.get("label")
+        strategy = values.get("strategy") or label
+        parts = {key: values[key] for key in ("set", "grid", "sweep") if isinstance(values.get(key), Mapping)}
+        return {**values, **{k: current_keys(strategy, part, f"method {label!r}") for k, part in parts.items()}}
+
+    @property
+    def strategy_name(self) -> str:
+        """Name of the strategy, given or taken from the label."""
+        return self.strategy or self.label
 
 
 class SelectionConfig(Frozen):
@@ -180,11 +196,11 @@ class StudyConfig(Frozen):
 
     def grid_of(self, method: MethodConfig) -> Options:
         """Values that a method's settings are chosen from."""
-        return self.grid if method.grid is None else method.grid
+        return current_keys(method.strategy_name, self.grid, "grid") if method.grid is None else method.grid
 
     def sweep_of(self, method: MethodConfig) -> Options:
         """Values that a method is reported at."""
-        return self.sweep if method.sweep is None else method.sweep
+        return current_keys(method.strategy_name, self.sweep, "sweep") if method.sweep is None else method.sweep
 
     def trials(self, method: MethodConfig) -> int:
         """Number of settings that a method is tried with; 1 where nothing is chosen."""

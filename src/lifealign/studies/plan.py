@@ -22,6 +22,7 @@ import numpy as np
 from lifealign.core.config import StreamConfig
 from lifealign.core.config_files import merge
 from lifealign.core.errors import ConfigError
+from lifealign.core.option_names import current_names, former_names
 from lifealign.core.version import __version__
 from lifealign.data.sources import expand_path
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
@@ -154,9 +155,10 @@ class Plan:
         # A run without a guard is the run that it was before there were guards.
         unguarded = not any((config.get("guard") or {}).get(probe) for probe in ("text", "choices"))
         relevant = {k: v for k, v in config.items() if k != "guard" or not unguarded}
-        content: list[Any] = [release, {**relevant, "stream": stream}, self.files]
-        # Changed code from outside is another run; a run of ours has the id that it always had.
+        # Options keep the names that they had when the first runs were made, or those would be lost to later studies.
         chosen = config["strategy"]
+        content: list[Any] = [release, {**relevant, "stream": stream, "strategy": former_names(chosen)}, self.files]
+        # Changed code from outside is another run; a run of ours has the id that it always had.
         if used := {n: self.sources[n] for n in (chosen["name"], chosen.get("loss")) if n in self.sources}:
             content.append(used)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
@@ -251,7 +253,11 @@ def _random_orders(number: int, count: int) -> list[Order]:
 
 
 def _tree(study: StudyConfig, method: MethodConfig, settings: Settings) -> dict[str, Any]:
-    tree: Mapping[str, Any] = merge(study.base, {"strategy": {"name": method.strategy or method.label}})
+    tree: Mapping[str, Any] = merge(study.base, {"strategy": {"name": method.strategy_name}})
+    tree = {
+        **tree,
+        "strategy": current_names(method.strategy_name, tree["strategy"], f"base of method {method.label!r}"),
+    }
     for key, value in {**method.set, **settings}.items():
         nested: Any = value
         for part in reversed(key.split(".")):

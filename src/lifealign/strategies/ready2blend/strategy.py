@@ -31,10 +31,10 @@ SAMPLE = 256
 
 
 class Ready2Blend(Strategy):
-    """A frozen model; a translator turns the embedding of a task's written requirement into K soft prompt tokens.
+    """Freeze the model, and train a translator of a task's written requirement into K soft prompt tokens.
 
-    The translator alone is trained, by the preference objective (DPO in the paper) with the K tokens before each
-    prompt. Two terms keep the geometry of the prompts equal to that of the sentences. The paper's text was not at hand;
+    Ready2Blend (arXiv 2609.39365). The translator reads the sentence embedding of the requirement. It alone is trained,
+    by the preference objective (DPO in the paper) with the K tokens before each prompt. Two terms keep the geometry of the prompts equal to that of the sentences. The paper's text was not at hand;
     their exact definitions are ours (see `translator`): `point` * (1 - cos(mean token of the prompt, frozen orthonormal
     image of its sentence embedding)), in each pair's loss; and `pair` * mean over the bank of the squared difference
     of cos(mean tokens) and cos(sentence embeddings), once a step. So is the blend: for a task of the bank its own
@@ -42,10 +42,14 @@ class Ready2Blend(Strategy):
     embedding of the input, requirements) / temperature). With an empty bank there is no prompt: the base model.
 
     A task's prompt goes to the bank as it is at the task's end and never changes again; scores of a task are told the
-    task. SFT stage: with `pair` alone. The reference `base` has no prompt. A task without a requirement has its name in
+    task. The reference `base` has no prompt. A task without a requirement has its name in
     its place. No adapter is trained: `lora` is not read. Exported is the latest prompt, as PEFT prompt tuning.
-    Kept: the translator as weights (0.4 to 0.6 million numbers at width 128), and K D + E numbers a task. Cost: 1, attention
-    to K more tokens; the sentence encoder (22 million parameters) on each distinct input of an unknown task.
+
+    SFT stage: with `pair` alone.
+
+    Kept: the translator as weights (0.4 to 0.6 million numbers at width 128), and K D + E numbers a task.
+
+    Cost: 1, attention to K more tokens; the sentence encoder (22 million parameters) on each distinct input of an unknown task.
     """
 
     sums_updates: ClassVar[bool] = False
