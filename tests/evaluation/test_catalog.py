@@ -25,7 +25,8 @@ from lifealign.report.terminal import score_matrix_lines, summary_lines
 from lifealign.store.layout import ROOT
 from lifealign.studies import results as study_results
 from lifealign.studies.config import SelectionConfig
-from lifealign.studies.report.tables import all_tables, groups
+from lifealign.studies.report.lines import groups
+from lifealign.studies.report.tables import all_tables
 from lifealign.studies.report.write import render_html as render_study
 
 STAGES = ("0001-a", "0002-b")

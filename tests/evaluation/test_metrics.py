@@ -126,7 +126,7 @@ def test_paired_difference() -> None:
 def test_seeds_interval_is_students_t() -> None:
     interval = m.seeds_interval([90.0, 92.0, 97.0])
     assert interval.value == pytest.approx(93)
-    half = 4.303 * math.sqrt(((3**2) + 1 + 4**2) / 2) / math.sqrt(3)
+    half = 4.3026527 * math.sqrt(((3**2) + 1 + 4**2) / 2) / math.sqrt(3)
     assert interval.low == pytest.approx(93 - half) and interval.high == pytest.approx(93 + half)
     assert math.isnan(m.seeds_interval([5.0]).low)
     # t at 11 degrees of freedom is 2.201

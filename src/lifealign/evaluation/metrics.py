@@ -176,10 +176,6 @@ def paired_difference(
     return mean_interval(list(difference), resamples=resamples, seed=seed, level=level)
 
 
-STUDENT_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""97.5% points of Student's t for 1 to 10 degrees of freedom; above, 1.96 + 2.5 / df is right to 0.02."""
-
-
 def seeds_interval(values: Sequence[float]) -> Interval:
     """Mean over seeds with a 95% interval.
 
@@ -189,8 +185,8 @@ def seeds_interval(values: Sequence[float]) -> Interval:
     array = np.asarray([v for v in values if not np.isnan(v)], dtype=np.float64)
     if array.size < 2:
         return Interval(float(array.mean()) if array.size else float("nan"), float("nan"), float("nan"))
-    df = array.size - 1
-    factor = STUDENT_T_975[df - 1] if df <= len(STUDENT_T_975) else 1.96 + 2.5 / df
-    half = factor * float(array.std(ddof=1)) / float(np.sqrt(array.size))
+    from scipy.special import stdtrit  # here, because reading summaries should not wait for scipy
+
+    half = float(stdtrit(array.size - 1, 0.975)) * float(array.std(ddof=1)) / float(np.sqrt(array.size))
     mean = float(array.mean())
     return Interval(mean, mean - half, mean + half)

@@ -104,15 +104,15 @@ def cohen_kappa(a: Sequence[float], b: Sequence[float]) -> float:
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's rho over the items that both rated; NaN of fewer than two, or where one gave all the same value."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if not (np.isnan(x) or np.isnan(y))]
     if len(pairs) < 2:
         return float("nan")
-    first, second = (rankdata(column) for column in np.array(pairs).T)
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
+    first, second = np.array(pairs).T
+    if np.ptp(first) == 0 or np.ptp(second) == 0:  # scipy would warn of it
         return float("nan")
-    return float(np.corrcoef(first, second)[0, 1])
+    return float(spearmanr(first, second).statistic)
 
 
 def item_interval(

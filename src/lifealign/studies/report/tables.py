@@ -6,8 +6,7 @@ Each table is made once, as `Table` of `Cell`, so that the page and the LaTeX ca
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from lifealign.evaluation import catalog
 from lifealign.report.render import number
@@ -18,7 +17,6 @@ from lifealign.studies.report.cells import (
     Table,
     mean_cell,
     number_cell,
-    order_label,
     ranked,
     settings_text,
     signed,
@@ -27,52 +25,10 @@ from lifealign.studies.report.cells import (
     word_columns,
     words,
 )
+from lifealign.studies.report.lines import Group, groups, runs_of, scores_of
 
 PAPER_FORM = ("bwt", "last", "ap")
 """Summaries of the main table, in the order of the paper's tables."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Lines of the study's table that may be compared: one order of the tasks on one base model."""
-
-    order: str
-    model: str
-    lines: tuple[Json, ...]
-    label: str
-
-    def show(self) -> dict[str, str]:
-        """The reader's choices that it belongs to."""
-        return {"order": self.order, "model": self.model}
-
-
-def groups(results: Json) -> list[Group]:
-    """The comparable lines of the study's table, in its order; the label names order and model as far as they vary."""
-    found: dict[tuple[str, str], list[Json]] = {}
-    for line in results.get("table") or ():
-        found.setdefault((str(line["order"]), str(line.get("model"))), []).append(line)
-    models = {model for _, model in found}
-    return [
-        Group(order, model, tuple(lines), order_label(order) + (f", {model}" if len(models) > 1 else ""))
-        for (order, model), lines in found.items()
-    ]
-
-
-def scores_of(results: Json) -> list[str]:
-    """Metrics of the table and of the runs, in the order of the first that has them."""
-    lines = [line.get("metrics") or {} for line in results.get("table") or ()]
-    runs = [run.get("scores") or {} for run in results.get("runs") or ()]
-    return list(dict.fromkeys(score for held in (*lines, *runs) for score in held))
-
-
-def runs_of(results: Json, **wanted: Any) -> list[Json]:
-    """Finished runs with these values, e.g. method="replay"; ordered by seed."""
-    held = [
-        run
-        for run in results.get("runs") or ()
-        if run.get("status") == "done" and all(run.get(key) == value for key, value in wanted.items())
-    ]
-    return sorted(held, key=lambda run: (run.get("seed") is None, run.get("seed")))
 
 
 def all_tables(results: Json) -> dict[str, list[Table]]:

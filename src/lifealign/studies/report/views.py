@@ -14,7 +14,7 @@ from lifealign.evaluation import catalog
 from lifealign.evaluation.metrics import seeds_interval
 from lifealign.report.render import interval, number
 from lifealign.studies.report.cells import Json, order_label, setting
-from lifealign.studies.report.tables import Group, groups, runs_of, scores_of
+from lifealign.studies.report.lines import Group, groups, runs_of, scores_of
 
 View = dict[str, Any]
 BAR_SUMMARIES = ("last", "bwt")

@@ -22,8 +22,9 @@ from lifealign.report.render import template
 from lifealign.studies.report import charts, views
 from lifealign.studies.report.cells import Json, Table, order_label
 from lifealign.studies.report.latex import latex
+from lifealign.studies.report.lines import groups, scores_of
 from lifealign.studies.report.markdown import markdown
-from lifealign.studies.report.tables import all_tables, groups, scores_of
+from lifealign.studies.report.tables import all_tables
 
 RUN_COLUMNS = ("run", "method", "order", "model", "seed", "status", "metric", "quantity", "stage", "task", "value")
 TABLE_COLUMNS = ("method", "order", "model", "seeds", "metric", "summary", "mean", "low", "high")
