@@ -1,0 +1,91 @@
+"""The command that lists the strategies that can be named here, ours and others'."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import typer
+
+from lifealign.cli.options import AsJson
+from lifealign.cli.output import command
+from lifealign.core.errors import ConfigError
+from lifealign.core.reply import Reply
+
+_KEPT = re.compile(r"\b(?:Kept:|Keeps\b) *(.*?)(?=; cost\b|\bCost\b|\n\s*\n|\Z)", re.DOTALL)
+_COST = re.compile(r"(?:\bCost(?: of a stream)?:|; cost\b) *(.*?)(?=\n\s*\n|\bKept:|\Z)", re.DOTALL)
+_PAPER = re.compile(r"\barXiv +(\d{4}\.\d{4,5})")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a strategy's docstring tells of it; None: it does not tell.
+
+    Attributes:
+        summary: its first line.
+        paper: arXiv number of the first paper that it cites.
+        kept: what a memory keeps of each task for it.
+        cost: training time relative to sequential tuning.
+    """
+
+    summary: str | None
+    paper: str | None
+    kept: str | None
+    cost: str | None
+
+
+def describe(docstring: str | None) -> Described:
+    """Read a strategy's docstring: its first line, and the parts that begin with "Kept:" and "Cost:".
+
+    A part ends at an empty line, at the other part, or with the docstring. What is missing is None.
+    """
+    text = inspect.cleandoc(docstring or "")
+    paper = _PAPER.search(text)
+    return Described(
+        summary=text.partition("\n")[0].strip() or None,
+        paper=paper and f"arXiv {paper[1]}",
+        kept=_part(_KEPT, text),
+        cost=_part(_COST, text),
+    )
+
+
+def _part(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.search(text)
+    return (" ".join(found[1].split()).rstrip(" .") or None) if found else None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(strategies)
+
+
+@command
+def strategies(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Names, or path/to/file.py:Class. All if left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> Reply:
+    """List the strategies that a configuration can name, with what each keeps and costs, and where it comes from."""
+    from lifealign.strategies import STRATEGIES
+
+    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
+    problems: list[str] = []
+    for name in names or sorted(STRATEGIES):
+        try:
+            described = describe(vars(STRATEGIES.find(name)).get("__doc__"))
+        except ConfigError as error:
+            if names:
+                raise
+            problems.append(str(error))  # one broken distribution does not hide the others
+            continue
+        row = {"name": name, **asdict(described), "origin": str(STRATEGIES.origin(name))}
+        rows.append(row)
+        lines.append(f"{name} ({row['origin']}): {row['summary'] or '-'}")
+        for key in ("paper", "kept", "cost"):
+            lines += textwrap.wrap(f"{key}: {row[key] or '-'}", 110, initial_indent="    ", subsequent_indent="      ")
+    return Reply(rows, lines, problems=list(dict.fromkeys([*problems, *STRATEGIES.problems()])))
