@@ -84,3 +84,19 @@ def test_an_unknown_name_ends_in_one_sentence() -> None:
 def test_torch_loads_only_when_the_command_runs() -> None:
     code = "import lifealign.cli.app, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_installed_distribution_is_listed_with_its_version(tmp_path: Path) -> None:
+    (tmp_path / "near_pkg.py").write_text(MINE.read_text().replace('@register_strategy("near_start")\n', ""))
+    info = tmp_path / "near_dist-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: near-dist\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[lifealign.strategies]\nnear_installed = near_pkg:NearStart\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['lifealign', 'strategies', '--json']; "
+        "from lifealign.cli.app import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    row = next(row for row in json.loads(result.stdout) if row["name"] == "near_installed")
+    assert (row["origin"], row["kept"]) == ("near-dist 1.2", "nothing more")
