@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from support.people_batch import hidden
 
 BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*) -->\n)?^```(?P<kind>\w+)[^\n]*\n(?P<body>.*?)^```$", re.M | re.S)
-NUMBER = re.compile(r"[-+]?\d[\d.,:]*")
+NUMBER = re.compile(r"[-+]?\d+(?:[.,:]\d+)*")
 BIN = Path(sys.executable).parent
 
 
