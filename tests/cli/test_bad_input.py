@@ -139,7 +139,7 @@ def test_a_newer_format_is_refused_by_both_versions(memory: Path) -> None:
     record = json.loads(path.read_text())
     record["format_version"] = 99
     path.write_text(json.dumps(record))
-    refused(lifealign("log", memory), "store.json", "99", "1")
+    refused(lifealign("log", memory), "store.json", "99", "version 2")
 
 
 def test_a_second_writer(memory: Path, data: Path) -> None:
@@ -168,7 +168,7 @@ def test_full_disk_and_read_only(code: int, memory: Path, data: Path, monkeypatc
 def test_a_loss_that_is_not_finite(memory: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lifealign.strategies.lifealign import LifeAlign
 
-    def spoiled(self: object, batch: object, policy, reference):  # type: ignore[no-untyped-def]
+    def spoiled(self: object, batch: object, policy, reference, objective):  # type: ignore[no-untyped-def]
         return policy.chosen * math.nan
 
     monkeypatch.setattr(LifeAlign, "loss", spoiled)

@@ -108,7 +108,7 @@ def test_arguments_out_of_range_are_refused() -> None:
         with pytest.raises(ValueError, match="theta"):
             denoise(torch.eye(2), theta)
     for lam in (-0.1, 1.5):
-        with pytest.raises(ValueError, match="lambda"):
+        with pytest.raises(ValueError, match="overlap_scale"):
             consolidate(torch.eye(2), SubspaceBasis(4), 0.9, lam)
     with pytest.raises(ValueError, match="basis is of vectors of 5"):
         consolidate(torch.eye(2), SubspaceBasis(5), 0.9, 0.5)
