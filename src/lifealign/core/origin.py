@@ -128,8 +128,8 @@ def load_file(path: Path) -> ModuleType:
         ConfigError: its code fails.
     """
     path = path.resolve()
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    key = str(path), content
+    source = path.read_bytes()
+    key = str(path), hashlib.sha256(source).hexdigest()
     if key in _loaded:
         return _loaded[key]
     name = f"outside_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
@@ -145,7 +145,7 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         # Compiled from the bytes that were read: a byte-code file of an earlier version may have the same time and size.
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        exec(compile(source, str(path), "exec"), module.__dict__)
     except Exception as error:
         if before is None:
             del sys.modules[name]

@@ -87,9 +87,10 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
         progress.say(f"no {split} rows, so not scored: {', '.join(without)}")
     existing = (Path(config.memory) / HEAD).exists()
     if existing:
-        for line in find_code(MemoryReader.open(config.memory).identity, Path(config.memory)):
+        reader = MemoryReader.open(config.memory)
+        for line in find_code(reader.identity, reader.path):
             progress.say(f"warning: {line}")
-        config = _settled(MemoryReader.open(config.memory), config)
+        config = _settled(reader, config)
     session = Session(config, progress)
     store = MemoryStore.open(config.memory) if existing else create_memory(config, session)
     config = session.config
