@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from lifealign.core.config import RunConfig
-from support.rows import HashedWords, rows
+from support.rows import HashedWords, write_two_files
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +42,7 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rows_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two files of rows, one.jsonl and two.jsonl."""
-    directory = tmp_path_factory.mktemp("rows")
-    for name in ("one", "two"):
-        lines = [json.dumps(r.to_json()) for r in rows(name, 18)]
-        (directory / f"{name}.jsonl").write_text("\n".join(lines))
-    return directory
+    return write_two_files(tmp_path_factory.mktemp("rows"), 18)
 
 
 @pytest.fixture

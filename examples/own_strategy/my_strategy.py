@@ -14,7 +14,12 @@ from lifealign.training.strategy import History
 
 @register_strategy("near_start")
 class NearStart(Strategy):
-    """Each task's rows alone, with pull/2 |theta - theta_start|^2 beside the loss. Kept: nothing more. Cost: 1."""
+    """Train on each task's rows alone, with pull/2 |theta - theta_start|^2 beside the loss.
+
+    Kept: nothing more.
+
+    Cost: 1.
+    """
 
     class Config(ObjectiveConfig):
         """Objective and penalty."""

@@ -42,11 +42,13 @@ MINE = ROOT / "examples" / "own_strategy" / "my_strategy.py"
                 "1, and one step",
             ),
         ),
-        ("Mix.\n\n    Kept: the buffer. Cost: 1 + b / n.\n    ", Described("Mix.", None, "the buffer", "1 + b / n")),
-        ("Mix.\n\n    Cost: 2.\n\n    Kept: rows; cost of none told.", Described("Mix.", None, "rows", "2")),
         (
-            "Rows alone. Keeps no state; cost 1.",
-            Described("Rows alone. Keeps no state; cost 1.", None, "no state", "1"),
+            "Mix.\n\n    Cost: 2.\n\n    Kept: rows; cost of none told.",
+            Described("Mix.", None, "rows; cost of none told", "2"),
+        ),
+        (
+            "Mix. Kept: what a sentence tells is no part.",
+            Described("Mix. Kept: what a sentence tells is no part.", None, None, None),
         ),
     ],
 )

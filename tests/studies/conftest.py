@@ -1,24 +1,19 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from support.rows import rows
+from support.rows import write_two_files
 from support.study_runs import Write
 
 
 @pytest.fixture(scope="module")
 def rows_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two files of fewer rows, one.jsonl and two.jsonl."""
-    directory = tmp_path_factory.mktemp("rows")
-    for name in ("one", "two"):
-        lines = [json.dumps(r.to_json()) for r in rows(name, 14)]
-        (directory / f"{name}.jsonl").write_text("\n".join(lines))
-    return directory
+    return write_two_files(tmp_path_factory.mktemp("rows"), 14)
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lifealign.data.tasks import Message, Row, Task
@@ -42,3 +44,11 @@ def rows(task: str, count: int) -> tuple[Row, ...]:
 def make_task(name: str, train: int = 8, test: int = 4, validation: int = 2) -> Task:
     every = rows(name, train + test + validation)
     return Task(name, every[:train], every[train : train + validation], every[train + validation :])
+
+
+def write_two_files(directory: Path, count: int) -> Path:
+    """Rows of two tasks, one.jsonl and two.jsonl, in a directory; returns it."""
+    for name in ("one", "two"):
+        lines = [json.dumps(row.to_json()) for row in rows(name, count)]
+        (directory / f"{name}.jsonl").write_text("\n".join(lines))
+    return directory

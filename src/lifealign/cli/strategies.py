@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -15,8 +16,6 @@ from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError
 from lifealign.core.reply import Reply
 
-_KEPT = re.compile(r"\b(?:Kept:|Keeps\b) *(.*?)(?=; cost\b|\bCost\b|\n\s*\n|\Z)", re.DOTALL)
-_COST = re.compile(r"(?:\bCost(?: of a stream)?:|; cost\b) *(.*?)(?=\n\s*\n|\bKept:|\Z)", re.DOTALL)
 _PAPER = re.compile(r"\barXiv +(\d{4}\.\d{4,5})")
 
 
@@ -25,7 +24,7 @@ class Described:
     """What a strategy's docstring tells of it; None: it does not tell.
 
     Attributes:
-        summary: its first line.
+        summary: its first paragraph, which is one line.
         paper: arXiv number of the first paper that it cites.
         kept: what a memory keeps of each task for it.
         cost: training time relative to sequential tuning.
@@ -38,23 +37,20 @@ class Described:
 
 
 def describe(docstring: str | None) -> Described:
-    """Read a strategy's docstring: its first line, and the parts that begin with "Kept:" and "Cost:".
-
-    A part ends at an empty line, at the other part, or with the docstring. What is missing is None.
-    """
-    text = inspect.cleandoc(docstring or "")
-    paper = _PAPER.search(text)
+    """Read a strategy's docstring: its first paragraph, and the paragraphs that begin with "Kept:" and "Cost:"."""
+    paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", inspect.cleandoc(docstring or ""))]
+    paper = _PAPER.search(" ".join(paragraphs))
     return Described(
-        summary=text.partition("\n")[0].strip() or None,
+        summary=paragraphs[0] or None,
         paper=paper and f"arXiv {paper[1]}",
-        kept=_part(_KEPT, text),
-        cost=_part(_COST, text),
+        kept=_part("Kept:", paragraphs),
+        cost=_part("Cost:", paragraphs),
     )
 
 
-def _part(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.search(text)
-    return (" ".join(found[1].split()).rstrip(" .") or None) if found else None
+def _part(title: str, paragraphs: Sequence[str]) -> str | None:
+    found = (p.removeprefix(title).strip(" .") for p in paragraphs if p.startswith(title))
+    return next(found, None) or None
 
 
 def register(app: typer.Typer) -> None:

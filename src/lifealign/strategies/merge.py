@@ -37,7 +37,7 @@ class Merge(Strategy):
     Adapted: the papers merge whole models, here each module's dW is merged by itself (trimming, sign election and angle
     are per module); the merged weights are those after task t for every t, not only at the end.
 
-    Kept: t n.
+    Kept: the factors of every task, t n numbers after t tasks.
 
     Cost: 1 and, once per task, an SVD of t r x t r a module; for those that look at entries, of a dense O x I.
     """
