@@ -1,4 +1,4 @@
-"""The only training loop: one stage (SFT or preference) of one task, on accelerate.
+"""The training loop: one stage (SFT or preference) of one task, on accelerate.
 
 An optimizer step takes `pairs_per_step` pairs in an order that is a function of (seed, task, stage, epoch), whatever the
 packing and the number of processes; its loss is the mean over exactly those pairs, the last, smaller step of an epoch
