@@ -334,7 +334,7 @@ def test_seeds_are_averaged_only_where_nothing_else_differs() -> None:
     panel = report_views.page(build_results(runs))["panels"][0]
     (group,) = panel["seeds"]
     last = group["cells"][0]
-    half = 4.303 * 3.0 / math.sqrt(3)  # s = 3 for 60, 63, 66
+    half = 4.3026527 * 3.0 / math.sqrt(3)  # s = 3 for 60, 63, 66
     assert (last["value"], last["low"], last["high"]) == pytest.approx((63.0, 63.0 - half, 63.0 + half))
     runs[2]["config"]["lora"] = {"r": 4}
     (group,) = report_views.page(build_results(runs))["panels"][0]["seeds"]

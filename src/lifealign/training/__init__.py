@@ -1,1 +1,1 @@
-"""Losses, replay, the interface of a strategy, and the only training loop."""
+"""Losses, replay, the interface of a strategy, and the training loop."""
