@@ -1,4 +1,4 @@
-"""The report of a study: every number is there, marks and means as derived by hand, nothing invented, all escaped."""
+"""The report of a study: its numbers, its files, and the command. Nothing is invented, everything is escaped."""
 
 from __future__ import annotations
 
@@ -19,15 +19,12 @@ from typer.testing import CliRunner
 
 from lifealign.cli.app import app
 from lifealign.core.errors import StoreError
-from lifealign.studies.report import charts, views
 from lifealign.studies.report import write as study_report
-from lifealign.studies.report.cells import Cell, Column, Table, ranked
-from lifealign.studies.report.latex import escape, latex
-from lifealign.studies.report.markdown import markdown
 from lifealign.studies.report.tables import all_tables
 from lifealign.studies.report.write import checked, render_html, runs_csv, table_csv, write_study_report
 from support.paths import ROOT
-from support.study_document import LAMBDA, make_run, make_study
+from support.study_document import make_study
+from support.study_page import table_named
 
 
 class Page(HTMLParser):
@@ -52,10 +49,6 @@ class Page(HTMLParser):
 @pytest.fixture
 def study() -> dict[str, Any]:
     return make_study()
-
-
-def table_named(results: dict[str, Any], name: str) -> Table:
-    return next(t for section in all_tables(checked(results)).values() for t in section if t.name == name)
 
 
 def small_study() -> dict[str, Any]:
@@ -124,190 +117,6 @@ def test_table_csv_has_means_intervals_and_differences(study: dict[str, Any]) ->
     assert float(row["difference"]) == -17.5
     assert own["lifealign", "given", "accuracy", "last"]["difference"] == ""
     assert ("replay", "given", "nll", "forward_transfer") not in own
-
-
-# --- marks ------------------------------------------------------------------------------------------------------------
-
-
-def cells(*texts: str | None) -> list[Cell]:
-    return [Cell(t, None if t is None else float(t)) for t in texts]
-
-
-@pytest.mark.parametrize(
-    ("texts", "higher", "ranks"),
-    [
-        (("3.00", "1.00", "2.00"), True, (1, 0, 2)),
-        (("3.00", "1.00", "2.00"), False, (0, 1, 2)),
-        (("-1.50", "-0.25", None), True, (2, 1, 0)),
-        (("2.00", "2.00", "1.00"), True, (1, 1, 0)),  # two are best, so there is no second
-        (("2.00", "1.00", "1.00"), True, (1, 2, 2)),
-        (("2.00", None, None), True, (0, 0, 0)),  # nothing to compare with
-    ],
-)
-def test_best_and_second(texts: tuple[str | None, ...], higher: bool, ranks: tuple[int, ...]) -> None:
-    assert tuple(c.rank for c in ranked(cells(*texts), higher)) == ranks
-
-
-def test_what_lacks_seeds_or_cells_says_so_and_is_not_ranked(study: dict[str, Any]) -> None:
-    main = table_named(study, "main-given")
-    assert [(c.above, c.label) for c in main.columns[:3]] == [
-        ("Preference accuracy, %", k) for k in ("BWT", "Last", "AP")
-    ]
-    by_row = dict(main.rows)
-    # One of the last row's 3 cells was not measured with one of 3 seeds; BWT needs 4 cells a run, AP all 6.
-    assert [c.note for c in by_row["replay"][:3]] == ["11 of 12 cells", "8 of 9 cells", "17 of 18 cells"]
-    assert [c.rank for c in by_row["replay"][:3]] == [0, 0, 0]
-    assert [by_row[m][1].rank for m in ("lifealign", "sequential")] == [1, 2]
-    # NLL is whole: less is better, and a positive BWT is a loss.
-    assert [[c.rank for c in by_row[m][3:]] for m in by_row] == [[1, 1, 1], [2, 2, 2], [0, 0, 0]]
-    other = dict(table_named(study, "main-reversed").rows)
-    assert other["sequential"][1].note == "2 of 3 seeds"
-
-
-def test_differences_carry_their_sign_and_a_star_where_the_interval_excludes_zero(study: dict[str, Any]) -> None:
-    study["table"][2]["difference"]["accuracy"]["last"] = {"mean": 0.5, "low": -0.25, "high": 1.25}
-    rows = dict(table_named(study, "difference-accuracy-given").rows)
-    assert [rows[m][0].text for m in ("replay", "sequential")] == ["+0.50", "-17.50*"]
-    assert "lifealign" not in rows
-
-
-def test_order_sensitivity_is_the_spread_and_less_is_better(study: dict[str, Any]) -> None:
-    table = table_named(study, "orders-accuracy")
-    last = [i for i, c in enumerate(table.columns) if c.above == "Last"]
-    rows = {name: [held[i].text for i in last] for name, held in table.rows}
-    # The reversed order starts 1.25 higher; sequential lacks the best seed there: 56.25 instead of 56.5.
-    assert rows["lifealign"] == ["1.25", "72.75", "74.00"]
-    assert rows["sequential"] == ["1.00", "55.25", "56.25"]
-    assert {name: held[last[0]].rank for name, held in table.rows} == {"lifealign": 2, "replay": 2, "sequential": 1}
-
-
-# --- charts -----------------------------------------------------------------------------------------------------------
-
-
-def test_heatmaps_are_means_over_the_seeds_that_measured_a_cell(study: dict[str, Any]) -> None:
-    wanted = {"score": "accuracy", "order": "given", "model": "tiny", "method": "replay"}
-    view = next(v for v in views.heatmaps(study) if v["show"] == wanted)
-    assert [row["label"] for row in view["rows"]] == ["before", "after poems", "after facts", "after code"]
-    # facts after code: 66 + s / 2 + 3 - 1.5 for seeds 0 and 2 (seed 1 was not measured): 67.5 and 68.5.
-    cell = view["rows"][3]["cells"][1]
-    assert (cell["value"], cell["partial"]) == (68.0, True)
-    assert cell["singles"] == "seed 0: 67.50; seed 1: not measured; seed 2: 68.50"
-    assert view["rows"][1]["cells"][1:] == [None, None]
-
-
-def test_the_front_holds_what_no_other_method_beats_in_both(study: dict[str, Any]) -> None:
-    for line, (learnt, kept) in zip(study["table"][::2], [(70.0, -3.0), (60.0, -1.0), (65.0, -3.5)], strict=True):
-        line["metrics"]["accuracy"]["learning_accuracy"] = {"mean": learnt, "low": None, "high": None}
-        line["metrics"]["accuracy"]["bwt"] = {"mean": kept, "low": None, "high": None}
-    view = next(v for v in views.pareto(study) if v["show"]["order"] == "given")
-    assert {p["method"]: p["front"] for p in view["points"]} == {"lifealign": True, "replay": True, "sequential": False}
-    nll = next(v for v in views.pareto(study) if v["show"]["score"] == "nll")
-    # Less is better in both: the start is 2 - start / 100, the loss grows with the method.
-    assert {p["method"] for p in nll["points"] if p["front"]} == {"lifealign"}
-
-
-def test_a_wide_interval_is_cut_at_the_edge_of_the_plot(study: dict[str, Any]) -> None:
-    for line, learnt in zip(study["table"][::2], (70.0, 60.0, 65.0), strict=True):
-        line["metrics"]["accuracy"]["learning_accuracy"] = {"mean": learnt, "low": learnt - 500, "high": learnt + 2}
-        line["metrics"]["accuracy"]["bwt"] = {"mean": -learnt / 10, "low": None, "high": None}
-    view = next(v for v in views.pareto(study) if v["show"]["order"] == "given")
-    assert view["limits"]["x"] == (59.0, 71.0) and view["limits"]["y"] == pytest.approx((-7.1, -5.9))
-    drawn = charts.pareto(view)
-    for point in drawn["drawn"]:
-        ((left, _), (right, _)) = point["whiskers"][0]
-        assert drawn["frame"]["left"] == left < point["at"][0] < right
-
-
-def test_a_method_without_bwt_is_named_beside_the_plot(study: dict[str, Any]) -> None:
-    study["table"][0]["metrics"]["accuracy"]["bwt"]["mean"] = None
-    view = views.pareto(study)[0]
-    assert view["missing"] == ["lifealign"] and len(view["points"]) == 2
-
-
-def test_sensitivity_is_one_line_over_the_values_with_means_over_seeds(study: dict[str, Any]) -> None:
-    view = next(v for v in views.sensitivity(study) if v["show"]["score"] == "accuracy" and v["key"] == "last")
-    assert view["values"] == ["0.25", "0.5", "1"]
-    assert [line["label"] for line in view["lines"]] == ["lifealign"]
-    # 70 + s / 2 + shift + 3 - 0.75 for seeds 0 and 1: 72.5 + shift.
-    assert [p["value"] for p in view["lines"][0]["points"]] == [70.5, 72.5, 71.5]
-    # Two values 0.5 apart: standard error 0.25, and t of one degree of freedom is 12.706.
-    assert view["lines"][0]["points"][0]["high"] == pytest.approx(70.5 + 12.706 * 0.25)
-
-
-def test_runs_that_differ_in_more_than_the_setting_are_lines_of_their_own(study: dict[str, Any]) -> None:
-    more = [make_run("lifealign", "given", 0, {LAMBDA: v, "train.epochs": 2}) for v in (0.25, 1.0)]
-    study["runs"] += more
-    lines = views.sensitivity(study)[0]["lines"]
-    assert [line["label"] for line in lines] == ["lifealign", "train.epochs=2"]
-    assert lines[1]["points"][1] is None
-    drawn = charts.sensitivity(views.sensitivity(study)[0])["drawn"]
-    # The gap is no line: two single points.
-    assert drawn[1]["paths"] == [] and len(drawn[1]["marks"]) == 2 and len(drawn[0]["paths"]) == 1
-
-
-def test_bars_start_at_zero_and_missing_ones_are_not_drawn(study: dict[str, Any]) -> None:
-    study["table"] = [line for line in study["table"] if (line["method"], line["order"]) != ("replay", "reversed")]
-    view = next(v for v in views.bars(study) if v["show"]["score"] == "accuracy" and v["key"] == "bwt")
-    drawn = charts.bars(view)
-    full, missing = drawn["blocks"][1]["bars"]
-    assert missing["at"] is None and "width" not in missing
-    assert full["x"] + full["width"] == pytest.approx(drawn["zero"], abs=0.11)  # -2.5 ends at zero
-
-
-# --- LaTeX ------------------------------------------------------------------------------------------------------------
-
-
-def test_latex_of_a_table_by_hand() -> None:
-    table = Table(
-        "t",
-        "Title",
-        "Note.",
-        "Method",
-        (Column("Last", "Acc, %"), Column("BWT", "Acc, %"), Column("Why", "", words=True)),
-        (
-            ("er_1", (Cell("61.50", 61.5, "60.00", "63.00", 1), Cell("-2.00", -2.0, rank=2), Cell("5 % & more"))),
-            ("[x]", (Cell("60.00", 60.0, note="2 of 3 seeds"), Cell(None), Cell("+0.5*", 0.5))),
-        ),
-        {},
-    )
-    assert latex(table).splitlines() == [
-        "% Title",
-        "% Note.",
-        r"% needs \usepackage{booktabs}",
-        r"\begin{tabular}{lrrl}",
-        r"\toprule",
-        r" & \multicolumn{2}{c}{Acc, \%} & \multicolumn{1}{c}{} \\",
-        r"\cmidrule(lr){2-3} \cmidrule(lr){4-4}",
-        r"Method & Last & BWT & Why \\",
-        r"\midrule",
-        r"er\_1 & $\mathbf{61.50}$ {\scriptsize $[60.00, 63.00]$} & \underline{$-2.00$} & 5 \% \& more \\",
-        r"{[}x] & $60.00$ {\scriptsize (2 of 3 seeds)} & -- & $+0.5^{*}$ \\",
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-
-
-def test_markdown_of_a_table_by_hand() -> None:
-    columns = (Column("Last", "accuracy"), Column("BWT", "accuracy"), Column("config", words=True))
-    rows = (
-        ("replay", (Cell("90.0", 90.0, "85.0", "95.0", rank=1), Cell("-1.0", -1.0, rank=2), Cell("lr=1e-3 | x"))),
-        ("se_q", (Cell("50.0", 50.0, note="2 of 3"), Cell(None), Cell(None))),
-    )
-    table = Table("main", "Main <table>", "", "method", columns, rows, {})
-    assert markdown(table).splitlines() == [
-        r"**Main \<table\>**",
-        "",
-        "| method | accuracy Last | accuracy BWT | config |",
-        "| --- | ---: | ---: | --- |",
-        r"| replay | **90.0** \[85.0, 95.0\] | *-1.0* | lr=1e-3 \| x |",
-        r"| se\_q | 50.0 (2 of 3) | - | - |",
-    ]
-
-
-def test_latex_escapes_what_it_would_read_as_a_command() -> None:
-    assert escape("a_b%c&d#e$f{g}\\h^i~j\nk") == (
-        r"a\_b\%c\&d\#e\$f\{g\}\textbackslash{}h\textasciicircum{}i\textasciitilde{}j k"
-    )
 
 
 # --- the files --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,96 @@
+"""`lifealign generate`: prompts in, answers out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lifealign.data.tasks import Message
+from support.cli import lifealign
+
+
+def test_generate_passes_its_options_on(memory, fake):
+    result = lifealign(
+        "generate", memory, "--prompt", "a", "--prompt", "b", "--as-of", "t", "--max-new-tokens", 9, "--json"
+    )
+    assert json.loads(result.stdout) == [{"prompt": "a", "answer": "<a>"}, {"prompt": "b", "answer": "<b>"}]
+    options = {"as_of": "t", "max_new_tokens": 9, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 16}
+    plain = {"weights": None, "route": False, "route_temperature": None}
+    assert fake.calls == [("generate", [(Message("user", "a"),), (Message("user", "b"),)], options | plain)]
+    assert lifealign("generate", memory, "--prompt", "a", "--prompt", "b").stdout == "<a>\n\n<b>\n"
+
+
+SYSTEM = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "wo? ä"}]
+
+
+def test_generate_answers_a_file_as_jsonl(memory, fake, tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    given = [{"prompt": "a", "id": 7}, {"messages": SYSTEM}, {"prompt": SYSTEM}]
+    file.write_text("\n".join(json.dumps(row) for row in given))
+    expected = [
+        {"prompt": "a", "answer": "<a>"},
+        {"messages": SYSTEM, "answer": "<wo? ä>"},
+        {"prompt": SYSTEM, "answer": "<wo? ä>"},
+    ]
+    printed = lifealign("generate", memory, "--prompts", file, "--batch-size", 2).stdout
+    assert [json.loads(line) for line in printed.splitlines()] == expected and "ä" in printed
+    _, turns, options = fake.calls[0]
+    assert options["batch_size"] == 2
+    assert turns[0] == (Message("user", "a"),)
+    assert turns[1] == turns[2] == (Message("system", "be brief"), Message("user", "wo? ä"))
+    assert json.loads(lifealign("generate", memory, "--prompts", file, "--json").stdout) == expected
+    out = tmp_path / "new" / "answers.jsonl"
+    result = lifealign("generate", memory, "--prompts", file, "--out", out)
+    assert result.stdout == f"written: 3 answers to {out}\n"
+    assert out.read_text(encoding="utf-8") == printed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no row; expected one prompt a row"),
+        (
+            '{"prompt": "a"}\n{"chosen": "b"}',
+            "row 2: expected exactly one of `prompt` and `messages`, got columns ['chosen']",
+        ),
+        ('{"prompt": "a", "messages": []}', "row 1: expected exactly one of `prompt` and `messages`"),
+        ('{"prompt": 3}', "row 1: prompt: prompt is neither a string nor a list of messages"),
+        ('{"prompt": " "}', "row 1: prompt must end with a user turn that is not empty"),
+        ('{"messages": []}', "row 1: messages must end with a user turn"),
+        ('{"messages": [{"role": "assistant", "content": "x"}]}', "row 1: messages must end with a user turn"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}', "row 1: messages: a message has a role other than"),
+        ('{"prompt": "\\ud800"}', "row 1: prompt is not valid Unicode (a lone surrogate)"),
+        ('{"prompt": ', "1: not valid JSON"),
+    ],
+)
+def test_prompts_that_cannot_be_answered(memory, fake, tmp_path, text, message):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(text)
+    result = lifealign("generate", memory, "--prompts", file)
+    assert result.exit_code == 2 and result.stdout == "" and fake.calls == []
+    assert f"{file}:" in result.stderr and message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("given", [(), ("--prompt", "a", "--prompts", "f.jsonl")])
+def test_generate_takes_prompts_from_one_place(memory, fake, given):
+    result = lifealign("generate", memory, *given)
+    assert result.exit_code == 2 and fake.calls == []
+    assert result.stderr == "lifealign: give either --prompt TEXT (repeats) or --prompts FILE\n"
+
+
+def test_generate_finds_out_first_where_it_may_not_write(memory, fake, tmp_path):
+    (tmp_path / "file").touch()
+    result = lifealign("generate", memory, "--prompt", "a", "--out", tmp_path / "file" / "answers.jsonl")
+    assert result.exit_code == 2 and "cannot be written" in result.stderr and fake.calls == []
+
+
+def test_generate_passes_weights_and_routing_on(memory, fake):
+    assert lifealign("generate", memory, "--prompt", "a", "--weight", "t=0", "--weight", "u=1.5").exit_code == 0
+    assert lifealign("generate", memory, "--prompt", "a", "--route", "--route-temperature", 0.2).exit_code == 0
+    given = [{k: call[2][k] for k in ("weights", "route", "route_temperature")} for call in fake.calls]
+    assert given == [
+        {"weights": {"t": 0.0, "u": 1.5}, "route": False, "route_temperature": None},
+        {"weights": None, "route": True, "route_temperature": 0.2},
+    ]

@@ -1,0 +1,104 @@
+"""`lifealign learn`: what it passes on to the memory, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+from lifealign.core.config import ModelConfig, RunConfig
+from support.cli import lifealign
+
+
+def test_learn_creates_a_memory_on_the_base_model(tmp_path, fake, rows):
+    path = tmp_path / "new"
+    result = lifealign(
+        "learn",
+        path,
+        rows,
+        "--name",
+        "tone",
+        "--base-model",
+        "smollm2-135m",
+        "--set",
+        "train.epochs=3",
+        "--set",
+        "seed=4",
+    )
+    assert result.exit_code == 0, result.stderr
+    (_, where, config), (_, task, settings) = fake.calls
+    assert where == path
+    assert (config.memory, config.model.name, config.train.epochs, config.seed) == (str(path), "smollm2-135m", 3, 4)
+    assert settings == ["train.epochs=3", "seed=4"]
+    assert task.name == "tone"
+    assert len(task.train) + len(task.test) == 10
+    assert task.test
+    assert "tone.accuracy: 75.00" in result.stdout
+
+
+def test_learn_into_an_existing_memory_needs_no_base_model(memory, fake, rows):
+    assert lifealign("learn", memory, rows, "--name", "tone").exit_code == 0
+    assert [call[0] for call in fake.calls] == ["learn"]
+
+
+def test_learn_uses_the_test_file(memory, fake, rows, tmp_path):
+    test = tmp_path / "test.jsonl"
+    test.write_text(json.dumps({"prompt": "other", "chosen": "yes", "rejected": "no"}))
+    assert lifealign("learn", memory, rows, "--name", "tone", "--test", test).exit_code == 0
+    ((_, task, _),) = fake.calls
+    assert [row.prompt[0].content for row in task.test] == ["other"]
+    assert len(task.train) == 10
+
+
+def test_learn_hands_on_what_the_task_asks_for(memory, fake, rows):
+    assert lifealign("learn", memory, rows, "--name", "tone", "--requirement", "Be kind.").exit_code == 0
+    assert fake.calls[0][1].requirement == "Be kind."
+    result = lifealign("learn", memory, rows, "--name", "tone", "--requirement", "  ")
+    assert result.exit_code == 2 and "task requirement: String should match pattern" in result.stderr
+
+
+def test_learn_without_memory_and_base_model_is_refused(tmp_path, fake, rows):
+    for path in (tmp_path / "none", tmp_path / "empty"):
+        result = lifealign("learn", path, rows, "--name", "tone")
+        assert result.exit_code == 2
+        assert f"{path}: there is no memory here; give --base-model" in result.stderr
+        (tmp_path / "empty").mkdir(exist_ok=True)
+    assert fake.calls == []
+
+
+def test_learn_with_another_base_model_is_refused(memory, fake, rows):
+    result = lifealign("learn", memory, rows, "--name", "tone", "--base-model", "gemma3-270m")
+    assert result.exit_code == 2
+    assert "base model is 'smollm2-135m', got --base-model 'gemma3-270m'" in result.stderr
+    assert fake.calls == []
+
+
+def test_learn_with_two_names_for_the_base_model_is_refused(tmp_path, fake, rows):
+    result = lifealign("learn", tmp_path / "m", rows, "--name", "a", "--base-model", "x", "--set", "model.name=y")
+    assert result.exit_code == 2
+    assert "'x' and --set model.name=y disagree" in result.stderr
+
+
+def test_a_local_base_model_may_be_named_in_two_ways(tmp_path, fake, rows, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "HEAD").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(model=ModelConfig(name=str(tmp_path / "model")))
+    monkeypatch.setattr(fake, "open", classmethod(lambda cls, path: cls(path, config)))
+    assert lifealign("learn", "memory", rows, "--name", "tone", "--base-model", "model").exit_code == 0
+
+
+def test_rows_that_cannot_be_used_leave_no_memory_behind(tmp_path, fake):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n')
+    result = lifealign("learn", tmp_path / "m", bad, "--name", "tone", "--base-model", "smollm2-135m")
+    assert result.exit_code == 2
+    assert "bad.jsonl" in result.stderr
+    assert fake.calls == []
+    assert not (tmp_path / "m").exists()
+
+
+def test_json_is_the_only_thing_on_stdout(memory, fake, rows):
+    result = lifealign("learn", memory, rows, "--name", "tone", "--json")
+    assert json.loads(result.stdout) == {"name": "tone"}
+    assert "a library that prints" in result.stderr
+    assert "working" in result.stderr

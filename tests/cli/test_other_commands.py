@@ -1,0 +1,90 @@
+"""The other commands pass their options on and print one document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from support.cli import lifealign
+
+
+def test_related_and_compose_pass_their_options_on(memory, fake):
+    result = lifealign("related", memory, "rows.jsonl", "--steps", 0, "--as-of", "t", "--recipe", "hc3", "--json")
+    assert json.loads(result.stdout) == {"what": "related", "overlap": None}
+    assert (
+        lifealign("compose", memory, "--weight", "a=-0.5", "--out", "there", "--space", "delta_w").stdout
+        == "composed\n"
+    )
+    assert lifealign("compose", memory, "--weight", "a=1", "--split", "validation", "--as-of", "t").exit_code == 0
+    assert fake.calls == [
+        ("related", "rows.jsonl", {"steps": 0, "recipe": "hc3", "as_of": "t"}),
+        ("compose", {"a": -0.5}, {"space": "delta_w", "out": Path("there"), "as_of": None, "split": "test"}),
+        ("compose", {"a": 1.0}, {"space": None, "out": None, "as_of": "t", "split": "validation"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to compose: give --weight TASK=WEIGHT"),
+        (("--weight", "tone"), "--weight 'tone': expected TASK=WEIGHT with a number"),
+        (("--weight", "tone=half"), "--weight 'tone=half': expected TASK=WEIGHT with a number"),
+        (("--weight", "a=1", "--weight", "a=2"), "--weight 'a=2': task 'a' has a weight already (1)"),
+        (("--weight", "a=1", "--split", "train"), "--split 'train': allowed: test, validation"),
+    ],
+)
+def test_weights_that_cannot_be_read(memory, fake, arguments, message):
+    result = lifealign("compose", memory, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert fake.calls == []
+
+
+def test_export_passes_its_options_on(memory, fake):
+    assert lifealign("export", memory, "--out", "there", "--merged", "--as-of", "t").exit_code == 0
+    assert lifealign("export", memory, "--out", "there").exit_code == 0
+    assert fake.calls == [("export", Path("there"), True, "t"), ("export", Path("there"), False, None)]
+
+
+def test_log_show_rollback(memory, fake):
+    assert lifealign("log", memory).stdout.splitlines() == [
+        "0001-tone   2030-01-01     2.50 MB",
+        "0002-old    2030-01-01     2.50 MB  (rolled back)",
+        "0002-style  2030-01-01     2.50 MB  <- now",
+    ]
+    assert [entry["head"] for entry in json.loads(lifealign("log", memory, "--json").stdout)] == [False, False, True]
+    assert "accuracy: null" in lifealign("show", memory, "tone").stdout
+    assert json.loads(lifealign("show", memory, "tone", "--json").stdout)["order"] == [1, 2]
+    assert "now at 0001-tone" in lifealign("rollback", memory, "tone").stdout
+    assert fake.calls == [("rollback", "tone")]
+
+
+def test_verify_names_every_problem(memory, fake):
+    assert lifealign("verify", memory).exit_code == 0
+    fake.problems = ["a: changed", "b: missing"]
+    result = lifealign("verify", memory, "--json")
+    assert result.exit_code == 2
+    assert result.stderr == "lifealign: a: changed\nlifealign: b: missing\n"
+    assert json.loads(result.stdout)["problems"] == ["a: changed", "b: missing"]
+
+
+def test_check_data_says_what_is_wrong_by_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "same", "rejected": "same"}\n'
+    )
+    result = lifealign("check-data", path)
+    assert result.exit_code == 0
+    assert "row 2" in result.stdout
+    report = json.loads(lifealign("check-data", path, "--json").stdout)["report"]
+    assert (report["read"], report["kept"]) == (2, 1)
+
+
+def test_check_data_without_a_usable_row_ends_with_2(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "chosen": "same", "rejected": "same"}\n')
+    result = lifealign("check-data", path)
+    assert result.exit_code == 2
+    assert result.stderr == f"lifealign: {path}: no usable row\n"

@@ -1,0 +1,129 @@
+"""The command line on a stand-in memory that records what it is asked."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from typer.testing import CliRunner
+
+from lifealign.cli.app import app
+from lifealign.core.config import ModelConfig, RunConfig
+from lifealign.core.errors import StoreError
+
+
+class Evaluation:
+    summary: ClassVar = {
+        "accuracy": {
+            "last": {"value": 80.0, "low": 75.0, "high": 85.0},
+            "bwt": {"value": -1.5},
+            "ap": {"value": math.nan},
+        }
+    }
+
+    def to_json(self):
+        return {"scores": {"accuracy": math.nan}}
+
+    def lines(self):
+        return ["accuracy 80.0"]
+
+
+class Result:
+    def __init__(self, what):
+        self.what = what
+
+    def to_json(self):
+        return {"what": self.what, "overlap": math.nan}
+
+    def lines(self):
+        return [self.what]
+
+
+class TaskResult:
+    name, directory, seconds, scores = "tone", "0001-tone", 2.5, {"tone.accuracy": 75.0}
+
+    def to_json(self):
+        return {"name": self.name}
+
+
+class FakeMemory:
+    """Records calls; `problems` and `failure` decide what it answers."""
+
+    calls: list[tuple]
+    failure: BaseException | None = None
+    problems: list[str]
+
+    def __init__(self, path, config=None):
+        self.path, self.config = path, config or RunConfig(model=ModelConfig(name="smollm2-135m"))
+
+    @classmethod
+    def create(cls, path, config):
+        cls.calls.append(("create", path, config))
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "HEAD").write_text("{}")
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path):
+        if cls.failure is not None:
+            raise cls.failure
+        if not (path / "HEAD").exists():
+            raise StoreError(f"{path}: no memory")
+        return cls(path)
+
+    def learn(self, task, *, settings=(), progress=None):
+        self.calls.append(("learn", task, settings))
+        print("a library that prints")
+        progress.say("working")
+        return TaskResult()
+
+    def evaluate(
+        self,
+        tasks=None,
+        *,
+        split="test",
+        as_of=None,
+        generations=None,
+        text_metrics=None,
+        guard_text=None,
+        guard_choices=None,
+        progress=None,
+    ):
+        self.calls.append(("evaluate", tasks, split, as_of, generations, text_metrics, guard_text, guard_choices))
+        return Evaluation()
+
+    def generate(self, prompts, **options):
+        options.pop("progress")
+        self.calls.append(("generate", prompts, options))
+        return [f"<{turns[-1].content}>" for turns in prompts]
+
+    def export(self, out, *, merged=False, as_of=None):
+        self.calls.append(("export", out, merged, as_of))
+        return out
+
+    def related(self, rows, **options):
+        self.calls.append(("related", rows, {k: v for k, v in options.items() if k != "progress"}))
+        return Result("related")
+
+    def compose(self, weights, **options):
+        self.calls.append(("compose", weights, {k: v for k, v in options.items() if k != "progress"}))
+        return Result("composed")
+
+    def log(self):
+        entry = {"directory": "0001-tone", "created": "2030-01-01", "bytes": 2_500_000, "head": False, "current": True}
+        head = {**entry, "directory": "0002-style", "head": True}
+        return [entry, {**entry, "directory": "0002-old", "current": False}, head]
+
+    def show(self, name):
+        return {"task": name, "scores": {"accuracy": math.nan}, "order": (1, 2)}
+
+    def verify(self):
+        return self.problems
+
+    def rollback(self, name):
+        self.calls.append(("rollback", name))
+        return f"0001-{name}"
+
+
+def lifealign(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
