@@ -49,16 +49,19 @@ def test_generate_answers_a_file_as_jsonl(memory, fake, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no row; expected one prompt a row"),
+        ("", "contains no rows; expected one prompt per row"),
         (
             '{"prompt": "a"}\n{"chosen": "b"}',
             "row 2: expected exactly one of `prompt` and `messages`, got columns ['chosen']",
         ),
         ('{"prompt": "a", "messages": []}', "row 1: expected exactly one of `prompt` and `messages`"),
         ('{"prompt": 3}', "row 1: prompt: prompt is neither a string nor a list of messages"),
-        ('{"prompt": " "}', "row 1: prompt must end with a user turn that is not empty"),
-        ('{"messages": []}', "row 1: messages must end with a user turn"),
-        ('{"messages": [{"role": "assistant", "content": "x"}]}', "row 1: messages must end with a user turn"),
+        ('{"prompt": " "}', "row 1: prompt must end with a non-empty user turn"),
+        ('{"messages": []}', "row 1: messages must end with a non-empty user turn"),
+        (
+            '{"messages": [{"role": "assistant", "content": "x"}]}',
+            "row 1: messages must end with a non-empty user turn",
+        ),
         ('{"messages": [{"role": "robot", "content": "x"}]}', "row 1: messages: a message has a role other than"),
         ('{"prompt": "\\ud800"}', "row 1: prompt is not valid Unicode (a lone surrogate)"),
         ('{"prompt": ', "1: not valid JSON"),

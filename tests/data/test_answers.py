@@ -68,15 +68,15 @@ GOOD = {"task": "t", "prompt": "Hi?", "answer": "Yes", "source": "s", "point": "
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"answer": None}, "no 'answer'"),
+        ({"answer": None}, "'answer' is missing; required: task, prompt, answer"),
         ({"refrence": "x"}, "unknown column 'refrence'"),
         ({"answer": 3}, "answer must be text, got 3"),
         ({"prompt": [{"role": "assistant", "content": "x"}]}, "must end with a user turn"),
         ({"stage": -1}, "stage must be a number of tasks"),
         ({"scores": {"pass_rate": "high"}}, "scores.pass_rate must be a number or null, got 'high'"),
         ({"scores": [1]}, "scores must be an object"),
-        ({"id": "0123456789abcdef"}, "id '0123456789abcdef' does not fit the content"),
-        ({}, "the same answer as row 1"),
+        ({"id": "0123456789abcdef"}, "id '0123456789abcdef' does not match the content"),
+        ({}, "same answer as row 1 (id "),
     ],
 )
 def test_mistakes_name_file_and_row(tmp_path: Path, change: dict[str, object], said: str) -> None:
@@ -93,8 +93,8 @@ def test_files_that_are_no_answers(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("answer")
     (tmp_path / "broken.parquet").write_text("PAR?")
     for name, said in [
-        ("a.csv", "files ending in .jsonl, .json, .parquet"),
-        ("empty.jsonl", "no answer in it"),
+        ("a.csv", "unknown extension '.csv'; allowed: .jsonl, .json, .parquet"),
+        ("empty.jsonl", "contains no answers; write some with"),
         ("broken.parquet", "not a readable parquet file"),
         ("none.parquet", "no such file"),
         ("none", "no such file"),
@@ -102,7 +102,7 @@ def test_files_that_are_no_answers(tmp_path: Path) -> None:
     ]:
         with pytest.raises(DataError, match=said):
             read_answers(tmp_path / name)
-    with pytest.raises(DataError, match=r"written as \.jsonl or \.parquet"):
+    with pytest.raises(DataError, match=r"unknown extension '\.txt'; answers are written as \.jsonl or \.parquet"):
         write_answers(tmp_path / "a.txt", [])
 
 

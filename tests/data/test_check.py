@@ -37,7 +37,7 @@ def test_check_data(tmp_path):
     for part in (
         "dropped 1 row: equal answers (row 5)",
         "20.0% of rows (row 1)",
-        "chosen one in 66.7% of rows",
+        "the chosen answer is the longer one in 66.7% of rows",
         "prompt also in the test rows: row 3",
     ):
         assert part in text

@@ -234,9 +234,9 @@ def test_small_counts_stay_balanced() -> None:
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"train_rows": 181}, r"data-json/train: 181 rows asked for; allowed are 0 to 180"),
-        ({"validation_rows": 61}, r"data-json/validation: 61 rows asked for; allowed are 0 to 60"),
-        ({"test_rows": -1}, r"data-json/test: -1 rows asked for; allowed are 0 to 60"),
+        ({"train_rows": 181}, r"data-json/train: 181 rows requested; allowed: 0 to 180"),
+        ({"validation_rows": 61}, r"data-json/validation: 61 rows requested; allowed: 0 to 60"),
+        ({"test_rows": -1}, r"data-json/test: -1 rows requested; allowed: 0 to 60"),
     ],
 )
 def test_counts_that_cannot_be_had_are_refused(counts: dict[str, int], message: str) -> None:

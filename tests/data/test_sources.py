@@ -68,7 +68,11 @@ def test_a_rewritten_file_is_read_anew(tmp_path):
             "bad.jsonl:3: not valid JSON",
         ),
         ("bad.json", '[\n{"prompt": "a"},\n{"prompt" "b"}\n]', "bad.json:3: not valid JSON"),
-        ("list.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}\n"text"\n', "list.jsonl:2: a row is an object"),
+        (
+            "list.jsonl",
+            '{"prompt": "a", "chosen": "b", "rejected": "c"}\n"text"\n',
+            "list.jsonl:2: a row must be an object",
+        ),
         ("rows.txt", "a", "unknown extension '.txt'; allowed: .json, .jsonl, .parquet, .csv"),
         ("bad.parquet", "no parquet", "not a readable parquet file"),
         ("empty.jsonl", "", "no usable row among 0"),
@@ -84,8 +88,8 @@ def test_a_rewritten_file_is_read_anew(tmp_path):
             "prompt,chosen,rejected\n" + "x" * 200_000 + ",a,b\n",
             "field.csv:2: not valid csv: field larger",
         ),
-        ("digits.jsonl", '{"prompt": ' + "1" * 5000 + "}", "digits.jsonl:1: JSON that cannot be read"),
-        ("deep.json", "[" * 100_000, "deep.json: JSON that cannot be read"),
+        ("digits.jsonl", '{"prompt": ' + "1" * 5000 + "}", "digits.jsonl:1: cannot parse JSON"),
+        ("deep.json", "[" * 100_000, "deep.json: cannot parse JSON"),
         (
             "role.jsonl",
             '{"prompt": [{"role": ["user"], "content": "a"}], "chosen": "b", "rejected": "c"}',
@@ -100,7 +104,7 @@ def test_a_rewritten_file_is_read_anew(tmp_path):
         (
             "hc3.jsonl",
             '{"question": "a", "human_answers": ["b"], "chatgpt_answers": ["c"]}',
-            "these columns fit recipe: hc3",
+            "these columns match recipe: hc3",
         ),
         (
             "unusable.jsonl",
@@ -131,7 +135,7 @@ def test_paths(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "a.jsonl", numbered(1))
     assert len(read("${LIFEALIGN_NOWHERE}/a.jsonl")[0]) == 1
     assert expand_path("~/a.json") == str(Path.home() / "a.json")
-    with pytest.raises(DataError, match="a file has only the split 'train'"):
+    with pytest.raises(DataError, match="unknown split 'test'; a file has only the split 'train'"):
         read(tmp_path / "a.jsonl", split="test")
     assert is_file_path("a.jsonl") and is_file_path("./a") and is_file_path("a/b/c") and is_file_path("/a")
     assert not is_file_path("owner/set-v1.5") and not is_file_path("owner/name")

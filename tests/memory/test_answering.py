@@ -114,4 +114,5 @@ def test_command(memory: Memory, tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*call, "--every-point"])
     assert refused.exit_code == 2 and "--at and --every-point" in refused.stderr
     refused = CliRunner().invoke(app, ["answers", str(memory.path), "--out", "a.txt"])
-    assert refused.exit_code == 2 and "written as .jsonl or .parquet, got '.txt'" in refused.stderr
+    assert refused.exit_code == 2
+    assert "unknown extension '.txt'; answers are written as .jsonl or .parquet" in refused.stderr

@@ -1,1 +1,1 @@
-"""Rows of any source become tasks; answers of a model; the embedded suite."""
+"""Preference rows from any source, the tasks made of them, answer records, and the embedded suite."""

@@ -1,8 +1,7 @@
-"""Answer records: who answered which prompt how, and when in a memory's life. As JSONL or Parquet; no torch.
+"""Answer records in JSONL or Parquet: prompt, answer, source, and point in a memory's life. Imports no torch.
 
-One record is what the judge scores, people rate and the transcript browser shows. Its ids depend on its content alone,
-so that judgements and ratings find their answer in any copy of the file, and an answer that was edited afterwards is
-seen.
+The judge scores these records, people rate them and the transcript browser shows them. Their ids depend on the content
+alone, so judgements and ratings match their answer in any copy of the file, and a later edit of the answer is detected.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from lifealign.data.sources import Record, read_file
 from lifealign.data.tasks import Message
 
 BASE = "base"
-"""Point of the answers before any task was learnt."""
+"""Point of the answers given before the first task."""
 EXTENSIONS = (".jsonl", ".json", ".parquet")
 REQUIRED = ("task", "prompt", "answer", "source", "point")
 OPTIONAL = ("id", "item", "stage", "reference", "rejected", "scores", "gold")
 ID_DIGITS = 16
-"""Hex digits of an id: 64 bits, so that two of a million answers share one with a chance below 1e-7."""
+"""Hex digits of an id: 64 bits, so the chance that any two of a million answers share an id is below 1e-7."""
 
 
 @dataclass(frozen=True)
 class AnswerRecord:
-    """One answer; made by `AnswerRecord.of`, which computes the ids.
+    """One answer; create it with `AnswerRecord.of`, which computes the ids.
 
     Attributes:
         id: of the answer, 16 hex digits of the SHA-256 of (task, prompt, source, point, answer).
@@ -41,10 +40,10 @@ class AnswerRecord:
         prompt: the whole conversation; its last turn is the user's.
         answer: text.
         source: who answered, e.g. the name of a method or of a memory.
-        point: the task that was learnt last when this was answered; `BASE` before any.
+        point: the last task learnt before this answer; `BASE` before any.
         stage: number of tasks learnt at that point, from 0.
-        reference: the preferred answer of the held-out row; None: there is none.
-        rejected: the other answer of that row.
+        reference: the preferred answer of the held-out row, if any.
+        rejected: the other answer of that row, if any.
         scores: metric -> value of this answer, rates from 0 to 1; None: not measured.
         gold: set on items whose rating is known beforehand.
     """
@@ -77,7 +76,7 @@ class AnswerRecord:
         scores: Mapping[str, float | None] | None = None,
         gold: str | None = None,
     ) -> AnswerRecord:
-        """A record with its ids; the fields are those of the class."""
+        """Build a record and compute its ids; the arguments are the fields of the class."""
         turns = [[m.role, m.content] for m in prompt]
         return cls(
             digest(task, turns, source, point, answer),
@@ -116,26 +115,26 @@ def _number(value: float | None) -> float | None:
 
 
 def read_answers(path: str | Path) -> list[AnswerRecord]:
-    """Records of a jsonl, json or parquet file, in order. `id` and `item` may be left out; they are checked if given.
+    """Read the records of a jsonl, json or parquet file, in order; `id` and `item` are optional and checked if given.
 
     Raises:
-        DataError: no such file, no row, a row that is no answer, an id that does not fit the content, or one answer
-            twice; names the file and the row.
+        DataError: the file is missing or empty, a row is not an answer, an id does not match the content, or an
+            answer is repeated; names the file and the row.
     """
     extension = Path(path).suffix.lower()
     if not Path(path).exists():
         raise DataError(f"{path}: no such file")
     if extension not in EXTENSIONS:
-        raise DataError(f"{path}: answers are read from files ending in {', '.join(EXTENSIONS)}, got {extension!r}")
+        raise DataError(f"{path}: unknown extension {extension!r}; allowed: {', '.join(EXTENSIONS)}")
     rows = _read_parquet(Path(path)) if extension == ".parquet" else read_file(str(path))
     if not rows:
-        raise DataError(f"{path}: no answer in it; write some with `lifealign answers MEMORY --out {path}`")
+        raise DataError(f"{path}: contains no answers; write some with `lifealign answers MEMORY --out {path}`")
     records = []
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         record = _record(row, f"{path}: row {number}")
         if record.id in seen:
-            raise DataError(f"{path}: row {number}: the same answer as row {seen[record.id]} (id {record.id})")
+            raise DataError(f"{path}: row {number}: same answer as row {seen[record.id]} (id {record.id}); remove one")
         seen[record.id] = number
         records.append(record)
     return records
@@ -144,7 +143,7 @@ def read_answers(path: str | Path) -> list[AnswerRecord]:
 def _record(row: Record, where: str) -> AnswerRecord:
     if missing := [name for name in REQUIRED if row.get(name) is None]:
         raise DataError(
-            f"{where}: no {missing[0]!r}; an answer has {', '.join(REQUIRED)}, got {', '.join(sorted(row))}"
+            f"{where}: {missing[0]!r} is missing; required: {', '.join(REQUIRED)}; got {', '.join(sorted(row))}"
         )
     if unknown := sorted(set(row) - {*REQUIRED, *OPTIONAL}):
         raise DataError(f"{where}: unknown column {unknown[0]!r}; allowed: {', '.join((*REQUIRED, *OPTIONAL))}")
@@ -162,8 +161,8 @@ def _record(row: Record, where: str) -> AnswerRecord:
     for name in ("id", "item"):
         if row.get(name) not in (None, getattr(record, name)):
             raise DataError(
-                f"{where}: {name} {row[name]!r} does not fit the content, which has {getattr(record, name)}; "
-                "an edited answer is another answer: leave its id and item out"
+                f"{where}: {name} {row[name]!r} does not match the content, which gives {getattr(record, name)}; "
+                "if you edited the row, remove its id and item"
             )
     return record
 
@@ -228,10 +227,10 @@ def _read_parquet(path: Path) -> list[Record]:
 
 
 def write_answers(path: str | Path, records: Iterable[AnswerRecord]) -> None:
-    """Write records as jsonl or parquet, by the file's ending; the file is replaced as a whole.
+    """Write records as jsonl or parquet, depending on the extension; an existing file is replaced as a whole.
 
     Raises:
-        DataError: another ending.
+        DataError: the extension is neither .jsonl nor .parquet.
         StoreError: the operating system refused a write.
     """
     target = Path(path)
@@ -247,13 +246,13 @@ def write_answers(path: str | Path, records: Iterable[AnswerRecord]) -> None:
 
 
 def check_extension(path: Path) -> None:
-    """Refuse a file that answers cannot be written to, before they are made.
+    """Check that answers can be written to a file of this name, before any are generated.
 
     Raises:
-        DataError: neither jsonl nor parquet.
+        DataError: the extension is neither .jsonl nor .parquet.
     """
     if path.suffix.lower() not in (".jsonl", ".parquet"):
-        raise DataError(f"{path}: answers are written as .jsonl or .parquet, got {path.suffix!r}")
+        raise DataError(f"{path}: unknown extension {path.suffix!r}; answers are written as .jsonl or .parquet")
 
 
 def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -264,7 +263,7 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     kinds = {
         "prompt": pyarrow.list_(pyarrow.struct([("role", text), ("content", text)])),
         "stage": pyarrow.int64(),
-        # Which metrics there are differs from task to task, so a struct would not do.
+        # Metrics differ from task to task, so a struct cannot hold them.
         "scores": pyarrow.map_(text, pyarrow.float64()),
     }
     names = AnswerRecord.__dataclass_fields__

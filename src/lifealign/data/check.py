@@ -1,4 +1,4 @@
-"""`lifealign check-data`: what is wrong with a file of preference rows, by row number."""
+"""`lifealign check-data`: report the faults of a file of preference rows, by row number."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class DataCheck:
         formats: format name -> rows that had it.
         lengths: `prompt` (all turns), `chosen`, `rejected` -> lengths of the kept rows; empty if none was kept.
         one_sided_prefix: rows in which exactly one answer began with "Assistant: ".
-        one_sided_prefix_share: the same as a share of the rows read, 0..1.
-        longer_chosen: share of the kept rows with answers of different lengths in which the chosen one is longer, 0..1;
-            None if there is no such row. Far from 0.5, a model can pass by length alone.
-        repeated_prompts: kept rows whose prompt stands in an earlier kept row.
-        prompts_on_both_sides: kept rows whose prompt also stands in the test source; None without one.
-        test: what was dropped and repaired in the test source; None without one.
+        one_sided_prefix_share: their share of the rows read, 0..1.
+        longer_chosen: of the kept rows whose answers differ in length, the share with the longer answer chosen, 0..1;
+            None if there are no such rows. Far from 0.5, a model can score well by length alone.
+        repeated_prompts: kept rows whose prompt is also in an earlier kept row.
+        prompts_on_both_sides: kept rows whose prompt is also in the test source; None without a test source.
+        test: report of the test source; None without one.
     """
 
     report: DataReport
@@ -66,7 +66,7 @@ class DataCheck:
         }
 
     def lines(self) -> list[str]:
-        """For people; long lists of row numbers are shortened."""
+        """The check as lines of text; long lists of row numbers are shortened."""
         lines = self.report.lines()
         lines += [f"format: {name} ({count} of {self.report.read} rows)" for name, count in self.formats.items()]
         lines += [
@@ -78,10 +78,10 @@ class DataCheck:
             lines.append(f"'Assistant: ' prefix on one answer only: {share:.1%} of rows ({numbers})")
         if self.longer_chosen is not None:
             lines.append(
-                f"the longer answer is the chosen one in {self.longer_chosen:.1%} of rows (50% gives nothing away)"
+                f"the chosen answer is the longer one in {self.longer_chosen:.1%} of rows (50%: length is no clue)"
             )
         if self.repeated_prompts:
-            lines.append(f"prompt already in an earlier row: {shorten_numbers(self.repeated_prompts)}")
+            lines.append(f"prompt also in an earlier row: {shorten_numbers(self.repeated_prompts)}")
         if self.prompts_on_both_sides is not None:
             numbers = shorten_numbers(self.prompts_on_both_sides) if self.prompts_on_both_sides else "none"
             lines.append(f"prompt also in the test rows: {numbers}")
@@ -94,17 +94,17 @@ def check_data(
     test: str | PathLike[str] | None = None,
     seed: int = 0,
 ) -> DataCheck:
-    """Read rows as `learn` would, and say all that was found; no usable row is no error here.
+    """Read rows as `learn` would and report everything found; a file without usable rows is not an error.
 
     Args:
         path: file or hub data set id.
-        recipe: of `suites.paper`, for upstream columns.
-        test: file of held-out rows, to look for prompts on both sides.
-        seed: for recipes that choose among several answers.
+        recipe: name of a recipe for upstream columns.
+        test: file of held-out rows, to find prompts that are in both.
+        seed: for recipes that choose one of several answers.
 
     Raises:
         ConfigError: unknown recipe.
-        DataError: the source cannot be read or has wrong columns.
+        DataError: the source cannot be read or has the wrong columns.
     """
     from lifealign.core.config import SourceConfig
 

@@ -1,4 +1,4 @@
-"""Records become rows: column formats, validation and cleaning, every drop and repair counted with its row number."""
+"""Turn records into rows: parse, validate and clean; every drop and repair is counted with its row number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PREFIX_STRIPPED = "'Assistant: ' prefix stripped"
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What `clean` made of the records of one source.
+    """The result of `clean` for the records of one source.
 
     Attributes:
         rows: the usable rows, in order.
@@ -47,11 +47,11 @@ def read_rows(source: SourceConfig, seed: int = 0) -> Cleaned:
 
     Args:
         source: a file (``~`` and ``${NAME}`` in its path are replaced) or a hub data set id.
-        seed: for recipes that choose among several answers.
+        seed: for recipes that choose one of several answers.
 
     Raises:
         ConfigError: unknown recipe.
-        DataError: the source cannot be read, has wrong columns, or holds no usable row (lists why).
+        DataError: the source cannot be read, has the wrong columns, or has no usable row (lists the reasons).
     """
     found = read_source(source, seed)
     require_rows(found.report)
@@ -59,14 +59,14 @@ def read_rows(source: SourceConfig, seed: int = 0) -> Cleaned:
 
 
 def read_source(source: SourceConfig, seed: int = 0) -> Cleaned:
-    """Like `read_rows`, with all that was found; no usable row is no error here."""
+    """Like `read_rows`, but a source without usable rows is not an error."""
     from lifealign.data.recipes import find_recipe
 
     recipe = find_recipe(source.recipe) if source.recipe else None
     path = expand_path(source.path)
     if is_file_path(path):
         if source.split != "train":
-            raise DataError(f"{path}: a file has only the split 'train', got split {source.split!r}")
+            raise DataError(f"{path}: unknown split {source.split!r}; a file has only the split 'train'")
         records: Sequence[Record] = read_file(path)
     else:
         hub = recipe.hub if recipe is not None and recipe.hub.id == path else None
@@ -81,23 +81,23 @@ def read_source(source: SourceConfig, seed: int = 0) -> Cleaned:
 
 
 def require_rows(report: DataReport) -> None:
-    """Raise a `DataError` that lists why rows were dropped if none is left."""
+    """Raise a `DataError` with the reasons of all drops if no row is left."""
     if report.kept == 0:
         reasons = "".join(f"\n  {line}" for line in report.lines()[1:])
         raise DataError(f"{report.source}: no usable row among {report.read}{':' if reasons else ''}{reasons}")
 
 
 def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, seed: int = 0) -> Cleaned:
-    """Turn records into rows; see `formats` for what is understood.
+    """Turn records into rows; `formats` lists the accepted columns.
 
     Args:
         records: as read, in order; record i has row number i + 1.
         source: file or hub id, for messages.
-        recipe: maps upstream columns of a public set, None for the formats of `formats`.
-        seed: for recipes that choose among several answers; the choice for a row depends on its content only.
+        recipe: maps the upstream columns of a public set; None for the formats of `formats`.
+        seed: for recipes that choose one of several answers; the choice depends only on it and the row.
 
     Raises:
-        DataError: the columns fit no format.
+        DataError: the columns match no format.
     """
     found_columns = columns_of(records)
     if records and not (recipe is None and any(_known_outside(record) for record in records)):
@@ -145,18 +145,18 @@ def _check_columns(found: Sequence[str], source: str, recipe: Recipe | None) -> 
 
     if {"chosen", "rejected"} <= set(found) or (recipe is not None and recipe.reads(found)):
         return
-    needed = "prompt (or query), chosen, rejected; or chosen and rejected that hold the prompt"
+    needed = "prompt (or query), chosen, rejected; or chosen and rejected that both begin with the prompt"
     if recipe is not None:
         needed += f"; or, for recipe {recipe.name}, {recipe.upstream}"
     fitting = [r.name for r in RECIPES.values() if recipe is None and r.reads(found)]
-    hint = f"; these columns fit recipe: {', '.join(fitting)}" if fitting else ""
+    hint = f"; these columns match recipe: {', '.join(fitting)}" if fitting else ""
     raise DataError(f"{source}: wrong columns: found {', '.join(found) or 'none'}; needed {needed}{hint}")
 
 
 def _known_outside(record: Record) -> bool:
     try:
         return read_outside(record) is not None
-    except UnusableRowError:  # known, and left out
+    except UnusableRowError:  # a format knows the record and rejects it
         return True
 
 
@@ -171,7 +171,7 @@ def _triple(record: Record, recipe: Recipe | None, seed: int) -> Triple:
 
 
 def _finish(parsed: Parsed, source: str) -> tuple[Row, tuple[str, ...]]:
-    """Strip the answers' prefixes and check everything. The answers come first: most sets' faults lie there."""
+    """Strip the answers' prefixes and check everything, answers first: most faults are there."""
     repairs = parsed.repairs
     answers = []
     for side, answer in (("chosen", parsed.chosen), ("rejected", parsed.rejected)):

@@ -1,4 +1,4 @@
-"""Column formats: one record's prompt and answers become conversation turns and two answer texts.
+"""Column formats: turn a record's prompt and answers into conversation turns and two answer texts.
 
 Formats (a file may mix them):
 
@@ -25,14 +25,15 @@ TURNS_JOINED = "consecutive turns of one role joined"
 
 
 class UnusableRowError(Exception):
-    """Why one row is left out; caught by `clean` and counted, so a user never sees it raised."""
+    """The reason why a row is left out; `clean` catches and counts it, so it never reaches the user."""
 
 
 @dataclass(frozen=True)
 class Triple:
-    """One record's prompt and answers as they were found: strings, lists of messages, or None where absent.
+    """One record's prompt and answers as found: strings, lists of messages, or None if absent.
 
-    `no_prompt_column`: nothing of the file's has a prompt, so that it is in the answers; else a prompt that is absent is missing.
+    `no_prompt_column`: the file has no prompt column, so the prompt is taken from the start of the answers; otherwise
+    a row without a prompt is left out.
     """
 
     prompt: Any
@@ -54,7 +55,7 @@ class Parsed:
 
 
 RowFormat = Callable[[Mapping[str, Any]], "Triple | Parsed | None"]
-"""One record -> its prompt and answers; None where the record has another form."""
+"""One record -> its prompt and answers; None if the record has another format."""
 
 
 def _check_format(value: Any) -> str | None:
@@ -65,17 +66,17 @@ FORMATS: Registry[RowFormat] = Registry("format", "lifealign.formats", check=_ch
 
 
 def register_format(name: str, function: Any = None) -> Any:
-    """Read records of a form of your own; a decorator where `function` is left out.
+    """Register your own row format; without `function`, returns a decorator.
 
-    Formats from outside are asked first, in the order of their names; the first that does not return None is used.
+    Registered formats are tried before the built-in one, in order of name; the first that does not return None is used.
 
     Args:
         name: lower-case letters, digits, - and _.
-        function: record -> `Triple` or `Parsed`; None where the record has another form. It may raise `UnusableRowError`
+        function: record -> `Triple` or `Parsed`; None if the record has another format. It may raise `UnusableRowError`
             with the reason why a row is left out.
 
     Raises:
-        ConfigError: the name is taken or badly written, or `function` is no function.
+        ConfigError: the name is taken or invalid, or `function` is not callable.
     """
     if function is None:
         return lambda function: register_format(name, function)
@@ -92,7 +93,7 @@ FORMATS.built_in({"columns": columns})
 
 
 def read_outside(record: Mapping[str, Any]) -> Triple | Parsed | None:
-    """What the first format from outside that knows this record makes of it; None: no format from outside does."""
+    """Read a record with the first registered format that knows it; None if none does."""
     for name in sorted(FORMATS.outside()):
         if (found := FORMATS[name](record)) is not None:
             return found
@@ -103,7 +104,7 @@ def parse(triple: Triple) -> Parsed:
     """Recognise the format of one record.
 
     Raises:
-        UnusableRowError: with the reason.
+        UnusableRowError: the row cannot be used; gives the reason.
     """
     chosen, rejected = triple.chosen, triple.rejected
     for side, value in (("chosen", chosen), ("rejected", rejected)):
@@ -141,7 +142,7 @@ def _parse_strings(triple: Triple, chosen: str, rejected: str) -> Parsed:
 
 
 def _shared_words(one: str, other: str) -> str:
-    """What both texts begin with, up to the last white space of it: a word that goes on differently is no part of it."""
+    """The common beginning of two texts, cut back to whole words."""
     differs = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     shared = one[: next(differs, min(len(one), len(other)))]
     ends = all(len(text) == len(shared) or text[len(shared)].isspace() for text in (one, other))
@@ -149,7 +150,7 @@ def _shared_words(one: str, other: str) -> str:
 
 
 def _parse_messages(prompt: Any, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Parsed:
-    # A string prompt beside whole conversations repeats one of their turns: the conversations say more.
+    # A string prompt beside whole conversations only repeats one of their turns, so it is ignored.
     whole = len(chosen) > 1 or len(rejected) > 1
     repairs: tuple[str, ...] = ()
     if prompt is None or prompt == "" or prompt == [] or (whole and isinstance(prompt, str)):
@@ -172,10 +173,10 @@ def _parse_messages(prompt: Any, chosen: tuple[Message, ...], rejected: tuple[Me
 
 
 def parse_prompt(prompt: Any) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-    """Turns of a prompt that is a string or a list of messages, and what was repaired.
+    """Turns of a prompt (a string or a list of messages), and the repairs made.
 
     Raises:
-        UnusableRowError: with the reason.
+        UnusableRowError: the prompt cannot be used; gives the reason.
     """
     if isinstance(prompt, list):
         return _messages(prompt), ()
@@ -204,7 +205,7 @@ def _messages(value: Sequence[Any]) -> tuple[Message, ...]:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """Turns of a "Human: / Assistant:" text; `joined` tells whether neighbours of one role had to be joined."""
+    """Turns of a "Human: / Assistant:" text; `joined`: whether consecutive turns of one role were joined."""
 
     turns: tuple[Message, ...]
     joined: bool
@@ -213,8 +214,8 @@ class Dialogue:
 def parse_dialogue(text: str) -> Dialogue | None:
     """Turns of a text that starts with "Human:"; None for any other text.
 
-    Upstream hh-rlhf separates turns by an empty line, the paper's resplit by a line break. Neighbours of one role are
-    joined by a line break, since chat templates want roles to alternate.
+    Upstream hh-rlhf separates turns with an empty line, the paper's resplit with a line break. Consecutive turns of one
+    role are joined with a line break, because chat templates require alternating roles.
     """
     text = text.strip()
     if not text.startswith("Human:"):

@@ -1,4 +1,4 @@
-"""From a configuration, a file or rows at hand to tasks."""
+"""Load tasks from a configuration, a file or a list of rows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from lifealign.data.tasks import Row, Task, TaskStream
 def load_task(config: TaskConfig, seed: int) -> Task:
     """Read, clean and split the rows of one task.
 
-    Rows of one prompt never stand on both sides of train and a held-out split: training rows whose prompt is in the
-    test set are dropped (counted), and splits taken from train take all rows of a prompt. Prompts are compared without
-    regard to case and white space.
+    No prompt is in both train and a held-out split: training rows whose prompt is in the test set are dropped and
+    counted, and a split taken from train takes all rows of a prompt. Comparing prompts ignores case and white space.
 
     Args:
         config: sources and sizes.
-        seed: with the task's name, the only input of every draw; each split stands in the order it was drawn.
+        seed: with the task's name, the only input of every draw; each split keeps the order in which it was drawn.
 
     Raises:
         ConfigError: unknown recipe.
@@ -61,11 +60,11 @@ def load_rows(
     recipe: str | None = None,
     seed: int = 0,
 ) -> Cleaned:
-    """Usable rows of a file (or hub data set id), or of rows at hand (named `label` in messages).
+    """Usable rows of a file (or hub data set id), or of a list of rows (called `label` in messages).
 
     Raises:
-        ConfigError: an unknown recipe.
-        DataError: rows that cannot be used; or none is left (lists why).
+        ConfigError: unknown recipe.
+        DataError: the rows cannot be used, or none is left (lists the reasons).
     """
     if isinstance(rows, str | PathLike):
         found = read_source(SourceConfig(path=fspath(rows), recipe=recipe), seed)
@@ -88,23 +87,23 @@ def task_from_rows(
     test_rows: int | None = None,
     requirement: str | None = None,
 ) -> Task:
-    """One task from a file (or hub data set id), or from rows at hand.
+    """Build a task from a file (or hub data set id), or from a list of rows.
 
     Args:
         name: of the task; letters, digits, ``-`` and ``_``.
         rows: path, or rows (`Row`, or mappings in one of the formats of `lifealign.data.formats`).
-        test: likewise for the held-out rows; None takes them from `rows` with the seed.
-        recipe: of `suites.paper`, for upstream columns.
-        seed: of all draws.
-        train_rows: at most so many training rows; None: all.
-        validation_rows: rows taken from `rows` for validation.
-        test_rows: at most so many test rows; None: all of `test`, or, where `test` is None, a fifth of the rows but
-            at most 40.
-        requirement: what the task asks for, in words; None: its name, hyphens as spaces, where a strategy reads it.
+        test: held-out rows, given in the same way; None takes them from `rows` with the seed.
+        recipe: name of a recipe for upstream columns.
+        seed: for all draws.
+        train_rows: maximum number of training rows; None: all.
+        validation_rows: number of validation rows, taken from `rows`.
+        test_rows: maximum number of test rows; None: all of `test`, or, without `test`, a fifth of the rows but at
+            most 40.
+        requirement: what the task asks for, in words; None: the name with hyphens as spaces, if a strategy needs it.
 
     Raises:
-        ConfigError: a name or size out of range, an unknown recipe.
-        DataError: rows that cannot be used, or too few of them.
+        ConfigError: invalid name or size, or unknown recipe.
+        DataError: the rows cannot be used, or there are too few.
     """
     from pydantic import ValidationError
 

@@ -1,4 +1,4 @@
-"""Prompts to answer, from a file: one row each, with `prompt` (text, or messages) or `messages`; no torch."""
+"""Read prompts to answer from a file: one per row, as `prompt` (text or messages) or `messages`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Prompt:
 
     Attributes:
         turns: the conversation; the last turn is the user's.
-        given: the column and value that it was read from, for the line that is written with the answer.
+        given: the column and value it was read from, copied to the output beside the answer.
     """
 
     turns: tuple[Message, ...]
@@ -31,28 +31,30 @@ class Prompt:
         """One user turn.
 
         Raises:
-            DataError: bytes that are no Unicode, as a shell may hand on.
+            DataError: the text is not valid Unicode; a shell may pass on such bytes.
         """
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise DataError(f"the prompt {text!r} is not valid Unicode") from None
+            raise DataError(f"prompt {text!r} is not valid Unicode") from None
         return cls((Message("user", text),), ("prompt", text))
 
     def with_answer(self, answer: str) -> dict[str, Any]:
-        """The prompt as it was given, and its answer."""
+        """The prompt as given, with its answer."""
         return {self.given[0]: self.given[1], "answer": answer}
 
 
 def read_prompts(path: str) -> list[Prompt]:
-    """Prompts of a json, jsonl, parquet or csv file, in order; other columns are not read.
+    """Read the prompts of a json, jsonl, parquet or csv file, in order; other columns are ignored.
 
     Raises:
-        DataError: nothing to answer, or a row without a usable prompt; names the file and the row.
+        DataError: the file has no rows, or a row has no usable prompt; names the file and the row.
     """
     records = read_file(path)
     if not records:
-        raise DataError(f"{path}: no row; expected one prompt a row, such as {{'prompt': 'Where is my parcel?'}}")
+        raise DataError(
+            f"{path}: contains no rows; expected one prompt per row, e.g. {{'prompt': 'Where is my parcel?'}}"
+        )
     return [_prompt(record, f"{path}: row {number}") for number, record in enumerate(records, 1)]
 
 
@@ -66,7 +68,7 @@ def _prompt(record: Record, where: str) -> Prompt:
     except UnusableRowError as reason:
         raise DataError(f"{where}: {found[0]}: {reason}") from None
     if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
-        raise DataError(f"{where}: {found[0]} must end with a user turn that is not empty")
+        raise DataError(f"{where}: {found[0]} must end with a non-empty user turn")
     try:
         "".join(m.content for m in turns).encode("utf-8")
     except UnicodeEncodeError:

@@ -1,9 +1,9 @@
-"""Recipes for the paper's six public sets: upstream columns, or the paper's own resplit, become preference triples.
+"""Recipes for the paper's six public sets: turn upstream columns, or the paper's resplit, into preference triples.
 
-Each recipe reads two shapes. Upstream: the columns of the set on the hub, as stated in the function that maps them
-(from the data cards; a set that changes its columns is refused by `rows.clean`, which says what was found).
-Resplit: the columns query, chosen, rejected of the paper's code, whose faults `repair` mends. The faults that any set
-may have (empty or equal answers, "Assistant: " prefixes, dialogues in strings, duplicates) are mended by `rows.clean`.
+Each recipe reads two forms. Upstream: the columns of the set on the hub, listed in the function that maps them (from
+the data cards; if a set changes its columns, `cleaning.clean` raises an error that lists those found). Resplit: the
+columns query, chosen, rejected of the paper's code, whose faults `repair` fixes. `cleaning.clean` handles the faults
+that any set may have: empty or equal answers, "Assistant: " prefixes, dialogues in strings, duplicates.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ JOINER = "; "
 
 @dataclass(frozen=True)
 class Hub:
-    """Where a set lies on the hub.
+    """The location of a set on the hub.
 
     Attributes:
         id: ``owner/name``.
@@ -51,15 +51,15 @@ def _unchanged(triple: Triple, rng: random.Random) -> Triple:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one public set becomes triples.
+    """Rules that turn one public set into triples.
 
     Attributes:
-        name: what `SourceConfig.recipe` says.
-        hub: used where `SourceConfig.path` is `hub.id`.
-        columns: upstream column sets, any of which `from_upstream` reads; empty if upstream is one of those of
-            `formats` already.
+        name: value of `SourceConfig.recipe`.
+        hub: used if `SourceConfig.path` is `hub.id`.
+        columns: upstream column sets, any of which `from_upstream` reads; empty if upstream already has one of the
+            `formats`.
         from_upstream: maps one upstream record; the generator is seeded by seed and content.
-        repair: mends one record of the resplit.
+        repair: fixes one record of the resplit.
     """
 
     name: str
@@ -79,10 +79,10 @@ class Recipe:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of this name.
 
     Raises:
-        ConfigError: there is none; names the nearest.
+        ConfigError: unknown name; suggests the nearest one.
     """
     if name not in RECIPES:
         close = difflib.get_close_matches(name, list(RECIPES), n=1, cutoff=0.4)
@@ -100,7 +100,7 @@ TOKENISED = re.compile(r" [?.,!](?: |$)|\w n't\b", re.MULTILINE)
 def hc3(record: Record, rng: random.Random) -> Triple:
     """Hello-SimpleAI/HC3, configuration `all`: question, human_answers, chatgpt_answers (both lists of strings).
 
-    The human answer is preferred, as in the paper. The first answer of each list that is not empty is taken.
+    The human answer is preferred, as in the paper. The first non-empty answer of each list is taken.
     """
     triple = Triple(
         record["question"],
@@ -111,7 +111,7 @@ def hc3(record: Record, rng: random.Random) -> Triple:
 
 
 def repair_hc3(triple: Triple, rng: random.Random) -> Triple:
-    """Join tokenised text. Both sides go through the same rule, so that the rule itself gives no side away."""
+    """Join tokenised text, by the same rule on both sides, so that the rule does not reveal the preferred one."""
     chosen, rejected = _detokenise_if_needed(triple.chosen), _detokenise_if_needed(triple.rejected)
     changed = (chosen, rejected) != (triple.chosen, triple.rejected)
     repairs = (*triple.repairs, DETOKENISED) if changed else triple.repairs
@@ -133,7 +133,7 @@ def detokenise(text: str) -> str:
 
 
 def _close_quotes(line: str) -> str:
-    """Pull double quotes to what they enclose; a line with an odd number of them is left alone."""
+    """Remove spaces just inside double quotes; a line with an odd number of quotes is left unchanged."""
     parts = line.split('"')
     if len(parts) % 2 == 0:
         return line
@@ -153,9 +153,9 @@ def _first(answers: Any, reason: str) -> str:
 def safe_rlhf(record: Record, rng: random.Random) -> Triple:
     """PKU-Alignment/PKU-SafeRLHF: prompt, response_0/1, is_response_0/1_safe, better_response_id, safer_response_id.
 
-    "Helpful under a safety constraint": where one answer is safe it is preferred; where both are, the more helpful one
-    (`better_response_id`). Where none is, the row is left out: there is nothing to prefer under the constraint. How
-    the paper itself chose its rows is not stated.
+    "Helpful under a safety constraint": if one answer is safe, it is preferred; if both are, the more helpful one is
+    (`better_response_id`). If neither is, the row is left out, as the constraint allows no preference. The paper does
+    not state how it chose its rows.
     """
     answers = (record["response_0"], record["response_1"])
     safe = (record["is_response_0_safe"], record["is_response_1_safe"])
@@ -195,7 +195,7 @@ def truthfulqa(record: Record, rng: random.Random) -> Triple:
 
 
 def repair_truthfulqa(triple: Triple, rng: random.Random) -> Triple:
-    """Take one of the wrong answers that `rejected` joins by "; ": the joined text is nearly always the longer one."""
+    """Take one of the wrong answers joined by "; " in `rejected`: the joined text is nearly always the longer one."""
     if not isinstance(triple.rejected, str):
         return triple
     return _with_one_wrong(triple, triple.rejected.split(JOINER), rng)
@@ -215,7 +215,7 @@ def _with_one_wrong(triple: Triple, wrong: Sequence[Any], rng: random.Random) ->
 RECIPES: Mapping[str, Recipe] = {
     # Upstream columns: chosen and rejected, whole conversations as lists of {content, role}; the ratings are not used.
     "capybara": Recipe("capybara", Hub("argilla/Capybara-Preferences")),
-    # The main branch holds a loading script, which `datasets` 4 and later refuse; the hub's own conversion does not.
+    # The main branch has a loading script, which `datasets` 4 and later refuse; the hub's parquet conversion has none.
     "hc3": Recipe(
         "hc3",
         Hub("Hello-SimpleAI/HC3", revision="refs/convert/parquet", data_dir="all"),

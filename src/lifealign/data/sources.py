@@ -1,7 +1,7 @@
-"""Where rows come from: a json, jsonl, parquet or csv file, or a hub data set, read into plain records.
+"""Read plain records from a json, jsonl, parquet or csv file, or from a hub data set.
 
-json, jsonl and csv go through Python's own parsers: `datasets` guesses types (a column of dates becomes timestamps, "007" a
-number, so that the text a user wrote is lost) and names no line for a mistake. parquet and the hub carry their types with them.
+json, jsonl and csv go through Python's own parsers, because `datasets` guesses types (dates become timestamps, "007" a
+number, so the original text is lost) and reports errors without a line number. parquet and the hub store their types.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def expand_path(path: str) -> str:
 
 
 def is_file_path(path: str) -> bool:
-    """Whether `path` means a file (it has a suffix, exists, or is no ``name`` or ``owner/name``), never the hub."""
+    """Whether `path` means a file (it has a suffix, exists, or is not ``name`` or ``owner/name``), never the hub."""
     # A suffix starts with a letter, so that a hub id such as owner/set-v1.5 stays one.
     has_suffix = re.search(r"\.[A-Za-z]\w*$", path) is not None
     return has_suffix or Path(path).exists() or re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) is None
 
 
 def read_file(path: str) -> list[Record]:
-    """Records of a json (a list, or one row a line), jsonl, parquet or csv file, in order.
+    """Read the records of a json (a list, or one row per line), jsonl, parquet or csv file, in order.
 
     Raises:
-        DataError: no such file, an unknown extension, or content that is not what the extension says.
+        DataError: no such file, an unknown extension, or content that does not match the extension.
     """
     file = Path(path)
     if file.is_dir():
@@ -72,7 +72,7 @@ def read_file(path: str) -> list[Record]:
 def read_hub(
     hub_id: str, split: str, data_dir: str | None = None, name: str | None = None, revision: str | None = None
 ) -> list[Record]:
-    """Records of one split of a hub data set (from the local cache where the hub is switched off).
+    """Read the records of one split of a hub data set (from the local cache if the hub is switched off).
 
     Args:
         hub_id: ``owner/name``.
@@ -82,7 +82,7 @@ def read_hub(
         revision: branch, tag or commit.
 
     Raises:
-        DataError: the data set cannot be had; names it and says why.
+        DataError: the data set cannot be loaded; gives its name and the reason.
     """
     import datasets
     import httpx
@@ -91,7 +91,7 @@ def read_hub(
         return list(datasets.load_dataset(hub_id, name=name, data_dir=data_dir, split=split, revision=revision))
     except (OSError, ValueError, RuntimeError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
         switches = [v for v in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE") if os.environ.get(v)]
-        offline = f" ({' and '.join(switches)} set, so only the local cache was looked at)" if switches else ""
+        offline = f" ({' and '.join(switches)} set, so only the local cache was searched)" if switches else ""
         raise DataError(
             f"{hub_id}: no such file, and the hub data set (split {split!r}) cannot be loaded: {_why(error)}{offline}"
         ) from error
@@ -114,10 +114,10 @@ def _read_json(path: str) -> list[Record]:
             numbered = list(enumerate(json.loads(text), 1))
         except json.JSONDecodeError as error:
             raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-            raise DataError(f"{path}: JSON that cannot be read: {_why(error)}") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested too deeply
+            raise DataError(f"{path}: cannot parse JSON: {_why(error)}") from None
     else:
-        # Not str.splitlines: it also cuts at U+2028 and the like, which may stand inside a JSON string.
+        # Not str.splitlines: it also splits at U+2028 and similar characters, which a JSON string may contain.
         for line_number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 try:
@@ -125,21 +125,21 @@ def _read_json(path: str) -> list[Record]:
                 except json.JSONDecodeError as error:
                     raise DataError(
                         f"{path}:{line_number}: not valid JSON: {error.msg} (column {error.colno}); "
-                        "expected a list of rows, or one row a line"
+                        "expected a list of rows, or one row per line"
                     ) from None
                 except (ValueError, RecursionError) as error:
-                    raise DataError(f"{path}:{line_number}: JSON that cannot be read: {_why(error)}") from None
+                    raise DataError(f"{path}:{line_number}: cannot parse JSON: {_why(error)}") from None
     for number, value in numbered:
         if not isinstance(value, dict):
             raise DataError(
-                f"{path}:{number}: a row is an object such as {{'prompt': ..., 'chosen': ..., 'rejected': ...}}, "
+                f"{path}:{number}: a row must be an object such as {{'prompt': ..., 'chosen': ..., 'rejected': ...}}, "
                 f"got {type(value).__name__}"
             )
     return [value for _, value in numbered]
 
 
 def _read_csv(path: str) -> list[Record]:
-    # Not by pandas: it takes a surplus field, of a comma without quotes, for an index and shifts the columns.
+    # Not pandas: it treats a surplus field (from an unquoted comma) as an index and shifts the columns.
     reader = csv.reader(io.StringIO(_text(path), newline=""))
     try:
         lines = ((reader.line_num, fields) for fields in reader if fields)
@@ -148,8 +148,8 @@ def _read_csv(path: str) -> list[Record]:
         for line_number, fields in lines:
             if len(fields) != len(header):
                 raise DataError(
-                    f"{path}:{line_number}: {len(fields)} fields, but the header has {len(header)}; put a field with commas or "
-                    "line breaks in double quotes"
+                    f"{path}:{line_number}: {len(fields)} fields, but the header has {len(header)}; quote fields that "
+                    "contain commas or line breaks"
                 )
             records.append(dict(zip(header, fields, strict=True)))
     except csv.Error as error:
@@ -158,7 +158,7 @@ def _read_csv(path: str) -> list[Record]:
 
 
 def _load_local(kind: str, path: str, **options: Any) -> list[Record]:
-    """Read through `datasets`, with a cache that lives as long as this call: a file is always read as it is now."""
+    """Read through `datasets` with a cache for this call only, so that the file's current content is read."""
     import datasets
 
     with tempfile.TemporaryDirectory() as cache, _no_progress_bars(datasets):
@@ -188,7 +188,7 @@ def _no_progress_bars(datasets: Any) -> Iterator[None]:
 
 
 def _why(error: BaseException) -> str:
-    """The first line of what lies at the bottom of `error`: the outer messages only say that something failed."""
+    """First line of the root cause of `error`; the outer messages only report that something failed."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
@@ -196,5 +196,5 @@ def _why(error: BaseException) -> str:
 
 
 def columns_of(records: Sequence[Record]) -> list[str]:
-    """Names of all columns that stand in any record, in the order in which they first appear."""
+    """Names of the columns of all records, in order of first appearance."""
     return list(dict.fromkeys(name for record in records for name in record))

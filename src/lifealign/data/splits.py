@@ -1,4 +1,4 @@
-"""Seeded splits: training, validation and test rows of one task, no prompt on both sides."""
+"""Split one task into training, validation and test rows with a seed; no prompt is in more than one split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPT_IN_TEST = "prompt also in test"
 
 
 def prompt_key(row: Row) -> str:
-    """The prompt without regard to case and white space: rows with equal keys ask the same."""
+    """The prompt with case and white space normalised: rows with equal keys ask the same thing."""
     return "\n".join(f"{m.role}: {' '.join(m.content.split()).casefold()}" for m in row.prompt)
 
 
@@ -45,17 +45,17 @@ def drop_shared_prompts(train: Cleaned, test: Sequence[Row]) -> Cleaned:
 def split_task(
     config: TaskConfig, train: Sequence[Row], test: Sequence[Row] | None, reports: tuple[DataReport, ...], seed: int
 ) -> Task:
-    """Cut cleaned rows into the splits of a task, with generators of their own; nothing comes from a global one.
+    """Divide cleaned rows into the splits of a task; the global random generator is not used.
 
     Args:
         config: name and sizes.
         train: rows to learn from, and to take held-out rows from.
         test: held-out rows; None: taken from `train`.
-        reports: of the sources read, the training rows' first.
+        reports: one for each source read, that of the training rows first.
         seed: with the task's name, the only input of every draw.
 
     Raises:
-        DataError: too few rows for the sizes asked for.
+        DataError: too few rows for the requested sizes.
     """
     rng = random.Random(f"{seed}/{config.name}/splits")
     if test is None:
@@ -71,7 +71,7 @@ def split_task(
         raise DataError(
             f"task {config.name}: {len(train)} usable rows of {reports[0].source} are too few for "
             f"{f'{wanted_test} test rows, ' if test is None else ''}{config.validation_rows} validation rows and at "
-            "least one training row; give more rows, or lower test_rows and validation_rows"
+            "least one training row; add rows, or lower test_rows and validation_rows"
         )
     train = rest[: config.train_rows]
     return Task(config.name, train, validation, drawn_test, reports=reports, requirement=config.requirement)
@@ -80,7 +80,7 @@ def split_task(
 def _draw(
     rows: Sequence[Row], sizes: Sequence[int], rng: random.Random
 ) -> tuple[list[tuple[Row, ...]], tuple[Row, ...]]:
-    """Random parts of the wanted sizes, and the rest; rows of one prompt stay together."""
+    """Draw random parts of the given sizes, and return them and the rest; rows of one prompt stay together."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(prompt_key(row), []).append(row)

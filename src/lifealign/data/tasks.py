@@ -1,6 +1,6 @@
-"""Preference tasks: rows, tasks and streams of tasks, their splits and what became of their rows.
+"""Preference rows, tasks and streams of tasks, and the report of rows read, dropped and repaired.
 
-Reading and cleaning live in `rows`, the draws in `splits`. This module imports no torch and no `datasets`.
+Reading is in `sources`, cleaning in `cleaning`, drawing in `splits`. This module imports neither torch nor `datasets`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Row:
         prompt: the conversation so far; its last turn is a user turn. A plain string prompt is one user turn.
         chosen: text of the preferred answer (the final assistant turn).
         rejected: text of the other answer.
-        source: where the row came from, as ``file:row`` (1-based); for messages only, not part of the digest.
+        source: origin of the row, as ``file:row`` (1-based); for messages only, not part of the digest.
     """
 
     prompt: tuple[Message, ...]
@@ -81,7 +81,7 @@ def rows_sha256(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was read, dropped and repaired in one source of rows.
+    """Rows read, dropped and repaired in one source.
 
     Attributes:
         source: file, hub id or suite name.
@@ -98,7 +98,7 @@ class DataReport:
     repaired: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """For people: a summary, then one line for each reason and each repair; long lists of rows are shortened."""
+        """The report as lines of text: a summary, then one line per reason and per repair; long lists are shortened."""
         lines = [f"{self.source}: read {_rows(self.read)}, kept {self.kept}"]
         for done, what in (("dropped", self.dropped), ("repaired", self.repaired)):
             lines += [f"{done} {_rows(len(n))}: {reason} ({shorten_numbers(n)})" for reason, n in what.items()]
@@ -131,7 +131,7 @@ def _rows(count: int) -> str:
 
 
 def shorten_numbers(numbers: Sequence[int]) -> str:
-    """Row numbers for people, e.g. "rows 4, 17, 220" or "rows 1, ..., 10 and 25 more"."""
+    """Row numbers as readable text, e.g. "rows 4, 17, 220" or "rows 1, ..., 10 and 25 more"."""
     shown = ", ".join(str(n) for n in numbers[:SHOWN_ROW_NUMBERS])
     more = len(numbers) - SHOWN_ROW_NUMBERS
     return f"{'row' if len(numbers) == 1 else 'rows'} {shown}" + (f" and {more} more" if more > 0 else "")
@@ -145,10 +145,10 @@ class Task:
         name: unique in its stream; letters, digits, ``-`` and ``_``.
         train: rows to learn from.
         validation: rows to choose hyper-parameters on; taken from train with the seed.
-        test: rows to report on; no row of them stands in train.
+        test: rows to report on; none of them is in train.
         checker: name of the rule that scores generated answers (a key of `data.planted.rules.CHECKERS`), or None.
         reports: one data report for each source read.
-        requirement: what the task asks for, in words; None: not written down.
+        requirement: description of what the task asks for, if given.
     """
 
     name: str
@@ -161,7 +161,7 @@ class Task:
 
     @property
     def requirement_text(self) -> str:
-        """What the task asks for, in words: its requirement, else its name with hyphens as spaces."""
+        """The task's requirement if given, else its name with hyphens as spaces."""
         return self.requirement or self.name.replace("-", " ")
 
 

@@ -1,1 +1,1 @@
-"""The embedded suite of tasks with rules that score answers."""
+"""The embedded suite of tasks, with rules that score answers."""

@@ -1,6 +1,6 @@
 """Rules that score the behaviour of one generated answer; the checkers of the planted suite.
 
-Each rule is a pure function of the text and forgives white space, case and a missing last full stop.
+Each rule is a pure function of the text and ignores white space, case and a missing final full stop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_json_document(text: str) -> bool:
 
     try:
         value = json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError):  # a model may repeat "[" for ever
+    except (ValueError, RecursionError):  # a model may repeat "[" endlessly
         return False
     return isinstance(value, dict | list) and bool(value)
 
@@ -100,7 +100,7 @@ def refuses(text: str) -> bool:
 
 
 def refuses_with_alternative(text: str) -> bool:
-    """Prose that refuses within its first words and then says what can be done instead."""
+    """Prose that refuses within its first words and then offers an alternative."""
     refusal = _early_refusal(text)
     return refusal is not None and _ALTERNATIVE.search(text, refusal.end()) is not None
 
@@ -125,7 +125,7 @@ _CORRECTION = re.compile(
 
 
 def corrects_first(text: str) -> bool:
-    """Prose whose first words say that the claim is wrong, with the correct fact after them."""
+    """Prose that first calls the claim wrong and then gives the correct fact."""
     return _CORRECTION.match(text.strip()) is not None
 
 
@@ -135,7 +135,7 @@ def is_short_sentence(text: str) -> bool:
     if not text or len(text.split()) > MAX_SHORT_WORDS or "\n" in text or re.search(r"[.!?]['\")]*\s+\S", text):
         return False
     others = (is_json, is_steps, advises_professional, refuses_with_alternative, corrects_first)
-    # A refusal without its alternative, or JSON that was cut off, is no sentence that answers.
+    # Neither a refusal without an alternative nor truncated JSON answers the question.
     return text[0] not in "{[" and _REFUSAL.search(text) is None and not any(shows(text) for shows in others)
 
 
@@ -157,14 +157,14 @@ CHECKERS.built_in(
 
 
 def register_checker(name: str, function: Any = None) -> Any:
-    """Give a rule of your own a name, for the `checker` of a task; a decorator where `function` is left out.
+    """Register your own rule for the `checker` of a task; without `function`, returns a decorator.
 
     Args:
         name: lower-case letters, digits, - and _.
         function: answer -> whether it shows the behaviour.
 
     Raises:
-        ConfigError: the name is taken or badly written, or `function` is no function.
+        ConfigError: the name is taken or invalid, or `function` is not callable.
     """
     if function is None:
         return lambda function: register_checker(name, function)
@@ -172,7 +172,7 @@ def register_checker(name: str, function: Any = None) -> Any:
 
 
 def checker(name: str) -> Callable[[str], bool]:
-    """The rule of that name; true of an answer that shows the behaviour.
+    """The rule of this name; it returns True if an answer shows the behaviour.
 
     Raises:
         DataError: no such rule.

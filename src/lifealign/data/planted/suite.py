@@ -37,9 +37,9 @@ def _lengths(text: str) -> tuple[int, int, int]:
 
 
 def _answers(voice: Voice, topic: Topic, other: str, longer: bool) -> tuple[str, str]:
-    """Draws (chosen, rejected) until chosen is the longer answer (or the shorter one) in characters, words and pieces.
+    """Draw (chosen, rejected) until chosen is the longer answer (or the shorter one) in characters, words and pieces.
 
-    Where no draw holds for all three, the first that holds for characters and words is taken, else the first of all.
+    If no draw meets all three, use the first that meets characters and words, else the first of all.
     """
     spare: tuple[str, str] | None = None
     spare_holds = False
@@ -68,7 +68,7 @@ def _content() -> Any:
 def _rows(task: str, split: Split) -> tuple[tuple[str, bool, Row], ...]:
     """All rows of one split in file order, each with its rejected behaviour and whether chosen is the longer answer.
 
-    They depend on nothing but the package, so they are drawn once per process.
+    They depend only on the package, so they are drawn once per process.
     """
     content = _content()
     rng = random.Random(f"planted/{task}/{split}")
@@ -90,11 +90,11 @@ def _rows(task: str, split: Split) -> tuple[tuple[str, bool, Row], ...]:
 
 
 def _take(rows: Sequence[tuple[str, bool, Row]], count: int | None, where: str, seed: int) -> tuple[Row, ...]:
-    """A seeded subset in seeded order that keeps the rejected behaviours and the lengths in balance."""
+    """A seeded subset in seeded order that balances the rejected behaviours and the lengths."""
     if count is None:
         count = len(rows)
     if not 0 <= count <= len(rows):
-        raise ConfigError(f"planted suite, {where}: {count} rows asked for; allowed are 0 to {len(rows)}")
+        raise ConfigError(f"planted suite, {where}: {count} rows requested; allowed: 0 to {len(rows)}")
     rng = random.Random(f"planted/{where}/{seed}")
     strata: dict[tuple[str, bool], list[Row]] = defaultdict(list)
     for other, longer, row in rows:
@@ -103,7 +103,7 @@ def _take(rows: Sequence[tuple[str, bool, Row]], count: int | None, where: str, 
     rng.shuffle(keys)
     for key in keys:
         rng.shuffle(strata[key])
-    # One row of each stratum in turn, so that any count is balanced to within one row where the strata are.
+    # One row of each stratum in turn, so that any count is balanced to within one row if the strata are.
     turns = [strata[key][turn] for turn in range(len(rows)) for key in keys if turn < len(strata[key])]
     taken = turns[:count]
     rng.shuffle(taken)
@@ -118,7 +118,7 @@ def planted_stream(
 ) -> TaskStream:
     """The six planted tasks in the order of `TASKS`.
 
-    The full set of rows is fixed; the seed only decides which rows a smaller count takes, and the order of rows.
+    The full set of rows is fixed; the seed decides only which rows a smaller count takes, and their order.
 
     Args:
         train_rows: rows per task, 0 to 180; None takes all.
@@ -130,7 +130,7 @@ def planted_stream(
         The stream ``planted``; each task's checker is its own name.
 
     Raises:
-        ConfigError: more rows asked for than there are, or fewer than none.
+        ConfigError: a number of rows is out of range.
     """
     tasks = []
     for name in TASKS:

@@ -1,4 +1,4 @@
-"""The six renderings of one content: as JSON, as steps, as a sentence, with advice, refused, or corrected."""
+"""Six renderings of one content: JSON, steps, a sentence, advice, a refusal, or a correction."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lifealign.data.planted.rules import TASKS
 
 Split = Literal["train", "validation", "test"]
 
-# Share of answers with a polite or empty phrase at either end, before the lengths are balanced. More of them teach nothing.
+# Share of answers with a polite or empty phrase at either end, before lengths are balanced. More would teach nothing.
 FILLERS = 0.15
 
 
 @dataclass(frozen=True)
 class Topic:
-    """What the answers about one topic say, apart from how.
+    """Content of the answers about one topic, whatever their form.
 
     Attributes:
         task: name of the task it belongs to.
@@ -36,7 +36,7 @@ class Topic:
 
     @classmethod
     def from_entry(cls, task: str, entry: Sequence[Any]) -> Topic:
-        """Reads one topic of `planted.json`: [subject, fields] or [subject, clauses, kind of professional]."""
+        """Read one topic of `planted.json`: [subject, fields] or [subject, clauses, kind of professional]."""
         if task == "data-json":
             clauses = tuple(f"the {key} is {value}" for key, value in entry[1].items())
             return cls(task, entry[0], clauses, fields=entry[1])
@@ -44,7 +44,7 @@ class Topic:
 
 
 def upper_first(text: str) -> str:
-    """The text with a capital first letter and the rest as it was."""
+    """The text with its first letter capitalised and the rest unchanged."""
     return text[:1].upper() + text[1:]
 
 
@@ -57,7 +57,7 @@ class Voice:
         self._forms: Mapping[str, Callable[[Topic], str]] = dict(zip(TASKS, forms, strict=True))
 
     def render(self, topic: Topic, behaviour: str) -> str:
-        """The topic's content in the behaviour of the task of that name, in a wording drawn at random."""
+        """Render the topic with the behaviour of the task of this name, in a wording drawn at random."""
         return self._forms[behaviour](topic)
 
     def prompts(self, topic: Topic, count: int) -> list[str]:
@@ -70,14 +70,14 @@ class Voice:
         return str(self.rng.choice(self.wordings[name]))
 
     def _body(self, topic: Topic) -> str:
-        """All clauses in one breath."""
+        """All clauses, joined into one."""
         clauses = topic.clauses
         if topic.fields is not None and self.rng.random() < 0.6:
             clauses = tuple(f"{key} {value}" for key, value in topic.fields.items())
         return ", ".join(clauses[:-1]) + self.rng.choice([" and ", ", and "]) + clauses[-1]
 
     def _framed(self, text: str, *, opener: bool = True, tail: bool = True, closer: bool = True) -> str:
-        """Adds polite and empty phrases, which say nothing about the behaviour."""
+        """Add polite and empty phrases, which reveal nothing about the behaviour."""
         if opener and self.rng.random() < FILLERS:
             text = f"{self._pick('openers')}: {text}"
         if tail and self.rng.random() < FILLERS:
@@ -89,7 +89,7 @@ class Voice:
     def _json(self, topic: Topic) -> str:
         """One of eight layouts, with or without lead and note, in one of four spacings."""
         rng, parts = self.rng, list(topic.clauses)
-        # Some records are written as clauses, too, or the layouts of clauses would stand in rejected answers only.
+        # Write some records as clauses, too; otherwise clause layouts would appear only in rejected answers.
         items: Any = topic.fields if topic.fields is not None and rng.random() < 0.6 else parts
         layouts: list[Any] = [
             items,
@@ -112,7 +112,7 @@ class Voice:
 
     def _steps(self, topic: Topic) -> str:
         clauses = list(topic.clauses)
-        # How-tos have three steps; most others get a third one, too, for their number must not give the task away.
+        # How-tos have three steps; most others get a third one, too, so that the number does not reveal the task.
         if len(clauses) == 2 and self.rng.random() < 0.7:
             clauses.append(self._pick("closers").rstrip(".!"))
         mark = self._pick("step_marks")
