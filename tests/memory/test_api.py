@@ -354,7 +354,7 @@ def test_a_run_on_a_memory_made_with_other_settings_is_refused(config: Build, tm
 
 
 def test_messages_for_what_is_not_there(memory: Memory, config: Build, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"memory: there is a memory already"):
+    with pytest.raises(StoreError, match=r"memory: already holds a memory"):
         Memory.create(memory.path, config())
     with pytest.raises(StoreError, match=r"nowhere: no such directory"):
         Memory.open(tmp_path / "nowhere")

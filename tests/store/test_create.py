@@ -64,6 +64,6 @@ def test_paths_that_are_no_memory(tmp_path: Path) -> None:
         create(tmp_path / "home")
     assert (tmp_path / "home" / "tasks").is_dir()
     create(tmp_path / "memory")
-    with pytest.raises(StoreError, match="there is a memory already"):
+    with pytest.raises(StoreError, match="already holds a memory"):
         create(tmp_path / "memory")
     assert create(tmp_path / "deep" / "er").head.directory == "0000-initial"

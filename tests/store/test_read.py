@@ -159,7 +159,9 @@ def test_an_older_format_is_migrated_in_memory_and_can_be_added_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = version_0(tmp_path / "memory")
-    with pytest.raises(StoreError, match=r"store\.json: format version 0; no migration from 0 to 1 is known"):
+    with pytest.raises(
+        StoreError, match=r"store\.json: format version 0 cannot be read: there is no migration from 0 to 1"
+    ):
         MemoryStore.open(path)
     monkeypatch.setitem(MIGRATIONS, 0, from_0_to_1)
     before = snapshot(path)

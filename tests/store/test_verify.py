@@ -126,7 +126,7 @@ def test_a_manifest_cannot_lead_out_of_its_directory(tmp_path: Path) -> None:
     record["files"]["../../store.json"] = record["files"].pop("diagnostics.json")
     task.write_bytes(seal(record))
     (path / "HEAD").write_text(f"0003-truthful {hashlib.sha256(task.read_bytes()).hexdigest()}\n")
-    with pytest.raises(StoreError, match=r"task\.json: damaged: '\.\./\.\./store\.json' is not a file name"):
+    with pytest.raises(StoreError, match=r"task\.json: damaged: '\.\./\.\./store\.json' is not an allowed file name"):
         MemoryStore.open(path)
 
 

@@ -12,7 +12,7 @@ from lifealign.store.reader import MemoryReader
 
 
 def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task]:
-    """The tasks learnt so far with the held-out rows that the memory keeps of them, in the order they were learnt."""
+    """The tasks learnt so far, in the order they were learnt, with the held-out rows that the memory keeps of each."""
     tasks = {}
     for manifest in store.lineage()[1:]:
         if until is not None and manifest.index > until.index:

@@ -3,8 +3,8 @@
 store.json                     STORE        what the memory is tied to: base model, tokenizer, strategy, configuration
 HEAD                           HEAD         the newest task and the checksum of its manifest
 tasks/<index>-<slug>/          TASKS        one commit each; 0000-initial (ROOT) comes before any task
-task.json                  TASK         the manifest, written last
-adapter.safetensors        ADAPTER      ... and the other files below
+tasks/*/task.json              TASK         the manifest, written last
+tasks/*/adapter.safetensors    ADAPTER      ... and the other files below
 evaluations/<number>.json      EVALUATIONS  append-only: rows of R and guards
 work/                          WORK         checkpoints of unfinished work and trackers' files; not verified
 .lock, CREATING, PENDING                    the writer's lock, and marks of a writer that was killed
@@ -23,8 +23,8 @@ TRACKERS = "trackers"
 """Below `WORK`: files of experiment trackers."""
 
 LOCK = ".lock"
-# CREATING stands while a memory is made, PENDING while a commit may be renamed into place without HEAD naming it: they
-# tell the remains of a killed writer from anything a user put there, and from tasks that were rolled back.
+# CREATING exists while a memory is being made, PENDING while a commit may be in place that HEAD does not name yet. They
+# distinguish what a killed writer left behind from a user's own files and from tasks that were rolled back.
 CREATING = "CREATING"
 PENDING = "PENDING"
 
@@ -40,7 +40,7 @@ SIGNATURE = "signature"
 
 # A commit's documents and lines.
 REPLAY = "replay.jsonl"
-"""Rows of the past that are kept."""
+"""Rows kept for replay."""
 HELDOUT = "heldout.jsonl"
 """Held-out rows of the commit's tasks."""
 DATA = "data.json"
@@ -48,7 +48,7 @@ DATA = "data.json"
 TRAINING = "training.jsonl"
 """One line for each optimizer step."""
 DIAGNOSTICS = "diagnostics.json"
-"""What the strategy found at the end of the task."""
+"""Measurements by the strategy at the end of the task."""
 
 # Kinds of evaluation records.
 ROW_RECORD = "row"

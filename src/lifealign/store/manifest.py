@@ -1,8 +1,8 @@
 """The records of a memory (store.json, task.json, HEAD, evaluations): format versions, seals and the hash chain.
 
 HEAD names a task directory and the sha256 of its manifest; each manifest names its parent and the sha256 of the
-parent's manifest; the root's holds the sha256 of store.json. So HEAD vouches for all that came before it, as a commit
-does in git. This is the reading side: it writes nothing and imports no torch.
+parent's manifest; the root's holds the sha256 of store.json. So HEAD vouches for everything before it, like a commit in
+git. This is the reading side: it writes nothing and imports no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Migration = Callable[[Kind, dict[str, Any]], dict[str, Any]]
 
 
 def rename_options(kind: Kind, record: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 to 2: the options of strategies get their current names (see `core.option_names`); nothing else changes."""
+    """Migrate version 1 to 2: give strategies' options their current names (see `core.option_names`)."""
     if kind == "store" and isinstance(identity := record.get("identity"), Mapping):
         return {**record, "format_version": 2, "identity": _renamed(_renamed(identity), "config")}
     if kind == "task":
@@ -36,7 +36,7 @@ def rename_options(kind: Kind, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(holder: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
-    """A copy in which the entry `strategy`, of the holder itself or of what it has under `key`, has current names."""
+    """A copy with current option names in the entry `strategy` of `holder`, or of `holder[key]` if a key is given."""
     inner = holder if key is None else holder.get(key)
     if not isinstance(inner, Mapping) or not isinstance(choice := inner.get("strategy"), Mapping):
         return dict(holder)
@@ -56,19 +56,19 @@ _HEAD = re.compile(rb"([^ \n]+) ([0-9a-f]{64})\n")
 
 @dataclass(frozen=True)
 class TaskManifest:
-    """What task.json says: one link of the chain.
+    """The contents of task.json: one link of the chain.
 
     Attributes:
         directory: name under tasks/, ``<index>-<slug>``.
         index: number of the directory, 0 for the root; grows with every commit, so it has gaps after a rollback.
-        name: of the task; a later task may have the same one.
+        name: of the task; a later task may have the same name.
         members: names of the tasks learnt in it (joint training has several; the root has none).
-        parent: directory this one was learnt on top of; None for the root.
+        parent: directory of the task it was learnt on top of; None for the root.
         parent_sha256: of the parent's task.json; for the root, of store.json.
         files: file name -> checksum and size.
         seed: of the run that made it.
         config: the run configuration that made it.
-        meta: whatever else the caller noted.
+        meta: anything else the caller noted.
         versions: package -> version that wrote it.
         created: UTC, ISO 8601.
         sha256: of this task.json; what HEAD and children hold.
@@ -93,29 +93,31 @@ def read_record(path: Path, kind: Kind) -> tuple[dict[str, Any], str]:
     """One sealed record in today's format, and the sha256 of its file.
 
     Raises:
-        StoreError: missing, damaged, of a newer format, or of an older one that no migration is registered for.
+        StoreError: missing, damaged, of a newer format, or of an older one without a registered migration.
     """
     data = read_bytes(path)
     record = decode_json(path, data)
     version = record.get("format_version") if isinstance(record, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise StoreError(f"{path}: damaged: no format_version in it")
+        raise StoreError(f"{path}: damaged: it has no format_version")
     if version > FORMAT_VERSION:
         raise StoreError(
             f"{path}: format version {version}, but this lifealign reads up to version {FORMAT_VERSION}; "
             "upgrade lifealign to open this memory"
         )
     if not sealed(data):
-        raise StoreError(f"{path}: damaged: its bytes differ from the sha256 it carries")
+        raise StoreError(f"{path}: damaged: its content does not match the sha256 in it")
     for older in range(version, FORMAT_VERSION):
         if older not in MIGRATIONS:
-            raise StoreError(f"{path}: format version {version}; no migration from {older} to {older + 1} is known")
+            raise StoreError(
+                f"{path}: format version {version} cannot be read: there is no migration from {older} to {older + 1}"
+            )
         record = MIGRATIONS[older](kind, record)
     return record, hashlib.sha256(data).hexdigest()
 
 
 def read_manifest(memory: Path, directory: str) -> TaskManifest:
-    """The manifest of one task directory; StoreError if there is no valid one."""
+    """The manifest of one task directory; StoreError if it is missing or damaged."""
     path = memory / TASKS / directory / TASK
     if not _DIRECTORY.fullmatch(directory):
         raise StoreError(f"{path}: {directory!r} is not the name of a task directory")
@@ -139,12 +141,12 @@ def read_manifest(memory: Path, directory: str) -> TaskManifest:
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path}: damaged: not a manifest of format version {FORMAT_VERSION} ({error})") from None
     if manifest.directory != directory:
-        raise StoreError(f"{path}: damaged: it belongs to {manifest.directory!r}, but stands in {directory!r}")
+        raise StoreError(f"{path}: damaged: it is the manifest of {manifest.directory!r}, but is in {directory!r}")
     if (manifest.parent is None) != (directory == ROOT):
-        raise StoreError(f"{path}: damaged: only {ROOT} has no parent")
+        raise StoreError(f"{path}: damaged: {ROOT} must have no parent, and every other task must have one")
     for name in manifest.files:
         if not is_file_name(name):  # a memory may come from someone else: no path may lead out of its directory
-            raise StoreError(f"{path}: damaged: {name!r} is not a file name that a task can have")
+            raise StoreError(f"{path}: damaged: {name!r} is not an allowed file name")
     return manifest
 
 
@@ -157,11 +159,11 @@ def read_head(memory: Path) -> TaskManifest:
     if match is None or not _DIRECTORY.fullmatch(directory):
         raise StoreError(f"{path}: damaged: expected one line '<task directory> <sha256>', got {data[:120]!r}")
     if not (memory / TASKS / directory).is_dir():
-        raise StoreError(f"{path}: damaged: it names {directory!r}, and tasks/ has no such directory")
+        raise StoreError(f"{path}: damaged: it names {directory!r}, which is not in tasks/")
     manifest = read_manifest(memory, directory)
     if manifest.sha256 != match.group(2).decode():
         raise StoreError(
-            f"{path}: does not match {memory / TASKS / directory / TASK}: HEAD says sha256 {match.group(2).decode()}, "
+            f"{path}: does not match {memory / TASKS / directory / TASK}: HEAD names sha256 {match.group(2).decode()}, "
             f"the file has {manifest.sha256}; one of the two was changed"
         )
     return manifest
@@ -185,8 +187,8 @@ def check_parent(memory: Path, child: TaskManifest) -> TaskManifest | None:
         sha256 = parent.sha256
     if sha256 != child.parent_sha256:
         raise StoreError(
-            f"{path}: does not match {memory / TASKS / child.directory / TASK}: the latter was written on top of "
-            f"sha256 {child.parent_sha256}, the file has {sha256}; one of the two was changed"
+            f"{path}: does not match {memory / TASKS / child.directory / TASK}: that file expects sha256 "
+            f"{child.parent_sha256}, this one has {sha256}; one of the two was changed"
         )
     return parent
 
@@ -209,7 +211,7 @@ def task_directories(memory: Path) -> list[str]:
 
 
 def next_number(memory: Path) -> int:
-    """One more than the highest number under tasks/, taken by a valid task or not."""
+    """One more than the highest number under tasks/, whether or not that task is valid."""
     with reading(memory / TASKS):
         names = [p.name for p in (memory / TASKS).iterdir() if is_directory_name(p.name)]
     return 1 + max(map(directory_number, names), default=0)
@@ -231,6 +233,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     """The record in one file of evaluations/; StoreError if it was changed or renamed."""
     envelope, _ = read_record(path, "evaluation")
     if envelope.get("number") != int(path.stem) or not isinstance(envelope.get("record"), dict):
-        raise StoreError(f"{path}: damaged: it holds evaluation {envelope.get('number')!r}")
+        raise StoreError(
+            f"{path}: damaged: not the record of evaluation {int(path.stem)} (its number is {envelope.get('number')!r})"
+        )
     record: dict[str, Any] = envelope["record"]
     return record

@@ -1,4 +1,4 @@
-"""The reading side of a memory: opens without lock and without torch, checks every file before its content is used."""
+"""The reading side of a memory: opens without a lock or torch, and checks every file before using its content."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MemoryReader:
     """
 
     def __init__(self, path: Path) -> None:
-        """For `open` only."""
+        """Called by `open` only."""
         self.path = path
         self._identity: dict[str, Any] = {}
         self._lineage: tuple[TaskManifest, ...] = ()
@@ -46,12 +46,12 @@ class MemoryReader:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What `create` was given (a copy)."""
+        """A copy of the identity given to `create`."""
         return copy.deepcopy(self._identity)
 
     @property
     def head(self) -> TaskManifest:
-        """The last task learnt; ``0000-initial`` if none is."""
+        """The last task learnt; ``0000-initial`` before the first."""
         return self._lineage[-1]
 
     def lineage(self) -> tuple[TaskManifest, ...]:
@@ -76,7 +76,7 @@ class MemoryReader:
         raise StoreError(f"{self.path}: no task {name_or_directory!r}; known: {known}")
 
     def load_tensors(self, task: TaskManifest, stem: str) -> dict[str, Tensor]:
-        """All tensors of ``<stem>.safetensors``, on the CPU, from the very bytes whose checksum was compared."""
+        """All tensors of ``<stem>.safetensors``, on the CPU, from the same bytes whose checksum was compared."""
         path, data = self._read(task, f"{stem}.safetensors")
         return decode_tensors(path, data)
 
@@ -112,11 +112,11 @@ class MemoryReader:
         return [decode_json(path, line) for line in data.splitlines()]
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """All evaluation records, oldest first, those of rolled-back tasks too; StoreError if one is damaged."""
+        """All evaluation records, oldest first, including those of rolled-back tasks; StoreError if one is damaged."""
         return [manifest.read_evaluation(path) for path in manifest.evaluation_files(self.path)]
 
     def log(self) -> list[dict[str, Any]]:
-        """One small dict a task on disk, by number; ``current`` tells those of the lineage from those rolled back."""
+        """One small dict for each task on disk, by number; ``current`` is False for rolled-back tasks."""
         current = {m.directory for m in self._lineage}
         return [
             {
@@ -139,7 +139,7 @@ class MemoryReader:
         return find_problems(self.path)
 
     def strays(self) -> list[Path]:
-        """Files in the directory that the memory does not know: worth a note, no problem."""
+        """Files in the directory that do not belong to the memory: worth a note, but not a problem."""
         return find_strays(self.path)
 
     # --- inside ---
@@ -159,7 +159,7 @@ class MemoryReader:
             return "not a directory"
         if (self.path / CREATING).exists():
             return "a memory whose creation was interrupted; create it again"
-        return f"not a memory: it has no {HEAD}" + (f" (but a {STORE})" if (self.path / STORE).exists() else "")
+        return f"not a memory: it has no {HEAD}" + (f", only {STORE}" if (self.path / STORE).exists() else "")
 
     def _entry(self, task: TaskManifest, filename: str) -> tuple[Path, files.FileEntry]:
         path = self.path / TASKS / task.directory / filename

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 class _Findings(list[str]):
     def attempt(self, check: Callable[[], T]) -> T | None:
-        """The result of a check, or None and one more finding (once: several files may complain of the same one)."""
+        """The result of a check, or None if it fails; its message is then added, unless it was added before."""
         try:
             return check()
         except StoreError as error:
@@ -38,7 +38,7 @@ class _Findings(list[str]):
 
 
 def find_problems(memory: Path) -> list[str]:
-    """What is wrong, each with its file; empty if the memory is sound.
+    """List the problems, each with its file; empty if the memory is sound.
 
     Checks the seals of store.json, of every manifest and of every evaluation, HEAD against its manifest, every manifest
     against its parent, every task file against its manifest (also of tasks that were rolled back), that safetensors
@@ -82,7 +82,7 @@ def find_strays(memory: Path) -> list[Path]:
         else:
             try:
                 known = {TASK, *read_manifest(memory, path.name).files}
-            except StoreError:  # find_problems tells of it
+            except StoreError:  # find_problems reports it
                 continue
             strays += [inner for inner in path.iterdir() if inner.name not in known]
     evaluations = set(evaluation_files(memory))

@@ -8,8 +8,8 @@
     memory/work/                  checkpoints of unfinished work, not verified
     memory/.lock                  held by the one writer
 
-A task is committed when HEAD names it, and not before. docs/explanation/store.md tells why each step of `commit` stands
-where it stands.
+A task is committed when HEAD names it, and not before. docs/explanation/store.md explains the order of the steps of
+`commit`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class MemoryStore(MemoryReader):
     """
 
     def __init__(self, path: Path) -> None:
-        """For `create` and `open` only."""
+        """Called by `create` and `open` only."""
         super().__init__(path)
         self._lock: filelock.BaseFileLock | None = None
 
@@ -63,16 +63,16 @@ class MemoryStore(MemoryReader):
         tensors: Mapping[str, Mapping[str, Tensor]],
         documents: Mapping[str, Any] | None = None,
     ) -> MemoryStore:
-        """Make a memory; a killed `create` leaves a directory that the next one starts afresh in.
+        """Make a memory; anything that a killed `create` left in the directory is removed first.
 
         Args:
             path: a directory that is missing or empty.
-            identity: what the memory is a memory of; any JSON. Its ``seed``, if any, is noted in the root's manifest.
+            identity: what the memory is tied to, as any JSON. Its ``seed``, if any, is noted in the root's manifest.
             tensors: file stem -> named tensors of ``0000-initial``, at least the adapter before any task.
-            documents: file name (``.json``) -> JSON value, likewise.
+            documents: file name (``.json``) -> JSON value of ``0000-initial``.
 
         Raises:
-            StoreError: there is a memory already, or something else, or the directory cannot be written.
+            StoreError: the directory holds a memory or other files, or it cannot be written.
         """
         store = cls(Path(path))
         contents = _encode(tensors, documents or {}, {})
@@ -93,9 +93,9 @@ class MemoryStore(MemoryReader):
 
     @contextmanager
     def writer(self) -> Iterator[MemoryStore]:
-        """Hold the memory's lock; HEAD is read anew, and what killed writers left behind is removed.
+        """Hold the memory's lock, read HEAD again and remove what killed writers left behind.
 
-        May be nested. The lock goes with the process, however it ends.
+        May be nested. The lock is released with the process, however it ends.
 
         Raises:
             StoreError: another process holds the lock, or the directory cannot be written.
@@ -125,7 +125,7 @@ class MemoryStore(MemoryReader):
         """Add a task on top of HEAD and move HEAD to it, all or nothing.
 
         Args:
-            name: of the task; several tasks may have the same one.
+            name: of the task; several tasks may have the same name.
             members: names of the tasks learnt in it.
             tensors: file stem -> named tensors.
             documents: file name (``.json``) -> JSON value.
@@ -135,7 +135,7 @@ class MemoryStore(MemoryReader):
             meta: anything else worth keeping in the manifest.
 
         Raises:
-            StoreError: the operating system refused a write; HEAD and all earlier tasks are as before.
+            StoreError: the operating system refused a write; HEAD and all earlier tasks are unchanged.
         """
         self._assert_locked()
         contents = _encode(tensors, documents, lines)
@@ -155,7 +155,7 @@ class MemoryStore(MemoryReader):
             with files.writing(self.path):
                 self._write_task(record, contents)
         except BaseException:
-            with suppress(OSError, StoreError):  # what cannot be removed now, the next writer removes
+            with suppress(OSError, StoreError):  # the next writer removes what cannot be removed now
                 self._load()
                 self._sweep()
             raise
@@ -165,8 +165,8 @@ class MemoryStore(MemoryReader):
     def rollback(self, name_or_directory: str) -> TaskManifest:
         """Move HEAD to a task and delete nothing.
 
-        Takes a task of the lineage, by name or directory, or the directory of any other task on disk: so one can also
-        go forward again to what was rolled back. Later commits get new numbers, never those of tasks that exist.
+        Takes a task of the lineage, by name or directory, or the directory of any other task on disk, so a rollback can
+        be undone. Later commits get new numbers, never those of tasks that exist.
 
         Raises:
             StoreError: no such task, or one of its files is damaged.
@@ -185,7 +185,7 @@ class MemoryStore(MemoryReader):
         return self.head
 
     def append_evaluation(self, record: Mapping[str, Any]) -> Path:
-        """Store one record, for good, as the next file of evaluations/.
+        """Store one record permanently, as the next file of evaluations/.
 
         Args:
             record: JSON with at least ``kind`` and ``after`` (the task directory it was measured after).
@@ -208,7 +208,7 @@ class MemoryStore(MemoryReader):
         return path
 
     def clear_workspace(self, key: str) -> None:
-        """Remove a workspace; none there is fine."""
+        """Remove a workspace if it exists."""
         path = self._workspace(key)
         with files.writing(path):
             if path.exists():
@@ -221,7 +221,7 @@ class MemoryStore(MemoryReader):
         with files.writing(path):
             try:
                 lock.acquire()
-            except filelock.Timeout:  # an OSError too, so it goes first
+            except filelock.Timeout:  # also an OSError, so it is caught first
                 raise StoreError(f"another process is writing to {self.path} (lock file {path})") from None
         self._lock = lock
         try:
@@ -263,11 +263,13 @@ class MemoryStore(MemoryReader):
             self._remove_mark(PENDING)
 
     def _settle_pending(self) -> None:
-        """Remove the task that PENDING names unless HEAD has come to name it."""
+        """Remove the task that PENDING names, unless HEAD names it by now."""
         line = files.read_bytes(self.path / PENDING)
         directory = line.decode(errors="replace").partition(" ")[0]
         if not manifest.is_directory_name(directory):
-            raise StoreError(f"{self.path / PENDING}: damaged: {line[:120]!r}")
+            raise StoreError(
+                f"{self.path / PENDING}: damaged: expected one line '<task directory> <sha256>', got {line[:120]!r}"
+            )
         if directory in {m.directory for m in self._lineage} or not (self.path / TASKS / directory).exists():
             return
         # The checksum keeps a damaged PENDING from removing a task that was committed and rolled back.
@@ -278,18 +280,20 @@ class MemoryStore(MemoryReader):
     def _prepare_creation(self) -> None:
         """Refuse a directory that holds anything but the remains of an interrupted creation; remove those."""
         if (self.path / HEAD).exists():
-            raise StoreError(f"{self.path}: there is a memory already")
+            raise StoreError(f"{self.path}: already holds a memory; choose another directory")
         if (self.path / CREATING).exists():
             with files.writing(self.path):
                 self._wipe_creation()
         present = sorted({p.name for p in self.path.iterdir()} - {LOCK})
         if present:
-            raise StoreError(f"{self.path}: not empty and not a memory: it holds {', '.join(present[:5])}")
+            raise StoreError(
+                f"{self.path}: not empty and not a memory: it holds {', '.join(present[:5])}; choose another directory"
+            )
 
     def _wipe_creation(self) -> None:
         if (self.path / TASKS).exists() and manifest.next_number(self.path) > 1:
             raise StoreError(
-                f"{self.path}: there is a {CREATING}, but also tasks; remove neither before looking into it"
+                f"{self.path}: holds both the mark {CREATING} and tasks; look at the tasks before you remove anything"
             )
         for name in (HEAD, STORE, PENDING):
             (self.path / name).unlink(missing_ok=True)
@@ -297,7 +301,7 @@ class MemoryStore(MemoryReader):
             if (self.path / name).exists():
                 shutil.rmtree(self.path / name)
         files.sweep(self.path)
-        self._remove_mark(CREATING)  # last: without it the rest would be taken for someone's files
+        self._remove_mark(CREATING)  # last: without it the rest would be taken for a user's files
 
     def _write_root(self, identity: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
         files.write_file(self.path / CREATING, b"")
@@ -329,13 +333,13 @@ class MemoryStore(MemoryReader):
 def _encode(
     tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any], lines: Mapping[str, Iterable[Any]]
 ) -> dict[str, bytes]:
-    """File name -> bytes; everything that can fail for want of memory or JSON fails before the disk is touched."""
+    """File name -> bytes, all in memory: invalid JSON or a lack of memory shows before the disk is touched."""
     contents = {f"{stem}.safetensors": encode_tensors(named) for stem, named in tensors.items()}
     contents |= {name: encode_json(value) for name, value in documents.items()}
     contents |= {name: b"".join(map(encode_json, values)) for name, values in lines.items()}
     for name in contents:
         suffix = ".json" if name in documents else ".jsonl" if name in lines else ".safetensors"
-        assert manifest.is_file_name(name) and name.endswith(suffix), f"{name!r} is no name for a task's file"
+        assert manifest.is_file_name(name) and name.endswith(suffix), f"{name!r} is not a valid name for a task's file"
     return dict(sorted(contents.items()))
 
 
