@@ -159,7 +159,7 @@ def test_run_killed_again_and_again_is_a_failure_of_its_own(write: Write, tmp_pa
         results, _, problems = run_study(write(), out=tmp_path / "out")
     assert len(killed) == 3
     assert [r["status"] for r in results["runs"]] == ["failed", "done"]
-    assert "killed 3 times, at last by SIGKILL" in results["runs"][0]["error"] and len(problems) == 1
+    assert "killed 3 times, the last time by SIGKILL" in results["runs"][0]["error"] and len(problems) == 1
     results, _, problems = run_study(write(), out=tmp_path / "out")
     assert [r["status"] for r in results["runs"]] == ["done", "done"] and problems == []
 
@@ -212,7 +212,7 @@ def test_bug_in_a_run_and_a_run_without_end(tmp_path: Path) -> None:
     reason = run_here(tmp_path, None)
     assert reason is not None and reason.startswith("KeyError: 'memory' (exit code 1")
     assert "Traceback" in (tmp_path / "log.txt").read_text()
-    assert run_here(tmp_path, 0.001) == "no end within 0.001 s (`timeout`)"
+    assert run_here(tmp_path, 0.001) == "not finished within 0.001 s (`timeout`)"
 
 
 def test_ids_are_of_what_matters(write: Write, tmp_path: Path, rows_dir: Path) -> None:
@@ -302,8 +302,8 @@ def test_mistakes_are_reported_together(write: Write) -> None:
         "base.train.epoch: unknown key (did you mean 'epochs'?)",
         "base: memory is set by the study; leave it out",
         "seed: unknown key (did you mean 'seeds'?)",
-        "'training.epochs' is no setting of a method (did you mean 'train'?)",
-        "seeds: expected different values, seeds from 0 on, got [0, -1]",
+        "'training.epochs' is not a setting of a method (did you mean 'train'?)",
+        "seeds: values must differ and seeds must be 0 or more, got [0, -1]",
         "selection.metric: expected SUMMARY.SCORE",
         "timeout: Input should be greater than 0, got 0",
     ):
@@ -311,7 +311,9 @@ def test_mistakes_are_reported_together(write: Write) -> None:
 
 
 def test_nothing_is_chosen_by_a_score_of_which_no_value_is_better(write: Write) -> None:
-    with pytest.raises(ConfigError, match=r"selection\.metric: length_words has no better direction"):
+    with pytest.raises(
+        ConfigError, match=r"selection\.metric: settings cannot be chosen by length_words: neither higher"
+    ):
         run_study(write(selection={"metric": "last.length_words"}))
 
 
@@ -336,16 +338,19 @@ def test_mistakes_of_methods_are_reported_together(write: Write) -> None:
     [
         ({"methods": ["replay", {"label": "x", "grid": {"train.epochs": [1, 2]}}]}, "(replay 1, x 2)"),
         ({"baseline": "replya"}, "did you mean 'replay'?"),
-        ({"grid": {"train.epochs": [1]}, "sweep": {"train.epochs": [2]}}, "in the grid and in the sweep"),
+        (
+            {"grid": {"train.epochs": [1]}, "sweep": {"train.epochs": [2]}},
+            "train.epochs is in both the grid and the sweep of sequential; keep one",
+        ),
         ({"methods": ["replay", "replay"]}, "replay more than once"),
-        ({"methods": [{"label": "x", "set": {"evaluate.rows": 1}}]}, "is no setting of a method"),
+        ({"methods": [{"label": "x", "set": {"evaluate.rows": 1}}]}, "is not a setting of a method"),
         ({"methods": [{"label": "x", "set": {"strategy.name": "replay"}}]}, "as the method's `strategy`"),
-        ({"grid": {"train.epochs": []}}, "at least one, got []"),
+        ({"grid": {"train.epochs": []}}, "at least one value and none twice, got []"),
         ({"base": {"model": {"name": "x"}}}, "base.stream: missing"),
         ({"base": {"stream": {"planted": {}}, "evaluate": {"split": "test"}}}, "evaluate.split is set by the study"),
         (
             {"base": {"stream": {"planted": {"validation_rows": 0}}}, "grid": {"train.epochs": [1, 2]}},
-            "a grid is chosen on validation rows, but validation_rows is 0",
+            "validation_rows is 0, but a grid needs validation rows",
         ),
     ],
 )

@@ -52,7 +52,7 @@ def study() -> dict[str, Any]:
 
 
 def small_study() -> dict[str, Any]:
-    """One metric and one order, for what takes long."""
+    """One score and one order, for slow tests."""
     study = make_study()
     study["axes"] = {}
     study["runs"] = [r for r in study["runs"] if r["order"] == "given" and not r["settings"]]
@@ -153,7 +153,7 @@ def test_two_names_that_make_one_file_name_keep_their_own_files(study: dict[str,
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    """(results.json, its report): one metric and one order, and a name that matplotlib would read as a broken formula."""
+    """(results.json, its report): one score, one order, and a name that matplotlib would read as a broken formula."""
     directory = tmp_path_factory.mktemp("report")
     results = directory / "results.json"
     results.write_text(json.dumps(small_study()).replace('"sequential"', '"$\\\\frac$"'), encoding="utf-8")
@@ -248,7 +248,7 @@ def test_scores_that_only_some_runs_have(study: dict[str, Any]) -> None:
     assert "chrf" in render_html(study)
 
 
-def test_a_metric_of_which_no_value_is_better_is_not_ranked(study: dict[str, Any]) -> None:
+def test_a_score_of_which_no_value_is_better_is_not_ranked(study: dict[str, Any]) -> None:
     for i, line in enumerate(study["table"]):
         line["metrics"]["length_words"] = {"last": {"mean": 10.0 + i, "low": 9.0, "high": 30.0, "values": [10, 10, 10]}}
     rows = dict(table_named(study, "main-given").rows)
@@ -270,7 +270,7 @@ def test_command_writes_and_prints_the_main_table(study: dict[str, Any], tmp_pat
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [('{"runs": []}', "no results of a study"), ("[]", "no results of a study"), ("{", "not JSON"), (None, "missing")],
+    [('{"runs": []}', "not a study's results"), ("[]", "not a study's results"), ("{", "not JSON"), (None, "missing")],
 )
 def test_command_refuses_what_is_no_study(content: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
@@ -286,5 +286,5 @@ def test_input_is_not_changed(study: dict[str, Any]) -> None:
     before = copy.deepcopy(study)
     render_html(study)
     assert study == before
-    with pytest.raises(StoreError, match="no results of a study"):
+    with pytest.raises(StoreError, match="not a study's results"):
         render_html({"title": "lifealign", "runs": []})

@@ -1,7 +1,7 @@
 """Configuration of a study: methods, task orders, seeds, models, and the settings that are tried. Imports no torch.
 
-A study file is read as a run's file is: frozen models, unknown keys refused, all mistakes at once. What can only be said
-of a whole run (the options of its strategy) is checked by `plan`.
+A study file is read like a run's file: frozen models, unknown keys refused, all mistakes reported at once. The options
+of a strategy can only be checked for a whole run; `plan` does that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lifealign.data.planted.rules import TASKS
 from lifealign.evaluation import catalog
 
 SECTIONS = ("lora", "sft", "strategy", "train")
-"""What a method may set; the rows, the model and the scoring are the same for all methods."""
+"""Sections that a method may set; the rows, the model and the scoring are the same for all methods."""
 STUDIES = "runs/studies"
 
 Options = dict[str, tuple[Any, ...]]
@@ -32,11 +32,11 @@ def _check_keys(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         section, _, rest = key.partition(".")
         if section not in SECTIONS or not rest:
             raise ValueError(
-                f"{key!r} is no setting of a method{nearest(section, SECTIONS)}; expected a dotted key of "
+                f"{key!r} is not a setting of a method{nearest(section, SECTIONS)}; expected a dotted key of "
                 f"{', '.join(SECTIONS)}, such as train.learning_rate"
             )
         if key == "strategy.name":
-            raise ValueError("write the strategy's name as the method's `strategy`, not as a setting")
+            raise ValueError("strategy.name cannot be a setting; write it as the method's `strategy`")
     return settings
 
 
@@ -44,7 +44,7 @@ def _check_options(options: Options) -> Options:
     _check_keys(options)
     for key, values in options.items():
         if not values or any(value in values[:i] for i, value in enumerate(values)):
-            raise ValueError(f"{key}: expected different values, at least one, got {list(values)}")
+            raise ValueError(f"{key}: expected at least one value and none twice, got {list(values)}")
     return options
 
 
@@ -53,18 +53,18 @@ Choices = Annotated[Options, AfterValidator(_check_options)]
 
 
 class MethodConfig(Frozen):
-    """One row of the table: a strategy with settings of its own."""
+    """One row of the table: a strategy and its settings."""
 
     label: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _+.-]{0,63}$")
-    """Name in the results; unique. A method that is only a name is the strategy of that name."""
+    """Name in the results; unique. A method given by a name alone is the strategy of that name."""
     strategy: str | None = None
     """Name of the strategy; None: the label."""
     set: Settings = Field({})
-    """Dotted key: value, over `base`; of lora, sft, strategy and train."""
+    """Settings that override `base`, as dotted key: value; keys of lora, sft, strategy and train."""
     grid: Choices | None = None
-    """The method's own grid, in place of the common one."""
+    """The method's own grid, instead of the common one."""
     sweep: Choices | None = None
-    """The method's own sweep, in place of the common one."""
+    """The method's own sweep, instead of the common one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -89,11 +89,11 @@ class SelectionConfig(Frozen):
     """
 
     metric: str = "last.accuracy"
-    """SUMMARY.SCORE on the validation rows. The best mean over the runs is chosen; ties go to the first."""
+    """SUMMARY.SCORE on the validation rows. The best mean over the runs wins; ties go to the first."""
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
     """Seeds of the trials; None: the first of `seeds`."""
     tasks: int | None = Field(None, ge=1)
-    """Trials learn the first so many tasks of the order, as one must who cannot see the future; None: all. 1 <= tasks."""
+    """Number of first tasks that a trial learns, because later ones are not known yet; None: all. 1 <= tasks."""
 
     @field_validator("metric")
     @classmethod
@@ -101,23 +101,21 @@ class SelectionConfig(Frozen):
         summary, _, score = value.partition(".")
         summaries, scores = catalog.summaries(), catalog.scores()
         if summary not in summaries or score not in scores:
-            raise ValueError(
-                f"expected SUMMARY.SCORE with a summary of {', '.join(summaries)} and a score of {', '.join(scores)}"
-            )
+            raise ValueError(f"expected SUMMARY.SCORE; summaries: {', '.join(summaries)}; scores: {', '.join(scores)}")
         if scores[score].better == "neither":
-            raise ValueError(f"{score} has no better direction, so settings cannot be chosen by it")
+            raise ValueError(f"settings cannot be chosen by {score}: neither higher nor lower is better")
         return value
 
 
 class StudyConfig(Frozen):
-    """Everything a study is a function of."""
+    """Everything that determines a study."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Letters, digits, `-`, `_`."""
     note: str | None = None
     """Shown with the results."""
     directory: str | None = None
-    """Where runs live; studies that share it share their runs. None: runs/studies/NAME."""
+    """Directory of the runs; studies that share it share their runs. None: runs/studies/NAME."""
     base: dict[str, Any]
     """Settings of every run, as in a run's file, without memory, seed, strategy.name and evaluate.split."""
     methods: tuple[MethodConfig, ...] = Field(min_length=1)
@@ -127,18 +125,18 @@ class StudyConfig(Frozen):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     """Seeds of the runs. 0 <= seed."""
     models: tuple[str, ...] = ()
-    """Names of base models; none: that of `base`."""
+    """Names of base models; empty: the model of `base`."""
     grid: Choices = Field({})
     """Dotted key: values to choose from on validation rows; every combination is one trial."""
     sweep: Choices = Field({})
-    """Dotted key: values that are each reported (sensitivity), one key at a time; nothing is chosen."""
+    """Dotted key: values to report, one key at a time, for sensitivity curves; nothing is chosen."""
     selection: SelectionConfig = SelectionConfig()
     unequal_trials: bool = False
     """Allow methods with different numbers of trials; the numbers are part of the results."""
     baseline: str | None = None
-    """Label of the method that paired differences are taken to."""
+    """Label of the method that the others are compared with, by paired differences."""
     timeout: float | None = Field(None, gt=0)
-    """Longest run, in seconds; a longer one is recorded as failed. 0 < timeout."""
+    """Time limit of a run, in seconds; a longer run is stopped and recorded as failed. 0 < timeout."""
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -157,7 +155,7 @@ class StudyConfig(Frozen):
     @classmethod
     def _different(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(value)) != len(value) or any(isinstance(v, int) and v < 0 for v in value):
-            raise ValueError(f"expected different values, seeds from 0 on, got {list(value)}")
+            raise ValueError(f"values must differ and seeds must be 0 or more, got {list(value)}")
         return value
 
     @field_validator("base")
@@ -179,7 +177,7 @@ class StudyConfig(Frozen):
         labels = [m.label for m in self.methods]
         if self.baseline is not None and self.baseline not in labels:
             raise ValueError(
-                f"baseline {self.baseline!r} is none of the methods{nearest(self.baseline, labels)}; "
+                f"baseline {self.baseline!r} is not a method{nearest(self.baseline, labels)}; "
                 f"allowed: {', '.join(labels)}"
             )
         counts = {m.label: self.trials(m) for m in self.methods}
@@ -191,7 +189,7 @@ class StudyConfig(Frozen):
             )
         for method in self.methods:
             if both := sorted(set(self.grid_of(method)) & set(self.sweep_of(method))):
-                raise ValueError(f"{both[0]} stands in the grid and in the sweep of {method.label}; choose one")
+                raise ValueError(f"{both[0]} is in both the grid and the sweep of {method.label}; keep one")
         return self
 
     def grid_of(self, method: MethodConfig) -> Options:
@@ -203,7 +201,7 @@ class StudyConfig(Frozen):
         return current_keys(method.strategy_name, self.sweep, "sweep") if method.sweep is None else method.sweep
 
     def trials(self, method: MethodConfig) -> int:
-        """Number of settings that a method is tried with; 1 where nothing is chosen."""
+        """Number of settings that a method is tried with; 1 if nothing is chosen."""
         count = 1
         for values in self.grid_of(method).values():
             count *= len(values)
@@ -211,12 +209,12 @@ class StudyConfig(Frozen):
 
     @property
     def runs_directory(self) -> Path:
-        """Where runs live."""
+        """Directory of the runs."""
         return Path(self.directory or f"{STUDIES}/{self.name}").expanduser()
 
 
 def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
-    """Read a study file; the second value is its `base`, checked but for the options of strategies.
+    """Read a study file; the second value is its `base`, checked except for the options of strategies.
 
     Raises:
         ConfigError: lists every mistake, each with its file and key, the value got and what is allowed.
@@ -238,7 +236,9 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
             mistakes.append(f"{path}: base.stream: missing, so there is nothing to learn; see examples/studies")
         chooses = study is not None and any(study.trials(m) > 1 for m in study.methods)
         if chooses and base is not None and base.stream is not None and not _has_validation(base.stream):
-            mistakes.append(f"{path}: base.stream: a grid is chosen on validation rows, but validation_rows is 0")
+            mistakes.append(
+                f"{path}: base.stream: validation_rows is 0, but a grid needs validation rows; raise it or drop `grid`"
+            )
     if mistakes or study is None or base is None:
         raise ConfigError("\n".join(mistakes))
     return study, base

@@ -1,7 +1,7 @@
-"""A study from its file to its results: choose settings on validation rows, run every cell, keep what is finished.
+"""Run a study: choose settings on validation rows, run every cell, keep finished runs.
 
-Every run has a directory of its own, named by its id. A run whose record says `done` is never repeated; one that was
-killed or failed is taken up where its memory stands, the next time the study is started. Imports no torch.
+Each run has a directory named by its id. A run recorded as `done` is never repeated; a killed or failed one continues
+from its memory the next time the study is started. Imports no torch.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Record = dict[str, Any]
 
 
 class Engine(Protocol):
-    """Where runs are done.
+    """A place to do runs.
 
     Attributes:
-        workers: how many at a time.
+        workers: number of runs at a time.
     """
 
     workers: int
@@ -45,7 +45,7 @@ class Engine(Protocol):
 
 
 class Here:
-    """This machine, one run after another, each in a process of its own."""
+    """This machine: one run after another, each in its own process."""
 
     workers = 1
 
@@ -56,11 +56,11 @@ class Here:
 
 
 def run_here(job: Path, timeout: float | None) -> str | None:
-    """One run in a process; None if it wrote its record, else why not.
+    """Do one run in a process; None if it wrote its record, otherwise the reason.
 
     Args:
         job: directory of the run.
-        timeout: seconds; None: for ever.
+        timeout: seconds; None: no limit.
     """
     code = 0
     for _ in range(ATTEMPTS):
@@ -78,24 +78,28 @@ def run_here(job: Path, timeout: float | None) -> str | None:
         if code >= 0:
             break
     if code < 0:
-        return f"its process was killed {ATTEMPTS} times, at last by {signal.Signals(-code).name}; see {job / LOG}"
+        return (
+            f"its process was killed {ATTEMPTS} times, the last time by {signal.Signals(-code).name}; see {job / LOG}"
+        )
     return None if code == 0 else f"{_last_line(job / LOG)} (exit code {code}; see {job / LOG})"
 
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "its process ended without a word")
+    return next(
+        (line.strip() for line in reversed(lines) if line.strip()), "the process exited without writing to its log"
+    )
 
 
 class Records:
-    """Records of runs in one directory; what is done is read once."""
+    """Records of the runs in a directory; finished ones are read once."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._done: dict[str, Record] = {}
 
     def __call__(self, run: str) -> Record | None:
-        """The record of a run, done or failed; None if there is none, or it is damaged: then the run goes on from its memory."""
+        """The record of a run, done or failed; None if missing or damaged: the run then continues from its memory."""
         if run in self._done:
             return self._done[run]
         path = self.directory / run / RECORD
@@ -116,14 +120,14 @@ class Records:
         return record is not None and record["status"] == "done"
 
     def estimate(self, run: Run) -> float | None:
-        """Seconds that a run will take: the mean of the finished ones of its kind; None: not known."""
+        """Expected seconds of a run: the mean of the finished ones of its kind; None: unknown."""
         every = (self(p.name) for p in sorted(self.directory.glob("*")))
         same = [r["seconds"] for r in every if r and (r["strategy"], r["model"], len(r.get("tasks", ()))) == _kind(run)]
         mean = stats.mean(same)
         return None if mean != mean else mean
 
     def total(self, runs: Sequence[Run], workers: int = 1) -> tuple[float, int]:
-        """Seconds that runs will take together, and of how many of them nothing is known."""
+        """Expected seconds of these runs together, and how many of them have no estimate."""
         kinds = {_kind(run): run for run in runs}
         known = {kind: self.estimate(run) for kind, run in kinds.items()}
         each = [known[_kind(run)] for run in runs]
@@ -131,17 +135,17 @@ class Records:
 
 
 def _kind(run: Run) -> tuple[str, str, int]:
-    """Strategy, model and number of tasks (a trial may learn a part of them): what the time of a run goes by."""
+    """Strategy, model and number of tasks (a trial may learn a part of them): what the time of a run depends on."""
     return run.strategy, run.model, len(run.config["stream"]["order"])
 
 
 @dataclass
 class Study:
-    """A study under way.
+    """A running study.
 
     Attributes:
-        plan: what it consists of.
-        records: what is finished.
+        plan: its runs.
+        records: records of its runs.
         out: directory of results.json.
         engine: where runs are done.
         progress: where to report.
@@ -154,7 +158,7 @@ class Study:
     progress: Progress
 
     def execute(self) -> dict[str, Any]:
-        """Selection, then everything that is reported; returns the results."""
+        """Do the trials, choose settings, do the reported runs; returns the results."""
         directory = self.plan.study.runs_directory
         with writing(directory):
             for path in (directory / RUNS, directory / MEMORIES, self.out):
@@ -165,10 +169,10 @@ class Study:
                 pending = self.pending_runs()
                 chosen = {label: s.chosen for label, s in select(self.plan, self.records).items()}
                 if kept := len({run.id for run in self.plan.reported_runs(chosen)}) - len(pending):
-                    self.progress.say(f"{kept} finished runs taken over")
+                    self.progress.say(f"reusing {kept} finished runs")
                 self._do("runs", pending)
         except filelock.Timeout:
-            raise StoreError(f"{directory}: another study is under way here; wait for it, or set `directory`") from None
+            raise StoreError(f"{directory}: another study is running here; wait for it, or set `directory`") from None
         return self._write()
 
     def pending_trials(self) -> list[Run]:
@@ -219,7 +223,7 @@ class Study:
         return f"{name}: done" + ("" if value is None else f", {run.config['evaluate']['split']} {value:.2f}")
 
     def _prepare(self, run: Run) -> Path:
-        """The directory of a run, without the record of an earlier failure."""
+        """Prepare the directory of a run: write run.json, remove the record of an earlier failure."""
         directory = self.plan.study.runs_directory.absolute()
         job = directory / RUNS / run.id
         memory = directory / MEMORIES / run.memory_id
@@ -238,7 +242,7 @@ class Study:
 
 
 def describe(run: Run) -> str:
-    """A run for people."""
+    """A run's name for people."""
     settings = {key.rpartition(".")[2]: value for key, value in run.settings.items()}
     shown_settings = " ".join(f"{key}={value}" for key, value in settings.items())
     name = f"{run.method} {shown_settings}".strip()
@@ -253,21 +257,21 @@ def run_study(
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Do a study, or go on with it.
+    """Run a study, or continue it.
 
     Args:
         path: the study's file.
-        dry_run: list the runs that are left and the time they will take; do none.
-        ray: `local` or the address of a Ray cluster that sees the study's directory; None: one run after another, here.
+        dry_run: list the remaining runs and their expected time; do none.
+        ray: `local` or the address of a Ray cluster that sees the study's directory; None: one run at a time, here.
         out: directory of results.json; None: runs/studies/NAME.
         progress: where to report.
 
     Returns:
-        The document (results.json, or the list of a dry run), lines for people, and what went wrong.
+        The document (results.json, or the list of a dry run), lines for people, and the errors of failed runs.
 
     Raises:
         ConfigError: mistakes in the file, all of them.
-        StoreError: a directory cannot be written, or another study is under way in it.
+        StoreError: a directory cannot be written, or another study is running in it.
     """
     progress = progress or NullProgress()
     progress.say(f"{path}: checking every setting")
@@ -288,7 +292,7 @@ def run_study(
 
 
 def _listing(study: Study) -> tuple[dict[str, Any], list[str], list[str]]:
-    """What is left to do, with the time that finished runs of the same strategy and model took."""
+    """The remaining runs, with times estimated from finished runs of the same kind."""
     plan, records = study.plan, study.records
     trials, runs = study.pending_trials(), study.pending_runs()
     selection = select(plan, records)
@@ -304,9 +308,9 @@ def _listing(study: Study) -> tuple[dict[str, Any], list[str], list[str]]:
         for e in entries
     ]
     if waiting:
-        lines.append(f"and {len(waiting)} runs or more whose settings are chosen when the trials have ended")
-    known = f"{duration(seconds)} for those of known length" if unknown else duration(seconds)
-    lines.append(f"{len(entries)} to do; time: {known}" + (f", {unknown} unknown" if unknown else ""))
+        lines.append(f"and at least {len(waiting)} runs whose settings are chosen after the trials")
+    rest = f", plus {unknown} runs of unknown length" if unknown else ""
+    lines.append(f"{len(entries)} runs to do; estimated time: {duration(seconds)}{rest}")
     document = {
         "study": plan.study.name,
         "to_do": entries,
@@ -318,7 +322,7 @@ def _listing(study: Study) -> tuple[dict[str, Any], list[str], list[str]]:
 
 
 def table_lines(results: dict[str, Any], metric: str) -> list[str]:
-    """The table for a terminal: mean and interval over seeds of what settings are chosen by, and of BWT and AP."""
+    """The table for a terminal: Last, BWT and AP, with intervals, of the score that settings are chosen by."""
     name = metric.partition(".")[2]
     head = ("method", "order", "model", f"last {name}", "bwt", "ap")
     rows = [head]

@@ -1,7 +1,7 @@
-"""From a study's configuration to its runs, each with an id that is a function of its content. Imports no torch.
+"""Turn a study's configuration into runs, each with an id computed from its content. Imports no torch.
 
-The options of a strategy belong to the strategy, whose file needs torch. So they are checked, and completed by their
-defaults, in a process of its own: the id of a run covers every value that it uses, written or not.
+The options of a strategy are declared in its file, which needs torch. So a separate process checks them and fills in
+their defaults: the id of a run covers every value that it uses, written or not.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Run:
     """One run of a study.
 
     Attributes:
-        id: of its content (hex): the same id is the same run, in whichever study.
-        memory_id: of what its weights are a function of; runs that differ in what is scored share a memory.
+        id: hash of its content (hex); the same id means the same run, in any study.
+        memory_id: hash of all that determines its weights; runs that differ only in what is scored share a memory.
         method: label.
-        point: the swept setting and its value; empty where nothing is swept.
-        settings: what the method sets, those chosen and swept included.
+        point: the swept setting and its value; empty if nothing is swept.
+        settings: what the method sets, including chosen and swept settings.
         order: name of the task order.
         seed: of the run.
         model: name of the base model.
-        config: the whole run configuration but its memory.
+        config: the whole run configuration except its memory.
     """
 
     id: str
@@ -79,7 +79,7 @@ class Plan:
         orders: name -> 1-based positions of the tasks as listed.
         tasks: names of the tasks as listed.
         models: names of base models.
-        trees: (label, settings) -> complete run configuration, without what the axes set.
+        trees: (label, settings) -> complete run configuration; `_run` sets seed, model, order and split.
         files: path of each local file of rows -> sha256.
         sources: name of each strategy and loss from outside -> sha256 of its source.
     """
@@ -93,7 +93,7 @@ class Plan:
     sources: Mapping[str, str | None]
 
     def trials(self, method: MethodConfig) -> list[Settings]:
-        """Every combination of the grid; one, empty, where there is no grid."""
+        """Every combination of the grid; without a grid, a single empty one."""
         return trials(self.study, method)
 
     def selection_runs(self, method: MethodConfig, trial: Settings) -> list[Run]:
@@ -107,10 +107,10 @@ class Plan:
         ]
 
     def reported_runs(self, chosen: Mapping[str, Settings | None]) -> list[Run]:
-        """Runs on test rows of the methods whose settings are known, seed by seed, so that all methods grow together.
+        """Runs on test rows of methods whose settings are known, seed by seed, so that all methods advance together.
 
         Args:
-            chosen: label -> the trial that was chosen; None or missing: not yet, or none could be.
+            chosen: label -> the chosen trial; None or missing: not chosen yet, or none could be chosen.
         """
         return [
             self._run(method, trial, point, order, seed, model, "test")
@@ -152,20 +152,20 @@ class Plan:
     def _digest(self, config: Mapping[str, Any]) -> str:
         release = ".".join(__version__.split(".")[:2])
         stream = {k: v for k, v in config["stream"].items() if k != "name"}  # the name is only shown
-        # A run without a guard is the run that it was before there were guards.
+        # Without a guard, the id is the same as before guards existed.
         unguarded = not any((config.get("guard") or {}).get(probe) for probe in ("text", "choices"))
         relevant = {k: v for k, v in config.items() if k != "guard" or not unguarded}
-        # Options keep the names that they had when the first runs were made, or those would be lost to later studies.
+        # The id uses the original names of options, so that later studies still find the first runs.
         chosen = config["strategy"]
         content: list[Any] = [release, {**relevant, "stream": stream, "strategy": former_names(chosen)}, self.files]
-        # Changed code from outside is another run; a run of ours has the id that it always had.
+        # Changed outside code makes another run; a run without outside code keeps its id.
         if used := {n: self.sources[n] for n in (chosen["name"], chosen.get("loss")) if n in self.sources}:
             content.append(used)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
 
 
 def make_plan(path: Path) -> Plan:
-    """Read and check a study file, every setting of every method included.
+    """Read and check a study file, including every setting of every method.
 
     Raises:
         ConfigError: lists every mistake.
@@ -201,25 +201,25 @@ def make_plan(path: Path) -> Plan:
 
 
 def trials(study: StudyConfig, method: MethodConfig) -> list[Settings]:
-    """Every combination of a method's grid; one, empty, where there is no grid."""
+    """Every combination of a method's grid; without a grid, a single empty one."""
     grid = study.grid_of(method)
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def points(study: StudyConfig, method: MethodConfig) -> list[Settings]:
-    """What a method is reported at: one key of its sweep at a time; one, empty, where nothing is swept."""
+    """Settings that a method is reported at, one key of its sweep at a time; without a sweep, a single empty one."""
     return [{key: value} for key, values in study.sweep_of(method).items() for value in values] or [{}]
 
 
 def named_orders(name: str, count: int) -> dict[str, Order]:
-    """The orders that an entry of `orders` stands for: name -> 1-based positions.
+    """Expand an entry of `orders`: name -> 1-based positions.
 
     Args:
         name: `given`, `reversed`, `order1` to `order3`, `random:N` or `all`.
         count: number of tasks.
 
     Raises:
-        ConfigError: unknown, or not to be had of so many tasks.
+        ConfigError: the name is unknown, or does not fit the number of tasks.
     """
     given = tuple(range(1, count + 1))
     if name in PAPER_ORDERS:
@@ -232,13 +232,13 @@ def named_orders(name: str, count: int) -> dict[str, Order]:
         return {name: given[::-1]}
     if name == "all":
         if count > MOST_PERMUTED:
-            raise ConfigError(f"all is for up to {MOST_PERMUTED} tasks, but the stream has {count}; take random:N")
+            raise ConfigError(f"all works for up to {MOST_PERMUTED} tasks, but the stream has {count}; use random:N")
         return {"-".join(map(str, p)): p for p in itertools.permutations(given)}
     kind, _, number = name.partition(":")
     if kind == "random" and number.isdecimal() and 1 <= int(number) <= math.factorial(count):
         return {f"random{i}": p for i, p in enumerate(_random_orders(int(number), count), 1)}
     raise ConfigError(
-        f"{name!r} is none of given, reversed, order1, order2, order3, all, random:N "
+        f"unknown order {name!r}; allowed: given, reversed, order1, order2, order3, all, random:N "
         f"(N different orders, 1 <= N <= {count}! for {count} tasks)"
     )
 
@@ -271,7 +271,7 @@ def _key(settings: Settings) -> str:
 
 
 def _file_digests(stream: StreamConfig) -> dict[str, str]:
-    """sha256 of the content of the suite, or of every local file of rows; a data set of a hub has none here."""
+    """sha256 of the content of the suite, or of every local file of rows; data sets of a hub are left out."""
     if stream.planted is not None:
         content = resources.files("lifealign.data.planted").joinpath("planted.json").read_bytes()
         return {"planted": hashlib.sha256(content).hexdigest()}

@@ -1,7 +1,7 @@
 """Runs of a study on Ray: one task per run, on this machine or on a cluster that sees the study's directory.
 
-Ray gives every task a worker process of its own. If it is killed, Ray starts the task again in another one, and the run
-goes on from its last checkpoint.
+Ray gives every task its own worker process. If that is killed, Ray restarts the task in another one, and the run
+continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from lifealign.core.registry import hand_over
 from lifealign.studies.worker import ATTEMPTS, LOG, RECORD, Handed, start, too_long, write_failure
 
 SHARED = ("LIFEALIGN_", "HF_")
-"""Environment variables that go to the workers, by their beginning; the rest is the worker's own."""
+"""Prefixes of the environment variables that are passed to the workers; the rest is the worker's own."""
 
 
 class RayEngine:
-    """See `study.Engine`.
+    """Runs on Ray; see `engine.Engine`.
 
     Args:
         address: `local` starts Ray on this machine, one worker per core; else the address of a running cluster. A Ray
-            that this process has started already is used as it is.
+            that this process has already started is used as it is.
 
     Raises:
         ConfigError: Ray is not installed.
-        StoreError: there is no cluster at the address.
+        StoreError: no cluster runs at the address.
     """
 
     def __init__(self, address: str) -> None:
@@ -42,14 +42,14 @@ class RayEngine:
             if not self._ray.is_initialized():
                 self._ray.init(address=address)
         except (ConnectionError, ValueError) as error:
-            raise StoreError(f"--ray {address!r}: no Ray cluster there: {error}") from None
+            raise StoreError(f"--ray {address!r}: no Ray cluster at this address: {error}") from None
         self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def run(self, jobs: Sequence[Path], timeout: float | None) -> Iterator[tuple[Path, str | None]]:
-        """See `study.Engine.run`; runs end in any order."""
+        """See `engine.Engine.run`; runs end in any order."""
         ray = self._ray
         shared = {name: value for name, value in os.environ.items() if name.startswith(SHARED)}
-        # One run a process: its peak memory is its own.
+        # One run per process, so that its peak memory is its own.
         task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1, max_calls=1)(_task)
         waiting = {task.remote(job, timeout, shared, str(Path.cwd()), hand_over()): job for job in jobs}
         while waiting:
@@ -60,12 +60,12 @@ class RayEngine:
             except ray.exceptions.RayTaskError as error:
                 reason = f"{type(error.cause).__name__}: {error.cause} (see {waiting[ended] / LOG})"
             except ray.exceptions.RayError as error:
-                reason = f"Ray could not do it in {ATTEMPTS} attempts: {str(error).splitlines()[0]}"
+                reason = f"Ray gave up after {ATTEMPTS} attempts: {str(error).splitlines()[0]}"
             yield waiting.pop(ended), reason
 
 
 def _task(job: Path, timeout: float | None, shared: Mapping[str, str], directory: str, handed: Handed) -> None:
-    if (job / RECORD).exists():  # an attempt of this task ran out of time
+    if (job / RECORD).exists():  # an earlier attempt ran out of time
         return
     if timeout is not None:
         timer = threading.Timer(timeout, _give_up, (job, timeout))

@@ -1,4 +1,4 @@
-"""results.json of a study, from its plan and the records of its runs; no torch, no memory is opened."""
+"""Build a study's results.json from its plan and the records of its runs. Imports no torch and opens no memory."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lifealign.studies.plan import Plan, Run, Settings, points
 
 Record = Mapping[str, Any]
 Records = Callable[[str], Record | None]
-"""Run id -> its record, done or failed; None: it has not ended yet."""
+"""Run id -> its record, done or failed; None: not ended yet."""
 
 COSTS = ("seconds", "train_seconds", "peak_memory_gb", "state_bytes")
 MEASURED = ("seconds", "train_seconds", "peak_memory_gb")
 REFERENCE_METHOD = "sequential"
-"""The strategy whose training time the others' is given relative to."""
+"""The strategy to whose training time the others' are compared."""
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What became of one method's trials.
+    """Outcome of one method's trials.
 
     Attributes:
         trials: settings, value on validation rows, ids of the runs, error.
-        chosen: settings of the best; None while trials are missing, or if none ended well.
+        chosen: settings of the best; None while trials are missing, or if all failed.
         error: why nothing can be chosen.
     """
 
@@ -41,7 +41,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that differ in their seed alone: one row of the table."""
+    """Finished runs that differ only in their seed: one row of the table."""
 
     method: str
     strategy: str
@@ -52,7 +52,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The method, with the swept setting where there is one."""
+        """The method, with the swept setting if there is one."""
         return shown(self.method, self.point)
 
     def by_seed(self, score: str, summary: str) -> dict[int, float | None]:
@@ -66,7 +66,7 @@ def shown(method: str, point: Settings) -> str:
 
 
 def select(plan: Plan, records: Records) -> dict[str, Selected]:
-    """The settings of each method: the trial with the best mean validation value; label -> what was found."""
+    """Choose the settings of each method by the best mean value on validation rows: label -> outcome."""
     return {m.label: _select_one(plan, m, records) for m in plan.study.methods}
 
 
@@ -94,12 +94,12 @@ def _select_one(plan: Plan, method: Any, records: Records) -> Selected:
         return Selected(lines, lines[best]["settings"])
     first = next((line["error"] for line in lines if line["error"]), None)
     return Selected(
-        lines, None, None if waiting else f"no settings to report: every trial failed, the first by: {first}"
+        lines, None, None if waiting else f"every trial failed, so no settings can be chosen; the first error: {first}"
     )
 
 
 def build(plan: Plan, records: Records) -> dict[str, Any]:
-    """The whole document; numbers that are missing are NaN or None."""
+    """Build the whole document; missing numbers are NaN or None."""
     selection = select(plan, records)
     planned = plan.reported_runs({label: s.chosen for label, s in selection.items()})
     known = [_entry(plan, run, records) for run in planned]
@@ -136,7 +136,7 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
 
 def _entry(plan: Plan, run: Run, records: Records) -> dict[str, Any]:
     record = records(run.id) or {"status": "pending"}
-    # The seed that settings were chosen with was trained then: its cost stands in the record of that run.
+    # The seed that settings were chosen with was trained in a trial, so its cost is in the record of that run.
     trained = next((r for r in (record, *_twins(plan, run, records)) if r.get("seconds") is not None), {})
     return {
         "id": run.id,
@@ -165,7 +165,7 @@ def _twins(plan: Plan, run: Run, records: Records) -> list[Record]:
 
 
 def _unknown(plan: Plan, selection: Mapping[str, Selected]) -> list[dict[str, Any]]:
-    """Entries of the runs whose settings are not chosen: without id, pending, or failed if none can be chosen."""
+    """Entries of runs without chosen settings: no id; pending, or failed if nothing can be chosen."""
     return [
         {
             "id": None,
@@ -229,7 +229,7 @@ def _table(groups: Sequence[Group], baseline: str | None) -> list[dict[str, Any]
 
 
 def _baseline(group: Group, groups: Sequence[Group], baseline: str | None) -> Group | None:
-    """The baseline's row of the same order and model: at the same swept setting, or unswept; not the row itself."""
+    """The baseline's row of the same order and model: at the same swept setting, or unswept; None: the row itself."""
     same = [g for g in groups if (g.method, g.order, g.model) == (baseline, group.order, group.model)]
     chosen = next((g for point in (group.point, {}) for g in same if g.point == point), None)
     return None if chosen is group else chosen
@@ -253,7 +253,7 @@ def _by_label(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def _orders_spread(groups: Sequence[Group]) -> dict[str, Any]:
-    """Per method with two orders or more: means by order, over seeds and models, and how far they lie apart."""
+    """For each method with at least two orders: means by order, over seeds and models, and their spread."""
     found: dict[str, Any] = {}
     for label, own in _by_label(groups).items():
         orders = list(dict.fromkeys(g.order for g in own))
@@ -270,7 +270,7 @@ def _orders_spread(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _interference(plan: Plan, groups: Sequence[Group]) -> dict[str, Any]:
-    """Per method, of the score that settings are chosen by."""
+    """Interference matrix of each method, for the score that settings are chosen by."""
     score = plan.study.selection.metric.partition(".")[2]
     tasks = plan.task_order(next(iter(plan.orders)))
     found = {}
@@ -283,7 +283,7 @@ def _interference(plan: Plan, groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _cost(groups: Sequence[Group]) -> dict[str, Any]:
-    """Per method, means over all runs that were not interrupted."""
+    """Costs of each method: means over the runs that were not interrupted."""
     found: dict[str, dict[str, Any]] = {}
     reference = math.nan
     for label, own in _by_label(groups).items():

@@ -10,8 +10,8 @@ import numpy as np
 from lifealign.evaluation.metrics import Array, Interval, as_matrix, mean_interval, seeds_interval
 
 BOOTSTRAP_FROM = 20
-"""From so many seeds on, an interval is a percentile bootstrap. Below, it is Student's t: 95% bootstrap intervals of 3, 5,
-10 and 20 normal values cover the mean in 74, 83, 90 and 93% of cases (`metrics.seeds_interval`, tests)."""
+"""From this many seeds on, an interval is a percentile bootstrap. Below, it is Student's t: 95% bootstrap intervals of
+3, 5, 10 and 20 normal values cover the mean in 74, 83, 90 and 93% of cases (`metrics.seeds_interval`, tests)."""
 
 
 def interval(values: Sequence[float | None]) -> Interval:
@@ -21,7 +21,7 @@ def interval(values: Sequence[float | None]) -> Interval:
 
 
 def interval_name(seeds: int) -> str:
-    """What `interval` is of so many values, for people."""
+    """Kind of interval that `interval` gives for this many seeds, for people."""
     if seeds < 2:
         return "one seed: no interval"
     kind = "percentile bootstrap" if seeds >= BOOTSTRAP_FROM else "Student's t"
@@ -29,9 +29,9 @@ def interval_name(seeds: int) -> str:
 
 
 def paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None]) -> Interval:
-    """Mean over the seeds that both have of ours - theirs, with its 95% interval.
+    """Mean of ours - theirs over the seeds that both have, with its 95% interval.
 
-    Pairing takes out what the seed does to both (rows, their order, initial adapter).
+    Pairing removes the effect of the seed on both (rows, their order, initial adapter).
     """
     both = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
     return interval([a - b for a, b in both if a is not None and b is not None])
@@ -44,7 +44,7 @@ def spread(by_order: Mapping[str, float]) -> float:
 
 
 def mean(values: Sequence[float | None]) -> float:
-    """Mean of the values that are there; NaN of none."""
+    """Mean of the values that are not missing; NaN if all are."""
     present = [float(v) for v in values if v is not None and not np.isnan(v)]
     return float(np.mean(present)) if present else float("nan")
 
@@ -52,11 +52,11 @@ def mean(values: Sequence[float | None]) -> float:
 def interference(
     runs: Sequence[tuple[Sequence[str], Any, Sequence[float | None] | None]], tasks: Sequence[str]
 ) -> Array:
-    """What learning task i does to the score of task j: [i, j], mean over the runs in which it was measured.
+    """Effect of learning task i on the score of task j: [i, j], mean over the runs that measured it.
 
     A run that learns i as its k-th task (from 0) changed j by R[k][j] - R[k-1][j]; for k = 0, by R[0][j] - before[j].
-    The diagonal is what learning a task does to itself. Cells that no run measured (i learnt before j in all of them,
-    without `evaluate.unseen`) are NaN.
+    The diagonal is the effect of learning a task on itself. Cells that no run measured (i learnt before j in all of
+    them, without `evaluate.unseen`) are NaN.
 
     Args:
         runs: (tasks in the order learnt, R, scores before the first task or None).
@@ -76,6 +76,6 @@ def interference(
 
 
 def best(values: Sequence[float | None], lower_is_better: bool) -> int | None:
-    """Position of the best value, the first of equals; None if no value is there."""
+    """Position of the best value, the first in a tie; None if all values are missing."""
     scores = [np.nan if v is None else (-v if lower_is_better else v) for v in values]
     return None if np.isnan(scores).all() else int(np.nanargmax(scores))

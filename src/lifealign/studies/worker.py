@@ -1,7 +1,7 @@
-"""What a study does in processes of their own: check settings, and do one run. Imports torch only there.
+"""The parts of a study that run in separate processes: check settings, do one run. Imports torch only there.
 
-Processes are forked from a server that has imported everything and computed nothing: a run costs no import, its peak
-memory is its own, and a crash ends nothing but the run. A process whose study was killed ends by itself.
+Processes are forked from a server that has imported everything and computed nothing: a run pays for no import, its peak
+memory is its own, and a crash ends only that run. If the study is killed, the process of its run ends by itself.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ CONTEXT.set_forkserver_preload(["lifealign.memory.learning", "lifealign.memory.a
 
 RUN, RECORD, LOG = "run.json", "record.json", "log.txt"
 HEAD = ("id", "memory_id", "strategy", "model")
-"""What a record repeats of its run."""
+"""Keys of a run that its record repeats."""
 LOCK_SECONDS = 60
-"""How long a run waits for the one before it, whose study was killed, to notice and end."""
+"""How long a run waits for an earlier run of a killed study to notice and end."""
 
 Handed = dict[str, dict[str, str]]
 Place = tuple[dict[str, str], str, Handed]
 
 
 def here() -> Place:
-    """Environment, working directory, and what this process registered: a forked process has those of the server's start."""
+    """Environment, working directory, registrations of this process; a forked one has those of the server's start."""
     return dict(os.environ), str(Path.cwd()), hand_over()
 
 
@@ -54,7 +54,7 @@ def _go(environment: Mapping[str, str], directory: str, handed: Handed) -> None:
 def resolve(
     trees: Sequence[tuple[str, Mapping[str, Any]]], environment: Mapping[str, str], directory: str, handed: Handed
 ) -> tuple[list[dict[str, Any] | list[str]], dict[str, str | None]]:
-    """Each tree (with where it stands, for messages) as a complete configuration without memory, or its mistakes.
+    """Complete each tree to a configuration without memory, or list its mistakes; it comes with its place for messages.
 
     The second value is name -> sha256 of the source of each strategy and loss from outside that they use.
     """
@@ -75,7 +75,7 @@ def resolve(
 
 
 def start(job: Path, environment: Mapping[str, str], directory: str, handed: Handed) -> None:
-    """Entry of a run's process: output goes to the run's log; ends when the study does."""
+    """Entry point of a run's process: it writes its output to the run's log and ends when the study ends."""
     _go(environment, directory, handed)
     log = os.open(job / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
@@ -92,7 +92,7 @@ def _end_with(sentinel: int) -> None:
 
 
 def work(job: Path) -> None:
-    """Do the run of a directory, or go on with it, and write its record; a mistake of the user is a record, too."""
+    """Do or continue the run of a directory and write its record; a user's mistake is recorded as a failure."""
     run = json.loads((job / RUN).read_bytes())
     memory = Path(run["memory"])
     memory.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def work(job: Path) -> None:
             record |= {"status": "done", "error": None, **_learn(run["config"], memory)}
         except UserError as error:
             record |= {"status": "failed", "error": str(error)}
-    # What an earlier process spent on this memory is not known: no figure rather than a part of one.
+    # The cost of an earlier process on this memory is unknown: report none rather than a part of it.
     clean = fresh and record["status"] == "done"
     record |= {
         "seconds": time.perf_counter() - begun if clean else None,
@@ -116,14 +116,14 @@ def work(job: Path) -> None:
 
 
 def write_failure(job: Path, reason: str) -> None:
-    """The record of a run whose process could not write it."""
+    """Write the record of a run whose process could not write it."""
     run = json.loads((job / RUN).read_bytes())
     _write(job, {key: run[key] for key in HEAD} | {"status": "failed", "error": reason, "seconds": None})
 
 
 def too_long(timeout: float) -> str:
-    """The reason of a run that was stopped after `timeout` seconds."""
-    return f"no end within {timeout:g} s (`timeout`)"
+    """Why a run was stopped after `timeout` seconds, for its record."""
+    return f"not finished within {timeout:g} s (`timeout`)"
 
 
 def _write(job: Path, record: Mapping[str, Any]) -> None:
@@ -150,7 +150,7 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
         "tasks": list(table.tasks),
         "scores": scores,
         "summary": summary,
-        # Reference log-probs are shared between runs: who comes first would pay for all.
+        # Reference log-probs are shared between runs: the first one would pay for all.
         "train_seconds": sum(m.meta["seconds"] - m.meta["reference_seconds"] for m in store.lineage()[1:]),
         "state_bytes": sum(files[name].size for name in (f"{STATE}.safetensors", REPLAY) if name in files),
     }
@@ -163,4 +163,4 @@ def peak_memory_gb() -> float:
 
 
 ATTEMPTS = 3
-"""How often a run is started whose process is killed; each time it goes on from its last checkpoint."""
+"""How often a run is started if its process is killed; each time it continues from its last checkpoint."""

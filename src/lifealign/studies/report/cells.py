@@ -1,4 +1,4 @@
-"""A table of a study's report, as HTML, LaTeX, Markdown and the terminal print it. See `tables`.
+"""Tables of a study's report, to be printed as HTML, LaTeX, Markdown and on the terminal. See `tables`.
 
 A missing number is None from here on and is shown as such; nothing is filled in.
 """
@@ -22,7 +22,7 @@ class Cell:
     """One cell.
 
     Attributes:
-        text: for people; None where nothing was measured.
+        text: for people; None if nothing was measured.
         value: the number behind the text; None for words.
         low: lower end of the interval, for people; "" without one.
         high: its upper end.
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its heading, the heading above it (shared by neighbours), what it says, and whether it holds words."""
+    """One column: its heading, the heading above it (shared by neighbours), its explanation, whether it holds words."""
 
     label: str
     above: str = ""
@@ -63,7 +63,7 @@ class Table:
         first: heading of the first column.
         columns: the others.
         rows: (name, cells) each.
-        show: which choices of the reader it belongs to: score, order, model.
+        show: choices in the page's menus under which it is shown: score, order, model.
     """
 
     name: str
@@ -86,7 +86,7 @@ def slug(*parts: str) -> str:
 
 
 def unused(name: str, seen: set[str]) -> str:
-    """The name, with a number where names differ only in signs or in case that file names do not keep apart."""
+    """The name, with a number if it differs from a seen one only in signs or case, which file names ignore."""
     full, count = name, 1
     while full.lower() in seen:
         count += 1
@@ -101,7 +101,7 @@ def order_label(order: str) -> str:
 
 
 def setting(value: Any) -> str:
-    """A setting's value as one would write it."""
+    """A setting's value as a user would write it."""
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
 
 
@@ -111,12 +111,12 @@ def settings_text(settings: Json | None) -> str:
 
 
 def number_cell(value: Any, score: str = "") -> Cell:
-    """A number alone."""
+    """A cell with a number and no interval."""
     return Cell(None) if value is None else Cell(number(value, score), value)
 
 
 def mean_cell(stored: Json, score: str) -> Cell:
-    """A mean with its interval, both for people."""
+    """A cell with a mean and its interval."""
     found = interval({**stored, "value": stored.get("mean")})
     if found["value"] is None:
         return Cell(None)
@@ -125,13 +125,13 @@ def mean_cell(stored: Json, score: str) -> Cell:
 
 
 def signed(cell: Cell) -> str:
-    """A number's text, with its sign where it is positive."""
+    """A number's text, with a plus sign if it is positive."""
     text = cell.text or ""
     return f"+{text}" if float(text) > 0 else text
 
 
 def ranked(cells: Sequence[Cell], higher: bool) -> list[Cell]:
-    """The best and the second marked; equal as shown is equal, and after two that are best there is no second.
+    """Mark the best and the second best; cells that print the same are equal, and after two best there is no second.
 
     A column of fewer than two numbers has no best. Cells with a note are not ranked.
     """
@@ -149,7 +149,7 @@ def ranked(cells: Sequence[Cell], higher: bool) -> list[Cell]:
 
 
 def words(text: str) -> Cell:
-    """Words, or what is not there."""
+    """A cell of words; an empty text counts as missing."""
     return Cell(text or None)
 
 

@@ -1,4 +1,4 @@
-"""Geometry of the charts on a study's page: coordinates for the inline SVG. See `report_charts`.
+"""Geometry of the charts on a study's page: coordinates for the inline SVG. See `lifealign.report.charts`.
 
 All lengths are in units of the SVG's view box; y grows downwards.
 """
@@ -18,7 +18,7 @@ _LONGEST = 24  # letters of a name that is shown in full
 
 
 def short(name: str) -> str:
-    """A name that fits; the whole one stands in the title."""
+    """A name cut to fit; the full one is in the title."""
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 

@@ -1,6 +1,6 @@
 """Figures of a study as PNG and PDF, drawn from the same values as the page's charts. Needs matplotlib (extra `figures`).
 
-The same input gives the same bytes: no date in a file, no settings of the user, no names of methods read as formulas.
+The same input gives the same bytes: no date in a file, none of the user's settings, no method name read as a formula.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _all(results: Json) -> Iterator[tuple[str, Figure]]:
 
 
 def _heatmaps(views: Sequence[View], title: str) -> Figure:
-    """Score matrices side by side; stages and tasks are named at the edges only, being the same for all."""
+    """Score matrices side by side; stages and tasks are named at the edges only, because they are the same for all."""
     tasks = list(views[0]["tasks"])
     there = {row["label"] for view in views for row in view["rows"]}
     stages = [label for label in ("before", *(f"after {task}" for task in tasks)) if label in there]

@@ -19,12 +19,12 @@ _SIGNS = {
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is, on one line."""
+    """Escape text, so that LaTeX prints it unchanged, on one line."""
     return "".join(_SIGNS.get(sign, sign) for sign in " ".join(text.split()))
 
 
 def latex(table: Table) -> str:
-    """The table as a tabular; the best of a column is bold, the second underlined, an interval stands in brackets."""
+    """The table as a tabular; the best of a column is bold, the second underlined, an interval in brackets."""
     kinds = "".join("l" if column.words else "r" for column in table.columns)
     lines = [f"% {_comment(line)}" for line in (table.title, table.note) if line]
     lines += [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{l{kinds}}}", r"\toprule"]

@@ -1,4 +1,4 @@
-"""Lines of a study's table that may be compared, and the scores and runs behind them."""
+"""Comparable lines of a study's table, and the scores and runs behind them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lifealign.studies.report.cells import (
 
 @dataclass(frozen=True)
 class Group:
-    """Lines of the study's table that may be compared: one order of the tasks on one base model."""
+    """Comparable lines of the study's table: one order of the tasks on one base model."""
 
     order: str
     model: str
@@ -21,12 +21,12 @@ class Group:
     label: str
 
     def show(self) -> dict[str, str]:
-        """The reader's choices that it belongs to."""
+        """The choices in the page's menus under which it is shown."""
         return {"order": self.order, "model": self.model}
 
 
 def groups(results: Json) -> list[Group]:
-    """The comparable lines of the study's table, in its order; the label names order and model as far as they vary."""
+    """Groups of comparable lines, in the table's order; a label names the order, and the model if there are several."""
     found: dict[tuple[str, str], list[Json]] = {}
     for line in results.get("table") or ():
         found.setdefault((str(line["order"]), str(line.get("model"))), []).append(line)
@@ -38,7 +38,7 @@ def groups(results: Json) -> list[Group]:
 
 
 def scores_of(results: Json) -> list[str]:
-    """Metrics of the table and of the runs, in the order of the first that has them."""
+    """Scores of the table and of the runs, in order of first appearance."""
     lines = [line.get("metrics") or {} for line in results.get("table") or ()]
     runs = [run.get("scores") or {} for run in results.get("runs") or ()]
     return list(dict.fromkeys(score for held in (*lines, *runs) for score in held))

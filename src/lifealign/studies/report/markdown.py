@@ -8,14 +8,14 @@ _SIGNS = {sign: "\\" + sign for sign in "\\`*_[]<>|"}
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape text, so that Markdown shows it unchanged, on one line."""
     return "".join(_SIGNS.get(sign, sign) for sign in " ".join(text.split()))
 
 
 def markdown(table: Table) -> str:
     """The table with its title and note; the best of a column is bold, the second in italics, an interval in brackets.
 
-    Markdown has one line of headings: a heading above several columns stands before each of theirs.
+    Markdown has one line of headings, so a heading above several columns is repeated in each of theirs.
     """
     heads = [f"{column.above} {column.label}".strip() for column in table.columns]
     rules = ["---" if column.words else "---:" for column in table.columns]

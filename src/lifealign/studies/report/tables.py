@@ -1,4 +1,4 @@
-"""The tables of a study's report, as plain values that HTML and LaTeX are made of. See `report`.
+"""The tables of a study's report, as plain values from which HTML and LaTeX are made.
 
 Each table is made once, as `Table` of `Cell`, so that the page and the LaTeX cannot disagree.
 """
@@ -32,7 +32,7 @@ PAPER_FORM = ("bwt", "last", "ap")
 
 
 def all_tables(results: Json) -> dict[str, list[Table]]:
-    """Every table of the report, by section; a section may have none."""
+    """Every table of the report, by section; a section may be empty."""
     comparable, scores = groups(results), scores_of(results)
     sections = {
         "main": [main_table(results, group, scores) for group in comparable],
@@ -64,7 +64,7 @@ def main_table(results: Json, group: Group, scores: Sequence[str]) -> Table:
     return Table(
         slug("main", group.order, _model_part(results, group)),
         f"Results, {group.label}",
-        "Mean over seeds with its 95 % interval.",
+        "Mean over seeds with its 95% interval.",
         "Method",
         columns,
         _score_rows(results, group, pairs),
@@ -78,7 +78,7 @@ def _details(results: Json, group: Group, score: str) -> Table:
     return Table(
         slug("summary", score, group.order, _model_part(results, group)),
         f"{catalog.score(score).title}, {group.label}",
-        "Mean over seeds with its 95 % interval.",
+        "Mean over seeds with its 95% interval.",
         "Method",
         tuple(Column(catalog.summary(key).label, "", catalog.summary(key).note) for _, key in pairs),
         _score_rows(results, group, pairs),
@@ -91,7 +91,7 @@ def _model_part(results: Json, group: Group) -> str:
 
 
 def _stored(line: Json, score: str, key: str) -> Json:
-    """What the table's line says of a summary."""
+    """A summary as the table's line stores it."""
     found: Json = ((line.get("metrics") or {}).get(score) or {}).get(key) or {}
     return found
 
@@ -114,7 +114,7 @@ def _score_rows(
 
 
 def _score_cell(results: Json, line: Json, score: str, key: str, most: int) -> Cell:
-    """A mean over seeds; its note says which seeds or cells it lacks."""
+    """A mean over seeds; its note counts missing seeds or cells."""
     stored = _stored(line, score, key)
     seeds, values = line.get("seeds") or [], stored.get("values") or []
     cell = mean_cell(stored, score)
@@ -130,7 +130,7 @@ def _score_cell(results: Json, line: Json, score: str, key: str, most: int) -> C
 
 
 def _partial(results: Json, line: Json, score: str, key: str) -> list[str]:
-    """How many cells of R lie behind the mean, where some that it is a mean over were not measured."""
+    """How many cells of R the mean is over, if some were not measured."""
     there = needed = 0
     for run in runs_of(results, method=line["method"], order=line["order"], model=line.get("model")):
         R = ((run.get("scores") or {}).get(score) or {}).get("R") or []
@@ -141,7 +141,7 @@ def _partial(results: Json, line: Json, score: str, key: str) -> list[str]:
 
 
 def _differences(results: Json, group: Group, score: str) -> Table | None:
-    """Paired difference to the study's baseline, seed by seed."""
+    """Paired difference from the study's baseline, seed by seed."""
     held = [
         (str(line["method"]), (line.get("difference") or {}).get(score) or {})
         for line in group.lines
@@ -154,8 +154,8 @@ def _differences(results: Json, group: Group, score: str) -> Table | None:
     baseline = results.get("baseline")
     return Table(
         slug("difference", score, group.order, _model_part(results, group)),
-        f"{catalog.score(score).title}: difference to {baseline}, {group.label}",
-        f"Method minus {baseline}, paired over seeds, with its 95 % interval. * : the interval excludes zero.",
+        f"{catalog.score(score).title}: difference from {baseline}, {group.label}",
+        f"Method minus {baseline}, paired over seeds, with its 95% interval. * : the interval excludes zero.",
         "Method",
         tuple(Column(catalog.summary(key).label, "", catalog.summary(key).note) for key in keys),
         rows,
@@ -200,7 +200,7 @@ def _spread(results: Json, score: str) -> Table | None:
     return Table(
         slug("orders", score),
         f"Order sensitivity: {catalog.score(score).title}",
-        "Spread: the largest minus the smallest mean over the orders; less is better.",
+        "Spread: the largest minus the smallest mean over the orders; lower is better.",
         "Method",
         tuple(columns),
         tuple(rows),
@@ -220,9 +220,9 @@ def _interference(results: Json) -> list[Table]:
             Table(
                 slug("interference", method),
                 f"Interference: {method}",
-                f"{catalog.score(score).title}: mean change of the column's task by learning the row's task.",
+                f"{catalog.score(score).title}: mean change in the column's task caused by learning the row's task.",
                 "Learnt",
-                tuple(Column(task, "Change of") for task in tasks),
+                tuple(Column(task, "Change in") for task in tasks),
                 tuple(
                     (task, tuple(_change(v, score, largest) for v in row))
                     for task, row in zip(tasks, matrix, strict=True)
@@ -292,19 +292,19 @@ def _selection(results: Json) -> list[Table]:
     return [
         Table(
             "selection",
-            "What was chosen",
-            f"What was chosen, on the {split} rows; the tables report the {results.get('reported_on')} rows.",
+            "Chosen settings",
+            f"Chosen on the {split} rows; the tables report the {results.get('reported_on')} rows.",
             "Method",
-            (Column("Trials"), Column("Failed"), *word_columns("Chosen"), Column("Value"), *word_columns("Metric")),
+            (Column("Trials"), Column("Failed"), *word_columns("Chosen"), Column("Value"), *word_columns("Summary")),
             tuple((method, _selection_cells(stored)) for method, stored in held.items()),
             {},
         ),
         Table(
             "trials",
             "All trials",
-            f"Every setting tried, and its value on the {split} rows.",
+            f"All settings tried, with their values on the {split} rows.",
             "Method",
-            (*word_columns("Settings"), Column("Value"), *word_columns("Metric", "Message")),
+            (*word_columns("Settings"), Column("Value"), *word_columns("Summary", "Message")),
             tuple(
                 (
                     method,
@@ -353,5 +353,5 @@ def _unfinished(results: Json) -> list[Table]:
         )
         for run in held
     )
-    note = "These runs are in no mean above."
+    note = "These runs are not in any mean above."
     return [Table("unfinished", "Failed and pending runs", note, "Method", word_columns(*labels), rows, {})]

@@ -1,4 +1,4 @@
-"""What a study's page and its figures show beside the tables: heatmaps, bars, curves, points. See `report`.
+"""Heatmaps, bars, curves and points that a study's page and figures show besides the tables.
 
 Plain values; the page's charts (`charts`) and the figures (`figures`) are drawn from the same ones.
 """
@@ -18,7 +18,7 @@ from lifealign.studies.report.lines import Group, groups, runs_of, scores_of
 
 View = dict[str, Any]
 BAR_SUMMARIES = ("last", "bwt")
-"""Summaries that are shown as bars and as sensitivity curves."""
+"""Summaries shown as bars and as sensitivity curves."""
 LEARNING, RETENTION = "learning_accuracy", "bwt"
 
 
@@ -88,7 +88,7 @@ def _mean_of(values: Sequence[float | None], seeds: Sequence[Any], score: str, l
 
 
 def bars(results: Json) -> list[View]:
-    """For each score, model and summary: the methods' means in every order, None where there is none."""
+    """For each score, model and summary: the methods' means in every order, None if not measured."""
     comparable, views = groups(results), []
     for score in scores_of(results):
         for model in dict.fromkeys(g.model for g in comparable):
@@ -110,7 +110,7 @@ def _title(score: str, key: str) -> str:
 
 
 def _of_method(group: Group, method: str, score: str, key: str) -> View | None:
-    """{"value", "low", "high"} of a method in a group; None where it was not measured."""
+    """{"value", "low", "high"} of a method in a group; None if it was not measured."""
     for line in group.lines:
         if line["method"] == method:
             stored = ((line.get("metrics") or {}).get(score) or {}).get(key) or {}
@@ -123,7 +123,7 @@ def _of_method(group: Group, method: str, score: str, key: str) -> View | None:
 
 
 def pareto(results: Json) -> list[View]:
-    """Backward transfer against learning accuracy, a point for each method; `front` marks those that none beats in both."""
+    """Backward transfer against learning accuracy, a point for each method; `front`: no other beats it in both."""
     views = []
     for score in scores_of(results):
         for group in groups(results):
@@ -198,7 +198,7 @@ def sensitivity(results: Json) -> list[View]:
 
 
 def _lines(results: Json, axis: str) -> list[tuple[str, list[Json]]]:
-    """Runs that have the setting, by what else they are, each with a name that says where it differs from the others."""
+    """Runs that have the setting, grouped by everything else; each name tells how its group differs from the others."""
     found: dict[str, list[Json]] = {}
     for run in runs_of(results):
         if axis in (run.get("settings") or {}):

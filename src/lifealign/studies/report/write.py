@@ -1,7 +1,7 @@
 """Report of a study: one HTML page that needs no network, a LaTeX and a Markdown file for each table, two CSV files, and figures.
 
-Everything is made from results.json alone: no model, no memory, no torch. The same input gives the same bytes. What is
-shown is in `tables` and `views`, the layout in study_report.html.j2.
+Everything is made from results.json alone: no model, no memory, no torch. The same input gives the same bytes. The
+content comes from `tables` and `views`, the layout from study.html.j2.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def write_study_report(results: Mapping[str, Any], directory: str | Path) -> lis
 
     Args:
         results: a study's results.json.
-        directory: made if missing.
+        directory: created if missing.
 
     Returns:
-        The files written. There are no figures among them where matplotlib (extra `figures`) is not installed.
+        The files written; no figures without matplotlib (extra `figures`).
 
     Raises:
-        StoreError: the operating system refused a write, or `results` is no study's results.
+        StoreError: the operating system refused a write, or `results` is not a study's results.
     """
     clean = checked(results)
     tables = all_tables(clean)
@@ -72,22 +72,22 @@ def write_study_report(results: Mapping[str, Any], directory: str | Path) -> lis
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A study's results.json.
+    """Read a study's results.json.
 
     Raises:
-        StoreError: the file cannot be read, or is something else.
+        StoreError: the file cannot be read, or is not a study's results.
     """
     return checked(decode_json(path, read_bytes(path)), str(path))
 
 
 def checked(results: Any, where: str = "results") -> dict[str, Any]:
-    """Plain values of a study's results; what is not finite is None.
+    """Plain values of a study's results; numbers that are not finite become None.
 
     Raises:
         StoreError: it is something else, such as the results.json of a report of memories.
     """
     if not isinstance(results, Mapping) or not isinstance(results.get("study"), str) or "runs" not in results:
-        raise StoreError(f"{where}: no results of a study; expected an object with 'study', 'runs' and 'table'")
+        raise StoreError(f"{where}: not a study's results; expected a JSON object with 'study', 'runs' and 'table'")
     return {**_ABSENT, **plain(results)}
 
 
@@ -136,10 +136,10 @@ def _names(runs: Sequence[Json], key: str, more: Iterable[Any]) -> list[str]:
 
 
 def runs_csv(results: Json) -> str:
-    """Every measured number of every run, one a line; columns are `RUN_COLUMNS`. A run without scores has one line.
+    """Every measured number of every run, one per line; columns are `RUN_COLUMNS`. A run without scores has one line.
 
-    `quantity` is R (a cell of the score matrix; `stage` is the task after which was scored, or "before") or the name of a
-    summary.
+    `quantity` is R (a cell of the score matrix; `stage` is the task after which it was scored, or "before") or the name
+    of a summary.
     """
     rows: list[tuple[Any, ...]] = []
     for run in results["runs"]:
@@ -182,7 +182,7 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def lines(results: Json, written: Sequence[Path]) -> list[str]:
-    """What the command says: the counts of runs, the main tables, where the page is."""
+    """Lines that the command prints: the counts of runs, the main tables, where the page is."""
     clean = checked(results)
     states = [str(run.get("status")) for run in clean["runs"]]
     said = [f"study {clean['study']}: " + ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))]
@@ -191,9 +191,7 @@ def lines(results: Json, written: Sequence[Path]) -> list[str]:
     page_file = next(path for path in written if path.name == PAGE)
     said += ["", f"report: {page_file}"]
     if not any(path.suffix == ".png" for path in written):
-        said.append(
-            "no figures: matplotlib is not installed, or there is nothing to draw; pip install 'lifealign[figures]'"
-        )
+        said.append("no figures: nothing to draw, or matplotlib is not installed; pip install 'lifealign[figures]'")
     return said
 
 
