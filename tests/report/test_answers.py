@@ -147,10 +147,10 @@ def test_judgements_and_ratings_from_files(tmp_path: Path) -> None:
     ]
     good = {"annotator": "anna", "mode": "pairwise", "left": "x", "right": "y", "winner": "left"}
     for row, said in [
-        ({"mode": "absolute"}, "row 1: no 'annotator'"),
-        (good | {"right": None}, "row 1: no 'right'"),
-        (good | {"winner": "x"}, "winner 'x': allowed: left, right, tie"),
-        (good | {"mode": "absolute", "score": 9}, "row 1: no 'answer'"),
+        ({"mode": "absolute"}, "row 1: missing 'annotator'"),
+        (good | {"right": None}, "row 1: missing 'right'"),
+        (good | {"winner": "x"}, "winner 'x'; allowed: left, right, tie"),
+        (good | {"mode": "absolute", "score": 9}, "row 1: missing 'answer'"),
         (good | {"mode": "absolute", "answer": "x", "score": "9"}, "score must be a number or null, got '9'"),
     ]:
         with pytest.raises(DataError, match=said):
