@@ -80,5 +80,5 @@ def test_equal_lengths_control_nothing_and_one_constant_difference_cannot_be_tol
 def test_what_is_no_outcome_is_refused() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         win_rate([2.0])
-    with pytest.raises(ValueError, match="differ in number"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         length_controlled_win_rate([1.0], [1, 2], [1, 2])

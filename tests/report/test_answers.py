@@ -147,10 +147,10 @@ def test_judgements_and_ratings_from_files(tmp_path: Path) -> None:
     ]
     good = {"annotator": "anna", "mode": "pairwise", "left": "x", "right": "y", "winner": "left"}
     for row, said in [
-        ({"mode": "absolute"}, "row 1: no 'annotator'"),
-        (good | {"right": None}, "row 1: no 'right'"),
-        (good | {"winner": "x"}, "winner 'x': allowed: left, right, tie"),
-        (good | {"mode": "absolute", "score": 9}, "row 1: no 'answer'"),
+        ({"mode": "absolute"}, "row 1: missing 'annotator'"),
+        (good | {"right": None}, "row 1: missing 'right'"),
+        (good | {"winner": "x"}, "winner 'x'; allowed: left, right, tie"),
+        (good | {"mode": "absolute", "score": 9}, "row 1: missing 'answer'"),
         (good | {"mode": "absolute", "answer": "x", "score": "9"}, "score must be a number or null, got '9'"),
     ]:
         with pytest.raises(DataError, match=said):
@@ -185,10 +185,10 @@ def test_command(tmp_path: Path) -> None:
     assert "  one: 1 forgotten, 1 kept\n  two: 1 kept\n" in call().stdout
     other = write(tmp_path / "o.jsonl", judgement("0" * 16, score=9))
     for more, said in [
-        (["--task", "three"], "no answer of task 'three'; there are: one, two"),
+        (["--task", "three"], "no answers for task 'three'; choose from: one, two"),
         (["--judgements", str(other)], "none of its 1 lines is about these answers"),
-        (["--count", "3"], "--count, --max-new-tokens and --split ask a memory"),
-        (["--out", "page.txt"], "the page is written as .html, got '.txt'"),
+        (["--count", "3"], "--count, --max-new-tokens and --split have no effect on files of answers"),
+        (["--out", "page.txt"], "expected a file name that ends in .html, got '.txt'"),
     ]:
         refused = call(*more)
         assert refused.exit_code == 2 and said in refused.stderr
@@ -220,4 +220,4 @@ def test_report_command_writes_it(tmp_path: Path, config: Any) -> None:
     assert json.loads(result.stdout)["answers"]["rows"][0]["counts"] == [1, 0, 0, 0, 0, 0]
     assert (tmp_path / "report" / "answers.html").exists()
     refused = CliRunner().invoke(app, [*call, "--ratings", str(tmp_path / "a.jsonl")])
-    assert refused.exit_code == 2 and "give these with --answers FILE" in refused.stderr
+    assert refused.exit_code == 2 and "add --answers FILE" in refused.stderr

@@ -1,4 +1,4 @@
-"""The commands, one module for each kind; `cli` puts them together. Each parses, calls one function and answers.
+"""The commands, one module for each kind; `app` registers them. Each command parses, calls one function and replies.
 
-Only typer is imported at start, so that ``--help`` answers at once; a command imports what it needs when it runs.
+Only typer is imported at start, so that ``--help`` is fast; a command imports what it needs when it runs.
 """

@@ -7,29 +7,31 @@ from typing import Annotated
 
 import typer
 
-from lifealign.cli.options import AsJson
+from lifealign.cli.options import AsJson, N
 from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError
 from lifealign.core.reply import Reply
 
-Database = Annotated[Path, typer.Option("--db", metavar="FILE", help="SQLite file of the questions and ratings.")]
+Database = Annotated[Path, typer.Option("--db", metavar="FILE", help="SQLite file for the questions and ratings.")]
 Answers = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="ANSWERS...", help="Answers (jsonl, parquet) of `lifealign answers`; none: go on with --db."
+        metavar="ANSWERS",
+        help="Files (jsonl, parquet) from `lifealign answers`; leave out to continue with the questions in --db.",
     ),
 ]
 Compare = Annotated[
     list[str] | None,
     typer.Option(
         metavar="WHO",
-        help="Whose answers: a source, @POINT or SOURCE@POINT; repeats. Default: all, of a comparison two.",
+        help="Answers to use: SOURCE, @POINT or SOURCE@POINT; repeatable. Default: all (in pairwise mode, only if there are two).",
     ),
 ]
 Mode = Annotated[
     str | None,
     typer.Option(
-        metavar="pairwise|absolute", help="Default: pairwise; with --rubric and no --compare what the rubric says."
+        metavar="pairwise|absolute",
+        help="Compare two answers, or score one. Default: pairwise; with --rubric and no --compare, the rubric's mode.",
     ),
 ]
 Rubrics = Annotated[
@@ -37,29 +39,43 @@ Rubrics = Annotated[
     typer.Option(
         "--rubric",
         metavar="[TASK=]RUBRIC",
-        help="A built-in rubric or a YAML file, for all tasks or one; repeats. Default: what fits each task.",
+        help="Built-in rubric or YAML file, for all tasks or one; repeatable. Default: each task's own rubric.",
     ),
 ]
 Annotators = Annotated[
-    list[str] | None, typer.Option("--annotator", metavar="NAME", help="Gets a personal link; repeats.")
+    list[str] | None, typer.Option("--annotator", metavar="NAME", help="Person who gets a personal link; repeatable.")
 ]
-Count = Annotated[int | None, typer.Option(min=1, help="Questions, drawn evenly over the tasks; default: all.")]
+Count = Annotated[
+    int | None, typer.Option(min=1, metavar=N, help="Number of questions, drawn evenly over the tasks. Default: all.")
+]
 Overlap = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Share of the questions that everybody gets; the others go to one.")
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="Share of the questions that go to everybody; each of the others goes to one person.",
+    ),
 ]
 Gold = Annotated[
-    int, typer.Option(min=0, help="Questions of known result, from held-out rows, added to see who pays attention.")
+    int,
+    typer.Option(
+        min=0,
+        metavar=N,
+        help="Number of questions with a known result to add, from held-out rows; they show who pays attention.",
+    ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn: questions, their order, sides.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
-AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Permit an address that others can reach.")]
-Prepare = Annotated[bool, typer.Option("--prepare", help="Make the questions and the links; serve nothing.")]
+Seed = Annotated[int, typer.Option(min=0, metavar=N, help="Seed for drawing questions, their order and their sides.")]
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, metavar=N, help="Port to listen on; 0 picks a free one.")]
+AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Allow an address that others can reach.")]
+Prepare = Annotated[bool, typer.Option("--prepare", help="Make the questions and links without serving the page.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(annotate)
-    group = typer.Typer(help="What people said to the questions of `annotate`.", no_args_is_help=True)
+    group = typer.Typer(help="Export or summarise the ratings that `annotate` collected.", no_args_is_help=True)
     group.command()(export)
     group.command()(summary)
     app.add_typer(group, name="ratings")
@@ -77,18 +93,18 @@ def annotate(
     overlap: Overlap = 1.0,
     gold: Gold = 0,
     seed: Seed = 0,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Port = 8500,
     allow_remote: AllowRemote = False,
     prepare: Prepare = False,
     as_json: AsJson = False,
 ) -> Reply:
-    """Serve a page on which people compare or score answers, blind. Stopped and started again, it goes on."""
+    """Serve a page where people compare or score answers blind. Run it again to continue."""
     from lifealign.judging.people import run
 
     run.check_address(host, allow_remote)
     if prepare and port == 0:
-        raise ConfigError("--prepare makes links for a port: give the one that will be used")
+        raise ConfigError("--prepare cannot make links for --port 0; give the port that the page will be served on")
     request = run.BatchRequest(
         source or (), annotator or (), compare or (), mode, rubric or (), count, gold, overlap, seed
     )
@@ -101,7 +117,7 @@ def annotate(
             done, total = ratings.progress(name)
             typer.echo(f"{name}: {link} ({done} of {total} rated)", err=True)
         if not prepare:
-            typer.echo("serving; Ctrl-C stops, and every rating is saved at once", err=True)
+            typer.echo("serving; press Ctrl-C to stop (every rating is saved at once)", err=True)
 
     if prepare:
         started(port)
@@ -120,10 +136,10 @@ def annotate(
 @command
 def export(
     db: Database,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the ratings, as jsonl.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Write the ratings to this jsonl file.")],
     as_json: AsJson = False,
 ) -> Reply:
-    """Write the ratings as jsonl, one a line."""
+    """Write the ratings as jsonl, one per line."""
     from lifealign.core.files import keep_apart
     from lifealign.judging.people.database import Ratings
     from lifealign.judging.people.export import export_rows, write_rows
@@ -139,14 +155,20 @@ def summary(
     db: Database,
     judgements: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Judgements of `lifealign judge`, to see how far they agree; repeats."),
+        typer.Option(metavar="FILE", help="Judgements from `lifealign judge` to compare with the ratings; repeatable."),
     ] = None,
     min_gold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Leave out who got a smaller share of the gold questions right.")
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Leave out people who got a smaller share of the gold questions right.",
+        ),
     ] = 0.0,
     as_json: AsJson = False,
 ) -> Reply:
-    """Who wins, how far people agree, and how far judge models agree with them."""
+    """Show who wins and how far people and judges agree."""
     from lifealign.judging.llm.judgements import read_judgements
     from lifealign.judging.people.database import Ratings
     from lifealign.judging.people.summary import summarise, summary_lines

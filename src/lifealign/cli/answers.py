@@ -1,4 +1,4 @@
-"""Commands about what a memory answered at points of its life."""
+"""Commands about the answers of a memory at points of its life."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lifealign.cli.options import AsJson, MemoryPath
+from lifealign.cli.options import AsJson, MemoryPath, N, Split
 from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.core.reply import Reply
@@ -18,23 +18,31 @@ if TYPE_CHECKING:
     from lifealign.memory.answering import Asked
     from lifealign.report.answers import Thread
 
-Tasks = Annotated[list[str] | None, typer.Option("--task", help="A task; repeats. Default: all.")]
+Tasks = Annotated[
+    list[str] | None, typer.Option("--task", metavar="TASK", help="Task to include; repeatable. Default: all.")
+]
 Count = Annotated[
-    int | None, typer.Option(min=1, help="Prompts a task; default: evaluate.generations of the memory, else 20.")
+    int | None,
+    typer.Option(min=1, metavar=N, help="Prompts per task. Default: the memory's evaluate.generations, else 20."),
 ]
 MaxNewTokens = Annotated[
-    int | None, typer.Option(min=1, help="Longest answer, in tokens; default: as the memory's evaluations have it.")
+    int | None,
+    typer.Option(min=1, metavar=N, help="Longest answer, in tokens. Default: the memory's evaluate.max_new_tokens."),
 ]
-Split = Annotated[str, typer.Option(help="Held-out rows to ask: test or validation.")]
 
 
 Judgements = Annotated[
-    list[Path] | None, typer.Option(metavar="FILE", help="What `lifealign judge` said of these answers; repeats.")
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Judgements of these answers, from `lifealign judge`; repeatable."),
 ]
 Ratings = Annotated[
-    list[Path] | None, typer.Option(metavar="FILE", help="What `lifealign ratings export` wrote; repeats.")
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Ratings of these answers, from `lifealign ratings export`; repeatable."),
 ]
-Good = Annotated[float, typer.Option("--good", help="Mean score of judges or people that is good from here on.")]
+Good = Annotated[
+    float,
+    typer.Option("--good", metavar="SCORE", help="Lowest mean score from judges or people that counts as good."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,24 +54,32 @@ def register(app: typer.Typer) -> None:
 @command
 def answers(
     memory: MemoryPath,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Write the answers to this .jsonl or .parquet file.")],
     task: Tasks = None,
     at: Annotated[
         list[str] | None,
-        typer.Option(metavar="POINT", help="base, the task learnt last, or now; repeats. Default: now."),
+        typer.Option(
+            metavar="POINT",
+            help="When to answer: base (before any task), a task (right after it) or now; repeatable. Default: now.",
+        ),
     ] = None,
     every_point: Annotated[
-        bool, typer.Option("--every-point", help="Before any task, after the task itself and after each later one.")
+        bool,
+        typer.Option("--every-point", help="Answer before any task, after the task itself and after each later task."),
     ] = False,
     count: Count = None,
     max_new_tokens: MaxNewTokens = None,
     source: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who answers, for the records; default: the memory's strategy.")
+        str | None,
+        typer.Option(metavar="NAME", help="Source to record with the answers. Default: the memory's strategy."),
     ] = None,
     split: Split = "test",
     as_json: AsJson = False,
 ) -> Reply:
-    """Write greedy answers to held-out prompts, with their scores, for judging, rating and comparing."""
+    """Write greedy answers to held-out prompts, with their scores.
+
+    The file is the input of `judge`, `annotate` and `compare`.
+    """
     from lifealign.core.progress import make_progress
     from lifealign.data.answers import check_extension, write_answers
     from lifealign.memory.answering import NOW, Asked
@@ -71,7 +87,7 @@ def answers(
 
     check_extension(out)
     if at and every_point:
-        raise ConfigError("--at and --every-point both say when; give one of them")
+        raise ConfigError("--at and --every-point cannot be combined; give one of them")
     asked = Asked(tuple(task or ()), tuple(at or (NOW,)), every_point, count, max_new_tokens, source, split)
     records = Memory.open(memory).answers(asked, progress=make_progress())
     write_answers(out, records)
@@ -84,9 +100,9 @@ def answers(
 def compare(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="MEMORY|ANSWERS...", help="Memories, which are asked, or files of answers."),
+        typer.Argument(metavar="MEMORY|ANSWERS", help="Memories to ask, or files from `lifealign answers`."),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the page: .html.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Write the page to this .html file.")],
     task: Tasks = None,
     judgements: Judgements = None,
     ratings: Ratings = None,
@@ -96,15 +112,18 @@ def compare(
     split: Split = "test",
     as_json: AsJson = False,
 ) -> Reply:
-    """Write a page of answers, prompt by prompt: after the task was learnt, after each later one, and now."""
+    """Write a page that compares answers over a memory's life.
+
+    For each prompt it shows the answers right after the task was learnt, after each later task, and now.
+    """
     from lifealign.memory.answering import Asked
     from lifealign.report.answers import write_page
 
     if out.suffix.lower() != ".html":
-        raise ConfigError(f"--out {out}: the page is written as .html, got {out.suffix!r}")
+        raise ConfigError(f"--out {out}: expected a file name that ends in .html, got {out.suffix!r}")
     asked = Asked(tuple(task or ()), (), True, count, max_new_tokens, None, split)
     if all(source.is_file() for source in sources) and asked != Asked(asked.tasks, (), True):
-        raise ConfigError("--count, --max-new-tokens and --split ask a memory; the answers of a file are there already")
+        raise ConfigError("--count, --max-new-tokens and --split have no effect on files of answers; leave them out")
     threads = read_threads(sources, asked, judgements or (), ratings or (), good)
     write_page(threads, out)
     document, lines = _found(threads)
@@ -114,18 +133,18 @@ def compare(
 def browse(
     directory: Path, files: Sequence[Path], judgements: Sequence[Path], ratings: Sequence[Path]
 ) -> dict[str, Any] | None:
-    """Write the page of answers beside a report, and give what the report says of it; None without answers.
+    """Write the page of answers beside a report and return the report's summary of it; None without answers.
 
     Raises:
-        ConfigError: judgements or ratings of no answers.
-        DataError: a file that cannot be used.
+        ConfigError: judgements or ratings without answers.
+        DataError: a file cannot be used.
     """
     from lifealign.memory.answering import Asked
     from lifealign.report.answers import GOOD_SCORE, summary, write_page
 
     if not files:
         if judgements or ratings:
-            raise ConfigError("--judgements and --ratings are shown beside answers; give these with --answers FILE")
+            raise ConfigError("--judgements and --ratings have no effect without answers; add --answers FILE")
         return None
     threads = read_threads(files, Asked(), judgements, ratings, GOOD_SCORE)
     write_page(threads, directory / "answers.html")
@@ -135,10 +154,10 @@ def browse(
 def read_threads(
     sources: Sequence[Path], asked: Asked, judgements: Sequence[Path], ratings: Sequence[Path], good: float
 ) -> list[Thread]:
-    """Answers of memories and files with what was said of them.
+    """Answers from memories and files, with their judgements and ratings.
 
     Raises:
-        DataError: an unknown task, a file that cannot be used, or one about other answers.
+        DataError: an unknown task, a file that cannot be used, or judgements or ratings of other answers.
     """
     from lifealign.judging.opinions import read_judgements, read_ratings
     from lifealign.report.answers import build_threads, check_opinions
@@ -163,7 +182,7 @@ def _records(source: Path, asked: Asked) -> list[AnswerRecord]:
     records = read_answers(source)
     known = list(dict.fromkeys(record.task for record in records))
     if unknown := [name for name in asked.tasks if name not in known]:
-        raise DataError(f"{source}: no answer of task {unknown[0]!r}; there are: {', '.join(known)}")
+        raise DataError(f"{source}: no answers for task {unknown[0]!r}; choose from: {', '.join(known)}")
     return [record for record in records if not asked.tasks or record.task in asked.tasks]
 
 
@@ -176,7 +195,7 @@ def _found(threads: Sequence[Thread]) -> tuple[dict[str, Any], list[str]]:
     disagreements = sum(thread.disagreement for thread in threads)
     document = {"prompts": len(threads), "states": states, "disagreements": disagreements}
     if not criteria:
-        return document, [f"{len(threads)} prompts; nothing says which answers are good"]
+        return document, [f"{len(threads)} prompts; no score, judgement or rating tells good answers from bad ones"]
     lines = [f"good is {CRITERIA[criteria[0]]}:"]
     for task, found in states[criteria[0]].items():
         lines.append(f"  {task}: " + ", ".join(f"{count} {state}" for state, count in found.items() if count))

@@ -1,4 +1,4 @@
-"""The command line. A module for each kind of command; `output` for what they print and how they end."""
+"""The command line: one module for each kind of command, and `output` for replies and exit codes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lifealign.cli.output import EXIT_INTERRUPTED
 from lifealign.core.json_codec import to_json
 
 ClickException: Any = importlib.import_module(typer.BadParameter.__module__).ClickException
-"""Base of all usage errors. Typer does not export it, and click is a package of its own or part of typer, depending on
-typer's version; either way the class is in the module that defines `BadParameter`."""
+"""Base of all usage errors. Typer does not export it. Depending on typer's version, click is a separate package or part
+of typer; either way the class is in the module that defines `BadParameter`."""
 
 app = typer.Typer(
     name="lifealign",
@@ -39,13 +39,15 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Keep a language model aligned for life: learn a stream of preference tasks with LoRA, and keep them all."""
 
 
 def main() -> None:
-    """Entry point of the `lifealign` command; a call that is wrong is one JSON document, too, where one is asked for."""
+    """Entry point of the `lifealign` command. With --json, usage errors are also printed as one JSON document."""
     try:
         code = app(standalone_mode=False)
     except ClickException as error:

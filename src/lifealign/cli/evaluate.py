@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lifealign.cli.options import AsJson, AsOf, MemoryPath
+from lifealign.cli.options import AsJson, AsOf, MemoryPath, N, Split
 from lifealign.cli.output import command
 from lifealign.core.errors import EXIT_GATE_FAILED, ConfigError
 from lifealign.core.reply import Reply
@@ -21,31 +21,35 @@ def register(app: typer.Typer) -> None:
 @command
 def evaluate(
     memory: MemoryPath,
-    task: Annotated[list[str] | None, typer.Option(help="A task to score; repeats. Default: all.")] = None,
-    split: Annotated[str, typer.Option(help="Held-out rows to score: test or validation.")] = "test",
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="Task to score; repeatable. Default: all.")
+    ] = None,
+    split: Split = "test",
     as_of: AsOf = None,
     generations: Annotated[
-        int | None, typer.Option(min=0, help="Greedy answers per task, for its pass rate and the text metrics.")
+        int | None,
+        typer.Option(min=0, metavar=N, help="Greedy answers per task, for its pass rate and the text metrics."),
     ] = None,
     text_metric: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A score of the greedy answers, e.g. chrf; repeats.")
+        list[str] | None, typer.Option(metavar="NAME", help="Text metric of the greedy answers, e.g. chrf; repeatable.")
     ] = None,
     guard_text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text whose perplexity guards general ability.")
+        Path | None, typer.Option(metavar="FILE", help="Text for measuring perplexity, to guard general ability.")
     ] = None,
     guard_choices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Multiple-choice questions that guard general ability.")
+        Path | None, typer.Option(metavar="FILE", help="Multiple-choice questions, to guard general ability.")
     ] = None,
     gate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GATE",
-            help='Exit with code 3 unless this holds over all tasks learnt, e.g. "bwt>=-1", "tax.perplexity<=2"; repeats.',
+            help='Exit with code 3 unless this holds over all tasks learnt, e.g. "bwt>=-1" or "tax.perplexity<=2"; '
+            "repeatable.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Score a memory on held-out rows, and check gates."""
+    """Score a memory on held-out rows and check gates."""
     from lifealign.core.progress import make_progress
     from lifealign.evaluation.gates import Gate, check_gates
     from lifealign.memory.api import Memory
@@ -54,7 +58,7 @@ def evaluate(
     if split not in ("test", "validation"):
         raise ConfigError(f"--split {split!r}: allowed: test, validation")
     if gates and as_of is not None:
-        raise ConfigError("--gate judges the memory as it is, so it does not go with --as-of")
+        raise ConfigError("--gate checks the memory as it is now and cannot be combined with --as-of; drop one of them")
     store = Memory.open(memory)
     evaluation = store.evaluate(
         task or None,

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 @command
 def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
-    """List what the memory has learnt, oldest first, and what was rolled back."""
+    """List the tasks learnt, oldest first, and any rolled back."""
     from lifealign.memory.api import Memory
 
     entries = Memory.open(memory).log()
@@ -44,7 +44,7 @@ def show(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Name of a task in the memory.")],
     as_json: AsJson = False,
 ) -> Reply:
-    """Show one task: its configuration, data report, scores and consolidation diagnostics."""
+    """Show a task's configuration, data report and scores. Include the diagnostics of its consolidation."""
     import yaml
 
     from lifealign.memory.api import Memory
@@ -60,7 +60,7 @@ def verify(memory: MemoryPath, as_json: AsJson = False) -> Reply:
     from lifealign.memory.api import Memory
 
     problems = Memory.open(memory).verify()
-    verdict = "is not as it was written" if problems else "every file is as it was written"
+    verdict = "damaged" if problems else "every file matches its checksum"
     document = {"memory": memory, "problems": problems}
     return Reply(document, [f"{memory}: {verdict}"], EXIT_USER_ERROR if problems else 0, problems)
 
@@ -68,10 +68,10 @@ def verify(memory: MemoryPath, as_json: AsJson = False) -> Reply:
 @command
 def rollback(
     memory: MemoryPath,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="The task that is to be the newest one.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Task to roll back to.")],
     as_json: AsJson = False,
 ) -> Reply:
-    """Go back to an earlier task. Nothing is deleted."""
+    """Roll back to an earlier task. Nothing is deleted."""
     from lifealign.memory.api import Memory
 
     head = Memory.open(memory).rollback(task)
@@ -82,11 +82,11 @@ def rollback(
 def export(
     memory: MemoryPath,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write to.")],
-    merged: Annotated[bool, typer.Option("--merged", help="The whole model instead of a PEFT adapter.")] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="Write the whole model instead of a PEFT adapter.")] = False,
     as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Write a PEFT adapter, or the merged model, for use elsewhere."""
+    """Export a PEFT adapter or the merged model for use elsewhere."""
     from lifealign.memory.api import Memory
 
     written = Memory.open(memory).export(out, merged=merged, as_of=as_of)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lifealign.cli.options import AsJson
+from lifealign.cli.options import AsJson, N
 from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError
 from lifealign.core.reply import Reply
@@ -15,31 +15,45 @@ from lifealign.core.reply import Reply
 if TYPE_CHECKING:
     from lifealign.judging.llm.config import JudgeConfig
 
-Config = Annotated[Path | None, typer.Option(metavar="FILE", help="A YAML file, such as examples/judge-planted.yaml.")]
+Config = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Configuration in YAML, e.g. examples/judge-planted.yaml.")
+]
 Judges = Annotated[
     list[str] | None,
-    typer.Option("--judge", metavar="URL", help="Base URL of an OpenAI-compatible server; repeats, for a panel."),
+    typer.Option("--judge", metavar="URL", help="Base URL of an OpenAI-compatible server; repeat it for a panel."),
 ]
 Models = Annotated[
-    list[str] | None, typer.Option("--model", metavar="NAME", help="Model at that server; repeats, one a judge.")
+    list[str] | None, typer.Option("--model", metavar="NAME", help="Model on that server; repeat it for each judge.")
 ]
 KeyEnv = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Environment variable of the key: one for all, or one a judge."),
+    typer.Option(metavar="NAME", help="Environment variable that holds the key: one for all, or one per judge."),
 ]
 PriceIn = Annotated[
-    list[float] | None, typer.Option(min=0, help="Price of a million prompt tokens: one for all, or one a judge.")
+    list[float] | None,
+    typer.Option(min=0, metavar="PRICE", help="Price per million prompt tokens: one for all, or one per judge."),
 ]
-PriceOut = Annotated[list[float] | None, typer.Option(min=0, help="Price of a million completion tokens, likewise.")]
-MaxCost = Annotated[float | None, typer.Option(min=0, help="Ask no more once this could be exceeded.")]
-Concurrency = Annotated[int | None, typer.Option(min=1, help="Calls at once, for each judge; default 8.")]
-Seconds = Annotated[float | None, typer.Option("--timeout", help="Seconds until a call is given up; default 120.")]
-Tries = Annotated[int | None, typer.Option(min=1, help="Tries of a call that is not answered; default 5.")]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest reply, in tokens; default 512.")]
+PriceOut = Annotated[
+    list[float] | None,
+    typer.Option(min=0, metavar="PRICE", help="Price per million completion tokens: one for all, or one per judge."),
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        min=0, metavar="COST", help="Stop asking before the cost could exceed this, in the currency of the prices."
+    ),
+]
+Concurrency = Annotated[int | None, typer.Option(min=1, metavar=N, help="Calls at once, for each judge. Default: 8.")]
+Seconds = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up a call after this time. Default: 120.")
+]
+Tries = Annotated[int | None, typer.Option(min=1, metavar=N, help="Tries for a call that gets no answer. Default: 5.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, metavar=N, help="Longest reply, in tokens. Default: 512.")]
 Cache = Annotated[
-    str | None, typer.Option(metavar="FILE", help="SQLite file of calls and replies; default: in the user's cache.")
+    str | None,
+    typer.Option(metavar="FILE", help="SQLite file for calls and replies. Default: in the user's cache directory."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and cost; ask nobody.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and cost without asking any judge.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,32 +67,39 @@ def judge(
     source: Annotated[
         list[Path],
         typer.Argument(
-            metavar="MEMORY|ANSWERS...",
-            help="Memories, asked as they are now, or answers (jsonl, parquet) of `lifealign answers`.",
+            metavar="MEMORY|ANSWERS",
+            help="Memories to ask as they are now, or files (jsonl, parquet) from `lifealign answers`.",
         ),
     ],
     config: Config = None,
     judges: Judges = None,
     models: Models = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="Of a memory: prompts a task; default: as `answers`.")
+        int | None,
+        typer.Option(min=1, metavar=N, help="Prompts per task, for a memory. Default: as for `lifealign answers`."),
     ] = None,
     rubric: Annotated[
         list[str] | None,
-        typer.Option(metavar="[TASK=]RUBRIC", help="A built-in rubric or a YAML file, for all tasks or one; repeats."),
+        typer.Option(metavar="[TASK=]RUBRIC", help="Built-in rubric or YAML file, for all tasks or one; repeatable."),
     ] = None,
     mode: Annotated[
-        str | None, typer.Option(metavar="absolute|pairwise", help="Default: what the rubric says.")
+        str | None,
+        typer.Option(
+            metavar="absolute|pairwise",
+            help="Score each answer, or compare it with the baseline's. Default: the rubric's mode.",
+        ),
     ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
-            metavar="WHO", help="Of pairwise: a source, @POINT, SOURCE@POINT or `reference`; default: the first."
+            metavar="WHO",
+            help="Answers to compare with in pairwise mode: SOURCE, @POINT, SOURCE@POINT or reference. "
+            "Default: the source of the first answer.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the judgements here, as jsonl.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the judgements to this jsonl file.")] = None,
     paper: Annotated[
-        bool, typer.Option("--paper", help="Show the paper's score: the mean of absolute scores times 10.")
+        bool, typer.Option("--paper", help="Also show the paper's score: the mean of absolute scores times 10.")
     ] = False,
     key_env: KeyEnv = None,
     price_in: PriceIn = None,
@@ -92,7 +113,10 @@ def judge(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> Reply:
-    """Judge answers by models, by a rubric. Stopped and started again, it goes on and pays for nothing twice."""
+    """Judge answers with one or more models and a rubric.
+
+    Run it again after an interruption to continue; no reply is paid for twice.
+    """
     from lifealign.judging.llm.run import run
 
     settings = {
@@ -115,7 +139,9 @@ def judge_check(
     config: Config = None,
     judges: Judges = None,
     models: Models = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the judgements, as jsonl.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the judgements to this jsonl file.")
+    ] = None,
     key_env: KeyEnv = None,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
@@ -128,7 +154,7 @@ def judge_check(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> Reply:
-    """Try a judge with bad answers that ask for a good score, and show which get through."""
+    """Test a judge with bad answers that ask for a good score. Show which of them get one."""
     from lifealign.judging.llm.run import check_steering
 
     settings = {
@@ -147,22 +173,23 @@ def _read(config: Path | None, settings: dict[str, Any]) -> JudgeConfig:
     from lifealign.judging.llm.config import read_judge_config
 
     if config is None and "judges" not in settings:
-        raise ConfigError("nobody to judge: give --judge URL and --model NAME, or --config FILE")
+        raise ConfigError("no judge given: pass --judge URL and --model NAME, or --config FILE")
     return read_judge_config(config, {key: value for key, value in settings.items() if value is not None})
 
 
 def _panel(judges: list[str] | None, models: list[str] | None, **of_each: list[Any] | None) -> dict[str, Any]:
-    """The judges of the command line, each with what is said of it.
+    """The judges of the command line, each with its own options.
 
     Raises:
-        ConfigError: as many models as judges are needed, and one or as many of everything else.
+        ConfigError: the number of models differs from that of judges, or another option has neither one value nor one
+            for each judge.
     """
     if not judges:
         if odd := [f"--{name.replace('_', '-')}" for name, values in {"model": models, **of_each}.items() if values]:
-            raise ConfigError(f"{odd[0]} goes with --judge URL")
+            raise ConfigError(f"{odd[0]} has no effect without --judge; add --judge URL")
         return {}
     if len(models or ()) != len(judges):
-        raise ConfigError(f"give one --model for each --judge, got {len(models or ())} for {len(judges)}")
+        raise ConfigError(f"--model: expected one for each --judge ({len(judges)}), got {len(models or ())}")
     panel: list[dict[str, Any]] = [
         {"url": url, "model": model} for url, model in zip(judges, models or (), strict=True)
     ]
@@ -170,7 +197,8 @@ def _panel(judges: list[str] | None, models: list[str] | None, **of_each: list[A
         if not values:
             continue
         if len(values) not in (1, len(judges)):
-            raise ConfigError(f"--{name.replace('_', '-')}: give one, or one for each of {len(judges)} judges")
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option}: expected one, or one for each --judge ({len(judges)}), got {len(values)}")
         for one, value in zip(panel, values * len(judges) if len(values) == 1 else values, strict=True):
             one[name] = value
     return {"judges": panel}

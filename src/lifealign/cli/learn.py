@@ -1,4 +1,4 @@
-"""Commands that learn, and what rows to learn from look like."""
+"""Commands that learn tasks and check rows of preferences."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def register(app: typer.Typer) -> None:
 
 @command
 def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as examples/planted.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="Configuration in YAML, e.g. examples/planted.yaml.")
+    ],
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Learn a whole stream of tasks. Stopped and started again, it goes on where it was."""
+    """Learn a whole stream of tasks. Run it again after an interruption to continue."""
     from lifealign.core.progress import make_progress
     from lifealign.memory.api import Memory
     from lifealign.memory.learning import learn_stream
@@ -47,19 +49,20 @@ def run(
 def learn(
     memory: MemoryPath,
     rows: Rows,
-    name: Annotated[str, typer.Option(help="Name of the task: letters, digits, - and _.")],
-    test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows; default: taken from ROWS.")] = None,
+    name: Annotated[str, typer.Option(metavar="TASK", help="Name of the task: letters, digits, - and _.")],
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows. Default: some of ROWS.")] = None,
     base_model: Annotated[
-        str | None, typer.Option(help="Create the memory on this model: path, hub id or built-in name.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Create the memory on this model: a path, hub id or built-in name."),
     ] = None,
     recipe: Recipe = None,
     requirement: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the task asks for, in words, for strategies that read it.")
+        str | None, typer.Option(metavar="TEXT", help="The task's requirement in words, for strategies that read it.")
     ] = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Learn one more task into a memory; with --base-model, create the memory if there is none."""
+    """Learn one more task into a memory. With --base-model, create the memory if it does not exist."""
     from lifealign.core.progress import make_progress
     from lifealign.data.load import task_from_rows
     from lifealign.memory.api import Memory
@@ -76,10 +79,10 @@ def learn(
 
 
 def _open(path: Path, base_model: str | None) -> Memory | None:
-    """The memory to learn into; None if there is none and --base-model says on what to create it.
+    """The memory to learn into; None if it does not exist yet and --base-model names the model to create it on.
 
     Raises:
-        StoreError: there is none and no base model is named, or the named one is not the memory's.
+        StoreError: the memory does not exist and no base model is given, or the given one is not the memory's.
     """
     from lifealign.memory.api import Memory
 
@@ -87,7 +90,7 @@ def _open(path: Path, base_model: str | None) -> Memory | None:
         if base_model is not None:
             return None
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            raise StoreError(f"{path}: there is no memory here; give --base-model to create one, e.g. smollm2-135m")
+            raise StoreError(f"{path}: no memory here; give --base-model to create one, e.g. smollm2-135m")
     memory = Memory.open(path)
     if base_model is not None and not _same_model(base_model, memory.config.model.name):
         raise StoreError(
@@ -115,10 +118,10 @@ def _same_model(one: str, other: str) -> bool:
 def check_data(
     rows: Rows,
     recipe: Recipe = None,
-    test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows, to look for shared prompts.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows to check for shared prompts.")] = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Say what is wrong with preference rows, by row number."""
+    """Check preference rows and report problems by row number."""
     from lifealign.data import check
 
     found = check.check_data(rows, recipe, test)

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import typer
 MemoryPath = Annotated[Path, typer.Argument(metavar="MEMORY", help="Directory of the memory.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=3; repeats."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=3; repeatable."),
 ]
-Recipe = Annotated[str | None, typer.Option(help="How to read the columns of a public data set, by name.")]
-AsOf = Annotated[str | None, typer.Option(metavar="TASK", help="The model as it was after this task.")]
+Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="Recipe for the columns of a public data set.")]
+AsOf = Annotated[str | None, typer.Option(metavar="TASK", help="Use the model as it was after this task.")]
+Split = Annotated[str, typer.Option(metavar="test|validation", help="Held-out rows to use.")]
+N = "N"
+"""Metavar of counts and other whole numbers."""
 Weight = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="TASK=WEIGHT", help="Weight of what a task changed: 0 withdraws it, 1 leaves it as it is; repeats."
+        metavar="TASK=WEIGHT", help="Weight of a task's change: 0 withdraws it, 1 keeps it as it is; repeatable."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document to stdout.")]
-Rows = Annotated[str, typer.Argument(metavar="ROWS", help="json, jsonl, parquet or csv file, or a hub data set id.")]
+Rows = Annotated[str, typer.Argument(metavar="ROWS", help="A json, jsonl, parquet or csv file, or a hub data set id.")]

@@ -1,7 +1,6 @@
-"""A command's reply and how it ends: one JSON document or lines on stdout, one message on stderr, an exit code.
+"""How a command replies and ends: one JSON document or lines on stdout, one message on stderr, an exit code.
 
-Exit codes: 0 done; 2 a mistake of the user; 3 a gate that did not hold; 130 stopped by Ctrl-C. A bug keeps its
-traceback.
+Exit codes: 0 done; 2 user error; 3 a gate failed; 130 stopped by Ctrl-C. A bug keeps its traceback.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from lifealign.core.reply import Reply
 
 EXIT_INTERRUPTED = 130
 REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR})
-"""What an operating system refuses for reasons outside of this program."""
+"""Errors of the operating system whose cause is outside this program."""
 
 P = ParamSpec("P")
 
 
 def command(function: Callable[P, Reply]) -> Callable[P, None]:
-    """Print what a command replies, or its one message, and exit with the right code."""
+    """Print a command's reply, or its error message, and exit with the right code."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         as_json = bool(kwargs.get("as_json", False))
         try:
-            # Whatever a library prints while a command works is no part of the reply.
+            # Output that a library prints while a command runs is not part of the reply.
             with contextlib.redirect_stdout(sys.stderr):
                 reply = function(*args, **kwargs)
         except UserError as error:
@@ -43,7 +42,7 @@ def command(function: Callable[P, Reply]) -> Callable[P, None]:
                 raise
             _fail(f"{error.filename or 'a file'}: {error.strerror}", EXIT_USER_ERROR, as_json)
         except KeyboardInterrupt:
-            _fail("stopped; run the same command again to go on", EXIT_INTERRUPTED, as_json)
+            _fail("stopped; run the same command again to continue", EXIT_INTERRUPTED, as_json)
         else:
             typer.echo(to_json(reply.document) if as_json else "\n".join(reply.lines))
             for problem in reply.problems:

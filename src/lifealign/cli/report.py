@@ -1,4 +1,4 @@
-"""Commands that write reports: of memories and of studies."""
+"""Commands that write reports on memories and studies."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from lifealign.core.reply import Reply
 
 
 def register(app: typer.Typer) -> None:
-    """Add `report`; `study-report` comes after the study's own command, see `study`."""
+    """Add `report`; module `study` adds `study-report`, to list it after its own command."""
     app.command()(report)
 
 
 @command
 def report(
-    memories: Annotated[list[Path], typer.Argument(metavar="MEMORY...", help="One or more memories, side by side.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for report.html, results.json and the CSV.")],
+    memories: Annotated[list[Path], typer.Argument(metavar="MEMORY", help="Directories of one or more memories.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for report.html, results.json and the CSV file.")],
     answer_files: Annotated[
         list[Path] | None,
         typer.Option(
-            "--answers", metavar="FILE", help="Answers to browse in answers.html, beside the report; repeats."
+            "--answers", metavar="FILE", help="Answers to browse in answers.html, beside the report; repeatable."
         ),
     ] = None,
     judgements: Judgements = None,
     ratings: Ratings = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Write one HTML page, the results as JSON and a CSV; print the score matrices."""
+    """Write an HTML report with the results as JSON and CSV. Print the score matrices."""
     from lifealign.memory.api import Memory
 
     opened = [Memory.open(path) for path in memories]
@@ -42,11 +42,11 @@ def report(
 
 @command
 def study_report(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="results.json of a study.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the page, tables, CSV files and figures.")],
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The results.json of a study.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the page, tables and figures.")],
     as_json: AsJson = False,
 ) -> Reply:
-    """Write a study's page, its tables as LaTeX and CSV, and its figures."""
+    """Write a study's page, its figures, and LaTeX and CSV tables."""
     from lifealign.studies.report import write as writer
 
     found = writer.read_results(results)

@@ -1,4 +1,4 @@
-"""What `run` and `report` both say of memories."""
+"""The reply of `run` and `report`: the scores of memories."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def report_reply(
     memories: Sequence[Memory], out: Path | None = None, browser: Mapping[str, Any] | None = None
 ) -> Reply:
-    """Score matrices and summaries of memories; with `out`, the report's files too; `browser` is of `answers.browse`."""
+    """Score matrices and summaries of memories; with `out`, also the report's files. `browser`: see `answers.browse`."""
     from lifealign.evaluation.guard_results import guard_lines
     from lifealign.report.memories import build_results, write_report
     from lifealign.report.terminal import score_matrix_lines, summary_lines

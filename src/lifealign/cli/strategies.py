@@ -1,4 +1,4 @@
-"""The command that lists the strategies that can be named here, ours and others'."""
+"""The command that lists the strategies that can be used here, built in or added by others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAPER = re.compile(r"\barXiv +(\d{4}\.\d{4,5})")
 
 @dataclass(frozen=True)
 class Described:
-    """What a strategy's docstring tells of it; None: it does not tell.
+    """The parts of a strategy's docstring; None if it does not have the part.
 
     Attributes:
         summary: its first paragraph, which is one line.
@@ -61,11 +61,12 @@ def register(app: typer.Typer) -> None:
 @command
 def strategies(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Names, or path/to/file.py:Class. All if left out.")
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Strategies to list: names, or path/to/file.py:Class. Default: all."),
     ] = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """List the strategies that a configuration can name, with what each keeps and costs, and where it comes from."""
+    """List the strategies that a configuration can name. Show what each keeps and costs, and where it comes from."""
     from lifealign.strategies import STRATEGIES
 
     rows: list[dict[str, Any]] = []

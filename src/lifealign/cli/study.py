@@ -1,4 +1,4 @@
-"""The command that carries out a study."""
+"""The command that runs a study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lifealign.core.reply import Reply
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands about studies."""
+    """Add the commands for studies."""
     app.command()(study)
     app.command("study-report")(study_report)
 
@@ -23,16 +23,20 @@ def register(app: typer.Typer) -> None:
 @command
 def study(
     file: Annotated[
-        Path, typer.Argument(metavar="STUDY", help="A YAML file, such as examples/studies/main-table.yaml.")
+        Path, typer.Argument(metavar="STUDY", help="Study in YAML, e.g. examples/studies/main-table.yaml.")
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and the time they take; do none.")] = False,
-    ray: Annotated[str | None, typer.Option(metavar="local|ADDRESS", help="Do the runs on Ray.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs and their expected time without starting any.")
+    ] = False,
+    ray: Annotated[
+        str | None, typer.Option(metavar="local|ADDRESS", help="Run on Ray: on this machine, or on a cluster.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Directory for results.json; default: runs/studies/NAME.")
+        Path | None, typer.Option(metavar="DIR", help="Directory for results.json. Default: runs/studies/NAME.")
     ] = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Compare methods over task orders, seeds, settings and models. Stopped and started again, it goes on."""
+    """Compare methods over orders, seeds, settings and models. Run it again after an interruption to continue."""
     from lifealign.core.progress import make_progress
     from lifealign.studies.engine import run_study
 

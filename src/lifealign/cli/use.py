@@ -1,4 +1,4 @@
-"""Commands that use a memory: answers, likeness to new rows, other weights."""
+"""Commands that use a memory: answer prompts, compare it with new rows, reweight its tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lifealign.cli.options import AsJson, AsOf, MemoryPath, Recipe, Rows, Weight
+from lifealign.cli.options import AsJson, AsOf, MemoryPath, N, Recipe, Rows, Split, Weight
 from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError
 from lifealign.core.reply import Reply
@@ -25,27 +25,40 @@ def register(app: typer.Typer) -> None:
 @command
 def generate(
     memory: MemoryPath,
-    prompt: Annotated[list[str] | None, typer.Option(help="A user turn to answer; repeats.")] = None,
-    prompts: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Rows with `prompt` or `messages`; answers come as jsonl.")
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="User message to answer; repeatable.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers here, as jsonl.")] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Rows with `prompt` or `messages` to answer; answers are printed as jsonl."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the answers to this jsonl file instead of printing them.")
+    ] = None,
     as_of: AsOf = None,
     weight: Weight = None,
     route: Annotated[
-        bool, typer.Option("--route", help="Weigh the tasks for each prompt by its likeness to their training prompts.")
+        bool,
+        typer.Option("--route", help="Weight the tasks for each prompt by its likeness to their training prompts."),
     ] = False,
     route_temperature: Annotated[
-        float | None, typer.Option(help="Of --route, above 0; smaller decides more sharply.")
+        float | None,
+        typer.Option(metavar="X", help="Temperature of --route, above 0; a lower one favours the nearest tasks more."),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 answers greedily.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampling.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once; sampled answers depend on it.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar=N, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, metavar="X", help="Sampling temperature; 0 gives greedy answers.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="Sample from this share of the probability.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar=N, help="Seed for sampling.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar=N, help="Prompts per batch; sampled answers depend on it.")
+    ] = 16,
     as_json: AsJson = False,
 ) -> Reply:
-    """Answer prompts with the model as it is, or as it was after an earlier task."""
+    """Answer prompts with the model as it is or was after a task."""
     from lifealign.core.files import keep_apart, replace_file, writing
     from lifealign.core.progress import make_progress
     from lifealign.data.prompts import Prompt, read_prompts
@@ -56,7 +69,7 @@ def generate(
     asked = read_prompts(prompts) if prompts is not None else [Prompt.of_text(text) for text in prompt or ()]
     if out is not None:
         keep_apart(out, *([Path(prompts)] if prompts is not None else []))
-        with writing(out):  # before answers that could then not be kept
+        with writing(out):  # fail before generating answers that could not be kept
             out.parent.mkdir(parents=True, exist_ok=True)
     texts = Memory.open(memory).generate(
         [one.turns for one in asked],
@@ -85,13 +98,14 @@ def related(
     memory: MemoryPath,
     rows: Rows,
     steps: Annotated[
-        int, typer.Option(min=0, help="Gradient steps on a sample that the forecast is made from; 0: no forecast.")
+        int,
+        typer.Option(min=0, metavar=N, help="Gradient steps on a sample of the rows for the forecast; 0 skips it."),
     ] = 4,
     recipe: Recipe = None,
     as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Rank stored tasks by likeness to new rows, and forecast interference. Writes nothing."""
+    """Rank stored tasks by likeness to new rows. Also forecast interference with them. Nothing is written."""
     from lifealign.core.progress import make_progress
     from lifealign.memory.api import Memory
 
@@ -105,23 +119,23 @@ def compose(
     weight: Weight = None,
     space: Annotated[
         str | None,
-        typer.Option(metavar="factors|delta_w", help="What is added up; default: as the memory consolidates."),
+        typer.Option(metavar="factors|delta_w", help="Space to add in. Default: the space the memory consolidates in."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="ADAPTER", help="Write a PEFT adapter here, instead of scoring held-out rows."),
+        typer.Option(metavar="DIR", help="Write a PEFT adapter to this directory instead of scoring held-out rows."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Held-out rows to score: test or validation.")] = "test",
+    split: Split = "test",
     as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Weigh tasks differently, or withdraw them, without training. The memory is left as it is."""
+    """Reweight or withdraw tasks without training. The memory does not change."""
     from lifealign.core.progress import make_progress
     from lifealign.memory.api import Memory
 
     weights = _weights(weight)
     if not weights:
-        raise ConfigError("nothing to compose: give --weight TASK=WEIGHT, e.g. --weight tone=0")
+        raise ConfigError("no weights given; pass --weight TASK=WEIGHT, e.g. --weight tone=0")
     if split not in ("test", "validation"):
         raise ConfigError(f"--split {split!r}: allowed: test, validation")
     made = Memory.open(memory).compose(
@@ -131,10 +145,10 @@ def compose(
 
 
 def _weights(given: Sequence[str] | None) -> dict[str, float]:
-    """``task=1.5`` options as numbers.
+    """Parse ``task=1.5`` options into numbers.
 
     Raises:
-        ConfigError: not of that form, or one task twice.
+        ConfigError: another form, or the same task twice.
     """
     weights: dict[str, float] = {}
     for text in given or ():
@@ -144,6 +158,6 @@ def _weights(given: Sequence[str] | None) -> dict[str, float]:
         except ValueError:
             raise ConfigError(f"--weight {text!r}: expected TASK=WEIGHT with a number, e.g. tone=0.5") from None
         if name in weights:
-            raise ConfigError(f"--weight {text!r}: task {name!r} has a weight already ({weights[name]:g})")
+            raise ConfigError(f"--weight {text!r}: task {name!r} already has a weight ({weights[name]:g})")
         weights[name] = number
     return weights

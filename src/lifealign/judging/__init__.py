@@ -1,1 +1,1 @@
-"""Judging answers by models: the prompt, the calls, what a reply is worth, and what all of them say together."""
+"""Answers judged by models and rated by people, and the statistics of win rates and agreement."""

@@ -36,12 +36,12 @@ def krippendorff_alpha(
         level: how far two values are apart: `nominal` 0 or 1, `ordinal` by the ratings between them, `interval` by
             their squared difference.
         resamples: bootstrap samples of the items, >= 0.
-        seed: of the resampling.
-        confidence: of the interval, in (0, 1).
+        seed: seed for the resampling.
+        confidence: level of the interval, in (0, 1).
 
     Returns:
-        All NaN where no item has two ratings, or where all values are the same: chance agreement is then perfect and
-        alpha is not defined.
+        All NaN if no item has two ratings, or if all values are the same: chance agreement is then perfect and alpha is
+        not defined.
     """
     matrix = np.atleast_2d(np.asarray(ratings, dtype=np.float64))
     values = np.unique(matrix[~np.isnan(matrix)])
@@ -54,7 +54,7 @@ def krippendorff_alpha(
 
 
 def _coincidences(counts_NV: Array) -> Array:
-    """[N, V, V]: how often values c and k meet in an item, each item weighing as many as its ratings."""
+    """[N, V, V]: how often values c and k meet in an item; the weight of an item is its number of ratings."""
     raters_N = counts_NV.sum(1)
     met = counts_NV[:, :, None] * counts_NV[:, None, :]
     diagonal = np.arange(counts_NV.shape[1])
@@ -75,7 +75,7 @@ def _alpha(coincidences_BVV: Array, values_V: Array, level: Level) -> Array:
 
 def _distance(marginal_BV: Array, values_V: Array, level: Level) -> Array:
     if level == "ordinal":
-        # Ratings up to the middle of each value; the difference of two is what lies between them.
+        # Ratings up to the middle of each value; the difference of two counts the ratings between them.
         middle_BV = np.cumsum(marginal_BV, 1) - marginal_BV / 2
         return np.asarray((middle_BV[:, :, None] - middle_BV[:, None, :]) ** 2)
     difference_VV = values_V[:, None] - values_V[None, :]
@@ -86,13 +86,13 @@ def _distance(marginal_BV: Array, values_V: Array, level: Level) -> Array:
 
 
 def agreement_rate(a: Sequence[float], b: Sequence[float]) -> float:
-    """Share of the items that both rated on which they say the same, 0 to 1; NaN of none."""
+    """Share of the items rated by both on which they agree, 0 to 1; NaN if there are none."""
     same = [x == y for x, y in zip(a, b, strict=True) if not (np.isnan(x) or np.isnan(y))]
     return float(np.mean(same)) if same else float("nan")
 
 
 def cohen_kappa(a: Sequence[float], b: Sequence[float]) -> float:
-    """(p_o - p_e) / (1 - p_e) of two raters over the items that both rated; NaN of none, or where p_e = 1."""
+    """(p_o - p_e) / (1 - p_e) of two raters over the items rated by both; NaN if there are none, or if p_e = 1."""
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if not (np.isnan(x) or np.isnan(y))]
     if not pairs:
         return float("nan")
@@ -103,14 +103,14 @@ def cohen_kappa(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rho over the items that both rated; NaN of fewer than two, or where one gave all the same value."""
+    """Spearman's rho over the items rated by both; NaN of fewer than two, or if one rater gave them all one value."""
     from scipy.stats import spearmanr
 
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if not (np.isnan(x) or np.isnan(y))]
     if len(pairs) < 2:
         return float("nan")
     first, second = np.array(pairs).T
-    if np.ptp(first) == 0 or np.ptp(second) == 0:  # scipy would warn of it
+    if np.ptp(first) == 0 or np.ptp(second) == 0:  # scipy would warn
         return float("nan")
     return float(spearmanr(first, second).statistic)
 
@@ -124,7 +124,7 @@ def item_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Interval:
-    """A statistic of two raters with its bootstrap interval over the items that both rated."""
+    """A statistic of two raters with its bootstrap interval over the items rated by both."""
     kept = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if not (np.isnan(x) or np.isnan(y))]
     first, second = (np.asarray(values, dtype=np.float64)[kept] for values in (a, b))
     point = statistic(list(first), list(second))
@@ -139,15 +139,15 @@ def item_interval(
 
 
 def bradley_terry(wins: Any, prior: float = PRIOR) -> Array:
-    """Strengths theta_K with P(i beats j) = sigmoid(theta_i - theta_j), the most likely ones, natural log, mean 0.
+    """Most likely strengths theta_K with P(i beats j) = sigmoid(theta_i - theta_j), natural log, mean 0.
 
     Args:
         wins: [K, K] or, for many fits at once, [B, K, K]: how often i beat j; a tie is half a win each way.
         prior: wins added each way to every pair, >= 0. With 0 the strengths are the maximum likelihood ones, which
-            do not exist where one group of systems never lost to the others.
+            do not exist if one group of systems never lost to the others.
 
     Returns:
-        [K] or [B, K]; NaN where the most likely strengths do not exist.
+        [K] or [B, K]; NaN if the most likely strengths do not exist.
     """
     given = np.asarray(wins, dtype=np.float64)
     wins_BKK = np.atleast_3d(given) if given.ndim == 3 else given[None]
@@ -171,7 +171,7 @@ def bradley_terry(wins: Any, prior: float = PRIOR) -> Array:
 
 
 def _connected(wins_KK: Array) -> bool:
-    """Whether every system beat every other over some chain of wins: then the most likely strengths exist (Ford 1957)."""
+    """Whether a chain of wins leads from every system to every other: then the strengths exist (Ford 1957)."""
     reach = (wins_KK > 0) | np.eye(len(wins_KK), dtype=bool)
     for _ in range(len(wins_KK)):
         reach = reach @ reach
@@ -189,11 +189,11 @@ def bradley_terry_intervals(
     """Strength of each system with its bootstrap interval over items.
 
     Args:
-        outcomes: of each item: two systems and what the first one won of it, from 0 to 1 (0.5: a tie).
-        prior: as of `bradley_terry`.
+        outcomes: for each item: two systems and the share that the first one won, from 0 to 1 (0.5: a tie).
+        prior: as in `bradley_terry`.
         resamples: bootstrap samples, >= 0.
-        seed: of the resampling.
-        confidence: of the intervals, in (0, 1).
+        seed: seed for the resampling.
+        confidence: level of the intervals, in (0, 1).
     """
     names = sorted({name for a, b, _ in outcomes for name in (a, b)})
     place = {name: i for i, name in enumerate(names)}
@@ -210,13 +210,13 @@ def bradley_terry_intervals(
 
 
 def majority(values: Sequence[float]) -> float:
-    """Which way several of -1, 0 and 1 lean: the sign of their sum; NaN of none."""
+    """Majority of votes of -1, 0 and 1: the sign of their sum; NaN without votes."""
     present = [v for v in values if not np.isnan(v)]
     return float(np.sign(sum(present))) if present else float("nan")
 
 
 def pairwise_agreement(ratings: Mapping[str, Mapping[Any, float]]) -> float:
-    """Share of all (two raters, item both rated) on which the two say the same, 0 to 1; NaN where no item was shared."""
+    """Share of all (two raters, item rated by both) on which the two agree, 0 to 1; NaN if no item was shared."""
     names = sorted(ratings)
     same = [
         ratings[a][item] == ratings[b][item]
@@ -232,7 +232,7 @@ def pairwise_agreement(ratings: Mapping[str, Mapping[Any, float]]) -> float:
 
 
 def _resampled(items: int, resamples: int, seed: int, total: Callable[[Array], Array]) -> Array:
-    """`total` of how often each item was drawn, [resamples, items]; nothing where there is no item."""
+    """`total` of how often each item was drawn, [resamples, items]; empty without items."""
     if not items or not resamples:
         return np.empty((0,))
     return total(_weights(items, resamples, seed))

@@ -1,4 +1,4 @@
-"""What judges and people said of an answer, from the files of judgements and ratings, in one shape; no torch."""
+"""Opinions of judges and people about answers: judgements and ratings from files, in one shape. No torch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Opinion:
     Attributes:
         answer: id of the answer (`data.answers.AnswerRecord`).
         who: a judge model, or a person.
-        name: of the judge or annotator.
-        score: on the rubric's scale; None: none was given.
-        versus: id of the answer that it was compared with; None: it was looked at alone.
-        outcome: of the comparison, for this answer; None: undecided or not compared.
-        words: the judge's explanation (unscored: what was got instead of a verdict), or the person's comment.
-        unscored: why a judge gave neither score nor winner; None: it did.
+        name: name of the judge or annotator.
+        score: on the rubric's scale; None: no score was given.
+        versus: id of the answer that it was compared with; None: it was judged alone.
+        outcome: how this answer did in the comparison; None: undecided or not compared.
+        words: the judge's explanation (unscored: what came instead of a verdict), or the person's comment.
+        unscored: why a judge gave neither score nor winner; None: it gave one.
         rubric: name of the rubric.
     """
 
@@ -45,7 +45,7 @@ class Opinion:
     rubric: str = ""
 
     def both_sides(self) -> Iterator[Opinion]:
-        """This opinion and, for a comparison, the same as the other answer sees it."""
+        """This opinion and, for a comparison, the same opinion about the other answer."""
         yield self
         if self.versus is not None:
             turned = None if self.outcome is None else _TURNED[self.outcome]
@@ -53,19 +53,19 @@ class Opinion:
 
 
 def read_judgements(path: str | Path) -> list[Opinion]:
-    """Opinions of judge models, from the file that `lifealign judge` writes.
+    """Read opinions of judge models from a file that `lifealign judge` wrote.
 
     Raises:
-        JudgeError: no such file, or a line that is no judgement; names the file and the line.
+        JudgeError: no such file, or a line that is not a judgement; names the file and the line.
     """
     return [side for one in judgements.read_judgements(path) for side in _judgement(one).both_sides()]
 
 
 def read_ratings(path: str | Path) -> list[Opinion]:
-    """Opinions of people, from the file that `lifealign ratings export` writes; what was only flagged has none.
+    """Read opinions of people from a file that `lifealign ratings export` wrote; rows that are only flagged have none.
 
     Raises:
-        DataError: no such file, no row, or a row that is no rating; names the file and the row.
+        DataError: no such file, no row, or a row that is not a rating; names the file and the row.
     """
     return [side for row, where in _rows(path) for one in _rating(row, where) for side in one.both_sides()]
 
@@ -73,7 +73,7 @@ def read_ratings(path: str | Path) -> list[Opinion]:
 def _rows(path: str | Path) -> list[tuple[Record, str]]:
     rows = read_file(str(path))
     if not rows:
-        raise DataError(f"{path}: no row in it")
+        raise DataError(f"{path}: no rows; export the ratings with `lifealign ratings export`")
     return [(row, f"{path}: row {number}") for number, row in enumerate(rows, 1)]
 
 
@@ -111,12 +111,12 @@ def _rating(row: Record, where: str) -> Iterator[Opinion]:
 
 def _require(row: Record, names: Sequence[str], where: str) -> None:
     if missing := [name for name in names if row.get(name) is None]:
-        raise DataError(f"{where}: no {missing[0]!r}; got {', '.join(sorted(row))}")
+        raise DataError(f"{where}: missing {missing[0]!r}; got {', '.join(sorted(row))}")
 
 
 def _outcome(winner: Any, allowed: Sequence[str], where: str) -> Outcome:
     if winner not in allowed:
-        raise DataError(f"{where}: winner {winner!r}: allowed: {', '.join(allowed)}")
+        raise DataError(f"{where}: winner {winner!r}; allowed: {', '.join(allowed)}")
     return _OF_A[winner]
 
 

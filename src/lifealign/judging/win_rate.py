@@ -1,6 +1,6 @@
 """Win rates of paired comparisons: PURE functions, numpy only.
 
-An outcome is 1 where ours wins, 0 where the other wins, 0.5 for a tie. All intervals are 95% percentile bootstraps over the
+An outcome is 1 if ours wins, 0 if the other wins, 0.5 for a tie. All intervals are 95% percentile bootstraps over the
 pairs.
 """
 
@@ -13,13 +13,13 @@ import numpy as np
 from lifealign.evaluation.metrics import Array, Interval, mean_interval, percentile_interval
 
 RIDGE = 1.0
-"""Weight of phi^2 / 2 beside the summed log-loss; scikit-learn's default, C = 1. It keeps phi finite where the longer
+"""Weight of phi^2 / 2 beside the summed log-loss; scikit-learn's default, C = 1. It keeps phi finite if the longer
 answer always wins."""
 _CELLS = 4_000_000  # floats of a block of resamples
 
 
 def win_rate(outcomes: Sequence[float], *, resamples: int = 1000, seed: int = 0) -> Interval:
-    """Share of the pairs that are won, ties as half a win, in percent; NaN without a pair."""
+    """Share of the pairs won, in percent; a tie is half a win; NaN without pairs."""
     return mean_interval([100 * one for one in _checked(outcomes)], resamples=resamples, seed=seed)
 
 
@@ -31,7 +31,7 @@ def length_controlled_win_rate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """The win rate that a logistic model expects if both answers were of one length, in percent.
+    """The win rate, in percent, that a logistic model expects between answers of equal length.
 
     P(win) = sigmoid(theta + phi tanh(d / std(d))), d = length - other length, fitted to the outcomes with a ridge on
     phi; the value is 100 sigmoid(theta). This is the model of AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475,
@@ -40,17 +40,17 @@ def length_controlled_win_rate(
     Args:
         outcomes: [N], from 0 to 1.
         lengths: [N], of our answers, in characters.
-        other_lengths: [N].
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        other_lengths: [N], of the other answers, in characters.
+        resamples: bootstrap samples.
+        seed: seed for the bootstrap.
 
     Returns:
-        NaN without a pair, and where all d are equal but not zero: then length and quality cannot be told apart.
+        NaN without pairs, or if all d are equal but not zero: then length and quality cannot be told apart.
     """
     won = _checked(outcomes)
     apart = np.asarray(lengths, dtype=np.float64) - np.asarray(other_lengths, dtype=np.float64)
     if won.shape != apart.shape:
-        raise ValueError(f"outcomes and lengths differ in number: {won.shape}, {apart.shape}")
+        raise ValueError(f"outcomes and lengths must have the same shape, got {won.shape} and {apart.shape}")
     if not won.size or (apart.std() == 0 and apart[0] != 0):
         return Interval(float("nan"), float("nan"), float("nan"))
     z = np.tanh(apart / apart.std()) if apart.std() > 0 else np.zeros_like(apart)
@@ -72,7 +72,7 @@ def _fit(won: Array, z: Array, weights: Array) -> Array:
         p = _sigmoid(theta[:, None] + phi[:, None] * z)
         slope, curve = weights * (p - won), weights * p * (1 - p)
         g0, g1 = slope.sum(1), slope @ z + RIDGE * phi
-        # Where all outcomes are equal theta has no finite optimum; the crumb lets it walk to where sigmoid is 0 or 1.
+        # If all outcomes are equal, theta has no finite optimum; the small constant lets sigmoid go to 0 or 1.
         h00, h01, h11 = curve.sum(1) + 1e-9, curve @ z, curve @ z**2 + RIDGE
         determinant = h00 * h11 - h01**2
         step0 = np.clip((h11 * g0 - h01 * g1) / determinant, -2, 2)
@@ -91,5 +91,5 @@ def _sigmoid(x: Array) -> Array:
 def _checked(outcomes: Sequence[float]) -> Array:
     won = np.asarray(outcomes, dtype=np.float64)
     if won.size and not ((won >= 0) & (won <= 1)).all():
-        raise ValueError(f"outcomes lie between 0 and 1, got {won.min()} to {won.max()}")
+        raise ValueError(f"outcomes must lie between 0 and 1, got {won.min()} to {won.max()}")
     return won

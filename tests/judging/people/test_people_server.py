@@ -258,7 +258,7 @@ def test_commands_from_answers_to_summary(tmp_path: Path) -> None:
         (["A", "--db", "R", "--overlap", "0.5"], "holds other questions"),
         (["--db", "R", "--host", "0.0.0.0"], "--allow-remote permits that"),
         (["--db", "R", "--allow-remote"], "127.0.0.1 cannot be reached from elsewhere"),
-        (["--db", "R", "--prepare", "--port", "0"], "give the one that will be used"),
+        (["--db", "R", "--prepare", "--port", "0"], "--prepare cannot make links for --port 0"),
         (["A", "--db", "new.sqlite", "--mode", "both"], "--mode 'both': allowed: pairwise, absolute"),
         (["A", "--db", "new.sqlite", "--rubric", "poem"], "rubric 'poem': unknown"),
         (["A", "--db", "new.sqlite", "--annotator", "a b"], "letters, digits"),

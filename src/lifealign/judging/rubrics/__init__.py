@@ -1,7 +1,7 @@
-"""Rubrics: what is asked about an answer, of a judge model and of people alike. Imports no torch.
+"""Rubrics: the questions about an answer, the same for judge models and people. Imports no torch.
 
-A rubric is a YAML file. Six are built in, one for each kind of task of the paper's stream; a user's own is named by its
-path. `judge_prompt` turns a rubric and an answer into text for a judge, the page for people shows the same fields.
+A rubric is a YAML file. Six are built in, one for each kind of task of the paper's stream; a user's own is given by its
+path. `llm.prompt` turns a rubric and an answer into text for a judge; the page for people shows the same fields.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lifealign.core.config_files import explain, nearest, read_yaml
 from lifealign.core.errors import ConfigError
 
 RUBRICS = ("expert", "harmlessness", "helpful", "helpfulness", "safe", "truthfulness")
-"""Names of the rubrics that are built in."""
+"""Names of the built-in rubrics."""
 
 _TASKS: Mapping[str, str] = {
     # The embedded suite.
@@ -41,12 +41,12 @@ _TEXT = r"\S"
 
 
 class Criterion(Frozen):
-    """One thing to look at."""
+    """One criterion for a good answer."""
 
     name: str = Field(pattern=_NAME)
     """Lower-case word; unique in the rubric."""
     text: str = Field(pattern=_TEXT)
-    """What a good answer does. Not blank."""
+    """Description of a good answer. Not blank."""
 
 
 class Option(Frozen):
@@ -55,16 +55,16 @@ class Option(Frozen):
     name: str = Field(pattern=_NAME)
     """Lower-case word; unique in the step."""
     text: str = Field(pattern=_TEXT)
-    """When it holds, and what then makes a good answer. Not blank."""
+    """When this option applies, and what makes a good answer then. Not blank."""
 
 
 class Step(Frozen):
-    """A question to be answered before the answer is scored."""
+    """A question to answer before scoring."""
 
     name: str = Field(pattern=_NAME)
     """Lower-case word; unique in the rubric."""
     question: str = Field(pattern=_TEXT)
-    """What is asked. Not blank."""
+    """The question. Not blank."""
     options: tuple[Option, ...] = Field(min_length=2)
     """The allowed answers, two or more."""
 
@@ -83,7 +83,7 @@ class Scale(Frozen):
     high: int = 10
     """Best score. low < high."""
     anchors: dict[int, str]
-    """What a score means, for `low`, `high` and any scores between."""
+    """Score -> its meaning; for `low`, `high` and any scores between."""
 
     @model_validator(mode="after")
     def _anchored(self) -> Scale:
@@ -92,7 +92,7 @@ class Scale(Frozen):
         outside = [score for score in self.anchors if not self.low <= score <= self.high]
         if outside or not {self.low, self.high} <= set(self.anchors):
             raise ValueError(
-                f"anchors must include {self.low} and {self.high} and lie between, got {sorted(self.anchors)}"
+                f"anchors must include {self.low} and {self.high} and no score outside, got {sorted(self.anchors)}"
             )
         return self
 
@@ -102,24 +102,24 @@ class Scale(Frozen):
 
 
 class Rubric(Frozen):
-    """What is asked about an answer."""
+    """A question about an answer, with criteria and a scale."""
 
     name: str = Field(pattern=_NAME)
-    """Lower-case word; stands in every judgement and rating."""
+    """Lower-case word; recorded in every judgement and rating."""
     title: str = Field(pattern=_TEXT)
     """Heading for people. Not blank."""
     question: str = Field(pattern=_TEXT)
-    """The one sentence that judge and people answer. Not blank."""
+    """The question that judges and people answer, in one sentence. Not blank."""
     criteria: tuple[Criterion, ...] = Field(min_length=1)
-    """What to look at, most important first; one or more."""
+    """Criteria, the most important first; one or more."""
     scale: Scale
-    """Of absolute scores."""
+    """Scale of absolute scores."""
     sees: tuple[Literal["conversation", "reference"], ...] = ("conversation", "reference")
-    """What is shown beside the answer: the whole conversation before it, a reference answer. Without `conversation`, only its last turn."""
+    """Material shown beside the answer: the whole conversation before it, a reference answer. Without `conversation`, only its last turn."""
     mode: Literal["absolute", "pairwise"] = "absolute"
-    """What is asked where nobody says otherwise; either can be asked of any rubric."""
+    """Default mode; either mode works with any rubric."""
     steps: tuple[Step, ...] = ()
-    """Questions to be answered first, in this order."""
+    """Questions to answer first, in this order."""
 
     @model_validator(mode="after")
     def _unique(self) -> Rubric:
@@ -135,10 +135,10 @@ def _refuse_twins(names: tuple[str, ...] | list[str], what: str) -> None:
 
 
 def load_rubric(name_or_path: str | Path) -> Rubric:
-    """A built-in rubric by name, or a user's own by the path of its YAML file.
+    """Load a built-in rubric by name, or a user's own by the path of its YAML file.
 
     Raises:
-        ConfigError: no such name or file, or the file is no rubric; lists every mistake with its key.
+        ConfigError: no such name or file, or the file is not a rubric; lists every mistake with its key.
     """
     text = str(name_or_path)
     if text in RUBRICS:
@@ -156,12 +156,14 @@ def load_rubric(name_or_path: str | Path) -> Rubric:
 
 
 def rubric_for(task: str) -> Rubric | None:
-    """The rubric that fits a task of the embedded suite or a recipe of the paper's sets; None for any other task."""
+    """The rubric for a task of the embedded suite or a recipe of the paper's sets; None for any other task."""
     return load_rubric(_TASKS[task]) if task in _TASKS else None
 
 
 def parse_rubrics(given: Sequence[str]) -> tuple[str | None, dict[str, str]]:
-    """``RUBRIC`` and ``TASK=RUBRIC`` options, not loaded yet: the rubric of all tasks, and those of single tasks.
+    """Split ``RUBRIC`` and ``TASK=RUBRIC`` options into the rubric of all tasks and those of single tasks.
+
+    The rubrics are not loaded yet.
 
     Raises:
         ConfigError: two rubrics for all tasks, or two for one task.
@@ -173,11 +175,11 @@ def parse_rubrics(given: Sequence[str]) -> tuple[str | None, dict[str, str]]:
         if not equals:
             general.append(text)
         elif task in by_task:
-            raise ConfigError(f"--rubric {text!r}: task {task!r} already has {by_task[task]!r}; give one of them")
+            raise ConfigError(f"--rubric {text!r}: task {task!r} already has {by_task[task]!r}; give only one")
         else:
             by_task[task] = name
     if len(general) > 1:
         raise ConfigError(
-            f"--rubric: more than one for all tasks, got {', '.join(general)}; for a single task, write TASK=RUBRIC"
+            f"--rubric: expected one for all tasks, got {', '.join(general)}; for a single task, write TASK=RUBRIC"
         )
     return (general[0] if general else None), by_task
