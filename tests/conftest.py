@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,10 @@ def rows_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(tiny_dir: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     """A run configuration for the tiny model; settings as of the command line."""
 
-    def build(*settings: str, stream: Sequence[Any] | None = None) -> RunConfig:
-        from lifealign.strategies.configure import read_config
+    def build(*settings: str) -> RunConfig:
+        from lifealign.testing import tiny_config
 
-        base: dict[str, Any] = {
-            "memory": str(tmp_path / "memory"),
-            "model": {"name": str(tiny_dir), "dtype": "float32"},
-            "lora": {"r": 2, "alpha": 4},
-            "data": {"max_length": 256},
-            "train": {"epochs": 1, "pairs_per_step": 4, "learning_rate": 5e-3, "checkpoint_every": 1},
-            "evaluate": {"bootstrap": 20},
-        }
-        return read_config(None, settings, base=base)
+        return tiny_config(tiny_dir, tmp_path / "memory", *settings)
 
     return build
 

@@ -15,10 +15,11 @@ TITLES = {
 
 
 def api_page() -> str:
-    """A directive for every name of `lifealign.__all__`, under headings."""
+    """A directive for every name of `lifealign.__all__`, under headings, and the contract that strangers run."""
     found: dict[str, list[str]] = {title: [] for title in TITLES.values()}
     for name in sorted(lifealign.__all__):
         home = str(getattr(lifealign, name).__module__)
         found[TITLES[home.split(".")[1]]].append(f"::: {home}.{name}")
+    found["Tests of your own strategy"] = ["::: lifealign.testing"]
     parts = ((f"## {title}", *names) for title, names in found.items() if names)
     return "\n\n".join(line for part in parts for line in part)

@@ -17,9 +17,8 @@ from lifealign.model.logps import token_logps
 from lifealign.model.packing import pack_pairs
 from lifealign.store.layout import STATE
 from lifealign.strategies.derpp import draw, matching_loss
-from support.contract import TASKS, assert_same
 from support.golden import golden_numbers
-from support.lives import learn, start
+from support.lives import TASKS, assert_same, learn, start
 from support.regularisation import Build, at, begun, learnt, moved, too_long
 from support.rows import make_task
 

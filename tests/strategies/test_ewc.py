@@ -21,9 +21,8 @@ from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
 from lifealign.strategies._quadratic import weighted_distance
 from lifealign.strategies.ewc import accumulate, mean_of, mean_squares
-from support.contract import TASKS, assert_same
 from support.golden import golden_numbers
-from support.lives import learn, start
+from support.lives import TASKS, assert_same, learn, start
 from support.regularisation import Build, at, learnt, lines, too_long, watched
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,7 +18,7 @@ from lifealign.model.batch import PairLogps
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import pack_pairs
 from lifealign.store.writer import MemoryStore
-from support.contract import TASKS, assert_same
+from support.lives import TASKS, assert_same
 from support.regularisation import Build, at, begun, learnt, lines, moved
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,8 +12,7 @@ from lifealign.model.adapters import restore, snapshot
 from lifealign.store.layout import STATE
 from lifealign.strategies import Step
 from lifealign.strategies.si import importance
-from support.contract import TASKS
-from support.lives import learn, start
+from support.lives import TASKS, learn, start
 from support.regularisation import Build, at, begun, lines, moved, watched
 
 pytestmark = pytest.mark.usefixtures("one_thread")

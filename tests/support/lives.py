@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-from lifealign.core.config import RunConfig
-from lifealign.core.progress import NullProgress
-from lifealign.data.tasks import Task
-from lifealign.memory.learning import create_memory, learn_group
-from lifealign.memory.session import Session, locked
-from lifealign.store.writer import MemoryStore
+from lifealign.testing import assert_same, learn, start, tiny_task
 
+TASKS = [tiny_task(name, train=6, test=2) for name in ("bread", "stars", "music")]
 
-def start(config: RunConfig) -> tuple[Session, MemoryStore]:
-    """A loaded model and a new memory."""
-    session = Session(config, NullProgress())
-    return session, create_memory(config, session)
-
-
-def learn(session: Session, store: MemoryStore, *tasks: Task) -> MemoryStore:
-    """The memory after one task after another."""
-    for task in tasks:
-        with locked(session, store):
-            store = learn_group(session, store, [task], session.config)[1]
-    return store
+__all__ = ["TASKS", "assert_same", "learn", "start"]

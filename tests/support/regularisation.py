@@ -16,8 +16,7 @@ from lifealign.model.adapters import restore, snapshot
 from lifealign.store.layout import ADAPTER
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
-from support.contract import TASKS
-from support.lives import learn, start
+from support.lives import TASKS, learn, start
 
 Build = Callable[..., RunConfig]
 

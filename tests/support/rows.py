@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lifealign.data.tasks import Message, Row, Task
+from lifealign.testing import tiny_rows as rows
+from lifealign.testing import tiny_task as make_task
+
+__all__ = ["HashedWords", "make_task", "rows", "write_two_files"]
 
 
 class HashedWords:
@@ -26,24 +29,6 @@ class HashedWords:
                 generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
                 found[row] += torch.randn(self.width, generator=generator)
         return torch.nn.functional.normalize(found, dim=-1)
-
-
-def rows(task: str, count: int) -> tuple[Row, ...]:
-    """Rows that a tiny model can learn to tell apart: the chosen answer names the task."""
-    return tuple(
-        Row(
-            (Message("user", f"{task} question {i}?"),),
-            f"{task} answer {i} is right",
-            f"no idea of {i * 7 % 11} at all",
-            f"{task}.jsonl:{i + 1}",
-        )
-        for i in range(count)
-    )
-
-
-def make_task(name: str, train: int = 8, test: int = 4, validation: int = 2) -> Task:
-    every = rows(name, train + test + validation)
-    return Task(name, every[:train], every[train : train + validation], every[train + validation :])
 
 
 def write_two_files(directory: Path, count: int) -> Path:
