@@ -104,7 +104,7 @@ class ConsolidatedProduct(NamedTuple):
     Attributes:
         adapter: new factors b_OR, a_RI (unscaled: dW = scaling b a).
         history: the pieces that span the past, this task's included.
-        diagnostics: see `consolidate.consolidate`; and `truncation_error` = ||LM - LM_R|| / ||LM||.
+        diagnostics: see `adapter.consolidate`; and `truncation_error` = ||LM - LM_R|| / ||LM||.
     """
 
     adapter: Product
@@ -138,7 +138,7 @@ def consolidate_product(
         overlap_scale: what is kept of the part in the span of the past: 1 all, 0 nothing.
         scaling: alpha / r (or alpha / sqrt(r)). 0 < scaling.
         generator: for projection `random` and for the spare directions of the adapter.
-        projection: `history`; or the controls of `consolidate.consolidate`.
+        projection: `history`; or the controls of `adapter.consolidate`.
         capacity: pieces kept at most, the ones with the largest norm; None keeps all.
         tol: relative length below which an update counts as lying in the span of the past.
 

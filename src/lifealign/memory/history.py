@@ -45,5 +45,5 @@ class StoreHistory:
         return self._store.load_tensors(manifest, ADAPTER)
 
     def update(self, task: str) -> Mapping[str, Tensor]:
-        """What a task changed in the long-term weights; see `strategies.base.History`."""
+        """What a task changed in the long-term weights; see `training.strategy.History`."""
         return self._store.load_tensors(self._store.find(task), UPDATE)

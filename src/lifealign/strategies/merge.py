@@ -1,4 +1,7 @@
-"""Merging of task vectors: task arithmetic, TIES, DARE, SLERP, MagMax; see `merging` for the formulas and their papers."""
+"""Merging of task vectors: task arithmetic, TIES, DARE, SLERP, MagMax.
+
+The formulas and their papers are in `consolidation.merging`.
+"""
 
 from __future__ import annotations
 
