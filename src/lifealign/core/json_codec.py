@@ -8,13 +8,9 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lifealign.core.errors import StoreError
-
-if TYPE_CHECKING:
-    pass
-
 
 _SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n\Z')
 

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from lifealign.store.layout import (
-    ADAPTER,
-    REPLAY,
-    ROOT,
-    UPDATE,
-)
+from lifealign.store.layout import ADAPTER, REPLAY, ROOT, UPDATE
 from lifealign.store.reader import MemoryReader
 from lifealign.training.replay import ReplayBuffer
 
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
 
 
 class StoreHistory:

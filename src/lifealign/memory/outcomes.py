@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lifealign.evaluation.guard_results import guard_lines
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
