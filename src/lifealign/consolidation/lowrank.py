@@ -146,7 +146,8 @@ def consolidate_product(
         torch.linalg.LinAlgError: an SVD did not converge.
     """
     eps = torch.finfo(now.b_OK.dtype).eps
-    start, now = (Product(scaling * x.b_OK.double(), x.a_KI.double()) for x in (start, now))
+    start = Product(scaling * start.b_OK.double(), start.a_KI.double())
+    now = Product(scaling * now.b_OK.double(), now.a_KI.double())
     past = [Product(x.b_OK.double(), x.a_KI.double()) for x in history]
     u, singular, v = Stack([difference(start, now)]).svd([1.0])
     rank, energy = energy_rank(singular, theta, eps)
