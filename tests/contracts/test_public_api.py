@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 import lifealign
+from support.paths import ROOT
+
+PACKAGE = ROOT / "src" / "lifealign"
+HEAVY = {"accelerate", "peft", "torch", "transformers"}
+"""Libraries that take seconds to import."""
+WITHOUT_TORCH = ["cli", "core", "data", "evaluation", "judging", "memory", "report", "store", "studies"]
+"""Folders that can be used without them: reports, checks of data, judging, `--help`."""
+WITH_TORCH = {
+    f"lifealign.memory.{name}" for name in ["learning", "recompose", "row_scores", "scoring", "session", "signatures"]
+}
+"""The part of a light folder that holds a loaded model or computes with tensors."""
 
 
 def test_every_public_name_loads_and_the_list_is_sorted() -> None:
@@ -18,17 +31,41 @@ def test_every_public_name_loads_and_the_list_is_sorted() -> None:
         _ = lifealign.Memori
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import lifealign",
-        "from lifealign import Memory",
-        "import lifealign.evaluation.metrics",
-        "import lifealign.evaluation.results",
-        "import lifealign.report.memories",
-        "import lifealign.studies.report.write",
-    ],
-)
-def test_no_torch_at_import(statement: str) -> None:
-    code = f"{statement}; import sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def modules_of(folder: str) -> list[str]:
+    """The modules of a folder of the package, as they are imported."""
+    files = sorted((PACKAGE / folder).rglob("*.py"))
+    names = [
+        ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__") for file in files
+    ]
+    return [name for name in names if name not in WITH_TORCH]
+
+
+def first_heavy_import(statements: Sequence[str]) -> str:
+    """Run import statements in a fresh interpreter; the first that loads a heavy library, and which; else nothing."""
+    lines = ["import sys"]
+    for statement in statements:
+        lines += [
+            statement,
+            f"if found := sorted({HEAVY} & sys.modules.keys()):",
+            f"    print({statement!r}, 'loads', *found)",
+            "    sys.exit()",
+        ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("folder", WITHOUT_TORCH)
+def test_no_module_of_a_light_folder_imports_torch(folder: str) -> None:
+    modules = modules_of(folder)
+    assert f"lifealign.{folder}" in modules
+    statements = [f"import {name}" for name in modules]
+    if folder == "memory":
+        statements = ["import lifealign", "from lifealign import Memory", *statements]
+    assert first_heavy_import(statements) == ""
+
+
+def test_a_heavy_import_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").touch()
+    (tmp_path / "light.py").write_text("import torch")
+    before = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    assert first_heavy_import([before, "import json", "import light"]) == "import light loads torch"

@@ -91,11 +91,15 @@ def consolidate(
     denoised = kept.update.double().flatten()
     inside = basis.project(denoised)
     refined = _refine(denoised, inside, overlap_scale, projection, basis, generator)
-    update_norm, size, inside_norm, refined_norm = (
-        float(torch.linalg.vector_norm(v)) for v in (update.double(), denoised, inside, refined)
-    )
     diagnostics = diagnose(
-        kept.rank, kept.energy_kept, update_norm, size, inside_norm, refined_norm, basis.rank, basis.n
+        kept.rank,
+        kept.energy_kept,
+        _norm(update.double()),
+        _norm(denoised),
+        _norm(inside),
+        _norm(refined),
+        basis.rank,
+        basis.n,
     )
     # SM' and RSM span the same beyond the past, but RSM may be all rounding there (lambda 0): SM' decides.
     basis.extend(refined if projection == "random" else denoised, member=refined)
@@ -119,14 +123,18 @@ def _refine(
                 raise ValueError("projection random needs a generator")
             return denoised - (1 - overlap_scale) * _random_basis(basis, generator).project(denoised)
         case "shrink":
-            size, inside_norm, outside_norm = (
-                float(torch.linalg.vector_norm(v)) for v in (denoised, inside, denoised - inside)
-            )
-            return denoised * (math.hypot(outside_norm, overlap_scale * inside_norm) / size if size else 1.0)
+            size = _norm(denoised)
+            wanted = math.hypot(_norm(denoised - inside), overlap_scale * _norm(inside))
+            return denoised * (wanted / size if size else 1.0)
         case "none":
             return denoised
         case _:
             raise ValueError(f"projection must be history, random, shrink or none, got {projection!r}")
+
+
+def _norm(tensor: Tensor) -> float:
+    """Frobenius norm."""
+    return float(torch.linalg.vector_norm(tensor))
 
 
 def _random_basis(like: SubspaceBasis, generator: torch.Generator) -> SubspaceBasis:

@@ -104,7 +104,7 @@ class ConsolidatedProduct(NamedTuple):
     Attributes:
         adapter: new factors b_OR, a_RI (unscaled: dW = scaling b a).
         history: the pieces that span the past, this task's included.
-        diagnostics: see `consolidate.consolidate`; and `truncation_error` = ||LM - LM_R|| / ||LM||.
+        diagnostics: see `adapter.consolidate`; and `truncation_error` = ||LM - LM_R|| / ||LM||.
     """
 
     adapter: Product
@@ -138,7 +138,7 @@ def consolidate_product(
         overlap_scale: what is kept of the part in the span of the past: 1 all, 0 nothing.
         scaling: alpha / r (or alpha / sqrt(r)). 0 < scaling.
         generator: for projection `random` and for the spare directions of the adapter.
-        projection: `history`; or the controls of `consolidate.consolidate`.
+        projection: `history`; or the controls of `adapter.consolidate`.
         capacity: pieces kept at most, the ones with the largest norm; None keeps all.
         tol: relative length below which an update counts as lying in the span of the past.
 
@@ -146,7 +146,8 @@ def consolidate_product(
         torch.linalg.LinAlgError: an SVD did not converge.
     """
     eps = torch.finfo(now.b_OK.dtype).eps
-    start, now = (Product(scaling * x.b_OK.double(), x.a_KI.double()) for x in (start, now))
+    start = Product(scaling * start.b_OK.double(), start.a_KI.double())
+    now = Product(scaling * now.b_OK.double(), now.a_KI.double())
     past = [Product(x.b_OK.double(), x.a_KI.double()) for x in history]
     u, singular, v = Stack([difference(start, now)]).svd([1.0])
     rank, energy = energy_rank(singular, theta, eps)

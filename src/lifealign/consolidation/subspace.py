@@ -183,7 +183,7 @@ def diagnose(
     history_rank: int,
     size: int,
 ) -> dict[str, float | int]:
-    """Diagnostics of one matrix from its norms; `consolidate.consolidate` says what each is."""
+    """Diagnostics of one matrix from its norms; `adapter.consolidate` says what each is."""
     return {
         "rank": rank,
         "energy_kept": energy_kept,

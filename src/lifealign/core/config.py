@@ -66,7 +66,7 @@ class SourceConfig(Frozen):
     path: str
     """A json, jsonl, parquet or csv file, or a hub data set id."""
     recipe: str | None = None
-    """Name of a recipe of `suites.paper` that maps upstream columns; None: the column formats of the README."""
+    """Name of a recipe of `data.recipes` that maps upstream columns; None: the column formats of the README."""
     split: str = "train"
     """Split of a hub data set; a file has only `train`."""
     data_dir: str | None = None
@@ -192,7 +192,7 @@ TextMetricName = Literal[
     "distinct_2",
     "refusal_rate",
 ]
-"""The names of `text_metrics.TEXT_METRICS`."""
+"""The names of `catalog.text_metrics`."""
 
 
 class EvaluateConfig(Frozen):
@@ -299,7 +299,7 @@ def load_config(
     strategy_configs: Mapping[str, type[BaseModel]] | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Read a YAML file, lay ``a.b=c`` settings over it and check everything.
+    """Read a YAML file, lay ``KEY=VALUE`` settings over it and check everything.
 
     Args:
         path: the YAML file; None starts from `base` alone.

@@ -8,13 +8,9 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lifealign.core.errors import StoreError
-
-if TYPE_CHECKING:
-    pass
-
 
 _SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n\Z')
 
@@ -22,7 +18,7 @@ _SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n\Z')
 def encode_json(value: Any) -> bytes:
     """One line of JSON whose bytes depend on the value only: sorted keys, fixed separators, ASCII.
 
-    NaN and infinities are written as Python's json does (`NaN`, `Infinity`), so that a missing score does not lose a
+    NaN and infinities are written as Python's json does (NaN, Infinity), so that a missing score does not lose a
     commit.
     """
     return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")

@@ -54,7 +54,7 @@ def current_names(strategy: Any, options: Mapping[str, Any], where: str | None =
 
 
 def current_keys(strategy: Any, settings: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
-    """The same for dotted keys: `strategy.lam` becomes `strategy.penalty_weight`; other sections stay as they are."""
+    """The same for dotted keys: below `strategy`, `ewc` has `lam` renamed to `penalty_weight`; other keys stay."""
     keys = [key for key in settings if isinstance(key, str) and key.startswith(SECTION)]
     names = current_names(strategy, {key.removeprefix(SECTION): None for key in keys}, where)
     found = dict(zip(keys, names, strict=True))

@@ -60,11 +60,14 @@ def split_task(
     rng = random.Random(f"{seed}/{config.name}/splits")
     if test is None:
         wanted_test = config.test_rows or DEFAULT_TEST_ROWS
-        (drawn_test, validation), rest = _draw(train, (wanted_test, config.validation_rows), rng)
+        parts, rest = _draw(train, (wanted_test, config.validation_rows), rng)
+        drawn_test, validation = parts
         fitting = len(drawn_test) == wanted_test
     else:
         wanted_test = 0
-        ((validation,), rest), fitting = _draw(train, (config.validation_rows,), rng), True
+        parts, rest = _draw(train, (config.validation_rows,), rng)
+        validation = parts[0]
+        fitting = True
         shuffled = random.Random(f"{seed}/{config.name}/test").sample(list(test), len(test))
         drawn_test = tuple(shuffled[: config.test_rows])
     if not rest or not fitting or len(validation) < config.validation_rows:

@@ -128,7 +128,7 @@ def guard_lines(guard: Mapping[str, Any]) -> list[str]:
 
 
 def _words(cell: Mapping[str, float | None]) -> str:
-    value, low, high = (cell[key] for key in ("value", "low", "high"))
+    value, low, high = cell["value"], cell["low"], cell["high"]
     if value is None or low is None or high is None or math.isnan(value):
         return "not measured"
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -126,7 +126,8 @@ def item_interval(
 ) -> Interval:
     """A statistic of two raters with its bootstrap interval over the items rated by both."""
     kept = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if not (np.isnan(x) or np.isnan(y))]
-    first, second = (np.asarray(values, dtype=np.float64)[kept] for values in (a, b))
+    first = np.asarray(a, dtype=np.float64)[kept]
+    second = np.asarray(b, dtype=np.float64)[kept]
     point = statistic(list(first), list(second))
     if not kept:
         return _interval(point, np.empty(0), confidence)

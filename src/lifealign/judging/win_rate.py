@@ -73,7 +73,9 @@ def _fit(won: Array, z: Array, weights: Array) -> Array:
         slope, curve = weights * (p - won), weights * p * (1 - p)
         g0, g1 = slope.sum(1), slope @ z + RIDGE * phi
         # If all outcomes are equal, theta has no finite optimum; the small constant lets sigmoid go to 0 or 1.
-        h00, h01, h11 = curve.sum(1) + 1e-9, curve @ z, curve @ z**2 + RIDGE
+        h00 = curve.sum(1) + 1e-9
+        h01 = curve @ z
+        h11 = curve @ z**2 + RIDGE
         determinant = h00 * h11 - h01**2
         step0 = np.clip((h11 * g0 - h01 * g1) / determinant, -2, 2)
         step1 = np.clip((h00 * g1 - h01 * g0) / determinant, -2, 2)

@@ -93,7 +93,7 @@ class Memory:
 
         Args:
             task: rows to learn and to hold out.
-            settings: ``a.b=c`` overrides of the memory's configuration for this task.
+            settings: ``KEY=VALUE`` overrides of the memory's configuration for this task.
             progress: where to report.
 
         Raises:
@@ -125,7 +125,7 @@ class Memory:
             split: ``test`` or ``validation``.
             as_of: the model as it was after this task; None: as it is.
             generations: greedy answers per task, for its rule and the text metrics; None: as configured.
-            text_metrics: names of `text_metrics.TEXT_METRICS`; None: as configured, none where `generations` is 0.
+            text_metrics: names of `catalog.text_metrics`; None: as configured, none where `generations` is 0.
             guard_text: text whose perplexity guards general ability, before any task and at this point; None: as configured.
             guard_choices: multiple-choice questions, measured at the same two points; None: as configured.
             progress: where to report.
@@ -220,7 +220,7 @@ class Memory:
         Args:
             rows: as of `task_from_rows`.
             steps: gradient steps of the forecast; 0: none.
-            recipe: of `suites.paper`, for upstream columns.
+            recipe: of `data.recipes`, for upstream columns.
             as_of: the memory as it was after this task; None: as it is.
             progress: where to report.
 

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from lifealign.store.layout import (
-    ADAPTER,
-    REPLAY,
-    ROOT,
-    UPDATE,
-)
+from lifealign.store.layout import ADAPTER, REPLAY, ROOT, UPDATE
 from lifealign.store.reader import MemoryReader
 from lifealign.training.replay import ReplayBuffer
 
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
 
 
 class StoreHistory:
@@ -45,5 +38,5 @@ class StoreHistory:
         return self._store.load_tensors(manifest, ADAPTER)
 
     def update(self, task: str) -> Mapping[str, Tensor]:
-        """What a task changed in the long-term weights; see `strategies.base.History`."""
+        """What a task changed in the long-term weights; see `training.strategy.History`."""
         return self._store.load_tensors(self._store.find(task), UPDATE)

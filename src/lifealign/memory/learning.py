@@ -381,7 +381,8 @@ def _settled(store: MemoryReader, config: RunConfig) -> RunConfig:
     fixed = ("seed", "model", "lora", "data", "strategy", "sft", "train")
     differing = []
     for key in fixed:
-        old, new = (json.loads(c.model_dump_json(include={key}))[key] for c in (stored, config))
+        old = json.loads(stored.model_dump_json(include={key}))[key]
+        new = json.loads(config.model_dump_json(include={key}))[key]
         if old != new:
             parts = [k for k in {**old, **new} if old.get(k) != new.get(k)] if isinstance(old, dict) else []
             differing += [f"{key}.{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in parts] or [

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lifealign.evaluation.guard_results import guard_lines
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ class RelatedTask:
         task: name.
         distance: of the new prompts' centroid to the task's (`signatures.distances`); None without a signature.
         nearest: share of the new prompts to which this is the nearest task, 0 to 1; None without a signature.
-        overlap: cosine of the forecast update with what this task changed, -1 to 1 (`compose.overlap`); None without a
-            forecast. Negative: learning the rows would undo a part of the task.
+        overlap: cosine of the forecast update with what this task changed, -1 to 1 (`composing.overlap`); None without
+            a forecast. Negative: learning the rows would undo a part of the task.
     """
 
     task: str
@@ -127,9 +124,9 @@ class Composition:
     Attributes:
         after: directory of the commit that was recomposed.
         weights: task -> weight of its update, all tasks.
-        space: see `compose.compose`.
-        truncation_error: see `compose.compose`.
-        change: see `compose.compose`.
+        space: see `composing.compose`.
+        truncation_error: see `composing.compose`.
+        change: see `composing.compose`.
         out: the PEFT adapter that was written; None: the tasks were scored.
         scores: task -> metric -> {"stored", "composed"}, means; percent for rates. Empty where an adapter was written.
     """

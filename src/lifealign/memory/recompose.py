@@ -1,4 +1,4 @@
-"""Stored tasks found again, weighed against each other and put together anew: `signatures` and `compose` on a memory.
+"""Stored tasks found again, weighed against each other and put together anew: `signatures` and `composing` on a memory.
 
 Nothing here writes to the memory.
 """
@@ -149,7 +149,7 @@ class Composer:
     Args:
         store: the memory.
         until: the commit.
-        space: see `compose.compose`; None: the space that the strategy consolidates in, else `factors`.
+        space: see `composing.compose`; None: the space that the strategy consolidates in, else `factors`.
 
     Raises:
         ConfigError: the strategy's memory is no sum of updates, or not in this space.
@@ -193,7 +193,7 @@ class Composer:
         return weights
 
     def __call__(self, weights: Mapping[str, float]) -> compose.Composed:
-        """See `compose.compose`."""
+        """See `composing.compose`."""
         return compose.compose(self._points, [weights[name] for name in self.names], self.space, self._seed)
 
     def routed(self, session: Session, prompts: Sequence[Sequence[int]], temperature: float) -> list[dict[str, float]]:

@@ -1,6 +1,6 @@
 """Signatures of tasks: where a task's prompts lie in the base model's hidden space. PURE functions of tensors.
 
-Shapes: N prompts, D features (`strategies.base.ModelView.features`), T tasks. All arithmetic is float64.
+Shapes: N prompts, D features (`training.strategy.ModelView.features`), T tasks. All arithmetic is float64.
 
 One distance serves ranking and routing: each feature is measured in units of its spread within a task, pooled over the
 tasks (a diagonal Mahalanobis distance with one spread for all). With a spread of its own a broad task would attract every

@@ -49,7 +49,8 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def onednn_leads() -> bool:
     """Whether oneDNN multiplies float32 matrices clearly faster here than torch's usual library, and as exactly; once a process."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(n, 576, generator=generator) for n in (256, 1536))
+    x = torch.randn(256, 576, generator=generator)
+    weight = torch.randn(1536, 576, generator=generator)
     try:
         same = torch.allclose(_onednn(x, weight), F.linear(x, weight), rtol=1e-4, atol=1e-3)
         return same and seconds(lambda: _onednn(x, weight)) * LEAD < seconds(lambda: F.linear(x, weight))

@@ -150,7 +150,7 @@ def cached_logps(
     """`pair_logps` through the cache: only pairs that are not known are computed, and stored all at once.
 
     Args:
-        model: with that adapter's weights in it; or with it switched off (`models.adapter_off`).
+        model: with that adapter's weights in it; or with it switched off (`model.adapters.adapter_off`).
         pairs: encoded pairs.
         cache: where known values are.
         base: identity of the base model.

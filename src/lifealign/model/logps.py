@@ -128,9 +128,8 @@ class _TokenDivergence(torch.autograd.Function):
         rows = max(1, VOCABULARY_CHUNK // (2 * weight_VD.shape[0]))
         for start in range(0, len(hidden_TD), rows):
             part = slice(start, start + rows)
-            student_TV, teacher_TV = (
-                torch.log_softmax(product(h[part], weight_VD, bias_V).float(), -1) for h in (hidden_TD, teacher_TD)
-            )
+            student_TV = torch.log_softmax(product(hidden_TD[part], weight_VD, bias_V).float(), -1)
+            teacher_TV = torch.log_softmax(product(teacher_TD[part], weight_VD, bias_V).float(), -1)
             kl_T[part] = (teacher_TV.exp() * (teacher_TV - student_TV)).sum(-1)
             if grad_TD is not None:
                 grad_TD[part] = product((student_TV.exp() - teacher_TV.exp()).to(weight_VD.dtype), weight_VD.t())

@@ -139,7 +139,8 @@ class _ProductAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, mask = ctx.saved_tensors
         k, v = key[0].float(), value[0].float()
-        q, g = (t.reshape(len(k), -1, t.shape[-1]).float() for t in (query, grad))
+        q = query.reshape(len(k), -1, query.shape[-1]).float()
+        g = grad.reshape(len(k), -1, grad.shape[-1]).float()
         weights = _ProductAttention._weights(q, k, mask, ctx.scale)
         grad_v = weights.transpose(1, 2) @ g
         grad_scores = g @ v.transpose(1, 2)

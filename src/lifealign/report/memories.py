@@ -2,7 +2,7 @@
 
 Everything is computed from plain values (see `build_results`), so a report can be made again from results.json alone:
 no model, no memory, no torch. The same input gives the same bytes. Layout is in report.html.j2, what it shows in
-`report_views`.
+`report.views`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def build_results(
         runs: as `Memory.results` gives them; none of their keys but `method` is needed.
         title: heading of the page.
         created: a date to show. None by default, so that the same runs give the same bytes.
-        answers: of `compare.summary`, for the link to the transcript browser; None: there is none.
+        answers: of `answers.summary`, for the link to the transcript browser; None: there is none.
 
     Returns:
         Plain JSON values; a number that is not finite is None (a missing score is not zero).

@@ -36,7 +36,7 @@ def interval(cell: Any) -> View:
 
 def limits(scores: Mapping[str, Any], k: int, j: int) -> tuple[Any, Any]:
     """The interval of R[k][j]; None where there is none."""
-    low, high = (scores.get(side) for side in ("low", "high"))
+    low, high = scores.get("low"), scores.get("high")
     return (low[k][j] if low else None, high[k][j] if high else None)
 
 

@@ -1,4 +1,4 @@
-"""Tables of the report beside the scores: time, consolidation, data, settings. See `report_views`."""
+"""Tables of the report beside the scores: time, consolidation, data, settings. See `report.views`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from lifealign.strategies import STRATEGIES, make_strategy
 def read_config(
     path: str | Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """A run configuration, the strategy's own options checked as well; see `config.load_config`."""
+    """A run configuration, the strategy's own options checked as well; see `core.config.load_config`."""
     return _check_together(load_config(None if path is None else Path(path), settings, _Options(), base))
 
 

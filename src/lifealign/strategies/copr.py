@@ -35,7 +35,8 @@ def target_logit(previous: Tensor, reward: Tensor, beta: float) -> Tensor:
 
 def fit_loss(logit: Tensor, target: Tensor) -> Tensor:
     """Mean over the two answers of (log P(y) - log P*(y))^2, P = sigmoid(+-logit), P* = sigmoid(+-target), any shape."""
-    chosen, rejected = (F.logsigmoid(sign * logit) - F.logsigmoid(sign * target) for sign in (1, -1))
+    chosen = F.logsigmoid(logit) - F.logsigmoid(target)
+    rejected = F.logsigmoid(-logit) - F.logsigmoid(-target)
     return (chosen**2 + rejected**2) / 2
 
 

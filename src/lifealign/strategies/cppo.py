@@ -40,8 +40,9 @@ def balance_weights(
         upper: weight above 1.
     """
     mean, spread = seen_M2.mean(0), threshold_std * seen_M2.std(0, correction=0)
-    high_B2, low_B2 = ((sign * (torch.stack([margin_B, logp_B], 1) - mean)) > spread for sign in (1, -1))
-    good, likely, bad, unlikely = high_B2[:, 0], high_B2[:, 1], low_B2[:, 0], low_B2[:, 1]
+    deviation_B2 = torch.stack([margin_B, logp_B], 1) - mean
+    good, likely = (deviation_B2 > spread).unbind(1)
+    bad, unlikely = (-deviation_B2 > spread).unbind(1)
     alpha_B, beta_B = torch.ones_like(margin_B), torch.ones_like(margin_B)
     alpha_B[(good | bad) & (likely | unlikely)] = upper
     alpha_B[bad & unlikely] = lower
@@ -135,8 +136,8 @@ class Cppo(Strategy):
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """How many of the pairs trained on had a weight that is not 1."""
-        pairs, weighted = map(int, self._counts.tolist())
-        return {"balance": {"pairs": pairs, "weighted": weighted}}
+        pairs, weighted = self._counts.tolist()
+        return {"balance": {"pairs": int(pairs), "weighted": int(weighted)}}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The window: (margin, mean log-prob) of the pairs last trained on, oldest first; and this task's counts."""

@@ -70,7 +70,8 @@ class DERpp(Replay):
         own = {row.digest for row in task.train}
         usable = {row.digest for row in self.view.usable([e.row for e in history.replay.exemplars])} - own
         past = [e for e in history.replay.exemplars if e.row.digest in usable]
-        matched, again = (draw(past, len(task.train), self.seed, task.name, what) for what in ("match", "again"))
+        matched = draw(past, len(task.train), self.seed, task.name, "match")
+        again = draw(past, len(task.train), self.seed, task.name, "again")
         parts = (
             (len(task.train), (1.0, 0.0)),
             (len(matched), (0.0, self.config.logps_weight)),

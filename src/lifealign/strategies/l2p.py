@@ -97,9 +97,10 @@ class L2P(Strategy):
 
     def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
         """The objective minus the pull of the keys to the queries that chose them."""
-        rows, prompts = zip(*(split_prefix(ids, self._first_id) for ids in batch.prompts), strict=True)
-        chosen_BK = torch.tensor(rows)[:, :: self.config.length] // self.config.length
-        pull_B = key_pull(self._query(prompts), self._keys[chosen_BK])
+        split = [split_prefix(ids, self._first_id) for ids in batch.prompts]
+        rows = torch.tensor([prefix for prefix, _ in split])
+        chosen_BK = rows[:, :: self.config.length] // self.config.length
+        pull_B = key_pull(self._query([prompt for _, prompt in split]), self._keys[chosen_BK])
         return objective.loss - float(self.config.key_pull) * pull_B
 
     def to_peft(self, model: nn.Module) -> nn.Module:

@@ -1,4 +1,7 @@
-"""Merging of task vectors: task arithmetic, TIES, DARE, SLERP, MagMax; see `merging` for the formulas and their papers."""
+"""Merging of task vectors: task arithmetic, TIES, DARE, SLERP, MagMax.
+
+The formulas and their papers are in `consolidation.merging`.
+"""
 
 from __future__ import annotations
 
@@ -108,10 +111,8 @@ class Merge(Strategy):
             product, modules[name] = self._merge(name, len(history.tasks))
             merged |= {f"{name}.lora_A": product.a_KI.float(), f"{name}.lora_B": product.b_OK.float()}
         restore(model, merged)
-        norm, lost = (
-            math.hypot(*(m["long_term_norm"] * m.get(share, 1.0) for m in modules.values()))
-            for share in ("", "truncation_error")
-        )
+        norm = math.hypot(*(m["long_term_norm"] for m in modules.values()))
+        lost = math.hypot(*(m["long_term_norm"] * m["truncation_error"] for m in modules.values()))
         summed = {"matrices": len(modules), "long_term_norm": norm, "truncation_error": lost / norm if norm else 0.0}
         return {"matrices": modules, "summed": summed}
 

@@ -20,7 +20,7 @@ TINY = 1e-12
 
 def direction(b_OR: Tensor, a_RI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """B / ||B||_F, A / ||A||_F and the magnitude ||A||_F ||B||_F that goes with them; a zero factor stays zero."""
-    norm_b, norm_a = (torch.linalg.matrix_norm(m) for m in (b_OR, a_RI))
+    norm_b, norm_a = torch.linalg.matrix_norm(b_OR), torch.linalg.matrix_norm(a_RI)
     return b_OR / norm_b.clamp(min=TINY), a_RI / norm_a.clamp(min=TINY), norm_b * norm_a
 
 

@@ -106,7 +106,10 @@ class SI(Strategy):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
-        self._omega, self._path = (
-            {name.removeprefix(part): t for name, t in state.items() if name.startswith(part)}
-            for part in ("omega/", "path/")
-        )
+        self._omega = _part(state, "omega/")
+        self._path = _part(state, "path/")
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

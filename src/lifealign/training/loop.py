@@ -62,7 +62,7 @@ class Stage:
         learning_rate: peak, AdamW.
         pairs: encoded rows.
         reference: summed reference log-probs [N, 2] (chosen, rejected), float32.
-        losses_on: see `strategies.base.Step`.
+        losses_on: see `training.strategy.Step`.
     """
 
     name: StageName
@@ -155,7 +155,7 @@ def train_stage(loop: Loop, stage: Stage) -> None:
 def _step(
     loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], window: Sequence[int], index: int
 ) -> LogLine:
-    """Gradients of one optimizer step, those of the loss clipped, in ``parameter.grad``; returns the step's log line."""
+    """Leave the gradients of one optimizer step, the loss's clipped, in ``.grad``, and return the step's log line."""
     accelerator, config = loop.accelerator, loop.config
     chosen_only = stage.name == "sft"
     groups = list(split_by_budget(stage.pairs, window, config.tokens_per_pack, loop.shared_prefix, chosen_only))

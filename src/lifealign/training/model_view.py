@@ -98,11 +98,11 @@ class LoadedView:
             )
 
     def usable(self, rows: Sequence[Row]) -> list[Row]:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         return [rows[p.position] for p in self._encode(rows)]
 
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         return torch.stack(list(self.losses_on(rows))).sum()
 
     def losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
@@ -136,7 +136,7 @@ class LoadedView:
         return kl_to_base(self.model, self._pack(pairs), base)
 
     def pair_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         pairs = self._encode(rows)
         found = torch.full((len(rows), 2), torch.nan)
         with self._with(weights):
@@ -164,7 +164,7 @@ class LoadedView:
 
     @torch.no_grad()
     def token_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         found = [torch.full((1,), torch.nan)] * len(rows)
         with self._with(weights):
             for pairs in self._groups(rows):
@@ -176,7 +176,7 @@ class LoadedView:
         return found
 
     def divergence(self, rows: Sequence[Row], weights: Mapping[str, Tensor]) -> Tensor:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         pairs = self._encode(rows)
         missing = torch.full((len(rows),), torch.nan, device=self.accelerator.device)
         if not pairs:
@@ -188,7 +188,7 @@ class LoadedView:
 
     @torch.no_grad()
     def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         lm = causal_lm(self.model)
         device = self.accelerator.device
         found: dict[int, Tensor] = {}
@@ -210,12 +210,12 @@ class LoadedView:
         return torch.stack([found[i] for i in range(len(prompts))])
 
     def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         return [self.encoder.prompt_text(ids) for ids in prompts]
 
     @torch.no_grad()
     def input_moments(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """See `strategies.base.ModelView`; modules that read the same tensor share the result."""
+        """See `training.strategy.ModelView`; modules that read the same tensor share the result."""
         sums: dict[str, Tensor] = {}
         reads: dict[str, str] = {}  # module -> the first one that reads the same tensor
         last: tuple[str, Tensor] = ("", torch.empty(0))

@@ -42,7 +42,7 @@ class History(Protocol):
         """Trained tensors after a task less those before it, where both are there in one shape.
 
         The task's contribution to the policy only where one adapter is trained for life: a method that begins an adapter
-        anew for each task (`growing`, `single`) has the whole of it in `adapter(task)`.
+        anew for each task (`strategies._growing`, `strategies.single`) has the whole of it in `adapter(task)`.
         """
 
 
@@ -63,7 +63,8 @@ class PreferenceDataset:
 class ModelView(Protocol):
     """What a strategy may compute with the loaded model. Rows that cannot be encoded give NaN.
 
-    `weights` are tensors of `models.snapshot`, put in the place of the trained ones for this call; None: as they are now.
+    `weights` are tensors of `model.adapters.snapshot`, put in the place of the trained ones for this call; None: as
+    they are now.
     """
 
     def usable(self, rows: Sequence[Row]) -> list[Row]:
@@ -96,7 +97,7 @@ class Step:
     """What `adjust_gradients` and `adjust_update` may look at.
 
     Attributes:
-        model: gradients are in ``parameter.grad``.
+        model: gradients are in its parameters' ``.grad``.
         parameters: the trained ones by name.
         losses_on: mean loss of rows at the current weights, of the kind that the stage trains (SFT or preference), without
             dropout, in parts that add up to it: a graph at a time has to be held, of one pack.
@@ -269,7 +270,7 @@ class Strategy:
         return torch.zeros(())
 
     def adjust_gradients(self, step: Step) -> None:
-        """Change ``parameter.grad`` of the loss in place: after the sum over processes, before clipping and the penalty's."""
+        """Change the loss's ``.grad`` in place: after the sum over processes, before clipping and the penalty's."""
 
     def adjust_update(self, step: Step) -> None:
         """Look at, or change in place, what the optimizer made of the parameters; gradients (clipped) are still there."""

@@ -109,11 +109,15 @@ def read_usage(body: str) -> Usage:
     """The tokens that a response counts."""
     try:
         usage = json.loads(body).get("usage")
-        counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     except (ValueError, AttributeError):
         return Usage(None, None)
-    prompt, completion = (n if isinstance(n, int) and not isinstance(n, bool) and n >= 0 else None for n in counts)
-    return Usage(prompt, completion)
+    return Usage(_count(prompt), _count(completion))
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens, as a server counts them; None if it is anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def read_verdict(text: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscored:

@@ -193,7 +193,8 @@ def _pairs(judgements: Sequence[Judgement]) -> list[_Pair]:
     pairs = []
     for both in orders.values():
         some = next(iter(both.values()))
-        plain, swapped = (both[order].winner if order in both else None for order in (False, True))
+        plain = both[False].winner if False in both else None
+        swapped = both[True].winner if True in both else None
         verdicts = (plain, swapped)
         reason = next(
             (v.unscored for v in both.values() if v.unscored), None if len(both) == 2 else "an order is missing"

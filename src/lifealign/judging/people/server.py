@@ -60,7 +60,7 @@ class Rater:
 
 
 class Pages:
-    """The ratings and the templates; in `app.state.pages`.
+    """The ratings and the templates; in the application's state.
 
     Args:
         ratings: where ratings are kept.

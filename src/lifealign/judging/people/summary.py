@@ -324,7 +324,7 @@ def _agreement_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(interval: Mapping[str, float], digits: int = 1) -> str:
-    value, low, high = (interval[key] for key in ("value", "low", "high"))
+    value, low, high = interval["value"], interval["low"], interval["high"]
     if np.isnan(low):
         return _number_shown(value, digits)
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

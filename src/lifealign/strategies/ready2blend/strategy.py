@@ -34,9 +34,10 @@ class Ready2Blend(Strategy):
     """Freeze the model, and train a translator of a task's written requirement into K soft prompt tokens.
 
     Ready2Blend (arXiv 2609.39365). The translator reads the sentence embedding of the requirement. It alone is trained,
-    by the preference objective (DPO in the paper) with the K tokens before each prompt. Two terms keep the geometry of the prompts equal to that of the sentences. The paper's text was not at hand;
-    their exact definitions are ours (see `translator`): `point` * (1 - cos(mean token of the prompt, frozen orthonormal
-    image of its sentence embedding)), in each pair's loss; and `pair` * mean over the bank of the squared difference
+    by the preference objective (DPO in the paper) with the K tokens before each prompt. Two terms keep the geometry of
+    the prompts equal to that of the sentences. The paper's text was not at hand; their exact definitions are ours (see
+    `ready2blend.translator`): `point` * (1 - cos(mean token of the prompt, frozen orthonormal image of its sentence
+    embedding)), in each pair's loss; and `pair` * mean over the bank of the squared difference
     of cos(mean tokens) and cos(sentence embeddings), once a step. So is the blend: for a task of the bank its own
     prompt; else, for each input, the convex combination of the bank's prompts with weights softmax(cos(sentence
     embedding of the input, requirements) / temperature). With an empty bank there is no prompt: the base model.

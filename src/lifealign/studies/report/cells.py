@@ -120,8 +120,10 @@ def mean_cell(stored: Json, score: str) -> Cell:
     found = interval({**stored, "value": stored.get("mean")})
     if found["value"] is None:
         return Cell(None)
-    low, high = (number(found[side], score) for side in ("low", "high"))
-    return Cell(number(found["value"], score), found["value"], *((low, high) if low and high else ("", "")))
+    low, high = number(found["low"], score), number(found["high"], score)
+    if not low or not high:
+        low, high = "", ""
+    return Cell(number(found["value"], score), found["value"], low, high)
 
 
 def signed(cell: Cell) -> str:

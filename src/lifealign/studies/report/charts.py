@@ -94,7 +94,8 @@ def _place_names(points: Sequence[View], frame: Frame) -> None:
     """Each name at the first place around its point where it covers neither another name nor a point."""
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in (p["at"] for p in points)]
     for p in points:
-        (x, y), width = p["at"], _LETTER * len(p["short"])
+        x, y = p["at"]
+        width = _LETTER * len(p["short"])
         places = [(x + dx if dx > 0 else x + dx - width, y + dy) for dy in (-8, 15, -20, 27) for dx in (6, -6)]
         inside = [
             at

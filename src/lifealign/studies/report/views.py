@@ -129,7 +129,8 @@ def pareto(results: Json) -> list[View]:
         for group in groups(results):
             points: list[View] = []
             for line in group.lines:
-                x, y = (_of_method(group, line["method"], score, key) for key in (LEARNING, RETENTION))
+                x = _of_method(group, line["method"], score, LEARNING)
+                y = _of_method(group, line["method"], score, RETENTION)
                 if x is not None and y is not None:
                     points.append({"method": str(line["method"]), "x": x, "y": y})
             missing = [

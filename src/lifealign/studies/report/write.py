@@ -1,4 +1,4 @@
-"""Report of a study: one HTML page that needs no network, a LaTeX and a Markdown file for each table, two CSV files, and figures.
+"""Report of a study: an HTML page that needs no network, LaTeX and Markdown for each table, two CSV files, and figures.
 
 Everything is made from results.json alone: no model, no memory, no torch. The same input gives the same bytes. The
 content comes from `tables` and `views`, the layout from study.html.j2.
