@@ -236,6 +236,16 @@ def test_a_loss_or_penalty_that_is_not_finite_stops_with_the_step_and_rows(of: s
         run(change=spoil)
 
 
+def test_gradients_that_are_there_before_a_stage_are_left_out() -> None:
+    """A stage that was stopped leaves them in the model, and a process may go on with it."""
+
+    def leave(loop: Loop) -> None:
+        for parameter in trainable(loop.model).values():
+            parameter.grad = torch.full_like(parameter, math.nan)
+
+    assert same(run(change=leave)[0], run()[0])
+
+
 def test_an_accumulation_that_the_launcher_was_given_does_not_divide_the_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -140,6 +140,7 @@ def train_stage(loop: Loop, stage: Stage) -> None:
     """
     parameters = trainable(loop.model)
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=loop.config.weight_decay, betas=(0.9, 0.999))
+    optimizer.zero_grad(set_to_none=True)  # a stage that was stopped may have left gradients behind
     steps = stage.windows
     first = _resume(loop, stage, parameters, optimizer)
     done = sum(map(len, steps[:first]))
