@@ -161,10 +161,11 @@ def train_stage(loop: Loop, stage: Stage) -> None:
             seconds = time.perf_counter() - started
             line |= {"learning_rate": rate, "seconds": seconds, "pairs_per_second": len(steps[index]) / seconds}
             loop.log.append(line)
-            loop.accelerator.log(
-                {f"{loop.task}/{stage.name}/{k}": v for k, v in line.items() if isinstance(v, float)},
-                step=loop.earlier_steps + len(loop.log),
-            )
+            if loop.config.trackers:
+                loop.accelerator.log(
+                    {f"{loop.task}/{stage.name}/{k}": v for k, v in line.items() if isinstance(v, float)},
+                    step=loop.earlier_steps + len(loop.log),
+                )
             if (index + 1) % loop.config.checkpoint_every == 0 or index + 1 == len(steps):
                 _checkpoint(loop, stage, parameters, optimizer, index + 1)
             shown.advance(len(steps[index]), loss=line["loss"])
