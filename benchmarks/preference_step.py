@@ -103,7 +103,7 @@ def run_ours(model: str, rows: Sequence[Row], job: Job, initial_adapter: Path | 
     from lifealign.memory.session import Session
     from lifealign.model.adapters import restore
     from lifealign.model.logp_cache import ReferenceCache
-    from lifealign.training.loop import Loop, Stage, train_stage
+    from lifealign.training.loop import Loop, train_stage
 
     config = RunConfig(
         model=ModelConfig.model_validate({"name": model, "dtype": job.dtype}),
@@ -125,7 +125,7 @@ def run_ours(model: str, rows: Sequence[Row], job: Job, initial_adapter: Path | 
     reference = session.view.logps(pairs, base=True, title="reference")
     reference_seconds = time.perf_counter() - started
     loop = Loop(ORDER_NAME, session.model, session.strategy, config.train, 0, shared_prefix, session.accelerator)
-    stage = Stage("preference", 1, job.learning_rate, pairs, reference, lambda _: iter(()))
+    stage = loop.stage("preference", 1, job.learning_rate, pairs, reference, lambda _: iter(()))
     started = time.perf_counter()
     train_stage(loop, stage)
     seconds = time.perf_counter() - started

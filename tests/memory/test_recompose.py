@@ -17,16 +17,17 @@ from transformers import AutoModelForCausalLM
 
 from lifealign.consolidation import composing as compose
 from lifealign.core.config import RunConfig
-from lifealign.core.errors import ConfigError, DataError, StoreError
+from lifealign.core.errors import ConfigError, DataError, StoreError, TrainingError
 from lifealign.data.tasks import Row
 from lifealign.memory import learning as pipeline
-from lifealign.memory import signatures
+from lifealign.memory import recompose, signatures
 from lifealign.memory.api import Memory, run_stream
 from lifealign.memory.recompose import Composer, stored_signatures
 from lifealign.memory.signatures import Signature
-from lifealign.model.adapters import restore
+from lifealign.model.adapters import restore, snapshot, trainable
 from lifealign.store.layout import ADAPTER, SIGNATURE
 from lifealign.store.reader import MemoryReader
+from lifealign.training.schedule import row_order
 from support.paths import ROOT
 from support.rows import make_task
 
@@ -230,8 +231,6 @@ def test_new_rows_are_ranked_by_likeness_and_nothing_is_written(memory: Memory) 
     # The model is as it was: the forecast's steps were taken back.
     points = points_of(memory)
     session = memory._session(memory.config, None)
-    from lifealign.model.adapters import snapshot
-
     assert all(torch.equal(v, points[3][k]) for k, v in snapshot(session.model).items())
 
 
@@ -255,6 +254,66 @@ def test_forecast_tells_going_on_from_going_back(config: Build, tmp_path: Path) 
     again, back = (memory.related(rows, steps=2).tasks[0].overlap for rows in (BREAD.train, swapped))
     assert again is not None and back is not None and again > 0.1 and back < -0.1
     assert memory.related(BREAD.train, steps=0).tasks[0].overlap is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["lora.dropout=0.3", "train.weight_decay=0.1", "train.tokens_per_pack=60"],
+        ["strategy.name=sequential", "strategy.loss=fpo", "strategy.normalise_weights=true"],
+        ["strategy.name=sequential", "strategy.loss=fpo", "train.skip_weight_below=0.26", "train.shared_prefix=never"],
+        ["strategy.name=copr", "train.max_grad_norm=0.01"],
+    ],
+)
+def test_forecast_takes_the_steps_of_a_loop_by_hand_bit_for_bit(
+    settings: list[str], build: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven steps of 4 on 5 rows: windows cross epochs, at a constant rate, without dropout and the strategy's own terms."""
+    memory = build(*settings)
+    rows = make_task("late", train=5).train
+    session = memory._session(memory.config, None)
+    session.load(memory._store, memory._store.head)
+    config, parameters = session.config.train, trainable(session.model)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    order = [i for epoch in range(6) for i in row_order(session.config.seed, "related", "forecast", epoch, 5)]
+    for index in range(7):
+        for loss in session.view.losses_on([rows[i] for i in order[4 * index : 4 * index + 4]]):
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    wanted = snapshot(session.model)
+
+    found: list[dict[str, Tensor]] = []
+    monkeypatch.setattr(compose, "overlap", lambda one, other: found.append(one[1]) or 0.0)
+    related = memory.related(rows, steps=7)
+    assert related.steps == 7 and len(found) == 3
+    assert all(torch.equal(found[0][name], wanted[name]) for name in wanted)
+    assert max(float((wanted[name] - points_of(memory)[3][name]).abs().max()) for name in wanted) > 1e-3
+
+
+def test_forecast_that_is_not_finite_leaves_the_session_as_it_was(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = memory._session(memory.config, None)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            recompose.Strategy, "loss", lambda self, batch, policy, reference, objective: policy.chosen * math.nan
+        )
+        with pytest.raises(TrainingError, match=r"task 'forecast': the loss \(nan\).*at step 1 of stage preference"):
+            memory.related(STARS.test)
+    stored = points_of(memory)[3]
+    assert all(torch.equal(value, stored[name]) for name, value in snapshot(session.model).items())
+    assert all(t.overlap is not None for t in memory.related(STARS.test).tasks)
+
+
+def test_forecast_is_not_tracked(build: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trackers of the memory's training are open in the session that forecasts."""
+    memory = build("train.trackers=[tensorboard]")
+    session = memory._session(memory.config, None)
+    assert session.accelerator.trackers
+    monkeypatch.setattr(session.accelerator, "log", lambda *_, **__: pytest.fail("tracked"))
+    assert all(t.overlap is not None for t in memory.related(STARS.test).tasks)
 
 
 def test_no_forecast_where_tasks_are_no_sum_of_updates(build: Callable[..., Memory]) -> None:

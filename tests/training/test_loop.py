@@ -20,8 +20,8 @@ from lifealign.model.adapters import snapshot, trainable
 from lifealign.model.encoding import Encoder
 from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_logps, pair_keys, pair_logps
 from lifealign.strategies import make_strategy
-from lifealign.training.loop import Loop, Stage, stage_reached, train_stage, windows
-from lifealign.training.schedule import learning_rate, row_order
+from lifealign.training.loop import Loop, Stage, stage_reached, train_stage
+from lifealign.training.schedule import learning_rate, row_order, windows
 from support.rows import rows
 from support.tiny import make_model, make_tokenizer
 
@@ -37,6 +37,7 @@ def run(
     shared_prefix: bool = True,
     count: int = 10,
     change: Callable[[Loop], None] | None = None,
+    change_stage: Callable[[Stage], Stage] = lambda stage: stage,
 ) -> tuple[dict[str, torch.Tensor], Loop]:
     """Train a tiny model; returns its adapter and the loop."""
     config = config or TrainConfig(pairs_per_step=4, learning_rate=5e-3)
@@ -48,7 +49,8 @@ def run(
     loop = Loop("bread", model, method, config, 0, shared_prefix, accelerator, checkpoints)
     if change:
         change(loop)
-    train_stage(loop, Stage(stage, epochs, config.learning_rate, pairs, reference, lambda r: iter(())))
+    whole = loop.stage(stage, epochs, config.learning_rate, pairs, reference, lambda r: iter(()))
+    train_stage(loop, change_stage(whole))
     return snapshot(model), loop
 
 
@@ -76,8 +78,7 @@ def test_learning_rate_warms_up_and_falls_to_nearly_zero() -> None:
 
 
 def test_windows_hold_every_pair_once_an_epoch() -> None:
-    stage = Stage("preference", 3, 1.0, [None] * 10, torch.zeros(10, 2), lambda r: torch.zeros(()))  # type: ignore[list-item]
-    steps = windows(stage, 0, "t", 4)
+    steps = windows(0, "t", "preference", 3, 10, 4)
     assert [len(s) for s in steps] == [4, 4, 2] * 3
     for epoch in range(3):
         assert sorted(i for s in steps[3 * epoch : 3 * epoch + 3] for i in s) == list(range(10))
@@ -180,6 +181,24 @@ def test_dropout_is_used_and_seeded() -> None:
     assert same(a, b) and not close(a, none, 1e-4)
 
 
+def test_a_stage_may_bring_its_own_steps_rates_and_no_dropout(one_thread: None) -> None:
+    """With AdamW's first step, every entry moves by the rate, up to its epsilon: the first rate shows in the weights."""
+
+    def own(windows: list[list[int]], rates: list[float], dropout: bool = True) -> Callable[[Stage], Stage]:
+        return lambda stage: replace(stage, windows=windows, rates=rates, dropout=dropout)
+
+    start, _ = run(epochs=0)
+    moved, loop = run(change_stage=own([[3, 1, 3]], [2e-3]))
+    (b,) = (name for name in start if name.endswith("0.self_attn.q_proj.lora_B"))
+    steps = (moved[b] - start[b]).abs()
+    assert float(steps.max()) == pytest.approx(2e-3, rel=1e-3) and loop.log[0]["step"] == 1
+    twice, loop = run(change_stage=own([[0, 1], [1, 2, 0]], [1e-3, 4e-3]))
+    assert [line["learning_rate"] for line in loop.log] == [1e-3, 4e-3]
+    off, _ = run(lora=LoraConfig(r=2, dropout=0.3), change_stage=own([[0, 1], [1, 2, 0]], [1e-3, 4e-3], dropout=False))
+    on, _ = run(lora=LoraConfig(r=2, dropout=0.3), change_stage=own([[0, 1], [1, 2, 0]], [1e-3, 4e-3]))
+    assert same(off, twice) and not close(on, twice, 1e-4)
+
+
 def test_skipped_pairs_leave_the_gradient_and_are_logged() -> None:
     choice = StrategyChoice(name="sequential", loss="fpo", gamma=2.0)
     _, loop = run(TrainConfig(pairs_per_step=4, skip_weight_below=0.3), strategy=choice, epochs=1)
@@ -215,6 +234,16 @@ def test_a_loss_or_penalty_that_is_not_finite_stops_with_the_step_and_rows(of: s
     said = r"the loss \(nan\)" if of == "loss" else r"penalty \(inf\)"
     with pytest.raises(TrainingError, match=rf"task 'bread': .*{said}.*step 1 of stage preference.*learning rate"):
         run(change=spoil)
+
+
+def test_gradients_that_are_there_before_a_stage_are_left_out() -> None:
+    """A stage that was stopped leaves them in the model, and a process may go on with it."""
+
+    def leave(loop: Loop) -> None:
+        for parameter in trainable(loop.model).values():
+            parameter.grad = torch.full_like(parameter, math.nan)
+
+    assert same(run(change=leave)[0], run()[0])
 
 
 def test_an_accumulation_that_the_launcher_was_given_does_not_divide_the_gradients(

@@ -286,7 +286,7 @@ def _stages(
     reached = stage_reached(work.loop.checkpoints)
     if config.sft.epochs and (reached is None or reached[0] == "sft"):
         unused = torch.zeros(len(pairs), 2)
-        yield Stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, view.sft_losses_on)
+        yield work.loop.stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, view.sft_losses_on)
         session.strategy.end_sft(session.model, work.task, history)
     if reached is not None and reached[0] == "preference":
         reference = reached[1]
@@ -294,7 +294,9 @@ def _stages(
         begun = time.perf_counter()
         reference = _reference(session, store, pairs, config)
         work.reference_seconds = time.perf_counter() - begun
-    yield Stage("preference", config.train.epochs, config.train.learning_rate, pairs, reference, view.losses_on)
+    yield work.loop.stage(
+        "preference", config.train.epochs, config.train.learning_rate, pairs, reference, view.losses_on
+    )
 
 
 def _data_document(work: _Work) -> dict[str, Any]:

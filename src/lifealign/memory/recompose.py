@@ -22,12 +22,14 @@ from lifealign.memory.outcomes import Composition, Related, RelatedTask
 from lifealign.memory.scoring import check_rows
 from lifealign.memory.session import Session, stored_strategy
 from lifealign.memory.signatures import Signature
-from lifealign.model.adapters import restore, snapshot, trainable
+from lifealign.model.adapters import restore, snapshot
+from lifealign.model.encoding import EncodedPair
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ADAPTER, SIGNATURE
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
-from lifealign.strategies import STRATEGIES, Step
+from lifealign.strategies import STRATEGIES, Strategy
+from lifealign.training.loop import Loop, Stage, train_stage
 from lifealign.training.schedule import row_order
 
 TEMPERATURE = 0.5
@@ -116,28 +118,47 @@ def forecast(
 ) -> dict[str, float | None]:
     """Task -> overlap of what a few steps on the rows change with what the task changed.
 
-    The steps are those of the preference stage (AdamW, clipping, the plain objective of the strategy) at its peak learning
-    rate, from the weights that the model holds and gets back afterwards.
+    The steps are a preference stage of the training loop at its peak learning rate, with the plain objective of the
+    strategy and without its hooks, from the weights that the model holds and gets back afterwards.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite.
     """
-    config = session.config.train
-    before, parameters = snapshot(session.model), trainable(session.model)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    epoch_of: list[int] = []
-    for epoch in range(math.ceil(steps * config.pairs_per_step / len(rows))):
-        epoch_of += row_order(session.config.seed, "related", "forecast", epoch, len(rows))
-    for index in range(steps):
-        window = [rows[i] for i in epoch_of[index * config.pairs_per_step :][: config.pairs_per_step]]
-        step = Step(session.model, parameters, session.view.losses_on, index)
-        for name, gradient in step.gradients_on(window).items():
-            parameters[name].grad = gradient
-        torch.nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    after = snapshot(session.model)
-    restore(session.model, before)
+    before = snapshot(session.model)
+    try:
+        train_stage(*_forecast_stage(session, rows, steps))
+        after = snapshot(session.model)
+    finally:
+        restore(session.model, before)
     points = _points(store, until)
     names = [m.name for m in _learnt(store, until)]
     return {name: compose.overlap((before, after), (points[t], points[t + 1])) for t, name in enumerate(names)}
+
+
+def _forecast_stage(session: Session, rows: Sequence[Row], steps: int) -> tuple[Loop, Stage]:
+    """Steps of `train.pairs_per_step` rows each, epoch after epoch, the last rows of an epoch with the first of the next."""
+    # Plain: no pair is skipped, no gradient is divided by focal weights, and training's trackers see nothing of it.
+    config = session.config.train.model_copy(update={"trackers": (), "skip_weight_below": 0.0})
+    objective = session.strategy.objective.config.model_copy(update={"normalise_weights": False})
+    plain = Strategy(objective, session.config.lora, session.config.seed)
+    order: list[int] = []
+    for epoch in range(math.ceil(steps * config.pairs_per_step / len(rows))):
+        order += row_order(session.config.seed, "related", "forecast", epoch, len(rows))
+    pairs: list[EncodedPair] = []
+    windows: list[range] = []
+    references: list[Tensor] = []
+    for index in range(steps):
+        # Step by step: what is encoded together decides how rows are padded and packed, and so the last bits.
+        drawn = order[index * config.pairs_per_step :][: config.pairs_per_step]
+        window, _ = session.encoder.encode([rows[i] for i in drawn])
+        windows.append(range(len(pairs), len(pairs) + len(window)))
+        pairs += window
+        references.append(session.view.logps(window, base=True, title="reference"))
+    shared_prefix = session.view.shared_prefix(pairs)
+    loop = Loop("forecast", session.model, plain, config, session.config.seed, shared_prefix, session.accelerator)
+    rates = [config.learning_rate] * steps
+    reference = torch.cat(references)
+    return loop, Stage("preference", windows, rates, pairs, reference, session.view.losses_on, dropout=False)
 
 
 # --- composing --------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from lifealign.model.encoding import EncodedPair
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
-from lifealign.training.schedule import learning_rate, row_order
+from lifealign.training.schedule import learning_rate, windows
 from lifealign.training.strategy import Step, Strategy
 
 StageName = Literal["sft", "preference"]
@@ -58,19 +58,24 @@ class Stage:
 
     Attributes:
         name: `sft` trains on the chosen answers, `preference` on the pairs.
-        epochs: passes over the pairs.
-        learning_rate: peak, AdamW.
+        windows: for each optimizer step, the positions in `pairs` that it takes.
+        rates: for each optimizer step, its learning rate.
         pairs: encoded rows.
         reference: summed reference log-probs [N, 2] (chosen, rejected), float32.
         losses_on: see `training.strategy.Step`.
+        dropout: whether the adapter's dropout is on in its steps.
     """
 
     name: StageName
-    epochs: int
-    learning_rate: float
+    windows: Sequence[Sequence[int]]
+    rates: Sequence[float]
     pairs: Sequence[EncodedPair]
     reference: Tensor
     losses_on: Callable[[Sequence[Row]], Iterator[Tensor]]
+    dropout: bool = True
+
+    def __post_init__(self) -> None:
+        assert len(self.windows) == len(self.rates)
 
 
 @dataclass
@@ -103,14 +108,28 @@ class Loop:
     log: list[LogLine] = field(default_factory=list)
     earlier_steps: int = 0
 
+    def stage(
+        self,
+        name: StageName,
+        epochs: int,
+        peak: float,
+        pairs: Sequence[EncodedPair],
+        reference: Tensor,
+        losses_on: Callable[[Sequence[Row]], Iterator[Tensor]],
+    ) -> Stage:
+        """A stage of this task: whole passes over the pairs, at a rate that rises to `peak` and falls to 0.
 
-def windows(stage: Stage, seed: int, task: str, pairs_per_step: int) -> list[list[int]]:
-    """The pairs of each optimizer step of a stage, epoch after epoch; the last one of an epoch may be smaller."""
-    steps = []
-    for epoch in range(stage.epochs):
-        order = row_order(seed, task, stage.name, epoch, len(stage.pairs))
-        steps += [order[i : i + pairs_per_step] for i in range(0, len(order), pairs_per_step)]
-    return steps
+        Args:
+            name: see `Stage`.
+            epochs: passes over the pairs. 0 <= epochs.
+            peak: highest learning rate. 0 < peak.
+            pairs: see `Stage`.
+            reference: see `Stage`.
+            losses_on: see `Stage`.
+        """
+        steps = windows(self.seed, self.task, name, epochs, len(pairs), self.config.pairs_per_step)
+        rates = [learning_rate(i, len(steps), self.config.warmup, peak) for i in range(len(steps))]
+        return Stage(name, steps, rates, pairs, reference, losses_on)
 
 
 def train_stage(loop: Loop, stage: Stage) -> None:
@@ -120,21 +139,20 @@ def train_stage(loop: Loop, stage: Stage) -> None:
         TrainingError: a loss or gradient is not finite; names the step and the rows. Checkpoints stay.
     """
     parameters = trainable(loop.model)
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=stage.learning_rate, weight_decay=loop.config.weight_decay, betas=(0.9, 0.999)
-    )
-    steps = windows(stage, loop.seed, loop.task, loop.config.pairs_per_step)
+    optimizer = torch.optim.AdamW(parameters.values(), weight_decay=loop.config.weight_decay, betas=(0.9, 0.999))
+    optimizer.zero_grad(set_to_none=True)  # a stage that was stopped may have left gradients behind
+    steps = stage.windows
     first = _resume(loop, stage, parameters, optimizer)
     done = sum(map(len, steps[:first]))
     title = f"{loop.task}: {stage.name}"
     with loop.progress.stage(title, sum(map(len, steps)), "pairs", done=done) as shown:
         for index in range(first, len(steps)):
             started = time.perf_counter()
-            rate = learning_rate(index, len(steps), loop.config.warmup, stage.learning_rate)
+            rate = stage.rates[index]
             for group in optimizer.param_groups:
                 group["lr"] = rate
             # For each step anew: a reference computed in between (`Step.losses_on`) leaves dropout off.
-            with _dropout_on(loop.model), _dropout_seed(loop, stage, index):
+            with _dropout(loop.model, stage.dropout), _dropout_seed(loop, stage, index):
                 line = _step(loop, stage, parameters, steps[index], index)
             before = {name: p.detach().clone() for name, p in parameters.items()}
             optimizer.step()
@@ -143,10 +161,11 @@ def train_stage(loop: Loop, stage: Stage) -> None:
             seconds = time.perf_counter() - started
             line |= {"learning_rate": rate, "seconds": seconds, "pairs_per_second": len(steps[index]) / seconds}
             loop.log.append(line)
-            loop.accelerator.log(
-                {f"{loop.task}/{stage.name}/{k}": v for k, v in line.items() if isinstance(v, float)},
-                step=loop.earlier_steps + len(loop.log),
-            )
+            if loop.config.trackers:
+                loop.accelerator.log(
+                    {f"{loop.task}/{stage.name}/{k}": v for k, v in line.items() if isinstance(v, float)},
+                    step=loop.earlier_steps + len(loop.log),
+                )
             if (index + 1) % loop.config.checkpoint_every == 0 or index + 1 == len(steps):
                 _checkpoint(loop, stage, parameters, optimizer, index + 1)
             shown.advance(len(steps[index]), loss=line["loss"])
@@ -198,7 +217,7 @@ def _step(
         raise TrainingError(
             f"task {loop.task!r}: the loss ({line['loss']}), its gradient's norm ({norm}) or the strategy's penalty "
             f"({line.get('penalty', 0.0)}) is not finite at step {index + 1} of stage "
-            f"{stage.name}; lower the learning rate ({stage.learning_rate:g}) or look at the rows of this step: "
+            f"{stage.name}; lower the learning rate ({max(stage.rates):g}) or look at the rows of this step: "
             f"{', '.join(stage.pairs[i].digest[:12] for i in window[:4])} ...; the memory is as it was before this task"
         )
     return line
@@ -286,12 +305,12 @@ def _means(sums: Tensor, chosen_only: bool) -> dict[str, float]:
 
 
 @contextmanager
-def _dropout_on(model: nn.Module) -> Iterator[None]:
-    """The adapter's dropout is on in a training step; the base model's own dropout is never used."""
+def _dropout(model: nn.Module, on: bool) -> Iterator[None]:
+    """Switch the adapter's dropout for a training step; the base model's own dropout is never used."""
     model.eval()
     for name, module in model.named_modules():
         if "lora_dropout" in name:
-            module.train()
+            module.train(on)
     try:
         yield
     finally:

@@ -15,6 +15,15 @@ def row_order(seed: int, task: str, stage: str, epoch: int, count: int) -> list[
     return [int(i) for i in torch.randperm(count, generator=generator)]
 
 
+def windows(seed: int, task: str, stage: str, epochs: int, count: int, pairs_per_step: int) -> list[list[int]]:
+    """The pairs of each optimizer step, epoch after epoch; the last step of an epoch may be smaller."""
+    steps = []
+    for epoch in range(epochs):
+        order = row_order(seed, task, stage, epoch, count)
+        steps += [order[i : i + pairs_per_step] for i in range(0, len(order), pairs_per_step)]
+    return steps
+
+
 def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
     """Linear warm-up over the first `warmup` share of the steps, then a cosine to 0 (Loshchilov & Hutter 2017, eq. 5)."""
     rising = math.ceil(warmup * steps)
