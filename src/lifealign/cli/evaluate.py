@@ -30,6 +30,9 @@ def evaluate(
     text_metric: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A score of the greedy answers, e.g. chrf; repeats.")
     ] = None,
+    score: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A score of yours, or path/to/file.py:function; repeats.")
+    ] = None,
     guard_text: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Text whose perplexity guards general ability.")
     ] = None,
@@ -50,18 +53,20 @@ def evaluate(
     from lifealign.evaluation.gates import Gate, check_gates
     from lifealign.memory.api import Memory
 
-    gates = [Gate.parse(text) for text in gate or ()]
     if split not in ("test", "validation"):
         raise ConfigError(f"--split {split!r}: allowed: test, validation")
-    if gates and as_of is not None:
+    if gate and as_of is not None:
         raise ConfigError("--gate judges the memory as it is, so it does not go with --as-of")
     store = Memory.open(memory)
+    store.score_notes()  # a gate may name a score from outside that only the memory's records know
+    gates = [Gate.parse(text) for text in gate or ()]
     evaluation = store.evaluate(
         task or None,
         split=split,
         as_of=as_of,
         generations=generations,
         text_metrics=text_metric or None,
+        scores=score or None,
         guard_text=guard_text,
         guard_choices=guard_choices,
         progress=make_progress(),
