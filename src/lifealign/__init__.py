@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lifealign.data.load import load_stream, task_from_rows
     from lifealign.data.planted.rules import register_checker
     from lifealign.data.tasks import Message, Row, Task, TaskStream
+    from lifealign.evaluation.catalog import register_score, register_text_metric
     from lifealign.memory.answering import Asked
     from lifealign.memory.api import Memory, run_stream
     from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
@@ -50,7 +51,9 @@ __all__ = [
     "register_checker",
     "register_format",
     "register_loss",
+    "register_score",
     "register_strategy",
+    "register_text_metric",
     "run_stream",
     "task_from_rows",
     "write_answers",
@@ -68,6 +71,7 @@ _HOMES = {
     "memory.outcomes": ("Composition", "Evaluation", "Related", "TaskResult"),
     "data.formats": ("register_format",),
     "data.planted.rules": ("register_checker",),
+    "evaluation.catalog": ("register_score", "register_text_metric"),
     "strategies": ("register_strategy",),
     "strategies.configure": ("read_config",),
     "training.losses": ("register_loss",),

@@ -17,19 +17,31 @@ def test_evaluate_passes_its_options_on(memory, fake):
         "chrf",
         "--text-metric",
         "bleu",
+        "--score",
+        "mine.py:mine",
         "--guard-text",
         "t.txt",
         "--guard-choices",
         "q.jsonl",
     )
     assert lifealign("evaluate", memory, *arguments).exit_code == 0
-    expected = ("evaluate", ["a", "b"], "validation", "a", 4, ["chrf", "bleu"], Path("t.txt"), Path("q.jsonl"))
+    expected = (
+        "evaluate",
+        ["a", "b"],
+        "validation",
+        "a",
+        4,
+        ["chrf", "bleu"],
+        ["mine.py:mine"],
+        Path("t.txt"),
+        Path("q.jsonl"),
+    )
     assert fake.calls == [expected]
 
 
 def test_evaluate_without_options_scores_everything(memory, fake):
     result = lifealign("evaluate", memory, "--json")
-    assert fake.calls == [("evaluate", None, "test", None, None, None, None, None)]
+    assert fake.calls == [("evaluate", None, "test", None, None, None, None, None, None)]
     # NaN is no JSON, and a missing score is not zero.
     assert json.loads(result.stdout) == {"scores": {"accuracy": None}, "gates": []}
 

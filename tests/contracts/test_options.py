@@ -115,6 +115,7 @@ RUN: dict[str, Case] = {
     "evaluate.text_metrics": case(
         "[chrf, distinct_2]", "measured answers", "evaluate.generations=1", keeps=TRAINED + " scores"
     ),
+    "evaluate.scores": case("['{scores}:chosen_tokens']", "measured", keeps=TRAINED + " scores"),
     "guard.text": case("{text}", "guard", keeps=TRAINED + " measured scores"),
     "guard.window": case("20", "guard", "guard.text={text}", "guard.stride=8", keeps=TRAINED),
     "guard.stride": case("9", "guard", "guard.text={text}", "guard.stride=8", "guard.window=20", keeps=TRAINED),
@@ -319,7 +320,7 @@ REFUSED = [
     (
         ("evaluate.generations=1", "evaluate.text_metrics=[meteor]"),
         ConfigError,
-        r"text_metrics.*'paper_bleu4', .*meteor",
+        r"evaluate.text_metrics: unknown text metric 'meteor'; allowed: bleu, ",
     ),
     (("lora.target_modules=[lm_head]",), ConfigError, r"tied embeddings"),
     (("strategy.name=copr", "strategy.loss=ipo"), ConfigError, r"strategy.loss: unknown key.*multiplier_rate"),
@@ -341,11 +342,14 @@ def places(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     (plain / "chat_template.jinja").unlink(missing_ok=True)
     text, questions = folder / "text.txt", folder / "questions.jsonl"
     text.write_text("how do I bake bread at home? the answer is one short sentence, and then another one. " * 2)
+    own_scores = folder / "own_scores.py"
+    own_scores.write_text("def chosen_tokens(pairs):\n    return pairs.tokens[:, 0]\n")
     ask = {"question": "how do I bake bread?", "choices": ["at home", "in one sentence"], "answer": 0}
     questions.write_text(f"{json.dumps(ask)}\n{json.dumps(ask | {'answer': 1})}\n")
     return {
         "text": str(text),
         "questions": str(questions),
+        "scores": str(own_scores),
         "tiny": str(tiny_dir),
         "other": str(save_tiny(folder / "other", seed=1)),
         "plain": str(plain),

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from lifealign.core.errors import ConfigError
+from lifealign.core.registry import _Entry
 from lifealign.evaluation import catalog, metrics
-from lifealign.evaluation.answer_scores import require, score_answers
+from lifealign.evaluation.answer_scores import score_answers
 from lifealign.evaluation.catalog import Score, Summary
 from lifealign.evaluation.gates import Gate, check_gates
 from lifealign.evaluation.guard_results import guard_results
+from lifealign.evaluation.outside import require
 from lifealign.evaluation.results import ScoreTable, point_results
 from lifealign.memory.row_scores import score_rows
 from lifealign.report import views as report_views
@@ -43,7 +45,7 @@ def hedging(monkeypatch: pytest.MonkeyPatch) -> None:
         rate=True,
         of_pairs=lambda pairs: np.asarray(pairs.policy[:, 0] < -2, dtype=np.float64),
     )
-    monkeypatch.setitem(catalog.SCORES, "hedging", entry)
+    monkeypatch.setitem(catalog.BUILT_IN, "hedging", entry)
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def _run(method: str, last_of_a: list[float]) -> dict[str, Any]:
         "0001-a": {"a": {"hedging": [1.0, 1.0, 0.0, 0.0]}},
         "0002-b": {"a": {"hedging": last_of_a}, "b": {"hedging": [1.0, 1.0, 1.0, 0.0]}},
     }
-    matrices, summaries = point_results(ScoreTable(("a", "b"), STAGES, rows))
+    matrices, summaries, _ = point_results(ScoreTable(("a", "b"), STAGES, rows))
     return {
         "method": method,
         "seed": 0,
@@ -136,10 +138,12 @@ def test_without_the_entry_nothing_knows_it() -> None:
 
 
 def test_a_new_text_metric_scores_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"unknown text metric 'shouting'; allowed: paper_bleu4, "):
+    with pytest.raises(ConfigError, match=r"evaluate.text_metrics: unknown text metric 'shouting'; allowed: bleu, "):
         require(["shouting"])
     entry = Score("Shouting", "Capitals.", better="lower", of_answer=lambda answer, _: float(answer.isupper()))
-    monkeypatch.setitem(catalog.SCORES, "shouting", entry)
+    monkeypatch.setattr(catalog.TEXT_METRICS, "_entries", {**catalog.TEXT_METRICS._entries, "shouting": _Entry(entry)})
+    monkeypatch.setitem(catalog.BUILT_IN, "shouting", entry)
+    monkeypatch.setattr(catalog, "_met", {})
     require(["shouting"])
     assert score_answers(["shouting"], ["AH", "oh"], ["", ""]) == {"shouting": [1.0, 0.0]}
     assert "shouting" in catalog.scores() and "shouting" in catalog.text_metrics()
@@ -147,7 +151,7 @@ def test_a_new_text_metric_scores_answers(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_new_score_of_general_ability(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Score("Surprise", "Nats.", "nats", "lower", of_probe=lambda samples: samples["nll"].mean(-1), probe="text")
-    monkeypatch.setitem(catalog.SCORES, "surprise", entry)
+    monkeypatch.setitem(catalog.BUILT_IN, "surprise", entry)
     options = {"probe": "text", "path": "f", "sha256": "s"}
     records = [
         {"kind": "guard", "after": after, "options": options, "scores": {"nll": nll, "tokens": [1, 1]}}
@@ -179,7 +183,7 @@ def test_a_new_summary_is_everywhere(worst: None, results: list[dict[str, Any]])
 
 
 def test_every_entry_is_complete() -> None:
-    for name, score in catalog.SCORES.items():
+    for name, score in catalog.BUILT_IN.items():
         formulas = [f for f in (score.of_pairs, score.of_answer, score.of_probe) if f is not None]
         assert len(formulas) == (name != "pass_rate"), name
         assert score.label and score.note.endswith("."), name

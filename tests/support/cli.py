@@ -77,6 +77,9 @@ class FakeMemory:
         progress.say("working")
         return TaskResult()
 
+    def score_notes(self):
+        return []
+
     def evaluate(
         self,
         tasks=None,
@@ -85,11 +88,14 @@ class FakeMemory:
         as_of=None,
         generations=None,
         text_metrics=None,
+        scores=None,
         guard_text=None,
         guard_choices=None,
         progress=None,
     ):
-        self.calls.append(("evaluate", tasks, split, as_of, generations, text_metrics, guard_text, guard_choices))
+        self.calls.append(
+            ("evaluate", tasks, split, as_of, generations, text_metrics, scores, guard_text, guard_choices)
+        )
         return Evaluation()
 
     def generate(self, prompts, **options):

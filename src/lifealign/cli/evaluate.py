@@ -33,6 +33,9 @@ def evaluate(
     text_metric: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Text metric of the greedy answers, e.g. chrf; repeatable.")
     ] = None,
+    score: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A score of yours, or path/to/file.py:function; repeats.")
+    ] = None,
     guard_text: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Text for measuring perplexity, to guard general ability.")
     ] = None,
@@ -54,18 +57,20 @@ def evaluate(
     from lifealign.evaluation.gates import Gate, check_gates
     from lifealign.memory.api import Memory
 
-    gates = [Gate.parse(text) for text in gate or ()]
     if split not in ("test", "validation"):
         raise ConfigError(f"--split {split!r}: allowed: test, validation")
-    if gates and as_of is not None:
+    if gate and as_of is not None:
         raise ConfigError("--gate checks the memory as it is now and cannot be combined with --as-of; drop one of them")
     store = Memory.open(memory)
+    store.score_notes()  # a gate may name a score from outside that only the memory's records know
+    gates = [Gate.parse(text) for text in gate or ()]
     evaluation = store.evaluate(
         task or None,
         split=split,
         as_of=as_of,
         generations=generations,
         text_metrics=text_metric or None,
+        scores=score or None,
         guard_text=guard_text,
         guard_choices=guard_choices,
         progress=make_progress(),

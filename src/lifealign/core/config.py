@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from lifealign.core.config_files import explain, merge, nearest, parse_yaml, read_yaml
 from lifealign.core.errors import ConfigError
@@ -181,20 +190,6 @@ class TrainConfig(Frozen):
         return 512 if value is None else value
 
 
-TextMetricName = Literal[
-    "paper_bleu4",
-    "paper_rouge_l",
-    "bleu",
-    "chrf",
-    "rouge_l",
-    "length_words",
-    "distinct_1",
-    "distinct_2",
-    "refusal_rate",
-]
-"""The names of `catalog.text_metrics`."""
-
-
 class EvaluateConfig(Frozen):
     """What is measured after each task."""
 
@@ -208,8 +203,10 @@ class EvaluateConfig(Frozen):
     """Also score tasks that are not learnt yet, after each task (the upper triangle of R)."""
     generations: int = Field(0, ge=0)
     """Greedy answers per task, for its pass rate (where it has a rule) and the text metrics; 0: none. 0 <= generations."""
-    text_metrics: tuple[TextMetricName, ...] = ()
-    """Scores of the greedy answers against the chosen ones, by name (docs/explanation/metrics.md); needs generations > 0."""
+    text_metrics: tuple[str, ...] = ()
+    """Scores of the greedy answers against the chosen ones, by name or path/to/file.py:function; needs generations > 0."""
+    scores: tuple[str, ...] = ()
+    """Scores from outside to measure beside ours, by name or path/to/file.py:function."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest greedy answer, in tokens. 1 <= max_new_tokens."""
     bootstrap: int = Field(1000, ge=1)
@@ -220,9 +217,16 @@ class EvaluateConfig(Frozen):
         names = list(self.text_metrics)
         if names and not self.generations:
             raise ValueError(f"text_metrics {names} score generated answers, but generations=0; set it to 1 or more")
-        if len(set(names)) != len(names):
-            raise ValueError(f"text_metrics must be unique, got {names}")
+        for key, given in (("text_metrics", names), ("scores", list(self.scores))):
+            if len(set(given)) != len(given):
+                raise ValueError(f"{key} must be unique, got {given}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_scores(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `scores` where there are none: memories and studies that use none keep their bytes and their ids."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "scores" or value}
 
 
 class GuardConfig(Frozen):

@@ -209,6 +209,20 @@ def origin_of(value: Any) -> Origin:
     )
 
 
+def described(record: Mapping[str, Any]) -> str:
+    """An origin as it was kept (`Origin.to_json`), in words."""
+    if record["distribution"]:
+        return f"{record['distribution']} {record['version']}"
+    return f"{record['path'] or record['reference']} (sha256 {str(record['sha256'])[:12]}...)"
+
+
+def remedy(record: Mapping[str, Any]) -> str:
+    """How to get back code whose origin was kept."""
+    if record["distribution"]:
+        return f"install it: pip install {record['distribution']}=={record['version']}"
+    return f"put the file back, or set {CODE_PATH} to the folder that it is in now"
+
+
 def file_sha256(path: Path) -> str:
     """Checksum of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

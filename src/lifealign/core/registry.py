@@ -130,6 +130,11 @@ class Registry(Mapping[str, T], Generic[T]):
                 self._entries[name] = _Entry(value, entry.reference, entry.point)
         return self._entries[name].value  # type: ignore[no-any-return]
 
+    def of_code(self, code: Any) -> T | None:
+        """The value registered by call in this process that consists of a class or function; None: none does."""
+        values = [entry.value for entry in self._entries.values() if entry.value is not None]
+        return next((value for value in values if self._code(value) is code), None)
+
     def _load(self, name: str, entry: _Entry) -> Any:
         try:
             value = load_reference(entry.reference) if entry.point is None else entry.point.load()  # type: ignore[arg-type]

@@ -5,34 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Row
-from lifealign.evaluation.catalog import text_metrics
-from lifealign.evaluation.text_metrics import need
-
-
-def require(names: Sequence[str]) -> None:
-    """Check that these text metrics exist and that their libraries are installed, before anything costs time.
-
-    Raises:
-        ConfigError: names the unknown text metric and those allowed, or the missing libraries and how to install them.
-    """
-    known = text_metrics()
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"evaluate.text_metrics: unknown text metric {name!r}; allowed: {', '.join(known)}")
-    need([p for name in names for p in known[name].packages], f"evaluate.text_metrics {list(names)}")
+from lifealign.evaluation.outside import values_of
+from lifealign.evaluation.score import TEXT_METRICS, Score
 
 
 def score_answers(names: Sequence[str], answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
-    """Text metric -> one value per answer, each against the reference of the same row."""
-    found: dict[str, list[float]] = {}
-    known = text_metrics()
-    for name in names:
-        formula = known[name].of_answer
-        assert formula is not None, name
-        found[name] = [formula(answer, reference) for answer, reference in zip(answers, references, strict=True)]
-    return found
+    """Text metric -> one value per answer, each against the reference of the same row.
+
+    Raises:
+        ConfigError: an unknown text metric, or see `outside.values_of`.
+    """
+
+    def compute(score: Score) -> list[float]:
+        assert score.of_answer is not None, score.label
+        return [score.of_answer(answer, reference) for answer, reference in zip(answers, references, strict=True)]
+
+    return {name: values_of(TEXT_METRICS, name, compute, len(answers)) for name in names}
 
 
 # --- floors -----------------------------------------------------------------------------------------------------------

@@ -2,76 +2,27 @@
 
 A *score* belongs to one held-out row; its mean over the rows of a task is a cell of the score matrix R. A *summary* is
 one number of R, such as the backward transfer. Whatever reports numbers (terminal, pages, gates, studies) reads them
-here through the functions below, so that a new score or summary is one new entry.
+here through the functions below, so that a new score or summary is one new entry. Scores from outside are registered
+here too, and are measured where the configuration names them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
+from lifealign.core.origin import is_reference
 from lifealign.evaluation import metrics, pair_scores
 from lifealign.evaluation import text_metrics as text
 from lifealign.evaluation.metrics import Array
-from lifealign.evaluation.pair_scores import PairLogProbs
+from lifealign.evaluation.score import SCORES, TEXT_METRICS, Better, Score, from_record
+from lifealign.evaluation.score import register_score as register_score
+from lifealign.evaluation.score import register_text_metric as register_text_metric
 
-Better = Literal["higher", "lower", "neither"]
 CellOfR = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Score:
-    """A number that each held-out row gets.
-
-    At most one of the three formulas is given; without any, the value comes from the task's own rule.
-
-    Attributes:
-        label: name for people, without the unit.
-        note: one or two sentences for people.
-        unit: of a mean as it is shown, e.g. "%" or "nats"; "" for a plain number.
-        better: whether a higher or a lower value is better; "neither" for a score that only describes.
-        rate: rows are in [0, 1] and their mean is shown in percent.
-        low: smallest value of a row; None: no bound.
-        high: largest value of a row; None: no bound.
-        of_pairs: log-probs of N held-out pairs -> [N] values.
-        of_answer: (generated answer, chosen answer) -> value of one row. Such a score is a text metric: it is measured
-            where `evaluate.text_metrics` names it.
-        of_probe: samples of a guard's probe, arrays [..., rows] by name -> [...] values, as shown. Such a score is of
-            general ability: no task trains on it.
-        probe: the guard's probe that `of_probe` reads, "text" or "choices".
-        packages: what `of_answer` needs beyond this package; import names, which are pip's names with - for _.
-    """
-
-    label: str
-    note: str
-    unit: str = ""
-    better: Better = "higher"
-    rate: bool = False
-    low: float | None = None
-    high: float | None = None
-    of_pairs: Callable[[PairLogProbs], Array] | None = None
-    of_answer: Callable[[str, str], float] | None = None
-    of_probe: Callable[[Mapping[str, Array]], Array] | None = None
-    probe: str = ""
-    packages: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """The label with the unit."""
-        return f"{self.label}, {self.unit}" if self.unit else self.label
-
-    @property
-    def scale(self) -> float:
-        """Factor from a row's value to the value shown."""
-        return 100.0 if self.rate else 1.0
-
-    @property
-    def sign(self) -> float:
-        """-1 where lower is better, else 1."""
-        return -1.0 if self.better == "lower" else 1.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +71,7 @@ def _choice_accuracy(samples: Mapping[str, Array]) -> Array:
 
 # --- scores -----------------------------------------------------------------------------------------------------------
 
-SCORES: dict[str, Score] = {
+BUILT_IN: dict[str, Score] = {
     "accuracy": Score(
         "Preference accuracy",
         "Share of held-out rows whose chosen answer has the higher implicit reward, relative to the base model.",
@@ -255,27 +206,58 @@ SCORES: dict[str, Score] = {
         probe="choices",
     ),
 }
-"""Name in results.json -> score, in the order in which reports show them. Read it through the functions below."""
+"""Name in results.json -> our score, in the order in which reports show them. Read it through the functions below."""
+
+
+SCORES.built_in({name: found for name, found in BUILT_IN.items() if found.of_answer is None})
+TEXT_METRICS.built_in({name: found for name, found in BUILT_IN.items() if found.of_answer is not None})
+
+_met: dict[str, tuple[Score, Mapping[str, Any]]] = {}
+"""Scores from outside that this process has measured or read of: name -> the score, and what a record keeps of it."""
+
+
+def meet(name: str, record: Mapping[str, Any]) -> None:
+    """Know a score from outside by what a record keeps of it, as its values were measured; nothing is loaded.
+
+    Args:
+        name: of the score.
+        record: see `outside.record_of`.
+    """
+    _met[name] = from_record(name, record), record
+
+
+def met(name: str) -> Mapping[str, Any] | None:
+    """What a record keeps of a score from outside that this process has measured or read of; None: nothing is known."""
+    return _met[name][1] if name in _met else None
 
 
 def scores() -> dict[str, Score]:
-    """Scores of the tasks' held-out rows: all but those of general ability."""
-    return {name: found for name, found in SCORES.items() if found.of_probe is None}
+    """Scores of the tasks' held-out rows: ours, and those from outside that this process has measured or read of."""
+    ours = {name: found for name, found in BUILT_IN.items() if found.of_probe is None}
+    return ours | {name: found for name, (found, _) in _met.items() if name not in BUILT_IN}
+
+
+def names() -> list[str]:
+    """Names of `scores` and of all that are registered."""
+    return list(dict.fromkeys([*scores(), *SCORES.outside(), *TEXT_METRICS.outside()]))
 
 
 def text_metrics() -> dict[str, Score]:
-    """Scores of a generated answer's text, by the names that `evaluate.text_metrics` takes."""
-    return {name: found for name, found in SCORES.items() if found.of_answer is not None}
+    """Our scores of a generated answer's text, by the names that `evaluate.text_metrics` takes."""
+    return {name: found for name, found in BUILT_IN.items() if found.of_answer is not None}
 
 
 def guard_scores() -> dict[str, Score]:
     """Scores of general ability, which no task trains on."""
-    return {name: found for name, found in SCORES.items() if found.of_probe is not None}
+    return {name: found for name, found in BUILT_IN.items() if found.of_probe is not None}
 
 
 def score(name: str) -> Score:
     """A score by its name. An unknown one, as in results that another version wrote, is labelled by its name."""
-    return SCORES.get(name) or Score(name, "")
+    if name in BUILT_IN or name in _met:
+        return BUILT_IN[name] if name in BUILT_IN else _met[name][0]
+    registries = () if is_reference(name) else (SCORES, TEXT_METRICS)  # a report runs no file
+    return next((registry[name] for registry in registries if name in registry), Score(name, ""))
 
 
 # --- summaries --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lifealign.core.errors import ConfigError
+from lifealign.core.origin import is_reference
 from lifealign.evaluation import catalog
 from lifealign.evaluation.catalog import GUARD_SUMMARIES
 
@@ -23,7 +24,9 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 }
 GRAMMAR = 'SUMMARY[.SCORE] OPERATOR NUMBER, e.g. "bwt>=-1" or "last.pass_rate>=50"'
 
-_GATE = re.compile(r"\s*(?P<summary>\w+)(?:\.(?P<score>\w+))?\s*(?P<operator>>=|<=|==|>|<)\s*(?P<number>\S+)\s*")
+_GATE = re.compile(
+    r"\s*(?P<summary>\w+)(?:\.(?P<score>[\w-]+|[^<>=]*:[^<>=]+?))?\s*(?P<operator>>=|<=|==|>|<)\s*(?P<number>\S+)\s*"
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ class Gate:
         if summary not in summaries:
             raise ConfigError(f"--gate {text!r}: unknown summary {summary!r}; allowed: {', '.join(summaries)}")
         guard_scores = catalog.guard_scores()
-        if score not in catalog.scores() and score not in guard_scores:
-            allowed = ", ".join([*catalog.scores(), *guard_scores])
+        known = [*catalog.names(), *guard_scores]
+        if score not in known and not is_reference(score):
+            allowed = ", ".join(known)
             raise ConfigError(f"--gate {text!r}: unknown score {score!r}; allowed: {allowed}")
         if (summary in GUARD_SUMMARIES) != (score in guard_scores):
             raise ConfigError(

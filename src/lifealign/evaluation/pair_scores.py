@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lifealign.data.tasks import Row
 from lifealign.evaluation.metrics import Array
 
 
@@ -18,12 +20,14 @@ class PairLogProbs:
         reference: [N, 2], of the base model.
         tokens: [N, 2], length of each answer.
         beta: reward per nat.
+        rows: the N rows themselves, in the same order.
     """
 
     policy: Array
     reference: Array
     tokens: Array
     beta: float
+    rows: Sequence[Row] = ()
 
 
 def accuracy(pairs: PairLogProbs) -> Array:

@@ -14,6 +14,7 @@ from lifealign.data.tasks import rows_sha256
 from lifealign.evaluation import catalog, metrics
 from lifealign.evaluation.answer_scores import FLOORS
 from lifealign.evaluation.guard_results import guard_results
+from lifealign.evaluation.outside import KEY, recall
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import DATA, DIAGNOSTICS, ROOT, ROW_RECORD, TRAINING
 from lifealign.store.manifest import TaskManifest
@@ -32,12 +33,14 @@ class ScoreTable:
         stages: for each task, the directory of the commit that learnt it.
         rows: the values. If a cell was scored more than once, the record with the most rows wins; ties go to the latest.
         floors: task -> trivial answer -> score -> values on the same rows, which are the same at every stage.
+        outside: what the records say of scores from outside; see `outside.recall`.
     """
 
     tasks: tuple[str, ...]
     stages: tuple[str, ...]
     rows: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
     floors: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]] = field(default_factory=dict)
+    outside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def floor(self, task: str, floor: str, score: str) -> float:
         """Mean score of a trivial answer, in the score's unit; NaN if it was not measured."""
@@ -97,7 +100,8 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     def kept_rows(name: str, count: int | None) -> str:
         return rows_sha256((tasks[name].test if split == "test" else tasks[name].validation)[:count])
 
-    for record in store.evaluations():
+    evaluations = store.evaluations()
+    for record in evaluations:
         if record["kind"] == ROW_RECORD and record["options"]["split"] == split:
             for score in record["scores"]:
                 name = score["task"]
@@ -107,7 +111,7 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
                 _update(cell, score["rows"])
                 for floor, values in score.get("floors", {}).items():  # older records have none
                     _update(floors.setdefault(name, {}).setdefault(floor, {}), values)
-    return ScoreTable(tuple(stages), tuple(stages.values()), rows, floors)
+    return ScoreTable(tuple(stages), tuple(stages.values()), rows, floors, recall(evaluations))
 
 
 def _update(cell: dict[str, list[float]], found: Mapping[str, list[float]]) -> None:
@@ -131,6 +135,7 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         "scores": {name: _matrix(table, name, resamples) for name in names},
         "summary": {name: _summaries(table, name, resamples) for name in names},
         **({"guard": guard} if guard else {}),
+        **({KEY: outside} if (outside := _measured_outside(table, names)) else {}),
         "floors": {name: floors for name in names if (floors := _floors(table, name))},
         "training": {m.name: store.load_lines(m, TRAINING) for m in lineage},
         "consolidation": {m.name: d for m in lineage if "summed" in (d := store.load_document(m, DIAGNOSTICS))},
@@ -139,6 +144,10 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         "versions": dict(lineage[-1].versions) if lineage else {},
         "seconds": {m.name: m.meta.get("seconds") for m in lineage},
     }
+
+
+def _measured_outside(table: ScoreTable, names: Sequence[str]) -> dict[str, Any]:
+    return {name: table.outside[name] for name in names if name in table.outside}
 
 
 def _data(store: MemoryReader, manifest: TaskManifest) -> dict[str, Any]:
@@ -191,8 +200,34 @@ def _summaries(table: ScoreTable, score: str, resamples: int) -> dict[str, Any]:
     return {name: interval._asdict() for name, interval in intervals.items()}
 
 
-def point_results(table: ScoreTable) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score matrices and their summaries without intervals, by score: what a study keeps of a run."""
+def task_results(store: MemoryReader, manifest: TaskManifest, table: ScoreTable) -> dict[str, Any]:
+    """Everything that is stored of one commit, and its scores, as plain values."""
+    documents = {
+        filename.removesuffix(".json"): store.load_document(manifest, filename)
+        for filename in sorted(manifest.files)
+        if filename.endswith(".json")
+    }
+    training = store.load_lines(manifest, TRAINING) if manifest.directory != ROOT else []
+    at = manifest.directory
+    return {
+        "directory": at,
+        "name": manifest.name,
+        "members": list(manifest.members),
+        "parent": manifest.parent,
+        "created": manifest.created,
+        "seed": manifest.seed,
+        "meta": dict(manifest.meta),
+        "versions": dict(manifest.versions),
+        **documents,
+        "last_step": training[-1] if training else None,
+        "scores": {
+            task: {name: table.mean(at, task, name) for name in table.measured(at, task)} for task in table.tasks
+        },
+    }
+
+
+def point_results(table: ScoreTable) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Score matrices and their summaries without intervals, by score, and scores from outside: what a study keeps."""
     matrices: dict[str, Any] = {}
     summaries: dict[str, Any] = {}
     for score in catalog.scores():
@@ -201,4 +236,4 @@ def point_results(table: ScoreTable) -> tuple[dict[str, Any], dict[str, Any]]:
             before = _before(table, score)
             matrices[score] = {"R": R.tolist(), "before": None if np.isnan(before).all() else before}
             summaries[score] = {name: function(R) for name, function in _functions(table, score).items()}
-    return matrices, summaries
+    return matrices, summaries, _measured_outside(table, list(matrices))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.data.answers import BASE, AnswerRecord
 from lifealign.data.tasks import Row, Task, rows_sha256
+from lifealign.evaluation.catalog import text_metrics
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ROOT, ROW_RECORD
 from lifealign.store.manifest import TaskManifest
@@ -78,13 +79,15 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
     count = asked.count or evaluate["generations"] or COUNT
     max_new_tokens = asked.max_new_tokens or evaluate["max_new_tokens"]
     loaded: Session | None = None
+    metrics: list[str] | None = None
     records = []
     for point, tasks in _plan(store, asked):
         scores = [stored_scores(store, point, task, asked.split, count, max_new_tokens) for task in tasks]
         if missing := [task for task, found in zip(tasks, scores, strict=True) if found is None]:
             loaded = loaded or session()
+            metrics = _here(loaded, store) if metrics is None else metrics
             loaded.load(store, point)
-            made = {t.name: _generate(loaded, point, t, asked.split, count, max_new_tokens) for t in missing}
+            made = {t.name: _generate(loaded, point, t, asked.split, count, max_new_tokens, metrics) for t in missing}
             scores = [found or made[task.name] for task, found in zip(tasks, scores, strict=True)]
         for task, score in zip(tasks, scores, strict=True):
             assert score is not None
@@ -134,8 +137,26 @@ def stored_scores(
     return None
 
 
+def _here(session: Session, store: MemoryStore) -> list[str]:
+    """The configured text metrics without those from outside that are not here: answers do not wait for them."""
+    from lifealign.memory.code import find_scores
+
+    wanted = session.config.evaluate.text_metrics
+    here = find_scores({"text_metrics": wanted}, store)
+    found = [name for name in wanted if name in here or name in text_metrics()]
+    if missing := [name for name in wanted if name not in found]:
+        session.progress.say(f"warning: answers are not scored by {', '.join(missing)}, which cannot be found here")
+    return found
+
+
 def _generate(
-    session: Session, point: TaskManifest, task: Task, split: str, count: int, max_new_tokens: int
+    session: Session,
+    point: TaskManifest,
+    task: Task,
+    split: str,
+    count: int,
+    max_new_tokens: int,
+    metrics: Sequence[str],
 ) -> Mapping[str, Any]:
     return session.score(
         task.name,
@@ -144,7 +165,7 @@ def _generate(
         generations=count,
         max_new_tokens=max_new_tokens,
         title=f"after {point.name}: {task.name}",
-        text_metrics=session.config.evaluate.text_metrics,
+        text_metrics=metrics,
         always_answer=True,
     ).to_json()
 

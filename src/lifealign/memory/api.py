@@ -17,8 +17,8 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress, Progress, make_progress
 from lifealign.evaluation.guard_results import with_guard
-from lifealign.evaluation.results import ScoreTable, read_scores, run_results
-from lifealign.store.layout import ROOT, TRAINING
+from lifealign.evaluation.outside import notes
+from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.writer import MemoryStore
 
@@ -50,7 +50,7 @@ class Memory:
         """For `create`, `open` and `run_stream`."""
         self._store = store
         self._loaded = session
-        self._said: list[str] = []
+        self._said: set[str] = set()
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig | None = None, *, progress: Progress | None = None) -> Memory:
@@ -60,12 +60,14 @@ class Memory:
             ModelError: the base model cannot be loaded.
             StoreError: there is something at `path` already, or it cannot be written.
         """
+        from lifealign.memory.code import check_scores
         from lifealign.memory.learning import create_memory
         from lifealign.memory.session import Session
         from lifealign.strategies.configure import read_config
 
         tree = (config or RunConfig()).model_dump(mode="json")
         config = read_config(None, base={**tree, "memory": str(path)})
+        check_scores(config)
         session = Session(config, progress or NullProgress())
         return cls(create_memory(config, session), session)
 
@@ -114,6 +116,7 @@ class Memory:
         as_of: str | None = None,
         generations: int | None = None,
         text_metrics: Sequence[str] | None = None,
+        scores: Sequence[str] | None = None,
         guard_text: str | Path | None = None,
         guard_choices: str | Path | None = None,
         progress: Progress | None = None,
@@ -125,25 +128,28 @@ class Memory:
             split: ``test`` or ``validation``.
             as_of: the model as it was after this task; None: as it is.
             generations: greedy answers per task, for its rule and the text metrics; None: as configured.
-            text_metrics: names of `catalog.text_metrics`; None: as configured, none where `generations` is 0.
+            text_metrics: names of text metrics, or path/to/file.py:function; None: as configured, none where `generations`
+                is 0.
+            scores: scores from outside, by name or path/to/file.py:function; None: as configured.
             guard_text: text whose perplexity guards general ability, before any task and at this point; None: as configured.
             guard_choices: multiple-choice questions, measured at the same two points; None: as configured.
             progress: where to report.
 
         Raises:
             DataError: no such task, or a split without rows.
-            ConfigError: no such text metric, no generations for one, or its library is not installed.
+            ConfigError: no such score or text metric, no generations for one, or its library is not installed.
         """
         from lifealign.memory.scoring import score_tasks, tasks_to_score
 
         if generations == 0 and text_metrics is None:
             text_metrics = ()
         config = self._with_options(
-            evaluate={"split": split, "generations": generations, "text_metrics": text_metrics},
+            evaluate={"split": split, "generations": generations, "text_metrics": text_metrics, "scores": scores},
             guard={"text": guard_text, "choices": guard_choices},
         )
         point = self._point(as_of)
         chosen = tasks_to_score(self._store, point, tasks, split)
+        self.score_notes(progress)
         return score_tasks(self._session(config, progress), self._store, point, chosen, config)
 
     def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
@@ -292,30 +298,7 @@ class Memory:
 
     def show(self, name: str) -> dict[str, Any]:
         """One task: manifest, data report, diagnostics, the last training step, and its scores."""
-        manifest = self._store.find(name)
-        documents = {
-            filename.removesuffix(".json"): self._store.load_document(manifest, filename)
-            for filename in sorted(manifest.files)
-            if filename.endswith(".json")
-        }
-        training = self._store.load_lines(manifest, TRAINING) if manifest.directory != ROOT else []
-        table = self._table(None)
-        return {
-            "directory": manifest.directory,
-            "name": manifest.name,
-            "members": list(manifest.members),
-            "parent": manifest.parent,
-            "created": manifest.created,
-            "seed": manifest.seed,
-            "meta": dict(manifest.meta),
-            "versions": dict(manifest.versions),
-            **documents,
-            "last_step": training[-1] if training else None,
-            "scores": {
-                task: {m: table.mean(manifest.directory, task, m) for m in table.measured(manifest.directory, task)}
-                for task in table.tasks
-            },
-        }
+        return task_results(self._store, self._store.find(name), self._table(None))
 
     def verify(self) -> list[str]:
         """Problems, each naming its file; empty if every byte is as it was written."""
@@ -326,7 +309,19 @@ class Memory:
         with self._store.writer():
             return self._store.rollback(name).directory
 
+    def score_notes(self, progress: Progress | None = None) -> list[str]:
+        """A sentence for each stored score from outside that is not installed here or has changed; said once to stderr."""
+        found = notes(self._store)
+        self._say(found, progress)
+        return found
+
+    def _say(self, lines: Sequence[str], progress: Progress | None) -> None:
+        for line in [line for line in lines if line not in self._said]:
+            (progress or make_progress()).say(f"warning: {line}")
+        self._said |= set(lines)
+
     def _table(self, split: str | None) -> ScoreTable:
+        self.score_notes()
         return read_scores(self._store, split or self.config.evaluate.split)
 
     def _point(self, as_of: str | None) -> TaskManifest:
@@ -373,10 +368,7 @@ class Memory:
         """Find the code from outside that the memory was made with, and say, once, what has changed in it since."""
         from lifealign.memory.code import find_code
 
-        changed = find_code(self._store.identity, self.path)
-        for line in [line for line in changed if line not in self._said]:
-            (progress or make_progress()).say(f"warning: {line}")
-        self._said = changed
+        self._say(find_code(self._store.identity, self.path), progress)
 
     def _session(self, config: RunConfig, progress: Progress | None) -> Session:
         """The loaded model, with the options of this call."""

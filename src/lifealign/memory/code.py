@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, StoreError
-from lifealign.core.origin import CODE_PATH, file_sha256, find_file, is_file, is_reference, place
+from lifealign.core.origin import described, file_sha256, find_file, is_file, is_reference, place, remedy
 from lifealign.core.registry import Registry, take_over
+from lifealign.evaluation.outside import is_here, named, recall, record_of, require
+from lifealign.store.reader import MemoryReader
 
 CODE = "code"
 """Key of the record, in store.json and in a commit's `meta`; missing where all code is built in."""
@@ -65,11 +68,41 @@ def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
         except ConfigError as error:
             raise StoreError(
                 f"{where}: its {what} {name!r} cannot be found or loaded: {error}\n"
-                f"  it was made with {_described(record)}; {_remedy(record)}"
+                f"  it was made with {described(record)}; {remedy(record)}"
             ) from error
         assert now is not None
         changed += _changes(f"{what} {name!r}", record, now.to_json())
     return changed
+
+
+def find_scores(options: Mapping[str, Any], store: MemoryReader | None = None) -> dict[str, dict[str, Any]]:
+    """Name -> what a record keeps, of each score and text metric from outside that can be found and loaded here.
+
+    Args:
+        options: the section `evaluate` as plain values.
+        store: a memory whose records tell where a file was; it is looked for as in `find_code`.
+    """
+    seen = {} if store is None else recall(store.evaluations())
+    found = {}
+    for _, registry, name in named(options):
+        try:
+            if store is not None and name in seen and is_here(name, seen[name]):
+                _locate(registry, {"name": name, **seen[name]["origin"]}, store.path)
+            if name in registry and registry.is_outside(name):
+                found[name] = record_of(registry, name)
+        except ConfigError:
+            continue  # `require` says what is wrong, where it is needed
+    return found
+
+
+def check_scores(config: RunConfig, store: MemoryReader | None = None) -> None:
+    """Refuse a configuration whose scores or text metrics cannot be measured, before a model is loaded and trained.
+
+    Raises:
+        ConfigError: see `outside.require`.
+    """
+    find_scores(config.evaluate.model_dump(mode="json"), store)
+    require(config.evaluate.text_metrics, config.evaluate.scores)
 
 
 def _changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -97,15 +130,3 @@ def _locate(registry: Registry[Any], record: Mapping[str, Any], where: Path) -> 
     same = [p for p in candidates if file_sha256(p) in record["files"].values()]
     if candidates:
         place(file, (same or candidates)[0])
-
-
-def _described(record: Mapping[str, Any]) -> str:
-    if record["distribution"]:
-        return f"{record['distribution']} {record['version']}"
-    return f"{record['path'] or record['reference']} (sha256 {str(record['sha256'])[:12]}...)"
-
-
-def _remedy(record: Mapping[str, Any]) -> str:
-    if record["distribution"]:
-        return f"install it: pip install {record['distribution']}=={record['version']}"
-    return f"put the file back, or set {CODE_PATH} to the folder that it is in now"

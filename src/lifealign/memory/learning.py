@@ -22,10 +22,9 @@ from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.core.progress import Progress
 from lifealign.data.load import load_stream
 from lifealign.data.tasks import Task, rows_sha256
-from lifealign.evaluation.answer_scores import require
 from lifealign.evaluation.guard_results import guard_values
 from lifealign.evaluation.results import read_scores
-from lifealign.memory.code import CODE, find_code, outside_code
+from lifealign.memory.code import CODE, check_scores, find_code, outside_code
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.outcomes import TaskResult
@@ -85,14 +84,14 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     split = config.evaluate.split
     if without := [t.name for t in tasks if not getattr(t, split)]:
         progress.say(f"no {split} rows, so not scored: {', '.join(without)}")
-    existing = (Path(config.memory) / HEAD).exists()
-    if existing:
-        reader = MemoryReader.open(config.memory)
+    reader = MemoryReader.open(config.memory) if (Path(config.memory) / HEAD).exists() else None
+    if reader is not None:
         for line in find_code(reader.identity, reader.path):
             progress.say(f"warning: {line}")
         config = _settled(reader, config)
+    check_scores(config, reader)
     session = Session(config, progress)
-    store = MemoryStore.open(config.memory) if existing else create_memory(config, session)
+    store = MemoryStore.open(config.memory) if reader is not None else create_memory(config, session)
     config = session.config
     session.check_identity(store.identity, store.path)
     with locked(session, store):
@@ -149,6 +148,7 @@ def learn_task(session: Session, store: MemoryStore, task: Task, config: RunConf
         DataError: the memory has another task of that name.
     """
     started = time.perf_counter()
+    check_scores(config, store)
     with locked(session, store):
         head, root = store.head, store.lineage()[0]
         score_guard(session, store, root, config.guard)
@@ -238,7 +238,6 @@ def _encode(
 ) -> _Work:
     """Begin a group: the weights of HEAD in place, the rows as token ids, and the loop that trains on them."""
     session.start_tracking()
-    require(config.evaluate.text_metrics)
     task = _merge(group)
     if not task.train:
         raise DataError(f"task {task.name!r} has no training rows; give it at least one")

@@ -16,7 +16,10 @@ from lifealign.core.progress import Progress
 from lifealign.data.tasks import Row
 from lifealign.evaluation import catalog
 from lifealign.evaluation.answer_scores import floor_answers, score_answers
+from lifealign.evaluation.metrics import Array
+from lifealign.evaluation.outside import values_of
 from lifealign.evaluation.pair_scores import PairLogProbs
+from lifealign.evaluation.score import SCORES, Score
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.generate import Prefix, generate
 
@@ -51,18 +54,37 @@ class TaskScores:
         }
 
 
-def score_rows(policy: Tensor, reference: Tensor, pairs: Sequence[EncodedPair], beta: float) -> dict[str, list[float]]:
-    """Every score of the catalog that is a function of log-probs: score -> one value per row.
+def score_rows(
+    policy: Tensor,
+    reference: Tensor,
+    pairs: Sequence[EncodedPair],
+    beta: float,
+    names: Sequence[str] = (),
+    rows: Sequence[Row] = (),
+) -> dict[str, list[float]]:
+    """Every score of ours that is a function of log-probs, and those named: score -> one value per row.
 
     Args:
         policy: [N, 2] (chosen, rejected), summed over the answer's tokens, nats.
         reference: [N, 2], of the base model.
         pairs: the encoded rows, for their lengths.
         beta: reward per nat.
+        names: scores from outside.
+        rows: the rows of the pairs; scores from outside may read them.
+
+    Raises:
+        ConfigError: see `outside.values_of`.
     """
     tokens = torch.tensor([[len(p.chosen), len(p.rejected)] for p in pairs], dtype=torch.float64).reshape(-1, 2)
-    logps = PairLogProbs(policy.detach().double().numpy(), reference.detach().double().numpy(), tokens.numpy(), beta)
-    return {name: found.of_pairs(logps).tolist() for name, found in catalog.scores().items() if found.of_pairs}
+    values = policy.detach().double().numpy(), reference.detach().double().numpy(), tokens.numpy()
+    logps = PairLogProbs(*values, beta, tuple(rows))
+
+    def compute(score: Score) -> Array:
+        assert score.of_pairs is not None, score.label
+        return score.of_pairs(logps)
+
+    ours = {name: found.of_pairs(logps).tolist() for name, found in catalog.BUILT_IN.items() if found.of_pairs}
+    return ours | {name: values_of(SCORES, name, compute, len(pairs)) for name in names}
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import DataError
 from lifealign.data.tasks import Task, rows_sha256
-from lifealign.evaluation.answer_scores import require
 from lifealign.evaluation.guard_results import with_guard
+from lifealign.evaluation.outside import KEY, require
 from lifealign.evaluation.results import read_scores, run_results
+from lifealign.memory.code import find_scores
 from lifealign.memory.guard import score_guard
 from lifealign.memory.outcomes import Evaluation
 from lifealign.memory.row_scores import TaskScores
@@ -80,17 +81,23 @@ def score_row(
         wanted["max_new_tokens"] = options.max_new_tokens
     if options.text_metrics:
         wanted["text_metrics"] = list(options.text_metrics)
+    if options.scores:
+        wanted["scores"] = list(options.scores)
+    outside = find_scores(wanted, store)
     done = {
         (score["task"], score["rows_sha256"])
         for record in store.evaluations()
-        if record["kind"] == ROW_RECORD and record["after"] == after.directory and record["options"] == wanted
+        if record["kind"] == ROW_RECORD
+        and record["after"] == after.directory
+        and record["options"] == wanted
+        and _same_code(record, outside)
         for score in record["scores"]
     }
     rows = {t.name: getattr(t, options.split)[: options.rows] for t in tasks}
     missing = [t for t in tasks if rows[t.name] and (t.name, rows_sha256(rows[t.name])) not in done]
     if not missing:
         return []
-    require(options.text_metrics)
+    require(options.text_metrics, options.scores)
     session.load(store, after)
     scores = []
     for task in missing:
@@ -103,13 +110,22 @@ def score_row(
             max_new_tokens=options.max_new_tokens,
             title=title,
             text_metrics=options.text_metrics,
+            names=options.scores,
         )
         scores.append(replace(score, rows_sha256=rows_sha256(rows[task.name])))
     record = {"kind": ROW_RECORD, "after": after.directory, "options": wanted, "scores": [s.to_json() for s in scores]}
+    if outside:
+        record[KEY] = outside
     if session.accelerator.is_main_process:
         store.append_evaluation(record)
     session.accelerator.wait_for_everyone()
     return scores
+
+
+def _same_code(record: Mapping[str, Any], outside: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a record's scores from outside were measured with the code that is here; what is not here cannot differ."""
+    then = record.get(KEY, {})
+    return all(then[n]["origin"]["sha256"] == now["origin"]["sha256"] for n, now in outside.items() if n in then)
 
 
 def learnt(store: MemoryReader, until: TaskManifest) -> set[str]:

@@ -146,19 +146,32 @@ class Session:
         max_new_tokens: int,
         title: str,
         text_metrics: Sequence[str] = (),
+        names: Sequence[str] = (),
         always_answer: bool = False,
     ) -> TaskScores:
-        """Scores of one task's held-out rows with the model as it is; `always_answer`: answers that nothing is asked of, too."""
+        """Scores of one task's held-out rows with the model as it is.
+
+        Args:
+            task: name.
+            rows: held-out rows.
+            checker: name of the task's rule; None: it has none.
+            generations: greedy answers; 0: none.
+            max_new_tokens: longest answer, in tokens.
+            title: of the progress stages.
+            text_metrics: names of text metrics of the answers.
+            names: scores from outside, beside ours.
+            always_answer: also answers that neither a rule nor a text metric asks for.
+        """
         self.strategy.select(self.model, task)
         pairs, _ = self.encoder.encode(rows)
         reference = self.view.logps(pairs, base=True, title=f"{title}: reference")
         policy = self.view.logps(pairs, base=False, title=title)
-        scores = score_rows(policy, reference, pairs, self.reward_beta)
+        encoded = {p.digest for p in pairs}
+        fitting = [row for row in rows if row.digest in encoded]
+        scores = score_rows(policy, reference, pairs, self.reward_beta, names, fitting)
         scorer = AnswerScorer(None if checker is None else find_checker(checker), text_metrics)
         if not generations or not (scorer or always_answer):
             return TaskScores(task, scores)
-        encoded = {p.digest for p in pairs}
-        fitting = [row for row in rows if row.digest in encoded]
         found = answer_rows(
             self.model,
             self.encoder,

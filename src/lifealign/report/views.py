@@ -13,6 +13,7 @@ from lifealign.core.json_codec import plain
 from lifealign.evaluation import catalog
 from lifealign.evaluation.answer_scores import FLOORS
 from lifealign.evaluation.metrics import seeds_interval
+from lifealign.evaluation.outside import recall
 from lifealign.report import charts, tables
 from lifealign.report.render import View, interval, limits, run_labels
 
@@ -35,6 +36,7 @@ def stages(run: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> list[tuple[
 def page(results: Mapping[str, Any]) -> View:
     """Everything the template reads."""
     runs = results["runs"]
+    recall(runs)
     labels = run_labels(runs)
     return {
         "title": results.get("title") or "lifealign",

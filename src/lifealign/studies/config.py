@@ -16,8 +16,10 @@ from lifealign.core.config import Frozen, RunConfig, StreamConfig
 from lifealign.core.config_files import explain, nearest, read_yaml
 from lifealign.core.errors import ConfigError
 from lifealign.core.option_names import current_keys
+from lifealign.core.origin import is_reference
 from lifealign.data.planted.rules import TASKS
 from lifealign.evaluation import catalog
+from lifealign.evaluation.outside import require
 
 SECTIONS = ("lora", "sft", "strategy", "train")
 """Sections that a method may set; the rows, the model and the scoring are the same for all methods."""
@@ -99,11 +101,9 @@ class SelectionConfig(Frozen):
     @classmethod
     def _known(cls, value: str) -> str:
         summary, _, score = value.partition(".")
-        summaries, scores = catalog.summaries(), catalog.scores()
-        if summary not in summaries or score not in scores:
+        summaries, scores = catalog.summaries(), catalog.names()
+        if summary not in summaries or (score not in scores and not is_reference(score)):
             raise ValueError(f"expected SUMMARY.SCORE; summaries: {', '.join(summaries)}; scores: {', '.join(scores)}")
-        if scores[score].better == "neither":
-            raise ValueError(f"settings cannot be chosen by {score}: neither higher nor lower is better")
         return value
 
 
@@ -234,6 +234,8 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
             mistakes += explain(error, str(path), RunConfig, ("base",))
         if base is not None and base.stream is None:
             mistakes.append(f"{path}: base.stream: missing, so there is nothing to learn; see examples/studies")
+        if base is not None:
+            mistakes += _score_mistakes(path, base, study)
         chooses = study is not None and any(study.trials(m) > 1 for m in study.methods)
         if chooses and base is not None and base.stream is not None and not _has_validation(base.stream):
             mistakes.append(
@@ -242,6 +244,23 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
     if mistakes or study is None or base is None:
         raise ConfigError("\n".join(mistakes))
     return study, base
+
+
+def _score_mistakes(path: Path, base: RunConfig, study: StudyConfig | None) -> list[str]:
+    """What is wrong with the scores that are measured, and with the one that settings are chosen by."""
+    measured = base.evaluate.text_metrics + base.evaluate.scores
+    try:
+        require(base.evaluate.text_metrics, base.evaluate.scores)
+    except ConfigError as error:
+        return [f"{path}: base.{error}"]
+    if study is None:
+        return []
+    score = study.selection.metric.partition(".")[2]
+    if score not in catalog.BUILT_IN and score not in measured:
+        return [f"{path}: selection.metric: {score} is not measured; name it in base.evaluate.scores or .text_metrics"]
+    if catalog.score(score).better == "neither":
+        return [f"{path}: selection.metric: {score} has no better direction, so settings cannot be chosen by it"]
+    return []
 
 
 def _has_validation(stream: StreamConfig) -> bool:

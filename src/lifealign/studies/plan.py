@@ -26,7 +26,7 @@ from lifealign.core.option_names import current_names, former_names
 from lifealign.core.version import __version__
 from lifealign.data.sources import expand_path
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
-from lifealign.studies.worker import CONTEXT, here, resolve
+from lifealign.studies.worker import CONTEXT, here, resolve, source_key
 
 PAPER_ORDERS = {"order1": (1, 2, 3, 4, 5, 6), "order2": (6, 5, 4, 3, 2, 1), "order3": (3, 1, 6, 4, 2, 5)}
 """Task orders of the LifeAlign paper (arXiv 2509.17183), 1-based positions in its list of six tasks."""
@@ -81,7 +81,7 @@ class Plan:
         models: names of base models.
         trees: (label, settings) -> complete run configuration; `_run` sets seed, model, order and split.
         files: path of each local file of rows -> sha256.
-        sources: name of each strategy and loss from outside -> sha256 of its source.
+        sources: name of each strategy and loss from outside, and `source_key` of each score -> sha256 of its source.
     """
 
     study: StudyConfig
@@ -159,7 +159,8 @@ class Plan:
         chosen = config["strategy"]
         content: list[Any] = [release, {**relevant, "stream": stream, "strategy": former_names(chosen)}, self.files]
         # Changed outside code makes another run; a run without outside code keeps its id.
-        if used := {n: self.sources[n] for n in (chosen["name"], chosen.get("loss")) if n in self.sources}:
+        scored = [source_key(n) for k in ("text_metrics", "scores") for n in config.get("evaluate", {}).get(k, ())]
+        if used := {n: self.sources[n] for n in (chosen["name"], chosen.get("loss"), *scored) if n in self.sources}:
             content.append(used)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
 

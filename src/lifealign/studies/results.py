@@ -11,6 +11,7 @@ from typing import Any
 from lifealign.core.version import __version__
 from lifealign.evaluation import catalog
 from lifealign.evaluation.metrics import Interval
+from lifealign.evaluation.outside import KEY, recall
 from lifealign.studies import stats
 from lifealign.studies.plan import Plan, Run, Settings, points
 
@@ -102,6 +103,7 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
     """Build the whole document; missing numbers are NaN or None."""
     selection = select(plan, records)
     planned = plan.reported_runs({label: s.chosen for label, s in selection.items()})
+    outside = recall(found for run in planned if (found := records(run.id)) is not None)
     known = [_entry(plan, run, records) for run in planned]
     groups = _groups(planned, known)
     study = plan.study
@@ -131,6 +133,7 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
         "interference": _interference(plan, groups),
         "cost": _cost(groups),
         "axes": axes,
+        **({KEY: outside} if outside else {}),
     }
 
 

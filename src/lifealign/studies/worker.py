@@ -56,10 +56,11 @@ def resolve(
 ) -> tuple[list[dict[str, Any] | list[str]], dict[str, str | None]]:
     """Complete each tree to a configuration without memory, or list its mistakes; it comes with its place for messages.
 
-    The second value is name -> sha256 of the source of each strategy and loss from outside that they use.
+    The second value is name -> sha256 of the source of each strategy and loss from outside that they use, and
+    `source_key` of a score's name -> the same of each score and text metric.
     """
     _go(environment, directory, handed)
-    from lifealign.memory.code import outside_code
+    from lifealign.memory.code import find_scores, outside_code
     from lifealign.strategies.configure import check_tree
 
     found: list[dict[str, Any] | list[str]] = []
@@ -68,10 +69,16 @@ def resolve(
         try:
             config = check_tree(tree, where).model_dump(mode="json", exclude={"memory"})
             sources |= {record["name"]: record["sha256"] for record in outside_code(config).values()}
+            sources |= {source_key(n): r["origin"]["sha256"] for n, r in find_scores(config["evaluate"]).items()}
             found.append(config)
         except ConfigError as error:
             found.append(str(error).splitlines())
     return found, sources
+
+
+def source_key(score: str) -> str:
+    """Under which the source of a score is kept, so that no strategy can have the same name."""
+    return f"score {score}"
 
 
 def start(job: Path, environment: Mapping[str, str], directory: str, handed: Handed) -> None:
@@ -134,6 +141,7 @@ def _write(job: Path, record: Mapping[str, Any]) -> None:
 def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
     from lifealign.core.config import RunConfig
     from lifealign.core.progress import LineProgress
+    from lifealign.evaluation.outside import KEY
     from lifealign.evaluation.results import point_results, read_scores
     from lifealign.memory.api import run_stream
     from lifealign.store.layout import REPLAY, STATE
@@ -144,12 +152,13 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
         run_stream(settings, progress=LineProgress())
     store = MemoryReader.open(memory)
     table = read_scores(store, settings.evaluate.split)
-    scores, summary = point_results(table)
+    scores, summary, outside = point_results(table)
     files = store.head.files
     return {
         "tasks": list(table.tasks),
         "scores": scores,
         "summary": summary,
+        **({KEY: outside} if outside else {}),
         # Reference log-probs are shared between runs: the first one would pay for all.
         "train_seconds": sum(m.meta["seconds"] - m.meta["reference_seconds"] for m in store.lineage()[1:]),
         "state_bytes": sum(files[name].size for name in (f"{STATE}.safetensors", REPLAY) if name in files),

@@ -17,6 +17,7 @@ from lifealign.core.errors import StoreError
 from lifealign.core.files import read_bytes, replace_file, writing
 from lifealign.core.json_codec import decode_json, plain
 from lifealign.evaluation import catalog
+from lifealign.evaluation.outside import recall
 from lifealign.report.memories import BEFORE
 from lifealign.report.render import template
 from lifealign.studies.report import charts, views
@@ -88,6 +89,7 @@ def checked(results: Any, where: str = "results") -> dict[str, Any]:
     """
     if not isinstance(results, Mapping) or not isinstance(results.get("study"), str) or "runs" not in results:
         raise StoreError(f"{where}: not a study's results; expected a JSON object with 'study', 'runs' and 'table'")
+    recall([results])
     return {**_ABSENT, **plain(results)}
 
 
