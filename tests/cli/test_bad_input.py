@@ -206,11 +206,11 @@ def test_a_task_has_no_name_of_a_point(name: str, memory: Path, data: Path) -> N
 def test_what_is_read_is_not_written_over(memory: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "hi", "tag": "keep me"}\n')
-    refused(lifealign("generate", memory, "--prompts", prompts, "--out", prompts), "is read by this command")
+    refused(lifealign("generate", memory, "--prompts", prompts, "--out", prompts), "is an input of this command")
     assert "keep me" in prompts.read_text()
     ratings = tmp_path / "ratings.sqlite"
     ratings.write_bytes(b"ratings")
-    refused(lifealign("ratings", "export", "--db", ratings, "--out", ratings), "is read by this command")
+    refused(lifealign("ratings", "export", "--db", ratings, "--out", ratings), "is an input of this command")
     assert ratings.read_bytes() == b"ratings"
 
 

@@ -306,8 +306,12 @@ REFUSED = [
         r"scale is read by method task_",
     ),
     (("model.template=chat", "model.name={plain}"), DataError, r"tokenizer has no chat template; allowed: plain"),
-    (("guard.questions=3",), ConfigError, r"questions=3 is about guard.choices, which is not given"),
-    (("guard.tokens=3",), ConfigError, r"tokens=3 is about guard.text, which is not given"),
+    (
+        ("guard.questions=3",),
+        ConfigError,
+        r"questions=3 has no effect without guard.choices; set guard.choices or remove",
+    ),
+    (("guard.tokens=3",), ConfigError, r"tokens=3 has no effect without guard.text; set guard.text or remove"),
     (("guard.text={text}", "guard.stride=512"), ConfigError, r"stride must be below window=512, got 512"),
     (
         ("guard.text={text}", "guard.window=5000"),

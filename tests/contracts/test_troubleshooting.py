@@ -65,7 +65,7 @@ def test_quoted_message_is_in_the_code(fragment: str, messages: list[str]) -> No
         "the memory has caught a cold",
         "cannot be loaded: ... because",  # no value where the message has none
         "is fixed for a memory's lifetime",
-        "The mistakes a user can make",  # a docstring is no message
+        "Mistakes that a user can make",  # a docstring is no message
     ],
 )
 def test_invented_message_is_not_found(invented: str, messages: list[str]) -> None:

@@ -51,7 +51,7 @@ def test_both_names_in_one_place_are_refused(tmp_path: Path) -> None:
     path.write_text("strategy: {name: si, c: 3, penalty_weight: 3}\nseed: -1")
     with pytest.raises(ConfigError) as error:
         read_config(path)
-    assert "strategy: c is the old name of penalty_weight (strategy si); give penalty_weight alone" in str(error.value)
+    assert "strategy: c is the old name of penalty_weight (strategy si); give only penalty_weight" in str(error.value)
     assert "seed" in str(error.value), "with the file's other mistakes"
 
 

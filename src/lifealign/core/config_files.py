@@ -1,4 +1,4 @@
-"""Settings from YAML, for every kind of configuration: read, laid over one another, their mistakes explained. No torch."""
+"""Read and merge YAML settings of every kind, and explain their mistakes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lifealign.core.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 5e-4 (no dot) as a string; people mean the number. What is quoted stays a string."""
+    """A YAML loader that reads 5e-4 (no dot) as a number, not as the string of YAML 1.1. Quoted values stay strings."""
 
 
 _Loader.add_implicit_resolver(
@@ -25,20 +25,20 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values of a text.
+    """Parse YAML text into plain values.
 
     Raises:
-        yaml.YAMLError: it is no YAML.
-        ValueError, RecursionError: a date that is none, nesting without end.
+        yaml.YAMLError: the text is not valid YAML.
+        ValueError, RecursionError: an impossible date, or nesting too deep.
     """
     return yaml.load(text, _Loader)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a file; {} for an empty one.
+    """Read the keys and values of a file; {} for an empty one.
 
     Raises:
-        ConfigError: it cannot be read, or is something else; names the file and, where there is one, the line.
+        ConfigError: the file cannot be read, or holds anything else; names the file and, if known, the line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -48,12 +48,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:
         tree = parse_yaml(text)
-        json.dumps(tree, default=str, skipkeys=True)  # a ValueError where an alias stands within what it names
+        json.dumps(tree, default=str, skipkeys=True)  # a ValueError if an alias is inside the value it refers to
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    except (ValueError, RecursionError) as error:  # a date that is none, nesting without end
+    except (ValueError, RecursionError) as error:  # an impossible date, or nesting too deep
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if tree is None:
         return {}
@@ -63,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`, key by key at every depth; lists are replaced as a whole."""
+    """Merge `above` over `below`, key by key at every depth; lists are replaced as a whole."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -72,18 +72,18 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nearest(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
-    """The known name that is most like one that is not known, for a message; "" if none is like it."""
+    """A hint for a message with the known name closest to an unknown one; "" if none is close."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def explain(error: ValidationError, where: str, model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[str]:
-    """One message for each mistake that pydantic found.
+    """Yield one message for each mistake that pydantic found.
 
     Args:
         error: the mistakes.
-        where: a file's name; messages begin with it.
-        model: that was validated, for the keys that are known.
+        where: name of the file, with which each message begins.
+        model: the validated model, for its known keys.
         prefix: keys above the model in its file.
     """
     for item in error.errors(include_url=False):
@@ -92,7 +92,7 @@ def explain(error: ValidationError, where: str, model: type[BaseModel], prefix: 
         if item["type"] == "extra_forbidden":
             fields = _fields_at(model, item["loc"][:-1])
             known = ", ".join(sorted(fields)) or "none"
-            yield f"{where}: {key}: unknown key{nearest(location[-1], fields)}; known here: {known}"
+            yield f"{where}: {key}: unknown key{nearest(location[-1], fields)}; allowed here: {known}"
         else:
             got = item.get("input")
             shown = "" if isinstance(got, Mapping | BaseModel) or item["type"] == "missing" else f", got {got!r}"
@@ -113,7 +113,7 @@ def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[st
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that a type is made of."""
+    """Yield the models in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in getattr(annotation, "__args__", ()):

@@ -1,6 +1,6 @@
-"""The mistakes a user can make, each of which ends in one clear message and a non-zero exit code.
+"""Mistakes that a user can make; each ends in one clear message and a non-zero exit code.
 
-Anything that is not a `UserError` is a bug of ours and keeps its traceback.
+Anything that is not a `UserError` is a bug in lifealign and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ EXIT_GATE_FAILED = 3
 
 
 class UserError(Exception):
-    """What is wrong, the value that was got, what is allowed, and where (file and row, or file and key)."""
+    """A user's mistake; the message gives its place (file and row, or file and key), the value, and what is allowed."""
 
     exit_code = EXIT_USER_ERROR
 
@@ -36,4 +36,4 @@ class StoreError(UserError):
 
 
 class TrainingError(UserError):
-    """Training that cannot go on: a loss or gradient that is not finite."""
+    """Training that cannot continue: a loss or gradient that is not finite."""

@@ -1,8 +1,8 @@
 """Durable files: checksums and atomic writes. Imports no torch.
 
-One promise holds for everything written here: a file or directory under its final name is complete and on the disk.
-New content goes to a name that starts with `TEMPORARY`, is fsynced, and is renamed once. What a killed process leaves
-behind therefore always carries that prefix, and `sweep` can remove it without looking inside.
+Everything written here keeps one promise: a file or directory under its final name is complete and on the disk. New
+content goes to a name that starts with `TEMPORARY`, is fsynced, and is renamed once. Leftovers of a killed process
+therefore always have that prefix, and `sweep` can remove them without looking inside.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHUNK = 1 << 20  # bytes read at a time while hashing
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What a manifest says of one file.
+    """A manifest's entry for one file.
 
     Attributes:
         sha256: of the content, 64 hex digits.
@@ -37,30 +37,30 @@ class FileEntry:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals (full disk, read-only, no permission, quota) into a StoreError."""
+    """Turn write errors of the operating system (full disk, read-only, no permission, quota) into a StoreError."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
         raise StoreError(
-            f"{error.filename or path}: cannot be written: {reason} ({name}); what was stored before is untouched"
+            f"{error.filename or path}: cannot be written: {reason} ({name}); earlier data is unchanged"
         ) from error
 
 
 def keep_apart(out: Path, *read: Path) -> None:
-    """Refuse to write over what is read.
+    """Refuse to overwrite an input.
 
     Raises:
         ConfigError: `out` is one of the files.
     """
     if out.resolve() in [path.resolve() for path in read]:
-        raise ConfigError(f"--out {out} is read by this command; write to another file, or it would be lost")
+        raise ConfigError(f"--out {out} is an input of this command and would be overwritten; choose another file")
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """The same for reads."""
+    """Turn read errors of the operating system into a StoreError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -70,7 +70,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def cache_dir() -> Path:
-    """Where converted models, reference log-probs and judges' replies are kept: $LIFEALIGN_CACHE, or the user's cache directory."""
+    """Directory of converted models, reference log-probs and judges' replies: $LIFEALIGN_CACHE or the user's cache."""
     if given := os.environ.get("LIFEALIGN_CACHE"):
         return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lifealign"
@@ -86,7 +86,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_bytes(path: Path, data: bytes, entry: FileEntry) -> None:
-    """Refuse content that differs from the manifest's entry, by the name of its file."""
+    """Raise a StoreError with the file's name if the content differs from the manifest's entry."""
     _compare(path, FileEntry(hashlib.sha256(data).hexdigest(), len(data)), entry)
 
 
@@ -104,7 +104,7 @@ def _compare(path: Path, got: FileEntry, entry: FileEntry) -> None:
     if got != entry:
         raise StoreError(
             f"{path}: damaged: {got.size} bytes with sha256 {got.sha256}, "
-            f"the manifest says {entry.size} bytes with {entry.sha256}"
+            f"but the manifest lists {entry.size} bytes with {entry.sha256}"
         )
 
 
@@ -125,12 +125,12 @@ def write_file(path: Path, data: bytes) -> FileEntry:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make renames in a directory outlast a power cut."""
+    """Make renames in a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems do not support it
             raise
     finally:
         os.close(descriptor)
@@ -151,10 +151,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def staged_directory(final: Path) -> Iterator[Path]:
-    """A temporary directory beside `final` that is renamed to it when the block ends well, and removed when not."""
+    """Yield a temporary directory beside `final`: renamed to `final` if the block succeeds, removed otherwise."""
     temporary = final.with_name(TEMPORARY + final.name)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of an earlier failure that could not be cleaned up
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a failure that could not clean up
         temporary.mkdir()
         yield temporary
         fsync_directory(temporary)
@@ -166,7 +166,7 @@ def staged_directory(final: Path) -> Iterator[Path]:
 
 
 def discard_directory(path: Path) -> None:
-    """Remove a directory; it disappears from under its name at once, whenever the process is killed."""
+    """Remove a directory; its name is gone at once, even if the process is killed while its files are removed."""
     aside = path.with_name(TEMPORARY + "discarded-" + path.name)
     if aside.exists():
         shutil.rmtree(aside)

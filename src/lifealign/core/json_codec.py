@@ -1,4 +1,4 @@
-"""JSON as it is stored and printed: canonical bytes, seals, and plain values."""
+"""JSON for files and output: canonical bytes, seals, and plain values."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n\Z')
 def encode_json(value: Any) -> bytes:
     """One line of JSON whose bytes depend on the value only: sorted keys, fixed separators, ASCII.
 
-    NaN and infinities are written as Python's json does (NaN, Infinity), so that a missing score does not lose a
-    commit.
+    NaN and infinities are written as Python's json does (NaN, Infinity), so that a missing score does not
+    prevent a commit.
     """
     return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
 
@@ -35,7 +35,7 @@ def decode_json(path: Path, data: bytes) -> Any:
 def seal(record: Mapping[str, Any]) -> bytes:
     """A JSON object that carries the checksum of its own bytes as its last key, ``"sha256"``.
 
-    A sealed file needs no second file to be checked: one changed byte is seen in the file itself and can be laid to it.
+    A sealed file can be checked without a second file: any changed byte is detected from the file alone.
     """
     assert record and "sha256" not in record, "the seal is added here"
     body = encode_json(record).removesuffix(b"\n")
@@ -43,13 +43,13 @@ def seal(record: Mapping[str, Any]) -> bytes:
 
 
 def sealed(data: bytes) -> bool:
-    """Whether `data` is what `seal` wrote, every byte of it."""
+    """Whether `data` is exactly what `seal` wrote."""
     match = _SEAL.search(data)
     return match is not None and hashlib.sha256(data[: match.start()] + b"}").hexdigest().encode() == match.group(1)
 
 
 def plain(value: Any) -> Any:
-    """Plain JSON values; numbers that are not finite become None."""
+    """Convert to plain JSON values; numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -60,5 +60,5 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """One JSON document for a person or a program; a number that is not finite becomes null (a missing score is not zero)."""
+    """Indented JSON; a number that is not finite becomes null (a missing score is not zero)."""
     return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)

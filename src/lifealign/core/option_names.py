@@ -1,10 +1,10 @@
-"""Options of strategies that were renamed: one table from the old name to the new one. No torch.
+"""Renamed options of strategies: one table from old names to new ones. Imports no torch.
 
-Old names come in from configuration files, `--set`, studies and stored memories. Each of these doors maps them with
-`current_names`, so that the rest of the package knows the new names alone. The ids of study runs are hashes of a
-configuration; `former_names` gives them the names that they have always hashed, so that finished runs are found again.
+Old names come from configuration files, `--set`, studies and stored memories. Each of these entry points maps them with
+`current_names`, so that the rest of the package knows only the new names. The ids of study runs are hashes of a
+configuration; `former_names` restores the names that were hashed originally, so that finished runs are found again.
 
-A name that was given up is never used again for another option of the same strategy.
+An old name is never reused for another option of the same strategy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def current_names(strategy: Any, options: Mapping[str, Any], where: str | None =
     Args:
         strategy: its name; options of an unknown one stay as they are.
         options: by name, old or new.
-        where: the place that an old name is reported at, once; None: say nothing.
+        where: the place to name when an old name is reported, once; None: do not report.
 
     Raises:
         ValueError: an option is given under both names.
@@ -45,7 +45,7 @@ def current_names(strategy: Any, options: Mapping[str, Any], where: str | None =
     table = RENAMED.get(strategy, {}) if isinstance(strategy, str) else {}
     for old, new in table.items():
         if old in options and new in options:
-            raise ValueError(f"{old} is the old name of {new} (strategy {strategy}); give {new} alone")
+            raise ValueError(f"{old} is the old name of {new} (strategy {strategy}); give only {new}")
         if old in options and where is not None:
             _report(
                 f"{where}: {SECTION}{old} is now called {SECTION}{new} (strategy {strategy}); the old name still works"
@@ -54,7 +54,7 @@ def current_names(strategy: Any, options: Mapping[str, Any], where: str | None =
 
 
 def current_keys(strategy: Any, settings: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
-    """The same for dotted keys: below `strategy`, `ewc` has `lam` renamed to `penalty_weight`; other keys stay."""
+    """Like `current_names`, for dotted keys: ewc's ``strategy.lam`` becomes ``strategy.penalty_weight``; others stay."""
     keys = [key for key in settings if isinstance(key, str) and key.startswith(SECTION)]
     names = current_names(strategy, {key.removeprefix(SECTION): None for key in keys}, where)
     found = dict(zip(keys, names, strict=True))
@@ -62,12 +62,12 @@ def current_keys(strategy: Any, settings: Mapping[str, Any], where: str | None =
 
 
 def former_names(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """A strategy's name and options with every renamed option under its first name, in the order given."""
+    """A strategy's name and options, with every renamed option under its original name, in the order given."""
     table = {new: old for old, new in RENAMED.get(choice["name"], {}).items()}
     return {table.get(key, key): value for key, value in choice.items()}
 
 
 @functools.cache
 def _report(message: str) -> None:
-    """Warn, once a process for each message."""
+    """Warn once per message and process."""
     warnings.warn(message, FutureWarning, stacklevel=4)

@@ -1,7 +1,7 @@
-"""Where a piece of code comes from: loaded by name or by file, its distribution, its version, a checksum of its source.
+"""Load code by module or by file, and find its origin: distribution, version and checksum of the source.
 
-Code from outside is named by a reference: ``package.module:Name`` or ``path/to/file.py:Name``. A file is run when it is
-loaded, so that is said aloud, once for each version of the file. Imports no torch.
+External code is named by a reference: ``package.module:Name`` or ``path/to/file.py:Name``. Loading a file runs it, so
+this is announced, once for each version of the file. Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from lifealign.core.errors import ConfigError
 
 CODE_PATH = "LIFEALIGN_CODE_PATH"
-"""Environment variable: folders in which a file of code is looked for by its name when it is not where it was."""
+"""Environment variable: folders to search, by file name, for a code file that has moved."""
 BUILT_IN = "built-in"
 
 _loaded: dict[tuple[str, str], ModuleType] = {}
@@ -37,15 +37,15 @@ _placed: dict[str, Path] = {}
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a class or function comes from.
+    """The origin of a class or function.
 
     Attributes:
         kind: `built-in`, `distribution` (installed), `file` or `module` (importable, but not installed).
-        reference: how another process finds it; None: it cannot, for it is defined inside a function or a notebook.
-        path: absolute path of its file; None: it has none.
-        distribution: name of the installed distribution; None: it is of none.
+        reference: how another process finds it; None: it cannot, because it is defined inside a function or a notebook.
+        path: absolute path of its file, if any.
+        distribution: name of the installed distribution, if any.
         version: of the distribution, else `__version__` of its module; None: unknown.
-        sha256: of its file; of all `files` if there are several. None: the source is not at hand.
+        sha256: of its file, or of all `files` if there are several; None: the source is not available.
         files: file name -> sha256 of its file and of those beside it that it imports.
     """
 
@@ -58,7 +58,7 @@ class Origin:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """For people: `built-in`, ``name 1.2``, or the file."""
+        """Short text: `built-in`, ``name 1.2``, or the file."""
         if self.kind == BUILT_IN:
             return BUILT_IN
         if self.distribution:
@@ -66,7 +66,7 @@ class Origin:
         return self.path or self.reference or "this process"
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept with a memory."""
+        """Plain values, as stored with a memory."""
         return {**vars(self), "files": dict(self.files)}
 
 
@@ -79,7 +79,7 @@ def load_reference(reference: str) -> Any:
     """The object that ``module:Name`` or ``path/to/file.py:Name`` names.
 
     Raises:
-        ConfigError: no such file, module or name; or its code fails, with the line that failed.
+        ConfigError: no such file, module or name; or the code fails (names the line).
     """
     where, _, attribute = reference.rpartition(":")
     if not where or not attribute:
@@ -87,7 +87,9 @@ def load_reference(reference: str) -> Any:
     if is_file(where):
         path = find_file(where)
         if path is None:
-            raise ConfigError(f"{where}: no such file, seen from {Path.cwd()}; give its path, or set {CODE_PATH}")
+            raise ConfigError(
+                f"{where}: no such file (working directory: {Path.cwd()}); give its path, or set {CODE_PATH}"
+            )
         module = load_file(path)
     else:
         module = _import(where)
@@ -95,7 +97,7 @@ def load_reference(reference: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(found, part):
             known = [n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__]
-            raise ConfigError(f"{where}: no {attribute!r} in it; its classes are: {', '.join(known) or 'none'}")
+            raise ConfigError(f"{where}: does not define {attribute!r}; its classes: {', '.join(known) or 'none'}")
         found = getattr(found, part)
     return found
 
@@ -106,7 +108,7 @@ def is_file(where: str) -> bool:
 
 
 def find_file(where: str) -> Path | None:
-    """The file that a reference means: where `place` put it, as it is written, or by its name in a folder of `CODE_PATH`."""
+    """The file of a reference: where `place` put it, as written, or by its name in a folder of `CODE_PATH`."""
     path = Path(where).expanduser()
     folders = [Path(f).expanduser() for f in os.environ.get(CODE_PATH, "").split(os.pathsep) if f]
     placed = [_placed[where]] if where in _placed else []
@@ -117,15 +119,15 @@ def find_file(where: str) -> Path | None:
 
 
 def place(where: str, path: Path) -> None:
-    """From now on, in this process, the file of a reference is this one."""
+    """Use this file for a reference from now on, in this process."""
     _placed[where] = path.resolve()
 
 
 def load_file(path: Path) -> ModuleType:
-    """Run a file as a module and say so; the same file with the same content is run once.
+    """Run a file as a module and announce it; an unchanged file is run only once.
 
     Raises:
-        ConfigError: its code fails.
+        ConfigError: the code fails.
     """
     path = path.resolve()
     source = path.read_bytes()
@@ -137,14 +139,14 @@ def load_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path}: not a Python file")
     print(f"lifealign: running the code of {path}", file=sys.stderr, flush=True)
-    if str(path.parent) not in sys.path:  # what stands beside it can be imported, after everything else
+    if str(path.parent) not in sys.path:  # files beside it can be imported, after everything else
         sys.path.append(str(path.parent))
     importlib.invalidate_caches()
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
     sys.modules[name] = module
     try:
-        # Compiled from the bytes that were read: a byte-code file of an earlier version may have the same time and size.
+        # Compile the bytes just read: cached byte code of an earlier version may have the same time and size.
         exec(compile(source, str(path), "exec"), module.__dict__)
     except Exception as error:
         if before is None:
@@ -180,7 +182,7 @@ def _failed(what: str, error: Exception) -> ConfigError:
 
 
 def origin_of(value: Any) -> Origin:
-    """Where a class or a function comes from."""
+    """Find the origin of a class or function."""
     module = sys.modules.get(getattr(value, "__module__", None) or "")
     name = getattr(module, "__name__", "")
     if name.split(".")[0] == "lifealign":
@@ -240,7 +242,7 @@ def _file_of(module: ModuleType | None) -> Path | None:
 
 
 def _source_files(module: ModuleType, value: Any) -> dict[str, str]:
-    """File name, relative to the root of its package or folder -> sha256: its own and those of the same root that it imports."""
+    """File name relative to the package or folder -> sha256, for its file and the files there that it imports."""
     found: dict[str, str] = {}
     bases = [sys.modules.get(c.__module__) for c in value.__mro__] if inspect.isclass(value) else []
     outside = [
@@ -253,7 +255,7 @@ def _source_files(module: ModuleType, value: Any) -> dict[str, str]:
 
 
 def _reachable(start: ModuleType) -> Iterator[tuple[Path, Path]]:
-    """A module's file and, of the modules of its package (or beside its file) that it imports, directly or not, theirs."""
+    """Yield (file, root) of a module and of all it imports, directly or not, from its package or folder."""
     first = _file_of(start)
     if first is None:
         return
@@ -277,7 +279,7 @@ def _reachable(start: ModuleType) -> Iterator[tuple[Path, Path]]:
 
 
 def _imported(path: Path, module: ModuleType) -> list[str]:
-    """Full names of what a file's import statements may mean."""
+    """Full names of the modules that a file may import."""
     names: list[str] = []
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):

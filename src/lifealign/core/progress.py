@@ -1,6 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere, silence in library use.
 
-Work that takes long is handed a `Progress` and reports to it:
+Long-running work receives a `Progress` and reports to it:
 
     with progress.stage("task 2 safety: train", total=96, unit="pairs") as stage:
         for batch in batches:
@@ -29,9 +29,9 @@ Info = float | int | str
 """A value shown beside the progress, e.g. ``loss=0.61``."""
 
 SECONDS_PER_LINE = 15.0
-"""Without a terminal, a line comes at least this often while work advances."""
+"""Without a terminal, a line is printed at least this often while work advances."""
 SHARE_PER_LINE = 0.1
-"""... and each time this share of the stage is done, but never twice within `SHORTEST_GAP`."""
+"""... and after each such share of the stage, but never twice within `SHORTEST_GAP`."""
 SHORTEST_GAP = 1.0
 
 
@@ -43,17 +43,17 @@ class Stage(Protocol):
 
 
 class Progress(Protocol):
-    """Where long work reports to."""
+    """Receiver of progress reports from long-running work."""
 
     def stage(self, title: str, total: int, unit: str = "steps", *, done: int = 0) -> AbstractContextManager[Stage]:
-        """Begin a stage of `total` units; `done` of them an earlier, interrupted run did (no part of the rate)."""
+        """Begin a stage of `total` units; an interrupted run did `done` of them, which do not count for the rate."""
 
     def say(self, text: str) -> None:
-        """Tell the user one thing, on a line of its own."""
+        """Show the user a message on a separate line."""
 
 
 class NullProgress:
-    """Says nothing; the default for library use."""
+    """Silent progress; the default for library use."""
 
     @contextmanager
     def stage(self, title: str, total: int, unit: str = "steps", *, done: int = 0) -> Iterator[Stage]:
@@ -91,7 +91,7 @@ class _Counter:
         return self.done / self.total if self.total else 1.0
 
     def describe(self) -> str:
-        """E.g. ``3.4 pairs/s, 0:25 left, loss 0.61``; no rate before there is one."""
+        """E.g. ``3.4 pairs/s, 0:25 left, loss 0.61``; no rate before the first unit is done."""
         parts = []
         worked = self.done - self.first
         if worked > 0 and self.seconds > 0:
@@ -125,7 +125,7 @@ class _LineStage:
 
     def __enter__(self) -> Self:
         if self._counter.first:
-            self._say(f"{self._title}: goes on from {self._counter.first}/{self._counter.total} {self._counter.unit}")
+            self._say(f"{self._title}: resuming from {self._counter.first}/{self._counter.total} {self._counter.unit}")
         return self
 
     def advance(self, n: int = 1, **info: Info) -> None:
@@ -133,7 +133,7 @@ class _LineStage:
         counter.advance(n, info)
         now = counter.clock()
         gap, share = now - self._said_at, counter.share - self._said_share
-        # The last unit is left to __exit__, which also says how long the stage took.
+        # The last unit is left to __exit__, which also reports how long the stage took.
         due = gap >= SECONDS_PER_LINE or (share >= SHARE_PER_LINE - 1e-9 and gap >= SHORTEST_GAP)
         if due and counter.done < counter.total:
             self._said_share, self._said_at = counter.share, now
@@ -167,7 +167,7 @@ class BarProgress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[described]}", markup=False),
             console=Console(file=stream) if stream is not None else Console(stderr=True),
-            # Libraries that print would otherwise be caught into the bar's console, that is from stdout to stderr.
+            # Otherwise rich would move what libraries print from stdout to the bar's console, which is stderr.
             redirect_stdout=False,
         )
         self._clock = clock
@@ -175,7 +175,7 @@ class BarProgress:
 
     @contextmanager
     def stage(self, title: str, total: int, unit: str = "steps", *, done: int = 0) -> Iterator[Stage]:
-        """A bar with the rate, the time left and the newest info; it stays on the screen when the stage is over."""
+        """A bar with the rate, the time left and the newest info; it stays on the screen after the stage."""
         counter = _Counter(total, unit, done, self._clock)
         if not self._open:
             self._bars.start()
@@ -187,7 +187,7 @@ class BarProgress:
             self._open -= 1
             if not self._open:
                 self._bars.stop()
-                # A stopped bar stays on the screen; forgotten, it is not drawn a second time by the next stage.
+                # A stopped bar stays on the screen; remove it, so that the next stage does not draw it again.
                 for task_id in self._bars.task_ids:
                     self._bars.remove_task(task_id)
 
@@ -206,7 +206,7 @@ class _BarStage:
 
 
 def make_progress(stream: TextIO | None = None) -> Progress:
-    """A bar where `stream` (stderr) is a terminal, plain lines where it is not."""
+    """A bar if `stream` (stderr) is a terminal, else plain lines."""
     target = stream or sys.stderr
     return BarProgress(stream) if target.isatty() else LineProgress(stream)
 

@@ -1,8 +1,8 @@
-"""Names and what they stand for: strategies, losses, row formats, rules, scores, text metrics; ours and others'.
+"""Registries of strategies, losses, row formats, rules, scores and text metrics, built-in and external, by name.
 
-Others' come in three ways: a call of `register` (or the decorator), an entry point of an installed distribution, and a
-reference such as ``path/to/file.py:Name`` in place of a name. Nothing is imported before it is asked for. Ours are in
-the same table. A mistake ends in one sentence. Imports no torch.
+External ones come in three ways: a call to `register` (or the decorator), an entry point of an installed distribution,
+and a reference such as ``path/to/file.py:Name`` in place of a name. Nothing is imported before it is used. Built-in
+ones are in the same table. Every mistake ends in a one-sentence message. Imports no torch.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
 _registries: dict[str, Registry[Any]] = {}
 _handed: dict[str, dict[str, str]] = {}
-"""Group -> name -> reference, of what another process had registered."""
+"""Group -> name -> reference, registered by another process."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A name's value, or how it is loaded.
+    """A name's value, or how to load it.
 
     Attributes:
         value: None: not loaded yet.
-        reference: what is loaded.
-        point: the entry point it comes from.
+        reference: the code to load, if known by reference.
+        point: the entry point to load, if any.
     """
 
     value: Any = None
@@ -43,15 +43,15 @@ class _Entry:
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Names of one kind of thing; a mapping that loads a value when it is asked for.
+    """Mapping from names to values of one kind, each loaded on first use.
 
     Args:
-        what: one of them, for messages: `strategy`.
-        group: of entry points: `lifealign.strategies`.
-        check: value -> what is wrong with it, in words that go on from "... cannot be registered: "; None: nothing.
-        code: value -> the class or function that it consists of.
-        adapt: what an entry point or a reference names -> value, such as a function -> a loss.
-        error: what an unknown name raises.
+        what: noun for messages, e.g. `strategy`.
+        group: of entry points, e.g. `lifealign.strategies`.
+        check: value -> its fault, worded to follow "... cannot be registered: "; None: no fault.
+        code: value -> the class or function that defines it.
+        adapt: loaded object -> value, e.g. a function -> a loss.
+        error: raised for an unknown name.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Registry(Mapping[str, T], Generic[T]):
         _registries[group] = self
 
     def built_in(self, table: Mapping[str, str | T]) -> None:
-        """Our own: name -> value, or a reference that is loaded when it is asked for."""
+        """Add built-in values: name -> value, or a reference that is loaded on first use."""
         for name, value in table.items():
             self._entries[name] = _Entry(reference=value) if isinstance(value, str) else _Entry(value)
 
@@ -80,25 +80,23 @@ class Registry(Mapping[str, T], Generic[T]):
         """Add a value under a name, and return it.
 
         Raises:
-            ConfigError: a name that is taken or badly written, or a value of the wrong kind.
+            ConfigError: the name is taken or invalid, or the value is of the wrong kind.
         """
         here = f"{self.what} {name!r} cannot be registered"
         if not isinstance(name, str) or NAME.fullmatch(name) is None:
-            raise ConfigError(
-                f"{here}: a name has lower-case letters, digits, - and _, such as 'my_{self.group.split('.')[1]}'"
-            )
+            raise ConfigError(f"{here}: use lower-case letters, digits, - and _, e.g. 'my_{self.group.split('.')[1]}'")
         if problem := self._check(value):
             raise ConfigError(f"{here}: {problem}")
         old = self._entries.get(name)
         if old is not None and not self._is_newer(value, old):
-            raise ConfigError(f"{here}: the name is taken ({self.origin(name)}); choose another one")
+            raise ConfigError(f"{here}: the name is taken ({self.origin(name)}); choose another")
         self._entries[name] = _Entry(value)
         return value
 
     def _is_newer(self, value: T, old: _Entry) -> bool:
-        """Whether a value is another version of what is registered: its file was run again, or a cell of a notebook."""
+        """Whether a value is a new version of the registered one: its file, or a notebook cell, was run again."""
         code = self._code(value)
-        if old.point is not None:  # a distribution that registers by call what it also names as an entry point
+        if old.point is not None:  # a distribution that also registers its entry point by a call
             return _module_of(code) == old.point.module
         new = origin_of(code)
         if old.value is None:
@@ -111,7 +109,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """The value of a name or a reference.
 
         Raises:
-            ConfigError: it cannot be loaded, or is of the wrong kind.
+            ConfigError: the value cannot be loaded, or is of the wrong kind.
             KeyError: no such name.
         """
         if is_reference(name):
@@ -161,8 +159,8 @@ class Registry(Mapping[str, T], Generic[T]):
         """The value of a name or a reference.
 
         Raises:
-            UserError: of the kind `error`: no such name; lists those that are most like it and all there are.
-            ConfigError: it cannot be loaded, or is of the wrong kind.
+            UserError: of the class `error`: no such name; suggests the closest and lists all.
+            ConfigError: the value cannot be loaded, or is of the wrong kind.
         """
         if not is_reference(name) and self._entry(name) is None:
             raise self.error(self.unknown(name))
@@ -176,7 +174,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return f"unknown {self.what} {name!r}{nearest(name, names)}; allowed: {shown}"
 
     def __iter__(self) -> Iterator[str]:
-        """Every registered name, those of installed distributions included, ours first."""
+        """Every registered name, including those of installed distributions; built-in ones first."""
         self._discover()
         for name, reference in _handed.get(self.group, {}).items():
             self._entries.setdefault(name, _Entry(reference=reference))
@@ -186,11 +184,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a name is registered; of a reference, whether it has the form of one: loading it tells the rest."""
+        """Whether a name is registered; every reference counts, as it is not loaded here."""
         return isinstance(name, str) and (is_reference(name) or self._entry(name) is not None)
 
     def is_outside(self, name: str) -> bool:
-        """Whether a registered name is not one of ours; loads nothing."""
+        """Whether a registered name is external; loads nothing."""
         if is_reference(name):
             return True
         entry = self._entry(name)
@@ -203,11 +201,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return not _module_of(self._code(entry.value)).startswith("lifealign.")
 
     def outside(self) -> list[str]:
-        """Registered names that are not ours."""
+        """Registered names that are external."""
         return [name for name in self if self.is_outside(name)]
 
     def origin(self, name: str) -> Origin:
-        """Where a name's value comes from; of an entry point that is not loaded yet, without its source."""
+        """The origin of a name's value; without its source if it is an entry point not loaded yet."""
         entry = None if is_reference(name) else self._entry(name)
         if entry is not None and entry.value is None:
             if entry.point is not None:
@@ -225,10 +223,10 @@ class Registry(Mapping[str, T], Generic[T]):
         return found
 
     def registered_here(self) -> dict[str, str]:
-        """Name -> reference of what this process registered itself, for processes that it starts.
+        """Name -> reference of everything this process registered, for the processes it starts.
 
         Raises:
-            ConfigError: something is defined inside a function or a notebook, where no other process finds it.
+            ConfigError: a value is defined inside a function or a notebook, where other processes cannot find it.
         """
         found = {}
         for name, entry in self._entries.items():
@@ -237,8 +235,8 @@ class Registry(Mapping[str, T], Generic[T]):
             reference = entry.reference if entry.value is None else origin_of(self._code(entry.value)).reference
             if reference is None:
                 raise ConfigError(
-                    f"{self.what} {name!r} is defined inside a function or a notebook, where the processes of a study cannot "
-                    "find it; move it to the top of a file"
+                    f"{self.what} {name!r} is defined inside a function or a notebook, where a study's processes cannot "
+                    "find it; move it to the top level of a file"
                 )
             found[name] = reference
         return found
@@ -252,23 +250,23 @@ class Registry(Mapping[str, T], Generic[T]):
             if old is None:
                 self._entries[point.name] = _Entry(point=point)
             elif old.point is None:
-                continue  # ours, or registered by call: what is nearer wins, and `problems` tells
+                continue  # built in, or registered by a call: it wins; `problems` reports a clash with a built-in name
             elif old.point.value != point.value:
                 both = " and ".join(_distribution(p) for p in (old.point, point))
                 self._clashes[point.name] = f"{self.what} {point.name!r} comes from {both}; uninstall one of them"
 
     def problems(self) -> list[str]:
-        """What is wrong with entry points: names that are taken or badly written."""
+        """Faults of entry points: names that are taken or invalid."""
         self._discover()
         found = list(self._clashes.values())
         for point in _entry_points(self.group):
             entry = self._entries[point.name]
             if entry.point is None and not self.is_outside(point.name):
-                found.append(
-                    f"{self.what} {point.name!r} of {_distribution(point)} is not used: the name is a built-in one"
-                )
+                found.append(f"{self.what} {point.name!r} of {_distribution(point)} is ignored: the name is built in")
             elif NAME.fullmatch(point.name) is None:
-                found.append(f"{self.what} {point.name!r} of {_distribution(point)} should have a lower-case name")
+                found.append(
+                    f"{self.what} {point.name!r} of {_distribution(point)} needs another name: use a-z, 0-9, - and _"
+                )
         return found
 
 
@@ -282,13 +280,13 @@ def _distribution(point: importlib.metadata.EntryPoint) -> str:
 
 @functools.cache
 def _entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
-    """In the order of names and distributions, so that it does not depend on the file system."""
+    """Entry points sorted by name and distribution, so that their order does not depend on the file system."""
     found = importlib.metadata.entry_points(group=group)
     return tuple(sorted(found, key=lambda point: (point.name, _distribution(point))))
 
 
 def hand_over() -> dict[str, dict[str, str]]:
-    """Group -> name -> reference of all that this process registered itself; for `take_over` in another one.
+    """Group -> name -> reference of everything this process registered, for `take_over` in another one.
 
     Raises:
         ConfigError: see `Registry.registered_here`.
@@ -297,6 +295,6 @@ def hand_over() -> dict[str, dict[str, str]]:
 
 
 def take_over(handed: Mapping[str, Mapping[str, str]]) -> None:
-    """Know what another process had registered; each is loaded when it is asked for."""
+    """Take over the names that another process registered; each is loaded on first use."""
     for group, found in handed.items():
         _handed.setdefault(group, {}).update(found)

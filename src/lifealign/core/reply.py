@@ -1,4 +1,4 @@
-"""A command's reply: what it prints and how it ends. `cli.output` prints it."""
+"""A command's reply: its output and exit code. `cli.output` prints it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What a command prints and how it ends.
+    """The output and exit code of a command.
 
     Attributes:
-        document: for ``--json``.
-        lines: for people.
+        document: output with ``--json``.
+        lines: output without it.
         exit_code: 0, or the kind of the problems.
-        problems: what is wrong although the command did its work; each goes to stderr.
+        problems: faults found although the command completed; each goes to stderr.
     """
 
     document: Any

@@ -1,4 +1,4 @@
-"""Named tensors to and from bytes, in the safetensors format."""
+"""Convert named tensors to and from safetensors bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """Safetensors bytes that depend on names, types, shapes and values only."""
+    """Encode as safetensors bytes that depend only on names, types, shapes and values."""
     from safetensors.torch import save
 
     flat: dict[str, Tensor] = {}
@@ -29,7 +29,7 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def decode_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
-    """Tensors on the CPU, owning their memory; StoreError names `path` if the bytes are not safetensors."""
+    """Decode to tensors on the CPU that own their memory; StoreError names `path` if the bytes are not safetensors."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -1,4 +1,4 @@
-"""The version of the package, for those who write it into files."""
+"""The version of the package."""
 
 from __future__ import annotations
 
