@@ -318,7 +318,7 @@ def test_other_base_model_or_adapter_shape_is_refused(memory: Memory, tiny_dir: 
         with pytest.raises(StoreError, match=message):
             session.check_identity(identity, memory.path)
     with pytest.raises(
-        ModelError, match=r"does not belong to this model: .*lora_A is \[2, 32\], the model's is \[3, 32\]"
+        ModelError, match=r"does not belong to this model: .*lora_A has shape \[2, 32\], expected \[3, 32\]"
     ):
         Session(config("lora.r=3"), NullProgress()).load(memory._store, memory._store.head)
 
