@@ -52,7 +52,7 @@ class TaskScores:
 
 
 def score_rows(policy: Tensor, reference: Tensor, pairs: Sequence[EncodedPair], beta: float) -> dict[str, list[float]]:
-    """Every score of the catalog that is a function of log-probs: score -> one value per row.
+    """Compute every score of the catalog that depends on log-probs only: score -> one value per row.
 
     Args:
         policy: [N, 2] (chosen, rejected), summed over the answer's tokens, nats.
@@ -67,7 +67,7 @@ def score_rows(policy: Tensor, reference: Tensor, pairs: Sequence[EncodedPair], 
 
 @dataclass(frozen=True)
 class AnswerScorer:
-    """How generated answers are scored.
+    """Scores generated answers by a rule and text metrics.
 
     Attributes:
         rule: true for an answer that shows the task's behaviour; None: the task has no rule.
