@@ -1,4 +1,4 @@
-"""What may be computed with a loaded model: log-probs, losses, divergences, features. Strategies see it as `ModelView`.
+"""Computations with a loaded model: log-probs, losses, divergences, features. Strategies see it as `ModelView`.
 
 Shapes: N rows, T response tokens, D model width, I inputs of an adapted module.
 """
@@ -27,7 +27,7 @@ from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_pref
 from lifealign.training.strategy import Strategy
 
 FEATURE_ROWS = 16
-"""Prompts of like length in one forward of `features`."""
+"""Prompts of similar length in one forward of `features`."""
 
 
 class LoadedView:
@@ -35,7 +35,7 @@ class LoadedView:
 
     Args:
         base: the frozen base model.
-        model: with what the strategy attached to it.
+        model: with the strategy's parts attached.
         strategy: for its loss and its virtual tokens.
         encoder: rows to token ids.
         config: options.
@@ -98,11 +98,11 @@ class LoadedView:
             )
 
     def usable(self, rows: Sequence[Row]) -> list[Row]:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         return [rows[p.position] for p in self._encode(rows)]
 
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         return torch.stack(list(self.losses_on(rows))).sum()
 
     def losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
@@ -114,14 +114,14 @@ class LoadedView:
             with dropout_off(self.model):
                 policy = token_logps(self.model, pack).pairs()
             reference = PairLogps(*reference_N2[group].unbind(1))
-            # The plain objective: what a strategy adds for its own training rows has no meaning for others.
+            # The plain objective: terms that a strategy adds for its own training rows have no meaning for others.
             losses = self.strategy.objective(
                 policy, reference, pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B
             )
             yield losses.loss.sum() / len(pairs)
 
     def sft_losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
-        """The same of the mean NLL per response token of the chosen answers, likewise without dropout."""
+        """Parts that add up to the mean NLL per response token of the chosen answers, without dropout."""
         pairs, _ = self.encoder.encode(rows)
         tokens = sum(len(pair.chosen) for pair in pairs)
         for group in self._split(pairs, chosen_only=True):
@@ -136,7 +136,7 @@ class LoadedView:
         return kl_to_base(self.model, self._pack(pairs), base)
 
     def pair_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         pairs = self._encode(rows)
         found = torch.full((len(rows), 2), torch.nan)
         with self._with(weights):
@@ -164,7 +164,7 @@ class LoadedView:
 
     @torch.no_grad()
     def token_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         found = [torch.full((1,), torch.nan)] * len(rows)
         with self._with(weights):
             for pairs in self._groups(rows):
@@ -176,7 +176,7 @@ class LoadedView:
         return found
 
     def divergence(self, rows: Sequence[Row], weights: Mapping[str, Tensor]) -> Tensor:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         pairs = self._encode(rows)
         missing = torch.full((len(rows),), torch.nan, device=self.accelerator.device)
         if not pairs:
@@ -188,7 +188,7 @@ class LoadedView:
 
     @torch.no_grad()
     def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         lm = causal_lm(self.model)
         device = self.accelerator.device
         found: dict[int, Tensor] = {}
@@ -210,18 +210,18 @@ class LoadedView:
         return torch.stack([found[i] for i in range(len(prompts))])
 
     def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """See `strategies.base.ModelView`."""
+        """See `training.strategy.ModelView`."""
         return [self.encoder.prompt_text(ids) for ids in prompts]
 
     @torch.no_grad()
     def input_moments(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """See `strategies.base.ModelView`; modules that read the same tensor share the result."""
+        """See `training.strategy.ModelView`; modules that read the same tensor share the result."""
         sums: dict[str, Tensor] = {}
         reads: dict[str, str] = {}  # module -> the first one that reads the same tensor
         last: tuple[str, Tensor] = ("", torch.empty(0))
         count = 0
-        columns = torch.ones(0, dtype=torch.bool)  # of the forward under way: those that hold a token
-        groups = list(self._groups(rows))  # before the hooks: it may try the model on some rows
+        columns = torch.ones(0, dtype=torch.bool)  # of the current forward: those that hold a token
+        groups = list(self._groups(rows))  # before the hooks, because it may run the model on some rows
 
         def collect(name: str) -> Any:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
