@@ -123,7 +123,7 @@ def test_base_model_with_other_weights(memory: Path, data: Path, tiny_dir: Path,
     try:
         save_tiny(tiny_dir, seed=7)
         more = write(tmp_path, *(r.to_json() for r in rows("law", 12)))
-        refused(lifealign("learn", memory, more, "--name", "second"), "base model weights differs", memory=memory)
+        refused(lifealign("learn", memory, more, "--name", "second"), "wrong base model weights", memory=memory)
     finally:
         __import__("shutil").rmtree(tiny_dir)
         kept.rename(tiny_dir)
@@ -226,7 +226,7 @@ def test_export_below_a_file(memory: Path, data: Path) -> None:
 def test_export_does_not_overwrite(memory: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    refused(lifealign("export", memory, "--out", tmp_path / "out"), "there is something already", memory=memory)
+    refused(lifealign("export", memory, "--out", tmp_path / "out"), "not an empty directory", memory=memory)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 

@@ -98,7 +98,7 @@ def test_arguments_out_of_range_are_refused() -> None:
     for lam in (-0.1, 1.5):
         with pytest.raises(ValueError, match="overlap_scale"):
             consolidate(torch.eye(2), SubspaceBasis(4), 0.9, lam)
-    with pytest.raises(ValueError, match="basis is of vectors of 5"):
+    with pytest.raises(ValueError, match="basis has vectors of 5"):
         consolidate(torch.eye(2), SubspaceBasis(5), 0.9, 0.5)
     with pytest.raises(TypeError, match="bfloat16"):
         denoise(torch.eye(2, dtype=torch.bfloat16), 0.9)

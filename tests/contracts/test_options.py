@@ -278,7 +278,7 @@ REFUSED = [
     (
         ("strategy.name=lwf", "strategy.loss=fpo", "train.skip_weight_below=0.1"),
         ConfigError,
-        r"skip_weight_below=0.1 leaves pairs out by their focal weight, and with them what strategy lwf adds",
+        r"skip_weight_below=0.1 skips pairs by their focal weight, and with them the terms that strategy lwf adds",
     ),
     (
         ("strategy.name=inflora", "strategy.protected_first=0.9", "strategy.protected_last=0.8"),
@@ -297,7 +297,7 @@ REFUSED = [
             "strategy.replay_capacity=1",
         ),
         ConfigError,
-        r"replay_capacity 1 leaves no row for each of 2 tasks",
+        r"replay_capacity 1 is less than one row for each of 2 tasks",
     ),
     (("strategy.name=merge", "strategy.keep=0.5"), ConfigError, r"keep is read by method ties only, got keep 0.5"),
     (

@@ -88,7 +88,7 @@ def test_mistakes(memory: Memory, asked: Asked, kind: type[Exception], said: str
 
 
 def test_nothing_learnt(config: Any) -> None:
-    with pytest.raises(DataError, match="nothing is learnt yet"):
+    with pytest.raises(DataError, match="no task learnt yet"):
         Memory.create(config().memory, config()).answers(Asked())
 
 

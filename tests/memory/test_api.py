@@ -208,7 +208,7 @@ def test_merged_export_is_a_whole_model(memory: Memory, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(model), live, atol=1e-4, rtol=0)
     assert AutoTokenizer.from_pretrained(out).chat_template == make_tokenizer().chat_template
     torch.testing.assert_close(live_logits(memory), live, atol=0, rtol=0)  # a session is loaded anew
-    with pytest.raises(ConfigError, match=r"whole: there is something already; give a directory that is missing"):
+    with pytest.raises(ConfigError, match=r"whole: not an empty directory; give one that is missing"):
         memory.export(out)
 
 
@@ -276,12 +276,12 @@ def test_learning_again_is_no_work_and_completes_a_missing_row(memory: Memory) -
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("model.template=plain", r"model is fixed for a memory's life: it has .*, this call says .*template='plain'"),
-        ("lora.r=4", r"lora is fixed for a memory's life: it has r=2 .*this call says r=4"),
-        ("seed=3", r"seed is fixed for a memory's life: it has 0, this call says 3"),
+        ("model.template=plain", r"model is fixed for a memory's life: it is .*, this call sets .*template='plain'"),
+        ("lora.r=4", r"lora is fixed for a memory's life: it is r=2 .*this call sets r=4"),
+        ("seed=3", r"seed is fixed for a memory's life: it is 0, this call sets 3"),
         (
             "strategy.name=replay",
-            r"strategy.name is fixed for a memory's life: it has lifealign, this call says replay",
+            r"strategy.name is fixed for a memory's life: it is lifealign, this call sets replay",
         ),
         ("memory=elsewhere", r"memory is fixed for a memory's life"),
         ("train.epohcs=1", r"settings: train.epohcs: unknown key \(did you mean 'epochs'\?\)"),
@@ -308,17 +308,17 @@ def test_other_base_model_or_adapter_shape_is_refused(memory: Memory, tiny_dir: 
     for settings, message in (
         (
             (f"model.name={other}",),
-            r"memory: the base model weights differs: the memory has [0-9a-f]{64}, this run has",
+            r"memory: wrong base model weights: the memory has [0-9a-f]{64}, this run has",
         ),
-        (("lora.r=3",), r"the LoRA shape differs: the memory has .*'r': 2.*this run has .*'r': 3"),
-        (("model.template=plain",), r"the prompt template differs"),
-        (("strategy.name=replay",), r"the strategy differs: the memory has lifealign, this run has replay"),
+        (("lora.r=3",), r"wrong LoRA shape: the memory has .*'r': 2.*this run has .*'r': 3"),
+        (("model.template=plain",), r"wrong prompt template"),
+        (("strategy.name=replay",), r"wrong strategy: the memory has lifealign, this run has replay"),
     ):
         session = Session(config(*settings), NullProgress())
         with pytest.raises(StoreError, match=message):
             session.check_identity(identity, memory.path)
     with pytest.raises(
-        ModelError, match=r"does not belong to this model: .*lora_A is \[2, 32\], the model's is \[3, 32\]"
+        ModelError, match=r"does not belong to this model: .*lora_A has shape \[2, 32\], expected \[3, 32\]"
     ):
         Session(config("lora.r=3"), NullProgress()).load(memory._store, memory._store.head)
 
@@ -330,14 +330,14 @@ def test_a_base_model_that_changed_on_disk_is_refused_every_time(config: Build, 
     save_tiny(base, seed=1)
     reopened = Memory.open(memory.path)
     for _ in range(2):  # a refused model must not be taken the second time
-        with pytest.raises(StoreError, match=r"the base model weights differs"):
+        with pytest.raises(StoreError, match=r"wrong base model weights"):
             reopened.generate(PROMPTS, max_new_tokens=1)
 
 
 def test_a_run_on_a_memory_made_with_other_settings_is_refused(config: Build, tmp_path: Path) -> None:
     stream = "stream={planted: {train_rows: 2, validation_rows: 1, test_rows: 1}, order: [1]}"
     run_stream(config(stream))
-    with pytest.raises(ConfigError, match=r"made with other settings.*\n  train.epochs: 1 there, 2 here"):
+    with pytest.raises(ConfigError, match=r"made with other settings.*\n  train.epochs: 1 in the memory, 2 here"):
         run_stream(config(stream, "train.epochs=2"))
     for before, after in (
         ("order: [1]", "order: [2]"),
@@ -367,7 +367,7 @@ def test_messages_for_what_is_not_there(memory: Memory, config: Build, tmp_path:
     with pytest.raises(ConfigError, match=r"evaluate.split: Input should be 'test' or 'validation', got 'test # all'"):
         memory.evaluate(split="test # all")  # a value as it is, no YAML with a comment
     memory.learn(Task("bare", MUSIC.train))
-    with pytest.raises(DataError, match=r"task 'bare' keeps no test rows; learn it with some to evaluate it"):
+    with pytest.raises(DataError, match=r"task 'bare' has no test rows; learn it with some to evaluate it"):
         memory.evaluate(["bare"])
     before = files(memory.path)
     with pytest.raises(DataError, match=r"task 'empty' has no training rows"):

@@ -111,7 +111,7 @@ def test_probe_accepts(kind: str) -> None:
 def test_a_trained_vocabulary_matrix_takes_plain_rows() -> None:
     """Packed rows read the matrix as it is, without what an adapter adds: its updates would silently be zero."""
     model = attach_lora(make_model("mistral"), LoraConfig(r=2, target_modules=("lm_head",)), 0)
-    assert "vocabulary projection is trained" in str(probe(model, pairs()))
+    assert "need a frozen vocabulary projection" in str(probe(model, pairs()))
 
 
 def test_probe_refuses_what_it_must(monkeypatch: pytest.MonkeyPatch) -> None:

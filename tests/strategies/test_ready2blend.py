@@ -253,7 +253,7 @@ def test_ready2blend_is_exported_as_prompt_tuning(
     with torch.no_grad():
         shown = torch.tensor([[*session.strategy.prefix([ids])[0], *ids]])
         live = session.base.model(input_ids=shown).logits[0, 4:]
-    with pytest.raises(ConfigError, match=r"ready2blend trains cannot be merged into the model's weights; export with"):
+    with pytest.raises(ConfigError, match=r"ready2blend cannot be merged into the model's weights; export with"):
         memory.export(tmp_path / "merged", merged=True, as_of=as_of)
     memory = Memory.open(memory.path)
     out = memory.export(tmp_path / "adapter", as_of=as_of)

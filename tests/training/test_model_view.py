@@ -213,7 +213,10 @@ def test_a_quota_that_leaves_no_row_is_refused_before_training(config: Build, mo
     with locked(session, store):
         store = learn_group(session, store, [TASK], session.config)[1]
     monkeypatch.setattr(pipeline, "train_stage", lambda *_: pytest.fail("trained"))
-    with locked(session, store), pytest.raises(ConfigError, match="replay_capacity 1 leaves no row for each of 2"):
+    with (
+        locked(session, store),
+        pytest.raises(ConfigError, match="replay_capacity 1 is less than one row for each of 2"),
+    ):
         learn_group(session, store, [make_task("stars", train=5, test=2)], session.config)
 
 

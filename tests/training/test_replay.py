@@ -69,7 +69,7 @@ def test_per_task_quota_shares_equally_and_keeps_subsets() -> None:
 
 def test_per_task_quota_refuses_a_quota_of_zero() -> None:
     buffer = ReplayBuffer(tuple(Exemplar(rows(f"t{i}", 1)[0], f"t{i}", i) for i in range(3)), seen=3)
-    with pytest.raises(ConfigError, match="replay_capacity 3 leaves no row for each of 4 tasks"):
+    with pytest.raises(ConfigError, match="replay_capacity 3 is less than one row for each of 4 tasks"):
         update_buffer(buffer, rows("t3", 5), "t3", policy="per_task_quota", capacity=3)
 
 

@@ -61,7 +61,7 @@ def consolidate(
 ) -> Consolidated:
     """Denoise, project and refine one matrix's update; the basis grows by the result.
 
-    RSM = SM' - (1 - overlap_scale) SM_p: overlap_scale 1 changes nothing, overlap_scale 0 leaves the past's directions alone.
+    RSM = SM' - (1 - overlap_scale) SM_p: overlap_scale 1 changes nothing, 0 removes the part along the past's directions.
 
     Diagnostics: `rank` and `energy_kept` of the denoising; `overlap` = ||SM_p||^2 / ||SM'||^2 with the history,
     whatever the projection, and `chance_overlap` = K / (m n), its mean for a random direction;
@@ -72,21 +72,21 @@ def consolidate(
         update: SM, [m, n], float32 or float64.
         basis: of vectors of m n entries; extended in place.
         theta: share of the energy to keep, in (0, 1].
-        overlap_scale: in [0, 1]. `none` does not read it.
+        overlap_scale: in [0, 1]. Not used by `none`.
         projection: `history`; or a control: `random` projects on a random subspace of the same dimension, `shrink`
             scales SM' to the norm that `history` would give, `none` only denoises.
-        generator: for `random`, and needed there.
+        generator: required by `random`, otherwise not used.
 
     Raises:
         ValueError: an argument out of range.
-        TypeError: another type of numbers.
+        TypeError: an update that is not float32 or float64.
         TrainingError: values that are not finite.
         torch.linalg.LinAlgError: the SVD did not converge.
     """
     if not 0 <= overlap_scale <= 1:
         raise ValueError(f"overlap_scale must be in [0, 1], got {overlap_scale}")
     if basis.n != update.numel():
-        raise ValueError(f"the basis is of vectors of {basis.n} entries, the update has {update.numel()}")
+        raise ValueError(f"the basis has vectors of {basis.n} entries, but the update has {update.numel()}")
     kept = denoise(update, theta)
     denoised = kept.update.double().flatten()
     inside = basis.project(denoised)
@@ -101,7 +101,7 @@ def consolidate(
         basis.rank,
         basis.n,
     )
-    # SM' and RSM span the same beyond the past, but RSM may be all rounding there (lambda 0): SM' decides.
+    # Beyond the past, SM' and RSM span the same, but RSM may be only rounding there (lambda 0), so SM' decides.
     basis.extend(refined if projection == "random" else denoised, member=refined)
     return Consolidated(refined.view_as(update).to(update.dtype), {**diagnostics, "basis_rank": basis.rank})
 
@@ -152,7 +152,7 @@ class ConsolidationConfig(Frozen):
     theta: float = Field(0.9, gt=0, le=1)
     """Share of an update's energy that denoising keeps. 0 < theta <= 1."""
     overlap_scale: float | None = Field(None, ge=0, le=1)
-    """Lambda: how much stays of an update's part along the past. 0 <= overlap_scale <= 1. 0.5; projection none has none."""
+    """Lambda: share kept of an update's part along the past. 0 <= overlap_scale <= 1. 0.5; projection none has none."""
     projection: Projection = "history"
     """`history` (paper), or a control: `random` subspace, `shrink` to the same norm, `none` (denoise only)."""
     basis_capacity: int | None = Field(None, ge=1)
@@ -172,7 +172,7 @@ class ConsolidationConfig(Frozen):
     @model_validator(mode="after")
     def _refuse_foreign_lambda(self) -> ConsolidationConfig:
         if self.projection == "none" and self.overlap_scale is not None:
-            raise ValueError(f"projection none reads no overlap_scale, got {self.overlap_scale}")
+            raise ValueError(f"projection none reads no overlap_scale, got {self.overlap_scale}; leave it out")
         return self
 
 
@@ -181,7 +181,7 @@ class ConsolidatedAdapter(NamedTuple):
 
     Attributes:
         adapter: long-term weights, float32, same names and shapes as before.
-        state: what the next task needs, named tensors, float32.
+        state: named tensors for the next task, float32.
         diagnostics: {"matrices": {name: numbers}, "summed": numbers}, JSON-able.
     """
 

@@ -26,7 +26,7 @@ class Composed(NamedTuple):
     Attributes:
         adapter: same names, shapes and types as the points'.
         truncation_error: ||dW - dW_R|| / ||dW|| over all modules; None in space `factors`, which truncates nothing.
-        change: ||dW_new - dW_stored|| / ||dW_stored|| over all modules; infinite where the stored dW is 0.
+        change: ||dW_new - dW_stored|| / ||dW_stored|| over all modules; infinite if the stored dW is 0.
     """
 
     adapter: dict[str, Tensor]
@@ -42,10 +42,10 @@ def compose(points: Sequence[Adapter], weights: Sequence[float], space: Space, s
 
     Args:
         points: T + 1 adapters.
-        weights: one a task, finite.
-        space: `factors`: RSM_t is what the task changed in A and in B (exact). `delta_w`: what it changed in B A; the sum
-            is cut to the adapter's rank.
-        seed: of spare directions where `delta_w` leaves less than the adapter's rank.
+        weights: one per task, finite.
+        space: `factors`: RSM_t is the task's change of A and of B (exact). `delta_w`: its change of B A; the sum is cut to
+            the adapter's rank.
+        seed: of spare directions, if `delta_w` leaves less than the adapter's rank.
     """
     assert len(points) == len(weights) + 1
     stored = points[-1]
@@ -71,13 +71,13 @@ def compose(points: Sequence[Adapter], weights: Sequence[float], space: Space, s
 
 
 def overlap(one: tuple[Adapter, Adapter], other: tuple[Adapter, Adapter]) -> float | None:
-    """Cosine in [-1, 1] of two updates in delta-W space, over all modules at once; None where one of them is zero.
+    """Cosine in [-1, 1] of two updates in delta-W space, over all modules at once; None if one of them is zero.
 
-    Negative: the one undoes what the other did. Near 0: they do not touch each other.
+    Negative: one partly undoes the other. Near 0: they hardly affect each other.
 
     Args:
         one: adapters before and after the update.
-        other: likewise; same names, the same alpha / r.
+        other: adapters before and after the other update; same names, same alpha / r.
     """
     dot = length_one = length_other = 0.0
     for module in modules(one[0]):
@@ -100,7 +100,7 @@ def product(adapter: Adapter, module: str) -> Product:
 
 
 def update(before: Adapter, after: Adapter, module: str) -> Product:
-    """What changed in B A of a module."""
+    """The change of B A of a module."""
     return difference(product(before, module), product(after, module))
 
 

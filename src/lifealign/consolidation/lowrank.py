@@ -29,7 +29,7 @@ def combine(terms: Sequence[tuple[float, Product]]) -> Product:
 
 
 def difference(start: Product, now: Product) -> Product:
-    """Now - start as dB A + B_start dA, without the cancellation: exactly zero for an untouched adapter."""
+    """Now - start as dB A + B_start dA, without cancellation: exactly zero for an untouched adapter."""
     return Product(torch.cat([now.b_OK - start.b_OK, start.b_OK], 1), torch.cat([now.a_KI, now.a_KI - start.a_KI], 0))
 
 
@@ -52,7 +52,7 @@ class Stack:
         self.widths = torch.tensor([x.a_KI.shape[0] for x in pieces])
 
     def core(self, coefficients: Sequence[float]) -> Tensor:
-        """C for one coefficient a piece."""
+        """The core C for one coefficient per piece."""
         c = torch.tensor(coefficients, dtype=torch.float64).repeat_interleave(self.widths)
         core: Tensor = (self.rb * c) @ self.ra.T
         return core
@@ -68,7 +68,7 @@ class Stack:
 
 
 def split(u_OK: Tensor, singular_K: Tensor, v_KI: Tensor) -> Product:
-    """The matrix u diag(s) v as a balanced product: sqrt(s) goes into either factor."""
+    """The matrix u diag(s) v as a balanced product: sqrt(s) goes into each factor."""
     root_K = singular_K.sqrt()
     return Product(u_OK * root_K, root_K[:, None] * v_KI)
 
@@ -104,7 +104,7 @@ class ConsolidatedProduct(NamedTuple):
     Attributes:
         adapter: new factors b_OR, a_RI (unscaled: dW = scaling b a).
         history: the pieces that span the past, this task's included.
-        diagnostics: see `adapter.consolidate`; and `truncation_error` = ||LM - LM_R|| / ||LM||.
+        diagnostics: see `adapter.consolidate`, and `truncation_error` = ||LM - LM_R|| / ||LM||.
     """
 
     adapter: Product
@@ -135,11 +135,11 @@ def consolidate_product(
         now: factors after the task.
         history: as the last call returned it.
         theta: share of the energy to keep, in (0, 1].
-        overlap_scale: what is kept of the part in the span of the past: 1 all, 0 nothing.
+        overlap_scale: share kept of the part in the span of the past: 1 all, 0 nothing.
         scaling: alpha / r (or alpha / sqrt(r)). 0 < scaling.
         generator: for projection `random` and for the spare directions of the adapter.
         projection: `history`; or the controls of `adapter.consolidate`.
-        capacity: pieces kept at most, the ones with the largest norm; None keeps all.
+        capacity: most pieces to keep, those with the largest norm; None keeps all.
         tol: relative length below which an update counts as lying in the span of the past.
 
     Raises:
@@ -209,13 +209,13 @@ def _gaussian_like(x: Product, generator: torch.Generator) -> Product:
 def truncate(
     long_term: tuple[Tensor, Tensor, Tensor], rank: int, scaling: float, generator: torch.Generator
 ) -> tuple[Product, dict[str, float]]:
-    """The best balanced product of a rank, unscaled, and what the truncation lost.
+    """The best balanced product of a rank, unscaled, and the error of the truncation.
 
     Args:
         long_term: SVD of dW = scaling b a: u_OK, singular_K (falling), v_KI, float64.
         rank: of the result, R.
         scaling: alpha / r. 0 < scaling.
-        generator: for the directions that are left over.
+        generator: for the spare directions.
 
     Returns:
         b_OR and a_RI; `truncation_error` = ||dW - dW_R|| / ||dW|| (0 for a zero dW) and `long_term_norm` = ||dW||.
@@ -226,7 +226,7 @@ def truncate(
     # float32 cannot tell directions below this from rounding; sqrt(s) in both factors would make them dead weight.
     live = int((singular[:rank] > 1e-7 * total).sum())
     b_OK, a_KI = split(u[:, :live], singular[:live] / scaling, v[:live])
-    # A direction that is zero in both factors gets no gradient ever again. Spare ones start like a fresh LoRA's: b = 0
+    # A direction that is zero in both factors never gets a gradient again. Spare ones start like a fresh LoRA's: b = 0
     # and a uniform in +-1/sqrt(I), which leaves the product as it is.
     spare, width = rank - live, v.shape[1]
     fresh = (2 * torch.rand(spare, width, generator=generator, dtype=torch.float64) - 1) / math.sqrt(width)

@@ -1,7 +1,7 @@
 """Merging of task vectors into one: PURE functions of tensors.
 
-A task vector tau_t = theta_t - theta_0 is what one task changed, seen from where all tasks started. Shapes: T tasks, then
-any shape, the same for all; signs, magnitudes and cosines are taken over the tensor that is given (here one module's dW).
+A task vector tau_t = theta_t - theta_0 is one task's change from the common start of all tasks. Shapes: T tasks, then
+any shape, the same for all; signs, magnitudes and cosines are taken over the given tensor (here one module's dW).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from lifealign.consolidation.lowrank import Product, Stack
 
 LERP_ABOVE = 0.9995
-"""|cosine| above which two directions are taken for one, and slerp is a straight line."""
+"""|cosine| above which two directions count as one, and slerp is a straight line."""
 
 
 def task_arithmetic(taus_T: Tensor, scale: float) -> Tensor:
@@ -27,8 +27,8 @@ def ties(taus_T: Tensor, keep: float, scale: float = 1.0) -> Tensor:
     """Trim, elect sign, disjoint mean (TIES; Yadav et al. 2023, arXiv 2306.01708, algorithm 1).
 
     Each tau_t keeps the share `keep` of its entries that are largest in magnitude (entries as large as the smallest kept
-    one stay, too). The sign of an entry is that of its sum over tasks; where that is 0, the sign that most of the others
-    have (in doubt +). The result is the mean over those tasks whose entry is not 0 and has the elected sign.
+    one stay, too). The sign of an entry is that of its sum over tasks; if that is 0, the sign of most other entries (+ in
+    a tie). The result is the mean over those tasks whose entry is not 0 and has the elected sign.
 
     Args:
         taus_T: [T, ...].
@@ -48,7 +48,7 @@ def ties(taus_T: Tensor, keep: float, scale: float = 1.0) -> Tensor:
 
 
 def dare(tau: Tensor, drop: float, generator: torch.Generator) -> Tensor:
-    """Each entry is dropped with probability `drop`, the others are divided by 1 - drop (DARE; Yu et al. 2024, arXiv 2311.03099).
+    """Drop each entry with probability `drop`, divide the others by 1 - drop (DARE; Yu et al. 2024, arXiv 2311.03099).
 
     Args:
         tau: one task's vector.
@@ -60,9 +60,9 @@ def dare(tau: Tensor, drop: float, generator: torch.Generator) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Spherical interpolation (Shoemake 1985) by the angle between two vectors, whose lengths are kept in it.
+    """Spherical interpolation (Shoemake 1985) by the angle between two vectors; the vectors keep their lengths.
 
-    sin((1-t) w) / sin(w) a + sin(t w) / sin(w) b; (1-t) a + t b where |cos w| > 0.9995, or where one of them is zero and
+    sin((1-t) w) / sin(w) a + sin(t w) / sin(w) b; (1-t) a + t b if |cos w| > 0.9995, or if one of them is zero, so that
     there is no angle.
 
     Args:
@@ -79,7 +79,7 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 def running_slerp(taus: Sequence[Tensor], t: float) -> Tensor:
-    """m_1 = tau_1, m_k = slerp(m_{k-1}, tau_k, t): two at a time, in the order in which the tasks came."""
+    """m_1 = tau_1, m_k = slerp(m_{k-1}, tau_k, t): two at a time, in the order of the tasks."""
     merged = taus[0]
     for tau in taus[1:]:
         merged = slerp(merged, tau, t)
@@ -87,7 +87,7 @@ def running_slerp(taus: Sequence[Tensor], t: float) -> Tensor:
 
 
 def magmax(taus_T: Tensor) -> Tensor:
-    """For each entry the tau_t with the largest magnitude; the first of equal ones (Marczak et al. 2024, arXiv 2407.06322)."""
+    """Take each entry with the largest magnitude, the first if equal (Marczak et al. 2024, arXiv 2407.06322)."""
     best = taus_T[0]
     for tau in taus_T[1:]:
         best = torch.where(tau.abs() > best.abs(), tau, best)
@@ -102,8 +102,8 @@ def merged_svd(
     Args:
         taus: task vectors of one module.
         merge: of [T, ...] into [...].
-        dense: multiply the products out. Without it `merge` is given their cores in common orthonormal bases, with the
-            same sums and inner products, which is all that `task_arithmetic` and `slerp` depend on.
+        dense: multiply the products out. Otherwise `merge` gets their cores in common orthonormal bases, with the same
+            sums and inner products, on which alone `task_arithmetic` and `slerp` depend.
     """
     if dense:
         u, singular, v = torch.linalg.svd(merge(torch.stack([x.b_OK @ x.a_KI for x in taus])), full_matrices=False)

@@ -1,4 +1,4 @@
-"""Denoising, and the orthonormal basis of the past: the parts that consolidation of one matrix is made of.
+"""Denoising and the orthonormal basis of the past: the parts of the consolidation of one matrix.
 
 Shapes: m x n one matrix, flattened to a vector of its entries; K directions of the past. Arithmetic is float64.
 """
@@ -20,7 +20,7 @@ TOLERANCE = 1e-6
 
 
 def check_weights(tensor: Tensor, name: str) -> None:
-    """Refuse what no SVD should see.
+    """Refuse weights that an SVD cannot handle.
 
     Raises:
         TypeError: not float32 or float64.
@@ -29,7 +29,7 @@ def check_weights(tensor: Tensor, name: str) -> None:
     if tensor.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{name}: consolidation works in float32 or float64, got {tensor.dtype}")
     if not bool(torch.isfinite(tensor).all()):
-        raise TrainingError(f"{name}: the update holds values that are not finite; the task cannot be consolidated")
+        raise TrainingError(f"{name}: the update has values that are not finite; the task cannot be consolidated")
 
 
 def energy_rank(singular_K: Tensor, theta: float, eps: float) -> tuple[int, float]:
@@ -71,16 +71,16 @@ def denoise(update: Tensor, theta: float) -> Denoised:
 
     Args:
         update: SM, [m, n], float32 or float64.
-        theta: in (0, 1]. 1 gives the update back as it is.
+        theta: in (0, 1]. 1 returns the update unchanged.
 
     Raises:
         ValueError: theta out of range, or not a matrix.
-        TypeError: another type of numbers.
+        TypeError: an update that is not float32 or float64.
         TrainingError: values that are not finite.
         torch.linalg.LinAlgError: the SVD did not converge.
     """
     if update.ndim != 2:
-        raise ValueError(f"an update is a matrix, got shape {tuple(update.shape)}")
+        raise ValueError(f"an update must be a matrix, got shape {tuple(update.shape)}")
     check_weights(update, "update")
     u, singular, v = torch.linalg.svd(update.double(), full_matrices=False)
     rank, energy = energy_rank(singular, theta, torch.finfo(update.dtype).eps)
@@ -93,8 +93,8 @@ class SubspaceBasis:
     """Orthonormal basis of the span of the earlier refined updates of one matrix, grown one direction at a time.
 
     `energy` [K, K] = sum_t c_t c_t^T, where c_t are the coordinates of history row t in the basis. Over `capacity`, the
-    basis is turned to the eigenvectors of `energy`, and the directions with the smallest eigenvalues leave with their
-    energy: of all subspaces of that dimension, the one that keeps most of the history's squared norm. Without a
+    basis is turned to the eigenvectors of `energy`, and the directions with the smallest eigenvalues are dropped with
+    their energy: of all subspaces of that dimension, the rest keeps most of the history's squared norm. Without a
     capacity no direction is ever turned or dropped.
 
     Attributes:
@@ -128,7 +128,7 @@ class SubspaceBasis:
         return (self.rows.T @ (self.rows @ w)).to(v.dtype)
 
     def extend(self, v: Tensor, member: Tensor | None = None) -> bool:
-        """Add the direction of v's part outside the span; False if there is none to speak of.
+        """Add the direction of v's part outside the span; False if that part is negligible.
 
         Args:
             v: [n].
@@ -154,7 +154,7 @@ class SubspaceBasis:
             return
         values, vectors = torch.linalg.eigh(self.energy)
         rows = vectors[:, -self.capacity :].flip(1).T @ self.rows
-        # QR puts back what rounding took from orthogonality; it may turn a row's sign, which no use of the basis sees.
+        # QR restores the orthogonality lost to rounding; it may flip a row's sign, which no use of the basis depends on.
         self.rows = torch.linalg.qr(rows.T)[0].T.contiguous()
         self.energy = torch.diag(values[-self.capacity :].flip(0))
 
@@ -166,7 +166,7 @@ class SubspaceBasis:
     def from_state(
         cls, state: Mapping[str, Tensor], capacity: int | None = None, tol: float = TOLERANCE
     ) -> SubspaceBasis:
-        """The inverse of `state_dict`; a smaller capacity is applied at once."""
+        """Make a basis from its `state_dict`; a smaller capacity is applied at once."""
         basis = cls(state["rows"].shape[1], capacity, tol)
         basis.rows, basis.energy = state["rows"].double(), state["energy"].double()
         basis._enforce_capacity()
@@ -183,7 +183,7 @@ def diagnose(
     history_rank: int,
     size: int,
 ) -> dict[str, float | int]:
-    """Diagnostics of one matrix from its norms; `adapter.consolidate` says what each is."""
+    """Diagnostics of one matrix from its norms; each is explained in `adapter.consolidate`."""
     return {
         "rank": rank,
         "energy_kept": energy_kept,

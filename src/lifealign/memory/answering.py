@@ -1,4 +1,4 @@
-"""Answers of a memory at several points of its life, as records. What an evaluation has stored is not generated again."""
+"""Answers of a memory at several points of its life, as records. Answers stored by an evaluation are reused."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 NOW = "now"
 COUNT = 20
-"""Prompts per task where neither the call nor the memory's configuration (`evaluate.generations`) gives a number."""
+"""Prompts per task if neither the call nor the memory's configuration (`evaluate.generations`) gives a number."""
 ROW_SCORES = ("accuracy", "margin")
-"""Scores of a held-out row's pair that a record carries beside those of the answer: all there is for a task without a rule."""
+"""Scores of a held-out row's pair, beside those of the answer; a task without a rule has no others."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a memory.
+    """Which answers to get from a memory.
 
     Attributes:
-        tasks: names; empty: all that were learnt.
+        tasks: names; empty: all learnt tasks.
         at: points, each a task's name, `BASE` or `NOW`.
         every_point: instead, for each task: before any task, after it was learnt, and after each later one.
-        count: prompts a task, the first of the split; None: `evaluate.generations` of the memory, else `COUNT`. 1 <= count.
-        max_new_tokens: longest answer, in tokens; None: as the memory's evaluations have it. 1 <= max_new_tokens.
-        source: who answers; None: the memory's strategy.
+        count: prompts per task, the first of the split; None: the memory's `evaluate.generations`, else `COUNT`. 1 <= count.
+        max_new_tokens: longest answer, in tokens; None: as in the memory's evaluations. 1 <= max_new_tokens.
+        source: name of the answering model in the records; None: the memory's strategy.
         split: `test` or `validation`.
     """
 
@@ -48,7 +48,7 @@ class Asked:
     split: str = "test"
 
     def check(self) -> None:
-        """Refuse what no memory can answer.
+        """Check the values that do not depend on a memory.
 
         Raises:
             ConfigError: a number or split out of range.
@@ -62,16 +62,16 @@ class Asked:
 
 
 def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Asked) -> list[AnswerRecord]:
-    """Greedy answers to held-out prompts, by point and then by task; the memory is left as it is.
+    """Greedy answers to held-out prompts, by point and then by task; the memory is not changed.
 
     Args:
         store: the memory.
-        session: loads the model; called once, and only where an answer is not stored already.
-        asked: what to answer.
+        session: loads the model; called at most once, only if an answer is not stored yet.
+        asked: the answers to get.
 
     Raises:
         ConfigError: a number or split out of range.
-        DataError: nothing is learnt yet, no such task, or a task without rows in the split.
+        DataError: no task learnt yet, no such task, or a task without rows in the split.
         StoreError: no such point.
     """
     asked.check()
@@ -100,12 +100,12 @@ def _plan(store: MemoryStore, asked: Asked) -> list[tuple[TaskManifest, list[Tas
     lineage = store.lineage()
     known = {task.name: task for task in heldout(store)}
     if not known:
-        raise DataError(f"{store.path}: nothing is learnt yet, so there is no held-out prompt to answer")
+        raise DataError(f"{store.path}: no task learnt yet, so no held-out prompts to answer; learn a task first")
     if unknown := [name for name in asked.tasks if name not in known]:
         raise DataError(f"{store.path}: no task {unknown[0]!r}; known: {', '.join(known)}")
     tasks = [known[name] for name in dict.fromkeys(asked.tasks or known)]
     if empty := [task.name for task in tasks if not rows_of(task, asked.split)]:
-        raise DataError(f"{store.path}: task {empty[0]!r} keeps no {asked.split} rows; learn it with some to ask it")
+        raise DataError(f"{store.path}: task {empty[0]!r} has no {asked.split} rows; learn it with some to get answers")
     if not asked.every_point:
         named = {(lineage[0] if at == BASE else store.head if at == NOW else store.find(at)).index for at in asked.at}
         return [(manifest, tasks) for manifest in lineage if manifest.index in named]

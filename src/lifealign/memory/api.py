@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory:
-    """Learn the tasks of `config.stream` in order, scoring a row of R after each; goes on where a killed run was.
+    """Learn the tasks of `config.stream` in order, scoring a row of R after each; a killed run is resumed.
 
     Raises:
         ConfigError: no stream, or a stream that the memory was not made with.
-        UserError: whatever keeps a task from being learnt; everything before it stays.
+        UserError: a task cannot be learnt; everything before it is kept.
     """
     from lifealign.memory.learning import learn_stream
 
@@ -44,10 +44,10 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
 
 
 class Memory:
-    """A durable memory with the model that it belongs to."""
+    """A durable memory with its model."""
 
     def __init__(self, store: MemoryStore, session: Session | None = None) -> None:
-        """For `create`, `open` and `run_stream`."""
+        """Called by `create`, `open` and `run_stream`."""
         self._store = store
         self._loaded = session
         self._said: set[str] = set()
@@ -58,7 +58,7 @@ class Memory:
 
         Raises:
             ModelError: the base model cannot be loaded.
-            StoreError: there is something at `path` already, or it cannot be written.
+            StoreError: `path` holds something already, or cannot be written.
         """
         from lifealign.memory.code import check_scores
         from lifealign.memory.learning import create_memory
@@ -91,7 +91,7 @@ class Memory:
         return RunConfig.model_validate({**self._store.identity["config"], "memory": str(self.path)})
 
     def learn(self, task: Task, *, settings: Sequence[str] = (), progress: Progress | None = None) -> TaskResult:
-        """Learn one more task, commit it, and score a row of R. Started again after a kill, it goes on where it was.
+        """Learn one more task, commit it, and score a row of R; call it again after a kill to resume.
 
         Args:
             task: rows to learn and to hold out.
@@ -121,10 +121,10 @@ class Memory:
         guard_choices: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Evaluation:
-        """Score tasks on the held-out rows that the memory keeps; what was measured already is not measured again.
+        """Score tasks on the held-out rows that the memory keeps; stored scores are reused.
 
         Args:
-            tasks: names; None: all learnt up to `as_of`.
+            tasks: names; None: all tasks learnt up to `as_of`.
             split: ``test`` or ``validation``.
             as_of: the model as it was after this task; None: as it is.
             generations: greedy answers per task, for its rule and the text metrics; None: as configured.
@@ -153,18 +153,18 @@ class Memory:
         return score_tasks(self._session(config, progress), self._store, point, chosen, config)
 
     def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
-        """`R[k][j]`, N x N: score on task j after task k; NaN where nothing was measured."""
+        """`R[k][j]`, N x N: score on task j after task k; NaN if it was not measured."""
         return self._table(split).matrix(metric)
 
     def summary(self, split: str | None = None) -> dict[str, dict[str, Any]]:
         """Metric -> {last, ap, bwt, forgetting, learning_accuracy, forward_transfer}, each value with its interval.
 
-        The guard's scores, where it is configured, are metrics with {guard, tax} in their place.
+        The guard's scores, if it is configured, are metrics with {guard, tax} instead.
         """
         return with_guard(self.results(split))
 
     def results(self, split: str | None = None) -> dict[str, Any]:
-        """Everything the report shows of this memory, as plain values."""
+        """All results that the report shows of this memory, as plain values."""
         return run_results(self._store, self._table(split))
 
     def generate(
@@ -182,9 +182,9 @@ class Memory:
         Args:
             prompts: each one user turn, or a conversation that ends with one.
             as_of: the model as it was after this task; None: as it is.
-            weights: task -> weight of its update, 1 where none is given; see `compose`.
+            weights: task -> weight of its update, 1 if none is given; see `compose`.
             route: weigh the tasks for each prompt by its likeness to their training prompts (`signatures.route`).
-            route_temperature: of that; None: `recompose.TEMPERATURE`.
+            route_temperature: of routing; None: `recompose.TEMPERATURE`.
             options: of `generate.generate`, and `progress`.
 
         Raises:
@@ -192,9 +192,9 @@ class Memory:
             StoreError: an unknown task, or one without a signature.
         """
         if weights and route:
-            raise ConfigError("weights and route both decide how much of each task is used; give one of them")
+            raise ConfigError("weights and route both set the weight of each task; give only one of them")
         if route_temperature is not None and not route:
-            raise ConfigError("route_temperature is read by route only")
+            raise ConfigError("route_temperature has no effect without route; set route or leave it out")
         session = self._session(self.config, options.pop("progress", None))
         point = self._point(as_of)
         session.load(self._store, point)
@@ -221,10 +221,10 @@ class Memory:
         as_of: str | None = None,
         progress: Progress | None = None,
     ) -> Related:
-        """Which stored tasks new rows are like, and what a few steps on them would do to each; writes nothing.
+        """Rank stored tasks by likeness to new rows and forecast how learning them would change each; writes nothing.
 
         Args:
-            rows: as of `task_from_rows`.
+            rows: as for `task_from_rows`.
             steps: gradient steps of the forecast; 0: none.
             recipe: of `data.recipes`, for upstream columns.
             as_of: the memory as it was after this task; None: as it is.
@@ -232,7 +232,7 @@ class Memory:
 
         Raises:
             ConfigError: fewer than 0 steps.
-            DataError: rows that cannot be used, or nothing is learnt yet.
+            DataError: rows that cannot be used, or no task learnt yet.
         """
         from lifealign.data.load import load_rows
         from lifealign.memory.recompose import relate
@@ -256,10 +256,10 @@ class Memory:
         """Weigh tasks differently, or withdraw them, without training: initial + sum_t w_t * what task t changed.
 
         With `out` a PEFT adapter is written there. Without, the held-out rows of all tasks are scored with the stored and
-        with the composed weights. The memory is left as it is.
+        with the composed weights. The memory is not changed.
 
         Args:
-            weights: task -> weight of its update; 0 withdraws it, 1 (where none is given) leaves it as it is.
+            weights: task -> weight of its update; 0 withdraws it, 1 (the default) leaves it as it is.
             space: `factors` (exact, on A and on B) or `delta_w` (on B A, cut to the adapter's rank); None: the space that
                 the memory was consolidated in, else `factors`.
             out: a directory that is missing or empty.
@@ -284,7 +284,7 @@ class Memory:
         return made
 
     def export(self, out: str | Path, *, merged: bool = False, as_of: str | None = None) -> Path:
-        """Write a PEFT adapter, or (`merged`) a whole model, that need nothing of this package."""
+        """Write a PEFT adapter, or (`merged`) a whole model; both can be used without this package."""
         target = _free(out)
         session = self._session(self.config, None)
         session.load(self._store, self._point(as_of))
@@ -293,7 +293,7 @@ class Memory:
         return target
 
     def log(self) -> list[dict[str, Any]]:
-        """One small record a task on disk; ``current`` tells those of the lineage from those rolled back."""
+        """One small record for each task on disk; ``current`` is False for rolled-back tasks."""
         return self._store.log()
 
     def show(self, name: str) -> dict[str, Any]:
@@ -301,7 +301,7 @@ class Memory:
         return task_results(self._store, self._store.find(name), self._table(None))
 
     def verify(self) -> list[str]:
-        """Problems, each naming its file; empty if every byte is as it was written."""
+        """List the problems, each with its file; empty if every byte is as it was written."""
         return self._store.verify()
 
     def rollback(self, name: str) -> str:
@@ -345,10 +345,10 @@ class Memory:
         self._find_code()
         for setting in settings:
             key, _, value = setting.partition("=")
-            # Before its options are read as another's; a name that no strategy has is refused with the known ones.
+            # Checked before its options are read as another strategy's; an unknown name is refused by `read_config`.
             if key == "strategy.name" and value in STRATEGIES and value != own.strategy.name:
                 raise ConfigError(
-                    f"{self.path}: {key} is fixed for a memory's life: it has {own.strategy.name}, this call says {value}"
+                    f"{self.path}: {key} is fixed for a memory's life: it is {own.strategy.name}, this call sets {value}"
                 )
         config = read_config(None, settings, base=own.model_dump(mode="json"))
         for what, old, new in (
@@ -360,12 +360,12 @@ class Memory:
         ):
             if old != new:
                 raise ConfigError(
-                    f"{self.path}: {what} is fixed for a memory's life: it has {old}, this call says {new}"
+                    f"{self.path}: {what} is fixed for a memory's life: it is {old}, this call sets {new}"
                 )
         return config
 
     def _find_code(self, progress: Progress | None = None) -> None:
-        """Find the code from outside that the memory was made with, and say, once, what has changed in it since."""
+        """Find the outside code that the memory was made with, and warn once about changes in it since."""
         from lifealign.memory.code import find_code
 
         self._say(find_code(self._store.identity, self.path), progress)
@@ -385,8 +385,8 @@ class Memory:
 
 
 def _free(out: str | Path) -> Path:
-    """A directory to write to, refused if there is something in it."""
+    """The directory to write to, refused unless missing or empty."""
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target}: there is something already; give a directory that is missing or empty")
+        raise ConfigError(f"{target}: not an empty directory; give one that is missing or empty")
     return target

@@ -1,6 +1,6 @@
-"""Code from outside that a memory was made with: kept with it, found again, and compared. Imports no torch by itself.
+"""Outside code that a memory was made with: recorded, found again and compared. Imports no torch by itself.
 
-Built-in methods leave no trace: a memory of theirs has the bytes that it always had.
+Built-in methods are not recorded, so a memory made with them has the same bytes as ever.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from lifealign.evaluation.outside import is_here, named, recall, record_of, requ
 from lifealign.store.reader import MemoryReader
 
 CODE = "code"
-"""Key of the record, in store.json and in a commit's `meta`; missing where all code is built in."""
+"""Key of the record, in store.json and in a commit's `meta`; missing if all code is built in."""
 
 
 def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Kind -> where it comes from, of the strategy and the loss of a run that are not built in.
+    """Kind -> origin, for the strategy and the loss of a run that are not built in.
 
     Args:
         config: a (checked) run configuration as plain values.
@@ -43,13 +43,13 @@ def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
-    """Find the code from outside that a memory was made with; returns what has changed since, a sentence each.
+    """Find the outside code that a memory was made with; returns one sentence for each change since.
 
-    A file is looked for where it was when the memory was made, as it is written from here, and by its name in the
-    folders of `CODE_PATH`; the one whose content is the same is preferred. A file inside of the memory is never run.
+    A file is looked for at its path when the memory was made, at its path relative to here, and by its name in the
+    folders of `CODE_PATH`; one with the same content is preferred. A file inside the memory is never run.
 
     Raises:
-        StoreError: it is missing, or cannot be loaded; says which file or distribution, and how to give it.
+        StoreError: it is missing or cannot be loaded; names the file or distribution, and how to provide it.
     """
     from lifealign.strategies import STRATEGIES
 
@@ -114,7 +114,7 @@ def _changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 
 def _locate(registry: Registry[Any], record: Mapping[str, Any], where: Path) -> None:
-    """Let a name lead to the file that fits best; where a name was registered by call, let it lead to its code."""
+    """Point a name at the file that fits best, or, if it was registered by call, at its code."""
     name, path = record["name"], record["path"]
     reference = name if is_reference(name) else record["reference"]
     if not is_reference(name) and name not in registry and reference is not None:
@@ -124,9 +124,7 @@ def _locate(registry: Registry[Any], record: Mapping[str, Any], where: Path) -> 
     candidates = [p for p in (find_file(file), Path(path) if path else None) if p is not None and p.is_file()]
     inside = [p for p in candidates if p.resolve().is_relative_to(where.resolve())]
     if inside:
-        raise ConfigError(
-            f"{inside[0]} lies inside of the memory, and code of a memory is never run; move it elsewhere"
-        )
+        raise ConfigError(f"{inside[0]} is inside the memory, and code in a memory is never run; move it elsewhere")
     same = [p for p in candidates if file_sha256(p) in record["files"].values()]
     if candidates:
         place(file, (same or candidates)[0])

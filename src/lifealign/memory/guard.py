@@ -1,7 +1,7 @@
-"""The guard of general ability: what the model could do before any task, measured again after each one.
+"""The guard of general ability, measured before any task and again after each one.
 
-Perplexity of a text, and accuracy on multiple-choice questions. No task trains on either, so what is lost is what the
-alignment costs ("alignment tax", Askell et al. 2021, arXiv 2112.00861).
+Perplexity of a text, and accuracy on multiple-choice questions. No task trains on either, so any loss is the cost of
+alignment ("alignment tax", Askell et al. 2021, arXiv 2112.00861).
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from lifealign.store.manifest import TaskManifest
     from lifealign.store.writer import MemoryStore
 
-"""Of the evaluation records."""
-
 
 @dataclass(frozen=True)
 class Question:
@@ -50,24 +48,24 @@ def read_questions(path: str) -> list[Question]:
     """Questions of a jsonl, json, parquet or csv file with `question`, `choices` and `answer` (a position from 0).
 
     Raises:
-        DataError: no such file, no row, or a row that is no question; names the file and the row.
+        DataError: a missing or empty file, or a row that is not a question; names the file and the row.
     """
     rows = read_file(path)
     if not rows:
-        raise DataError(f"{path}: no question in it")
+        raise DataError(f"{path}: contains no question")
     return [_question(row, f"{path}: row {number}") for number, row in enumerate(rows, 1)]
 
 
 def _question(row: Record, where: str) -> Question:
     if missing := [name for name in ("question", "choices", "answer") if row.get(name) is None]:
-        raise DataError(f"{where}: no {missing[0]!r}; a question has question, choices, answer; got {sorted(row)}")
+        raise DataError(f"{where}: no {missing[0]!r}; expected question, choices and answer, got {sorted(row)}")
     question, choices, answer = row["question"], row["choices"], row["answer"]
     if not isinstance(question, str) or not question.strip():
-        raise DataError(f"{where}: question must be text that is not blank, got {question!r}")
+        raise DataError(f"{where}: question must be non-blank text, got {question!r}")
     if not isinstance(choices, list | tuple) or not all(isinstance(c, str) and c.strip() for c in choices):
-        raise DataError(f"{where}: choices must be a list of texts that are not blank, got {choices!r}")
+        raise DataError(f"{where}: choices must be a list of non-blank texts, got {choices!r}")
     if len(set(choices)) != len(choices) or len(choices) < 2:
-        raise DataError(f"{where}: choices must be two or more, all different, got {choices!r}")
+        raise DataError(f"{where}: expected two or more choices, all different, got {choices!r}")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise DataError(f"{where}: answer must be a position from 0 to {len(choices) - 1}, got {answer!r}")
     return Question(question, tuple(choices), answer, where)
@@ -77,9 +75,9 @@ def text_windows(ids: Sequence[int], window: int, stride: int) -> list[tuple[tup
     """(context, scored) of each window: every id but the first is scored once, with as much context as fits.
 
     Args:
-        ids: of the text; the first one is context only.
+        ids: of the text; the first is context only.
         window: ids of a window, context included. 2 <= window.
-        stride: ids scored in each window after the first, which scores all but one of its own. 1 <= stride < window.
+        stride: ids scored in each window after the first; the first scores all its ids but one. 1 <= stride < window.
     """
     found = []
     done = 1
@@ -92,7 +90,7 @@ def text_windows(ids: Sequence[int], window: int, stride: int) -> list[tuple[tup
 
 
 def probes(guard: GuardConfig) -> dict[str, dict[str, Any]]:
-    """Probe (`text`, `choices`) -> what its values are a function of besides the weights; only those configured.
+    """Probe (`text`, `choices`) -> options that decide its values besides the weights; only configured probes.
 
     Raises:
         StoreError: a file cannot be read.
@@ -111,14 +109,14 @@ def probes(guard: GuardConfig) -> dict[str, dict[str, Any]]:
 
 
 def score_guard(session: Session, store: MemoryStore, after: TaskManifest, guard: GuardConfig) -> None:
-    """Measure what is configured with the weights as they were after `after`, unless that is stored already.
+    """Measure the configured probes with the weights as they were after `after`, unless they are stored already.
 
-    The memory must be locked by the caller. One evaluation record a probe: `scores` of the text has `nll` (nats) and
+    The memory must be locked by the caller. One evaluation record per probe: `scores` of the text has `nll` (nats) and
     `tokens` of each window; of the questions `correct` (0 or 1) of each, and `left_out`, how many do not fit the model's context.
 
     Raises:
         ConfigError: a window longer than the model's context.
-        DataError: a file without content, or a row that is no question.
+        DataError: an empty file, or a row that is not a question.
     """
     for probe, options in probes(guard).items():
         wanted = {"probe": probe, **options}
@@ -151,7 +149,7 @@ def _score_text(session: Session, guard: GuardConfig, title: str) -> dict[str, A
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
     ids = session.encoder.text_ids(text)[: guard.tokens]
     if len(ids) < 2:
-        raise DataError(f"{path}: {len(ids)} token(s); perplexity needs at least two")
+        raise DataError(f"{path}: {len(ids)} token(s); perplexity needs at least two; give a longer text")
     windows = text_windows(ids, guard.window, guard.stride)
     pairs = [EncodedPair(context, new, new, False, False, "", i) for i, (context, new) in enumerate(windows)]
     sums = session.view.chosen_logps(pairs, title)
@@ -161,13 +159,13 @@ def _score_text(session: Session, guard: GuardConfig, title: str) -> dict[str, A
 def _score_choices(session: Session, guard: GuardConfig, title: str) -> dict[str, Any]:
     questions = read_questions(expand_path(str(guard.choices)))[: guard.questions]
     rows = [
-        # The other answer is not scored here; it only makes a row of the pair.
+        # The other answer is not scored here; it only completes the row.
         Row((Message("user", q.question),), choice, q.choices[i - 1], q.source)
         for q in questions
         for i, choice in enumerate(q.choices)
     ]
     owners = [(k, i) for k, q in enumerate(questions) for i in range(len(q.choices))]
-    # Without the closing token, as others score choices: how an answer ends says nothing of what is known.
+    # Without the closing token, as is usual for choices: how an answer ends does not show knowledge.
     pairs = [replace(p, chosen=p.chosen[: None if p.chosen_cut else -1]) for p in session.encoder.encode(rows)[0]]
     sums = session.view.chosen_logps(pairs, title)
     means: dict[int, dict[int, float]] = {}

@@ -26,7 +26,7 @@ class StoreHistory:
 
     @property
     def replay(self) -> ReplayBuffer:
-        """The rows of the past that were kept."""
+        """The rows kept for replay."""
         head = self._store.head
         if head.directory == ROOT:
             return ReplayBuffer()
@@ -38,5 +38,5 @@ class StoreHistory:
         return self._store.load_tensors(manifest, ADAPTER)
 
     def update(self, task: str) -> Mapping[str, Tensor]:
-        """What a task changed in the long-term weights; see `training.strategy.History`."""
+        """The change of the long-term weights by a task; see `training.strategy.History`."""
         return self._store.load_tensors(self._store.find(task), UPDATE)

@@ -1,7 +1,7 @@
 """The life of the data, on one page: train, consolidate, commit, evaluate a row of R; resumable at any point.
 
-A memory only ever shows whole tasks. What is under way lives in its workspace: a killed run finds its last checkpoint
-there and goes on; a killed commit is invisible; a missing row of R is measured again from the committed weights.
+A memory only ever shows whole tasks. Unfinished work is in its workspace: a killed run finds its last checkpoint there
+and goes on; a killed commit is invisible; a missing row of R is measured again from the committed weights.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ KL_PAIRS = 4
 
 
 def create_memory(config: RunConfig, session: Session) -> MemoryStore:
-    """A new memory at `config.memory` with the initial adapter and nothing learnt."""
+    """Make a memory at `config.memory` with the initial adapter and no task."""
     dtype = session.base.identity["dtype"]
     settled = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
     session.config = settled  # `auto` is decided once in a memory's life
@@ -72,11 +72,11 @@ def create_memory(config: RunConfig, session: Session) -> MemoryStore:
 
 
 def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, MemoryStore]:
-    """Learn the tasks of `config.stream` in order, scoring a row of R after each; goes on where a killed run was.
+    """Learn the tasks of `config.stream` in order, scoring a row of R after each; a killed run is resumed.
 
     Raises:
         ConfigError: no stream, or a stream that the memory was not made with.
-        UserError: whatever keeps a task from being learnt; everything before it stays.
+        UserError: a task cannot be learnt; everything before it is kept.
     """
     if config.stream is None:
         raise ConfigError("the configuration has no `stream`, so there is nothing to run; see examples/planted.yaml")
@@ -119,13 +119,13 @@ class _Work:
     Attributes:
         group: the tasks, each with its own held-out rows.
         task: the group as one task to train on.
-        dataset: rows to train on, those of the replay included.
+        dataset: rows to train on, replay included.
         pairs: the rows of `dataset` that can be encoded.
-        encoding: what happened to the rows of `dataset`.
-        held_out: split -> what happened to its rows.
+        encoding: report on the rows of `dataset`.
+        held_out: split -> report on its rows.
         workspace: name of the directory of the checkpoints.
-        loop: what all stages share.
-        reference_seconds: what computing the reference log-probs took; 0 where a checkpoint had them.
+        loop: settings and state shared by all stages.
+        reference_seconds: time to compute the reference log-probs; 0 if a checkpoint had them.
     """
 
     group: Sequence[Task]
@@ -140,9 +140,9 @@ class _Work:
 
 
 def learn_task(session: Session, store: MemoryStore, task: Task, config: RunConfig) -> tuple[TaskResult, MemoryStore]:
-    """Learn one more task of a memory and score a row of R; goes on where a killed run was. See `Memory.learn`.
+    """Learn one more task of a memory and score a row of R; a killed run is resumed. See `Memory.learn`.
 
-    Returns what learning gave and the store that shows the task.
+    Returns the result and the store that shows the task.
 
     Raises:
         DataError: the memory has another task of that name.
@@ -163,7 +163,7 @@ def learn_task(session: Session, store: MemoryStore, task: Task, config: RunConf
                 f"{store.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
                 f"name, or roll back to the task before it"
             )
-        # else: a killed run committed it; what may be missing is the row of R.
+        # else: a killed run committed it; only the row of R may be missing.
         score_row(session, store, head, heldout(store), config)
         score_guard(session, store, head, config.guard)
     table = read_scores(store, config.evaluate.split)
@@ -185,8 +185,8 @@ def learn_group(
     The memory must be locked by the caller (`locked`). Returns the new manifest and the store that shows it.
 
     Raises:
-        DataError: no row to train on, or one that cannot be encoded.
-        TrainingError: a loss or gradient is not finite; the memory is as it was.
+        DataError: no row to train on, or a row that cannot be encoded.
+        TrainingError: a loss or gradient is not finite; the memory is unchanged.
     """
     started = time.perf_counter()
     history = StoreHistory(store)
@@ -236,12 +236,12 @@ def learn_group(
 def _encode(
     session: Session, store: MemoryStore, group: Sequence[Task], history: StoreHistory, config: RunConfig
 ) -> _Work:
-    """Begin a group: the weights of HEAD in place, the rows as token ids, and the loop that trains on them."""
+    """Begin a group: load the weights of HEAD, encode the rows, and make the loop that trains on them."""
     session.start_tracking()
     task = _merge(group)
     if not task.train:
         raise DataError(f"task {task.name!r} has no training rows; give it at least one")
-    # Also what will be scored: a row that cannot be is a mistake to hear of before training, not after it.
+    # Encode held-out rows too, so that a row that cannot be scored is reported before training rather than after it.
     held_out = {
         split: session.encoder.encode([row for t in group for row in getattr(t, split)])[1]
         for split in ("validation", "test")
@@ -277,9 +277,9 @@ def _encode(
 def _stages(
     session: Session, store: MemoryStore, work: _Work, history: StoreHistory, config: RunConfig
 ) -> Iterator[Stage]:
-    """The stages that are still to be trained; each is over when the next one is asked for.
+    """The stages still to be trained; each is finished before the next is requested.
 
-    A generator, for the reference of the preference stage may be the policy as the SFT stage left it.
+    A generator, because the reference of the preference stage may be the policy after the SFT stage.
     """
     view, pairs = session.view, work.pairs
     reached = stage_reached(work.loop.checkpoints)
@@ -327,26 +327,26 @@ def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], confi
 
 
 def _update(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The change of the trained tensors that were there before; what a method trains may grow from task to task."""
+    """The change of the trained tensors that existed before; a method's tensors may grow from task to task."""
     return {n: t - before[n] for n, t in after.items() if n in before and t.shape == before[n].shape}
 
 
 def _merge(group: Sequence[Task]) -> Task:
-    """A group as one task to train on; what is held out stays with its own task."""
+    """A group as one task to train on; held-out rows stay with their own task."""
     if len(group) == 1:
         return group[0]
     return Task("joint", tuple(row for task in group for row in task.train))
 
 
 def _workspace_key(store: MemoryStore, task: Task, config: RunConfig, digests: Sequence[str]) -> str:
-    """Checkpoints are found again only for the same rows, requirement, options and starting point."""
+    """Name of the workspace: checkpoints are reused only for the same rows, requirement, options and starting point."""
     relevant = config.model_dump(mode="json", include={"seed", "model", "lora", "data", "strategy", "sft", "train"})
     text = json.dumps([store.head.sha256, task.name, task.requirement, relevant, list(digests)], sort_keys=True)
     return f"{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def same_rows(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task]) -> bool:
-    """Whether a commit is of these tasks, learnt from these rows, with these held out."""
+    """Whether a commit has these tasks, learnt from these rows, with the same held-out rows."""
     if list(manifest.members) != [t.name for t in group]:
         return False
     kept = {t.name: t for t in heldout(store, manifest)}
@@ -369,7 +369,7 @@ def _check_same(store: MemoryReader, manifest: TaskManifest, group: Sequence[Tas
 
 
 def _settled(store: MemoryReader, config: RunConfig) -> RunConfig:
-    """The run's configuration on an existing memory: what shaped the memory must be the same.
+    """The run's configuration on an existing memory, whose fixed settings must be the same.
 
     Raises:
         ConfigError: lists the keys that differ.
@@ -386,8 +386,8 @@ def _settled(store: MemoryReader, config: RunConfig) -> RunConfig:
         new = json.loads(config.model_dump_json(include={key}))[key]
         if old != new:
             parts = [k for k in {**old, **new} if old.get(k) != new.get(k)] if isinstance(old, dict) else []
-            differing += [f"{key}.{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in parts] or [
-                f"{key}: {old!r} there, {new!r} here"
+            differing += [f"{key}.{k}: {old.get(k)!r} in the memory, {new.get(k)!r} here" for k in parts] or [
+                f"{key}: {old!r} in the memory, {new!r} here"
             ]
     if differing:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What learning, evaluating, comparing and composing return."""
+"""Results of learning, evaluating, comparing and composing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lifealign.evaluation.guard_results import guard_lines
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What learning one task gave.
+    """Result of learning one task.
 
     Attributes:
         name: of the task.
         directory: of the commit, under tasks/.
         seconds: training and consolidation.
-        diagnostics: of the consolidation, summed over the matrices where there is one.
-        scores: ``<task>.<metric>`` -> mean on held-out rows, after this task; ``guard.<score>`` where there is a guard.
+        diagnostics: of the consolidation, if any, summed over the matrices.
+        scores: ``<task>.<metric>`` -> mean on held-out rows, after this task; ``guard.<score>`` if there is a guard.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Evaluation:
         split: held-out split.
         tasks: task -> metric -> {"value", "low", "high", "rows"}; percent for rates.
         summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval; see `Memory.summary`.
-        guard: of general ability, see `guard_results`; empty where none is measured.
+        guard: of general ability, see `guard_results`; empty if none is measured.
     """
 
     after: str
@@ -67,14 +67,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class RelatedTask:
-    """How new rows stand to one stored task.
+    """How new rows relate to one stored task.
 
     Attributes:
         task: name.
         distance: of the new prompts' centroid to the task's (`signatures.distances`); None without a signature.
         nearest: share of the new prompts to which this is the nearest task, 0 to 1; None without a signature.
-        overlap: cosine of the forecast update with what this task changed, -1 to 1 (`composing.overlap`); None without
-            a forecast. Negative: learning the rows would undo a part of the task.
+        overlap: cosine of the forecast update with this task's change, -1 to 1 (`composing.overlap`); None without a
+            forecast. Negative: learning the rows would undo a part of the task.
     """
 
     task: str
@@ -88,10 +88,10 @@ class Related:
     """Stored tasks by likeness to new rows, the nearest first; those without a signature come last.
 
     Attributes:
-        rows: new rows that were looked at.
+        rows: number of new rows used.
         steps: gradient steps behind the forecast; 0: no forecast.
         tasks: the ranking.
-        notes: what could not be said, and why.
+        notes: which values are missing, and why.
     """
 
     rows: int
@@ -128,7 +128,7 @@ class Composition:
         truncation_error: see `composing.compose`.
         change: see `composing.compose`.
         out: the PEFT adapter that was written; None: the tasks were scored.
-        scores: task -> metric -> {"stored", "composed"}, means; percent for rates. Empty where an adapter was written.
+        scores: task -> metric -> {"stored", "composed"}, means; percent for rates. None if an adapter was written.
     """
 
     after: str
@@ -144,7 +144,7 @@ class Composition:
         return dict(vars(self))
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Lines for people."""
         lines = [
             f"after {self.after}: " + ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items()),
             f"space {self.space}, change of the weights {100 * self.change:.1f}%"

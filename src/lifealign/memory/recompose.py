@@ -1,4 +1,4 @@
-"""Stored tasks found again, weighed against each other and put together anew: `signatures` and `composing` on a memory.
+"""Rank, weigh and recombine the tasks of a memory: `signatures` and `composing` on stored tasks.
 
 Nothing here writes to the memory.
 """
@@ -33,7 +33,7 @@ from lifealign.training.loop import Loop, Stage, train_stage
 from lifealign.training.schedule import row_order
 
 TEMPERATURE = 0.5
-"""Of routing, where none is given; see docs/explanation/recompose.md."""
+"""Default temperature of routing; see docs/explanation/recompose.md."""
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------
@@ -52,13 +52,13 @@ def prompt_features(session: Session, rows: Sequence[Row], seed: int, name: str)
 
 
 def task_signatures(session: Session, tasks: Sequence[Task], seed: int) -> dict[str, Tensor]:
-    """What a commit keeps of its tasks' training prompts; a task without a usable prompt is left out."""
+    """Signatures of the tasks' training prompts for a commit; a task without a usable prompt is left out."""
     features = {task.name: prompt_features(session, task.train, seed, task.name) for task in tasks}
     return signatures.to_tensors({n: signatures.make_signature(x) for n, x in features.items() if x is not None})
 
 
 def stored_signatures(store: MemoryReader, until: TaskManifest) -> dict[str, Signature | None]:
-    """Signature of every task up to a commit, in the order they were learnt; None where it keeps none."""
+    """Signature of every task up to a commit, in the order they were learnt; None if it has none."""
     found: dict[str, Signature | None] = {}
     for manifest in _learnt(store, until):
         known = f"{SIGNATURE}.safetensors" in manifest.files
@@ -81,11 +81,11 @@ def relate(session: Session, store: MemoryReader, until: TaskManifest, rows: Seq
         steps: gradient steps of the forecast, each on `train.pairs_per_step` rows; 0: no forecast.
 
     Raises:
-        DataError: nothing is learnt yet, or no row can be used.
+        DataError: no task learnt yet, or no row can be used.
     """
     known = stored_signatures(store, until)
     if not known:
-        raise DataError(f"{store.path}: nothing is learnt up to {until.directory}, so there is no task to compare with")
+        raise DataError(f"{store.path}: no task learnt up to {until.directory} to compare with; learn a task first")
     pairs, _ = session.encoder.encode(rows)
     rows = [rows[p.position] for p in pairs]
     notes = [f"{name}: no signature (learnt before signatures were kept)" for name, s in known.items() if s is None]
@@ -173,7 +173,7 @@ class Composer:
         space: see `composing.compose`; None: the space that the strategy consolidates in, else `factors`.
 
     Raises:
-        ConfigError: the strategy's memory is no sum of updates, or not in this space.
+        ConfigError: the strategy's memory is not a sum of updates, or not in this space.
     """
 
     def __init__(self, store: MemoryReader, until: TaskManifest, space: str | None = None) -> None:
@@ -185,8 +185,8 @@ class Composer:
             raise ConfigError(f"space {space!r}: allowed: factors, delta_w")
         if own == "delta_w" and space == "factors":
             raise ConfigError(
-                f"{store.path}: space factors: this memory was consolidated in delta_w, where the factors are split anew after "
-                "each task and their differences are no updates; allowed here: delta_w"
+                f"{store.path}: space factors: this memory was consolidated in delta_w, where the factors are split "
+                "again after each task, so their differences are not updates; allowed: delta_w"
             )
         self.store, self.until = store, until
         self.space: compose.Space = "delta_w" if "delta_w" in (space, own) else "factors"
@@ -195,7 +195,7 @@ class Composer:
         self._seed = strategy.seed
 
     def weights(self, given: Mapping[str, float]) -> dict[str, float]:
-        """A weight for every task; 1 where none is given.
+        """A weight for every task; 1 if none is given.
 
         Raises:
             StoreError: no such task up to the commit.
@@ -209,7 +209,7 @@ class Composer:
                     f"{self.store.path}: no task {name!r} up to {self.until.directory}; known: {', '.join(self.names) or 'none'}"
                 )
             if not math.isfinite(weight):
-                raise ConfigError(f"weight {name}={weight}: it must be a finite number")
+                raise ConfigError(f"weight {name}={weight} is not finite; give a finite number")
             weights[known[name]] = float(weight)
         return weights
 
@@ -226,20 +226,20 @@ class Composer:
             temperature: 0 < temperature.
 
         Raises:
-            StoreError: a task keeps no signature, or nothing is learnt.
+            StoreError: a task has no signature, or no task is learnt.
             ConfigError: the temperature is out of range.
         """
         if not (temperature > 0 and math.isfinite(temperature)):
-            raise ConfigError(f"route temperature {temperature}: it must be greater than 0")
+            raise ConfigError(f"route temperature {temperature}: expected a finite number greater than 0")
         known = stored_signatures(self.store, self.until)
         if missing := [name for name, s in known.items() if s is None]:
             raise StoreError(
-                f"{self.store.path}: no signature of {', '.join(missing)} (learnt before signatures were kept), so prompts "
-                "cannot be routed; give weights instead, or learn the tasks anew"
+                f"{self.store.path}: no signature for {', '.join(missing)} (learnt before signatures were kept), so "
+                "prompts cannot be routed; give weights instead, or learn the tasks again"
             )
         if not known:
             raise StoreError(
-                f"{self.store.path}: nothing is learnt up to {self.until.directory}, so there is nothing to route to"
+                f"{self.store.path}: no task learnt up to {self.until.directory} to route to; learn a task first"
             )
         gaps = signatures.distances(session.view.features(prompts), [s for s in known.values() if s is not None])
         return [dict(zip(known, row, strict=True)) for row in signatures.route(gaps, temperature).tolist()]
@@ -247,7 +247,7 @@ class Composer:
     def groups(
         self, session: Session, prompts: Sequence[Sequence[int]], temperature: float
     ) -> list[tuple[dict[str, float], list[int]]]:
-        """Prompts that are routed to the same weights: the weights, and the prompts' positions."""
+        """Group prompts that are routed to the same weights: the weights, and the prompts' positions."""
         found: dict[tuple[float, ...], list[int]] = {}
         for i, weights in enumerate(self.routed(session, prompts, temperature)):
             found.setdefault(tuple(weights[name] for name in self.names), []).append(i)
@@ -262,7 +262,7 @@ def score_composed(
     tasks: Sequence[Task],
     split: str,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean scores of held-out rows with the stored and with composed weights; nothing is recorded.
+    """Mean scores of held-out rows with the stored and with the composed weights; nothing is recorded.
 
     Args:
         session: of the memory; holds the composed weights afterwards.
@@ -306,16 +306,16 @@ def recompose(
     split: str,
     out: Path | None,
 ) -> Composition:
-    """Weigh tasks differently and write the adapter, or score it where `out` is None; see `Memory.compose`.
+    """Weigh tasks differently and write the adapter, or score it if `out` is None; see `Memory.compose`.
 
     Args:
-        session: makes the session of the memory, once everything that needs no model was checked.
+        session: makes the session of the memory, after all checks that need no model.
         store: the memory.
         until: the commit to recompose.
-        weights: task -> weight of its update; 1 where none is given.
+        weights: task -> weight of its update; 1 if none is given.
         space: see `Composer`.
         split: held-out rows to score.
-        out: a free directory for a PEFT adapter; the session is of no use for anything else then.
+        out: a free directory for a PEFT adapter; the session cannot be used for anything else afterwards.
 
     Raises:
         ConfigError: see `Composer`.
@@ -355,7 +355,7 @@ def generate_recomposed(
         store: the memory.
         until: the commit to recompose.
         prompts: each one user turn, or a conversation that ends with one.
-        weights: task -> weight of its update; 1 where none is given.
+        weights: task -> weight of its update; 1 if none is given.
         temperature: of routing, which weighs the tasks for each prompt; None: `weights` for all prompts.
         options: of `generate.generate`.
 
@@ -388,6 +388,6 @@ def _points(store: MemoryReader, until: TaskManifest) -> list[dict[str, Tensor]]
 def _why_not(strategy: str) -> str:
     able = ", ".join(sorted(name for name, cls in STRATEGIES.items() if cls.sums_updates))
     return (
-        f"strategy {strategy} keeps no sum of its tasks' updates in one adapter, so a task cannot be weighted by itself; "
+        f"strategy {strategy} does not keep the sum of its tasks' updates in one adapter, so tasks cannot be weighted; "
         f"strategies that do: {able}"
     )

@@ -62,7 +62,7 @@ def score_rows(
     names: Sequence[str] = (),
     rows: Sequence[Row] = (),
 ) -> dict[str, list[float]]:
-    """Every score of ours that is a function of log-probs, and those named: score -> one value per row.
+    """Compute every built-in score that depends on log-probs only, and those named: score -> one value per row.
 
     Args:
         policy: [N, 2] (chosen, rejected), summed over the answer's tokens, nats.
@@ -89,7 +89,7 @@ def score_rows(
 
 @dataclass(frozen=True)
 class AnswerScorer:
-    """How generated answers are scored.
+    """Scores generated answers by a rule and text metrics.
 
     Attributes:
         rule: true for an answer that shows the task's behaviour; None: the task has no rule.

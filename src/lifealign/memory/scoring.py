@@ -25,7 +25,7 @@ from lifealign.store.writer import MemoryStore
 
 
 def tasks_to_score(store: MemoryReader, until: TaskManifest, names: Sequence[str] | None, split: str) -> list[Task]:
-    """Tasks that were learnt up to a commit, with the held-out rows that the memory keeps; `names` None: all of them.
+    """Tasks learnt up to a commit, with the held-out rows that the memory keeps; all of them if `names` is None.
 
     Raises:
         DataError: no such task, or a task without rows of this split.
@@ -48,13 +48,13 @@ def check_rows(store: MemoryReader, tasks: Sequence[Task], split: str) -> None:
         DataError: names the first of them.
     """
     if empty := [t.name for t in tasks if not getattr(t, split)]:
-        raise DataError(f"{store.path}: task {empty[0]!r} keeps no {split} rows; learn it with some to evaluate it")
+        raise DataError(f"{store.path}: task {empty[0]!r} has no {split} rows; learn it with some to evaluate it")
 
 
 def score_tasks(
     session: Session, store: MemoryStore, after: TaskManifest, tasks: Sequence[Task], config: RunConfig
 ) -> Evaluation:
-    """Score `tasks` and the guard as they were after `after`, where that is not recorded yet; see `Memory.evaluate`."""
+    """Score `tasks` and the guard as they were after `after`, unless recorded already; see `Memory.evaluate`."""
     with locked(session, store):
         score_row(session, store, after, tasks, config)
         for at in dict.fromkeys((store.lineage()[0].directory, after.directory)):
@@ -74,7 +74,7 @@ def score_tasks(
 def score_row(
     session: Session, store: MemoryStore, after: TaskManifest, tasks: Sequence[Task], config: RunConfig
 ) -> list[TaskScores]:
-    """Score `tasks` with the weights as they were after `after` and append the record, unless it is there already."""
+    """Score `tasks` with the weights as they were after `after` and append the record, unless it exists already."""
     options = config.evaluate
     wanted: dict[str, Any] = {"split": options.split, "rows": options.rows, "generations": options.generations}
     if options.generations:

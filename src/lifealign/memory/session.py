@@ -1,4 +1,4 @@
-"""A loaded model with its strategy: what learning, scoring and generating need while a process lives."""
+"""A loaded model with its strategy, for learning, scoring and generating within one process."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Session:
         longest = min(config.data.max_length, self.base.positions)
         if longest < config.data.max_length:
             progress.say(
-                f"data.max_length={config.data.max_length}: the base model's context is {longest} tokens, which is the limit"
+                f"data.max_length={config.data.max_length} exceeds the base model's context; using {longest} tokens"
             )
         self.encoder = Encoder(self.base.tokenizer, self.base.template, longest, config.data.long_prompts)
         self.strategy = make_strategy(config.strategy, config.lora, config.seed)
@@ -80,7 +80,7 @@ class Session:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a memory is tied to: base model, tokenizer, template, adapter shape, strategy."""
+        """The parts that a memory is tied to: base model, tokenizer, template, adapter shape, strategy."""
         return {
             "base": dict(self.base.identity),
             **self.encoder.identity(),
@@ -89,16 +89,16 @@ class Session:
         }
 
     def start_tracking(self) -> None:
-        """Start the experiment trackers, once; they write below the memory's directory, so the memory must be there."""
+        """Start the experiment trackers once; they write below the memory's directory, so the memory must exist."""
         if not self._tracking:
-            # accelerate only warns of a tracker that is not installed, and then nothing is tracked.
+            # accelerate only warns if a tracker is not installed, and then nothing is tracked.
             if missing := [t for t in self.config.train.trackers if importlib.util.find_spec(t) is None]:
                 raise ConfigError(f"train.trackers: {missing} not installed; pip install {' '.join(missing)}")
             self.accelerator.init_trackers("lifealign")
             self._tracking = True
 
     def check_identity(self, identity: Mapping[str, Any], where: Path) -> None:
-        """Refuse a memory of another base model, tokenizer, template or adapter shape.
+        """Refuse a memory with another base model, tokenizer, template, adapter shape or strategy.
 
         Raises:
             StoreError: names the part that differs, with the value in the memory and the value loaded.
@@ -113,17 +113,17 @@ class Session:
         ]
         for what, stored, loaded in pairs:
             if stored != loaded:
-                raise StoreError(f"{where}: the {what} differs: the memory has {stored}, this run has {loaded}")
+                raise StoreError(f"{where}: wrong {what}: the memory has {stored}, this run has {loaded}")
 
     def load(self, store: MemoryReader, task: TaskManifest) -> None:
         """Put a task's long-term weights and strategy state in place."""
-        # Margins of all rows of R are in one unit, whatever beta a later task was learnt with.
+        # Margins of all rows of R use one unit, even if a later task was learnt with another beta.
         self.reward_beta = stored_strategy(store).reward_beta
         self._place(store.load_tensors(task, ADAPTER), store.load_tensors(task, STATE))
 
     @contextmanager
     def as_of(self, store: MemoryReader, task: TaskManifest) -> Iterator[None]:
-        """The model as it was after a task, and after the block again as it is now."""
+        """Use the model as it was after a task; afterwards it is as it is now."""
         weights, state = snapshot(self.model), self.strategy.state_dict()
         self.load(store, task)
         try:
@@ -194,17 +194,18 @@ class Session:
     def export(self, out: Path, *, merged: bool) -> Path:
         """Write a PEFT adapter, or the base model with the adapter merged in (float32), with its tokenizer.
 
-        The session is of no use for anything else afterwards.
+        The session cannot be used for anything else afterwards.
 
         Raises:
-            ConfigError: what the strategy trains cannot be merged.
-            StoreError: `out` cannot be written; then there is nothing at `out`.
+            ConfigError: the strategy's adapter cannot be merged.
+            StoreError: `out` cannot be written; then nothing is left at `out`.
         """
         self.strategy.select(self.model, None)
         model: Any = self.strategy.to_peft(self.model)
         if merged and not hasattr(model, "merge_and_unload"):
             raise ConfigError(
-                f"what strategy {self.config.strategy.name} trains cannot be merged into the model's weights; export without --merged"
+                f"the adapter of strategy {self.config.strategy.name} cannot be merged into the model's weights; "
+                "export without --merged"
             )
         if merged:
             # In float32 whatever the base was loaded in: small updates would be lost in bfloat16.
@@ -219,7 +220,7 @@ class Session:
                 try:
                     with torch.no_grad():
                         model.save_pretrained(str(staged))
-                except SafetensorError as error:  # how it says that a disk is full
+                except SafetensorError as error:  # raised when the disk is full
                     raise StoreError(
                         f"{out}: cannot be written: {error}; what was stored before is untouched"
                     ) from error
@@ -235,6 +236,6 @@ def stored_strategy(store: MemoryReader) -> Strategy:
 
 @contextmanager
 def locked(session: Session, store: MemoryStore) -> Iterator[None]:
-    """The memory's lock, held by the first process of a run."""
+    """Hold the memory's lock in the first process of a run."""
     with store.writer() if session.accelerator.is_main_process else nullcontext():
         yield

@@ -3,7 +3,7 @@
 Shapes: N prompts, D features (`training.strategy.ModelView.features`), T tasks. All arithmetic is float64.
 
 One distance serves ranking and routing: each feature is measured in units of its spread within a task, pooled over the
-tasks (a diagonal Mahalanobis distance with one spread for all). With a spread of its own a broad task would attract every
+tasks (a diagonal Mahalanobis distance with one spread for all). With separate spreads, a broad task would attract every
 prompt, and a narrow one, estimated from few rows, none.
 """
 
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 PROMPTS = 256
-"""Training prompts of a task that its signature is taken from, at most."""
+"""Most training prompts of a task used for its signature."""
 FLOOR = 1e-6
-"""Least pooled variance of a feature, as a share of the mean over features: one that never varies must not decide all."""
+"""Least pooled variance of a feature, as a share of the mean over features: a constant one must not decide alone."""
 WEIGHT_STEPS = 10
-"""Routed weights are rounded to 1 / WEIGHT_STEPS, so that prompts that are alike are answered together."""
+"""Routed weights are rounded to 1 / WEIGHT_STEPS, so that similar prompts are answered together."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Of one task.
+    """Signature of one task.
 
     Attributes:
         centroid_D: mean of the features, float64.
@@ -45,7 +45,7 @@ def make_signature(features_ND: Tensor) -> Signature:
 
 
 def to_tensors(signatures: Mapping[str, Signature]) -> dict[str, Tensor]:
-    """Named float32 tensors (and the count, int64) for a file, one group a task."""
+    """Named float32 tensors (and the count, int64) for a file, one group per task."""
     tensors: dict[str, Tensor] = {}
     for name, signature in signatures.items():
         tensors[f"{name}.centroid"] = signature.centroid_D.float()
@@ -55,7 +55,7 @@ def to_tensors(signatures: Mapping[str, Signature]) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Signature]:
-    """The inverse of `to_tensors`."""
+    """Signatures of tasks from a file's tensors; the inverse of `to_tensors`."""
     names = [key.removesuffix(".centroid") for key in tensors if key.endswith(".centroid")]
     return {
         name: Signature(
@@ -86,8 +86,8 @@ def distances(features_ND: Tensor, signatures: Sequence[Signature]) -> Tensor:
 def route(distances_NT: Tensor, temperature: float) -> Tensor:
     """Weights [N, T] in [0, 1] of the tasks' updates for each prompt.
 
-    softmax_t(-d_t^2 / temperature), divided by its largest entry and rounded to tenths. The nearest task has weight 1;
-    where all are equally near all have, which is the stored model; where one is far nearer, it answers alone.
+    softmax_t(-d_t^2 / temperature), divided by its largest entry and rounded to tenths. The nearest task has weight 1.
+    If all are equally near, all have weight 1, which is the stored model; if one is far nearer, it answers alone.
 
     Args:
         distances_NT: of `distances`.

@@ -27,7 +27,7 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
     """Put one LoRA adapter on `base` with PEFT: A uniform in +-1/sqrt(I) from `seed`, B zero; both float32.
 
     Raises:
-        ConfigError: no module has such a name, or the target shares its weights with another module (tied embeddings).
+        ConfigError: no module has that name, or the target shares its weights with another module (tied embeddings).
     """
     tied = {"lm_head", "embed_tokens", "wte"} if getattr(base.config, "tie_word_embeddings", False) else set()
     if shared := sorted(t for t in lora.target_modules if t.rpartition(".")[-1] in tied):
@@ -48,7 +48,7 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft's own use of a transformers name that is going away
+            warnings.simplefilter("ignore", FutureWarning)  # peft itself uses a deprecated transformers name
             model = peft.get_peft_model(base, settings)
     except ValueError as error:
         leaves = sorted({n.split(".")[-1] for n, m in base.named_modules() if isinstance(m, nn.Linear)})
@@ -56,7 +56,7 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
             f"lora.target_modules={list(lora.target_modules)}: {str(error).splitlines()[0]}; linear modules of this model: {leaves}"
         ) from error
     if other := sorted(n for n in trainable(model) if not n.endswith((".lora_A", ".lora_B"))):
-        raise ConfigError(f"lora.target_modules={list(lora.target_modules)}: {other[0]} is no linear module's")
+        raise ConfigError(f"lora.target_modules={list(lora.target_modules)}: {other[0]} is not of a linear module")
     for parameter in trainable(model).values():
         parameter.data = parameter.data.float()
     assert isinstance(model, nn.Module)
@@ -85,7 +85,7 @@ def set_past(model: nn.Module, factors: Mapping[str, Tensor], lora: LoraConfig) 
 
     Args:
         model: of `attach_lora`.
-        factors: `<module>.lora_A` [K, I] and `<module>.lora_B` [O, K], one K >= 1 for all modules; empty takes them away.
+        factors: `<module>.lora_A` [K, I] and `<module>.lora_B` [O, K], one K >= 1 for all modules; empty removes them.
         lora: shape of the adapter in training, for its scale.
     """
     tuner = cast(Any, model)
@@ -117,11 +117,11 @@ def set_past(model: nn.Module, factors: Mapping[str, Tensor], lora: LoraConfig) 
 
 
 def concatenated(model: nn.Module) -> nn.Module:
-    """The adapter in training and the `PAST` one as a single PEFT adapter of their ranks' sum, for export."""
+    """Join the adapter in training and the `PAST` one into a single PEFT adapter for export; its rank is their sum."""
     tuner = cast(Any, model)
     if PAST in tuner.peft_config:
         with warnings.catch_warnings(), torch.random.fork_rng():
-            warnings.simplefilter("ignore", UserWarning)  # that deleting an active adapter activates another one
+            warnings.simplefilter("ignore", UserWarning)  # deleting an active adapter activates another one
             tuner.add_weighted_adapter(["default", PAST], [1.0, 1.0], "sum", combination_type="cat")
             for name in ("default", PAST):
                 tuner.delete_adapter(name)
@@ -134,9 +134,9 @@ def concatenated(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model with these tensors (see `snapshot`) in the place of its trained ones, for forwards without a graph.
+    """Use these tensors (see `snapshot`) instead of the trained ones, for forwards without a graph.
 
-    The trained tensors are set aside, not written to: graphs made before stay valid.
+    The trained tensors are set aside, not written to, so graphs made before stay valid.
     """
     own = trainable(model)
     assert set(own) == set(tensors)
@@ -180,14 +180,15 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, parameter in own.items():
         if parameter.shape != tensors[name].shape:
             raise ModelError(
-                f"the adapter does not belong to this model: {name} is {list(tensors[name].shape)}, the model's is {list(parameter.shape)}"
+                f"the adapter does not belong to this model: {name} has shape {list(tensors[name].shape)}, "
+                f"expected {list(parameter.shape)}"
             )
         parameter.copy_(tensors[name])
 
 
 @contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
-    """The base model alone (adapter off, dropout off); trainable flags are as before afterwards."""
+    """Use the base model alone, without adapter and dropout; trainable flags are restored afterwards."""
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     training = model.training
     model.eval()
@@ -213,7 +214,7 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
 
 @contextmanager
 def dropout_off(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode; afterwards each is as it was (in training, the adapter's dropout alone is on)."""
+    """Put every module in eval mode and restore each afterwards (in training, only the adapter's dropout is on)."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

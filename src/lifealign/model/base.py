@@ -47,7 +47,7 @@ class BaseModel:
 
     @property
     def positions(self) -> int:
-        """Tokens of the longest text that the model takes."""
+        """Length of the longest text that the model accepts, in tokens."""
         return int(getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize)
 
 
@@ -55,12 +55,14 @@ def load_base(config: ModelConfig) -> BaseModel:
     """Load the base model, frozen and in eval mode, on the CPU.
 
     Raises:
-        ModelError: no such model, or it cannot be loaded; says what was tried.
+        ModelError: the model does not exist or cannot be loaded; names what was tried.
     """
     path = wheel_model(config.name) if config.name in WHEELS else config.name
     local = Path(path).expanduser()
     if local.exists() and config.revision is not None:
-        raise ConfigError(f"model.revision={config.revision!r} is for hub ids; {config.name!r} is a local model")
+        raise ConfigError(
+            f"model.revision={config.revision!r} is for hub ids, but {config.name!r} is a local model; remove it"
+        )
     source = str(local) if local.exists() else config.name
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[resolve_dtype(config.dtype)]
     try:
@@ -91,7 +93,7 @@ def load_base(config: ModelConfig) -> BaseModel:
 
 
 def resolve_dtype(dtype: str) -> str:
-    """`auto` -> whichever of float32 and bfloat16 this device multiplies faster (bfloat16 needs a clear lead)."""
+    """Resolve `auto` to float32 or bfloat16, whichever this device multiplies faster (bfloat16 needs a clear lead)."""
     if dtype != "auto":
         return dtype
     if torch.cuda.is_available():
@@ -104,7 +106,7 @@ def resolve_dtype(dtype: str) -> str:
 
 
 def weights_sha256(directory: Path) -> str:
-    """SHA-256 over the weight files and the config of a local model; remembered by path, size and time of change."""
+    """SHA-256 over the weight files and the config of a local model; cached by path, size and modification time."""
     files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
     files += [f for f in (directory / "config.json",) if f.is_file()]  # its rope or norm settings change every value
     key = json.dumps([[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files])

@@ -1,4 +1,4 @@
-"""What a loss sees of a batch of pairs: log-probs, lengths, tokens."""
+"""The inputs of a loss for a batch of pairs: log-probs, lengths, tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class PairLogps:
 
     def __post_init__(self) -> None:
         if self.chosen.shape != self.rejected.shape:
-            raise ValueError(f"chosen {tuple(self.chosen.shape)} and rejected {tuple(self.rejected.shape)} differ")
+            raise ValueError(
+                f"chosen has shape {tuple(self.chosen.shape)}, but rejected has {tuple(self.rejected.shape)}; "
+                "they must be equal"
+            )
         for logps in (self.chosen, self.rejected):
             if logps.dtype in (torch.float16, torch.bfloat16):
                 raise ValueError(f"log-probs must be float32 or float64, got {logps.dtype}")
@@ -33,15 +36,15 @@ class PairLogps:
 
 @dataclass(frozen=True)
 class PreferenceBatch:
-    """What a strategy's loss sees of the pairs of one forward.
+    """The inputs of a strategy's loss for the pairs of one forward.
 
     Attributes:
-        index_B: positions of the pairs' rows in the training set that the strategy gave.
+        index_B: positions of the pairs' rows in the strategy's training set.
         chosen_lengths_B: response tokens of the chosen answers, float32.
-        rejected_lengths_B: likewise for the rejected answers.
+        rejected_lengths_B: response tokens of the rejected answers, float32.
         token_T: the policy's log-probs of all response tokens, chosen then rejected of each pair (SFT: chosen only), with
-            a graph; None outside of training.
-        prompts: ids of the pairs' prompts as they stand in the pack, virtual ones included.
+            a graph; None outside training.
+        prompts: ids of the pairs' prompts as in the pack, including virtual ones.
     """
 
     index_B: Tensor
@@ -51,7 +54,7 @@ class PreferenceBatch:
     prompts: tuple[tuple[int, ...], ...] = ()
 
     def tokens(self) -> list[Tensor]:
-        """`token_T` of the preference stage cut into one part a pair."""
+        """`token_T` of the preference stage, split into one part per pair."""
         assert self.token_T is not None
         sizes = (self.chosen_lengths_B + self.rejected_lengths_B).long().tolist()
         return list(torch.split(self.token_T, sizes))

@@ -1,4 +1,4 @@
-"""Rows become token ids: template, response boundary, truncation."""
+"""Turn rows into token ids: template, response boundary, truncation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 Template = Literal["chat", "plain"]
 Sides: TypeAlias = "tuple[array[int], array[int], array[int]]"
-"""Prompt, chosen and rejected answer of a row as ids, whole."""
+"""Prompt, chosen and rejected answer of a row as ids, not cut."""
 
 FRAMED = "framed"
-"""Stands for any user turn; no template writes it by itself."""
+"""Placeholder for any user turn; no template writes it by itself."""
 
 PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
@@ -40,9 +40,10 @@ class EncodedPair:
         rejected_cut: the rejected answer was cut at `max_length`, so its EOS is not trained.
         digest: content of the row (`Row.digest`).
         position: of the row among those that were encoded together.
-        opening: ids that all prompts encoded together begin with. Every packed row branches there at the latest, one of a
-            single pair too: half-precision attention rounds by where a prompt is cut, and a pair must round alike in
-            whatever row it stands, or a policy that equals its reference would have a margin.
+        opening: number of ids that all prompts encoded together begin with. Every packed row branches there at the
+            latest, even a row of one pair: in half precision, the place where a prompt is cut changes how attention
+            rounds, and a pair must round the same way in every row. Otherwise a policy equal to its reference would have
+            a margin.
     """
 
     prompt: tuple[int, ...]
@@ -57,7 +58,7 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class EncodingReport:
-    """What encoding did to the rows of one task; each value lists the rows' sources (``file:row``).
+    """Rows of one task that encoding cut or left out; each value lists their sources (``file:row``).
 
     Attributes:
         cut: at least one answer was cut at `max_length`.
@@ -71,11 +72,12 @@ class EncodingReport:
     boundary: tuple[str, ...] = ()
 
     def lines(self, what: str) -> list[str]:
-        """What happened to rows of `what`, for people; nothing where nothing did."""
+        """Lines for people about the cut and left-out rows of `what`; empty if every row is whole."""
         causes = {
             "an answer was cut at data.max_length": self.cut,
-            "left out, as the prompt leaves no room for an answer": self.long_prompt,
-            "left out, as no token boundary separates prompt and answers, or these are equal within data.max_length": self.boundary,
+            "left out because the prompt leaves no room for an answer": self.long_prompt,
+            "left out because no token boundary separates prompt and answers, or the answers are equal within "
+            "data.max_length": self.boundary,
         }
         return [
             f"{what}: {len(rows)} row{'s' * (len(rows) > 1)}: {cause} ({rows[0]}{', ...' * (len(rows) > 1)})"
@@ -92,7 +94,7 @@ class Encoder:
     """Applies the template once, finds the response boundary in token space, cuts and closes answers.
 
     The ids of every row are kept, 4 bytes each, for as long as the encoder lives: a task's rows are encoded for training,
-    for scores, for the replay and for what strategies measure.
+    for scores, for replay and for measurements by strategies.
 
     Args:
         tokenizer: of the base model.
@@ -124,12 +126,12 @@ class Encoder:
 
     @functools.cached_property
     def _frame(self) -> tuple[str, str]:
-        """What the template writes before and behind a single user turn, its default system turn included."""
+        """Text that the template writes before and after a single user turn, including its default system turn."""
         head, _, tail = self._prompt_text((Message("user", FRAMED),)).partition(FRAMED)
         return head, tail
 
     def identity(self) -> dict[str, Any]:
-        """What the ids are a function of besides the row's content: hashes of tokenizer and template, and lengths."""
+        """Hashes of the tokenizer and the template, which decide the ids along with a row's content."""
         backend = getattr(
             self.tokenizer, "backend_tokenizer", None
         )  # all of a fast one: vocabulary, merges, normaliser
@@ -146,11 +148,11 @@ class Encoder:
         return self._ids(self._prompt_text(prompt))
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a text as it is, without template; BOS in front where the tokenizer uses one."""
+        """Ids of a text without a template; BOS comes first if the tokenizer uses one."""
         return self._ids(text)
 
     def prompt_text(self, ids: Sequence[int]) -> str:
-        """The text that a prompt's ids spell: of a single user turn the turn alone, else all that is no special token."""
+        """The text of a prompt's ids: the turn alone for a single user turn, otherwise all but the special tokens."""
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
         if self._bos and not self._frame[0].startswith(str(self.tokenizer.bos_token)):
             text = text.removeprefix(str(self.tokenizer.bos_token))
@@ -162,7 +164,7 @@ class Encoder:
         return text.strip()
 
     def encode(self, rows: Sequence[Row], allow_none: bool = False) -> tuple[list[EncodedPair], EncodingReport]:
-        """Encode rows in order; what was cut or left out is reported.
+        """Encode rows in order and report which were cut or left out.
 
         Raises:
             DataError: a prompt is too long and `long_prompts` is `error`, or no row is left and `allow_none` is not set.
@@ -233,17 +235,17 @@ class Encoder:
 
     def _ids(self, text: str) -> list[int]:
         ids = [int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
-        # A chat template may or may not write BOS itself; it must stand in front exactly once if the tokenizer uses one.
+        # A chat template may or may not write BOS itself; it must come first, exactly once, if the tokenizer uses one.
         return ids if not self._bos or ids[:1] == self._bos else self._bos + ids
 
     def _sides(self, row: Row, digest: str) -> Sides | None:
-        """What `_split` finds of a row, from memory where a row of equal content was split before."""
+        """The result of `_split`, computed once for rows of equal content."""
         if digest not in self._known:
             self._known[digest] = self._split(row)
         return self._known[digest]
 
     def _split(self, row: Row) -> Sides | None:
-        """Prompt and the two answers as ids, or None where no token boundary separates them."""
+        """Prompt and the two answers as ids, or None if no token boundary separates them."""
         try:
             prompt = self.prompt_ids(row.prompt)
         except TemplateError as error:
@@ -255,7 +257,7 @@ class Encoder:
                 return None
             response = full[len(prompt) :]
             if self._eos in response:
-                # A template writes EOS and perhaps a line break behind the answer: the answer ends with the EOS.
+                # A template writes EOS and perhaps a line break after the answer: the answer ends with the EOS.
                 end = response.index(self._eos)
                 tail = self.tokenizer.decode(response[end:], skip_special_tokens=True)
                 if tail.strip():
@@ -270,7 +272,7 @@ class Encoder:
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Ids that all prompts begin with, leaving each prompt at least one of its own."""
+    """Number of ids that all prompts begin with; at least one id of each prompt is not counted."""
     limit = min(len(p) for p in prompts) - 1
     first = prompts[0]
     for i in range(limit):

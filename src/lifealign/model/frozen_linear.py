@@ -1,8 +1,8 @@
-"""Products with the base model's frozen matrices, by the faster of two libraries that torch carries for them.
+"""Products with the base model's frozen matrices, by the faster of two libraries that come with torch.
 
-torch gives float32 products on a CPU to MKL, which uses the full width of a processor's vectors on Intel's only. oneDNN, which
-torch carries for bfloat16, does so on every processor: on an AMD one with AVX-512 it is 2.3 times as fast in float32
-(docs/explanation/preference-step.md). Which one leads is measured on the processor at hand, never assumed.
+On a CPU torch computes float32 products with MKL, which uses the full vector width on Intel processors only. oneDNN,
+which torch uses for bfloat16, does so on every processor: on an AMD processor with AVX-512 it is 2.3 times as fast in
+float32 (docs/explanation/preference-step.md). The faster one is measured on the processor at hand, never assumed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAD = 1.3
-"""How many times as fast a way must be to be taken instead of the usual one; below that it may be noise."""
+"""Speed-up that a way needs to replace the usual one; a smaller one may be noise."""
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """The fastest of several calls, after one to warm up."""
+    """Duration of the fastest of several calls, after one to warm up."""
     call()
     best = math.inf
     for _ in range(3):
@@ -33,28 +33,28 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Give x weight^T + bias, [..., in] and [out, in] -> [..., out], without a gradient of its own."""
+    """Compute x weight^T + bias, [..., in] and [out, in] -> [..., out]; the caller defines the gradient."""
     if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and onednn_leads():
         return _onednn(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    # The operator that torch's own compiler puts in for a linear layer on a CPU; eager code has no public name for it.
+    # The operator that torch's compiler uses for a linear layer on a CPU; eager code has no public name for it.
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return result
 
 
 @functools.cache
 def onednn_leads() -> bool:
-    """Whether oneDNN multiplies float32 matrices clearly faster here than torch's usual library, and as exactly; once a process."""
+    """Whether oneDNN multiplies float32 matrices as exactly as MKL and clearly faster; measured once per process."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(256, 576, generator=generator)
     weight = torch.randn(1536, 576, generator=generator)
     try:
         same = torch.allclose(_onednn(x, weight), F.linear(x, weight), rtol=1e-4, atol=1e-3)
         return same and seconds(lambda: _onednn(x, weight)) * LEAD < seconds(lambda: F.linear(x, weight))
-    except (AttributeError, RuntimeError):  # a torch that was built without it, or another signature
+    except (AttributeError, RuntimeError):  # torch built without it, or with another signature
         return False
 
 
@@ -73,7 +73,7 @@ class _FrozenProduct(torch.autograd.Function):
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer whose weights are not trained; if they are after all, the usual one."""
+    """A linear layer with frozen weights; if they are trained after all, it works like `torch.nn.Linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """As `torch.nn.Linear`."""

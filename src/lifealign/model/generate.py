@@ -1,4 +1,4 @@
-"""Answers of the model: batched greedy or sampled generation with the adapter as it is."""
+"""Answers of the model: batched generation, greedy or sampled, with the adapter as it is."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def generate(
     title: str = "generate",
     prefix: Prefix | None = None,
 ) -> list[str]:
-    """One answer per prompt, without special tokens, in the order of the prompts.
+    """Generate one answer per prompt, without special tokens, in the order of the prompts.
 
     Args:
         model: with or without adapter.
@@ -47,7 +47,7 @@ def generate(
         batch_size: prompts at once.
         progress: where to report.
         title: of the progress stage.
-        prefix: of the strategy, where prompts have virtual tokens before them.
+        prefix: of the strategy, if prompts have virtual tokens before them.
 
     Raises:
         DataError: a prompt longer than the encoder's `max_length`, or an option out of range.
@@ -55,10 +55,10 @@ def generate(
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
         raise DataError(
             f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: "
-            "allowed are max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
+            "allowed: max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
         )
     ids = _prompt_ids(encoder, prompts, prefix)
-    # Prompts of like length together: a batch is as wide as its longest prompt.
+    # Prompts of similar length go together: a batch is as wide as its longest prompt.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     lm = causal_lm(model)
     eos = int(encoder.tokenizer.eos_token_id)
@@ -86,8 +86,8 @@ def _prompt_ids(encoder: Encoder, prompts: Sequence[Sequence[Message]], prefix: 
     for number, prompt_ids in enumerate(ids, 1):
         if len(prompt_ids) >= encoder.max_length:
             raise DataError(
-                f"prompt {number} has {len(prompt_ids)} tokens; with room for one more, data.max_length={encoder.max_length} "
-                "is the limit; shorten the prompt"
+                f"prompt {number} has {len(prompt_ids)} tokens, which leaves no room for an answer within "
+                f"data.max_length={encoder.max_length}; shorten the prompt"
             )
     if prefix is None:
         return ids
@@ -97,7 +97,7 @@ def _prompt_ids(encoder: Encoder, prompts: Sequence[Sequence[Message]], prefix: 
 def _generation_config(
     lm: PreTrainedModel, eos: int, max_new_tokens: int, temperature: float, top_p: float
 ) -> GenerationConfig:
-    """A configuration of our own: a model's may hold a repetition penalty and the like, and greedy must mean greedy."""
+    """Our own configuration: a model's may have a repetition penalty or the like, and greedy must mean greedy."""
     ends = lm.generation_config.eos_token_id if lm.generation_config is not None else None
     if ends is None:
         ends = []

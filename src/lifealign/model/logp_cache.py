@@ -1,8 +1,8 @@
 """Reference log-probs: computed once, in float32, by the code path of the policy, and cached by content.
 
 The key of a pair is a hash of everything its log-probs are a function of: base weights and dtype, the adapter's tensors
-(or "off"), and the token ids of prompt and answers, which the tokenizer, the template and `max_length` have gone into.
-So a stale value cannot be found, and tasks, replay rows, runs and processes share what is known.
+(or "off"), and the token ids of prompt and answers, which depend on the tokenizer, the template and `max_length`.
+So a stale value cannot be found, and tasks, replay rows, runs and processes share known values.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class ReferenceCache:
         self.path = path
 
     def get(self, keys: Sequence[str]) -> dict[str, tuple[float, float]]:
-        """(chosen, rejected) of the keys that are known."""
+        """(chosen, rejected) of the known keys."""
         if self.path is None or not self.path.exists():
             return {}
         found = {}
-        # Not read-only: what a writer that was killed left half done has to be rolled back first.
+        # Opened for writing, because SQLite must roll back a transaction that a killed writer left open.
         with self._open("rw") as database:
-            # Another process may have made the file and not yet its table.
+            # Another process may have made the file but not its table yet.
             if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'logps'").fetchone() is None:
                 return {}
             for key in keys:
@@ -54,7 +54,7 @@ class ReferenceCache:
         return found
 
     def put(self, values: Mapping[str, tuple[float, float]]) -> None:
-        """Add values, all or none of them; what is known stays as it is."""
+        """Add values, all or none of them; known keys keep their values."""
         if self.path is None or not values:
             return
         with self._open("rwc") as database, database:
@@ -93,7 +93,8 @@ def adapter_sha256(tensors: Mapping[str, Tensor] | None) -> str:
 def pair_keys(pairs: Sequence[EncodedPair], base: Mapping[str, Any], adapter: str) -> list[str]:
     """Cache keys of pairs under a base model (`BaseModel.identity`: weights, dtype) and an adapter.
 
-    In half precision where a row is cut (`EncodedPair.opening`) decides how its log-probs round, so it is in the key.
+    In half precision, the place where a row is cut (`EncodedPair.opening`) changes how its log-probs round, so it is in
+    the key.
     """
     scope = json.dumps([base["weights"], base["dtype"], adapter]).encode()
     exact = base["dtype"] == "float32"
@@ -147,12 +148,12 @@ def cached_logps(
     progress: Progress | None = None,
     title: str = "log-probs",
 ) -> Tensor:
-    """`pair_logps` through the cache: only pairs that are not known are computed, and stored all at once.
+    """`pair_logps` through the cache: only unknown pairs are computed, and all of them are stored at once.
 
     Args:
-        model: with that adapter's weights in it; or with it switched off (`model.adapters.adapter_off`).
+        model: with that adapter's weights in it, or with it switched off (`model.adapters.adapter_off`).
         pairs: encoded pairs.
-        cache: where known values are.
+        cache: has the known values and gets the new ones.
         base: identity of the base model.
         adapter: `adapter_sha256` of the adapter that `model` holds.
         shared_prefix: packed rows or plain ones.

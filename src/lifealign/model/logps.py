@@ -2,9 +2,9 @@
 
 Shapes: L columns of a packed row, T response tokens, D model width, V vocabulary, H heads, B pairs.
 
-Two things are left out that a usual forward does: attention between columns that do not see each other (no dense
+Two parts of a usual forward are left out: attention between columns that do not see each other (no dense
 [L, L] mask is built: every segment attends to its own path, see `packing`), and logits of columns that predict no response
-token. Both are exact; `probe` compares them with plain rows on the model at hand.
+token. The result is exact; `probe` compares it with plain rows on the model at hand.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VOCABULARY_CHUNK = 1 << 24
 
 
 class Tolerance(NamedTuple):
-    """Difference of packed and plain rows, nats per response token, up to which they count as the same."""
+    """Largest difference between packed and plain rows that counts as none, in nats per response token."""
 
     mean: float
     largest: float
@@ -43,8 +43,8 @@ EXACT, HALF = Tolerance(1e-3, 1e-3), Tolerance(0.1, 1.0)
 class _TokenLogps(torch.autograd.Function):
     """log softmax(h W^T + b)[target], float32, in chunks of positions, for a vocabulary matrix that is not trained.
 
-    The gradient with respect to h, W[target] - softmax(h W^T) W, is formed while the chunk's logits are at hand, so that
-    neither the [T, V] logits are kept nor the product is done again in backward.
+    The gradient with respect to h, W[target] - softmax(h W^T) W, is formed while the chunk's logits are at hand, so the
+    [T, V] logits are not kept and the product is not repeated in backward.
     """
 
     @staticmethod
@@ -91,10 +91,10 @@ class TokenLogps:
 
 
 def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:
-    """Log-probs of all response tokens of a pack under `model`, in float32, with a gradient where grad is enabled.
+    """Log-probs of all response tokens of a pack under `model`, in float32, with a gradient if grad is enabled.
 
-    A packed row goes through the model's own decoder with `packed_attention`, and only response positions meet the
-    vocabulary matrix. A plain batch (the fall-back) takes the model's ordinary forward and its logits.
+    A packed row goes through the model's own decoder with `packed_attention`, and only response positions are
+    multiplied by the vocabulary matrix. A plain batch (the fall-back) takes the model's ordinary forward and its logits.
     """
     lm = causal_lm(model)
     if not pack.segments:
@@ -111,7 +111,7 @@ def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:
 
 
 def _response_hidden(lm: PreTrainedModel, pack: Pack) -> Tensor:
-    """Last hidden states of a packed row where a response token is predicted, [T, D]."""
+    """Last hidden states of a packed row at the columns that predict a response token, [T, D]."""
     with packed_attention(lm, pack.segments):
         output = lm.base_model(input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False)
     hidden_TD: Tensor = output.last_hidden_state[0][pack.source_T]
@@ -145,7 +145,7 @@ class _TokenDivergence(torch.autograd.Function):
 def token_divergence(model: nn.Module, pack: Pack, weights: Mapping[str, Tensor]) -> Tensor:
     """KL(policy with `weights` || policy now) at each response token of a pack, [T] nats, with a graph for the latter.
 
-    Dropout, where it is on, is the policy's alone: what is stored is compared with as it is.
+    Dropout, if it is on, applies to the policy only, not to the stored weights.
     """
     lm = causal_lm(model)
     if not pack.segments:
@@ -165,7 +165,7 @@ def token_divergence(model: nn.Module, pack: Pack, weights: Mapping[str, Tensor]
 
 
 def _response_logits(lm: PreTrainedModel, pack: Pack) -> Tensor:
-    """Logits of plain rows where a response token is predicted, [T, V] float32."""
+    """Logits of plain rows at the columns that predict a response token, [T, V] float32."""
     output = lm(input_ids=pack.input_ids, attention_mask=pack.mask, position_ids=pack.position_ids, use_cache=False)
     logits_TV: Tensor = output.logits.reshape(-1, output.logits.shape[-1])[pack.source_T].float()
     return logits_TV
@@ -173,9 +173,9 @@ def _response_logits(lm: PreTrainedModel, pack: Pack) -> Tensor:
 
 @torch.no_grad()
 def kl_to_base(model: nn.Module, pack: Pack, base_pack: Pack | None = None) -> float:
-    """Mean over the response tokens of KL(policy || base model), nats: the sum over the vocabulary, nothing sampled.
+    """Mean over the response tokens of KL(policy || base model), nats; summed over the vocabulary, not sampled.
 
-    `base_pack` holds the same pairs as the base model sees them, where that differs (virtual tokens).
+    `base_pack` holds the same pairs as the base model sees them, if that differs (virtual tokens).
     """
     lm = causal_lm(model)
 
@@ -199,7 +199,7 @@ def probe(model: nn.Module, pairs: Sequence[EncodedPair], tolerance: Tolerance |
     """Compare packed with plain rows on three pairs: the longest, which a window cuts first, and the two shortest, which cost least.
 
     Returns:
-        None where they agree; otherwise one sentence that says why packed rows cannot be used for this model.
+        None if they agree; otherwise one sentence on why packed rows cannot be used for this model.
     """
     if not pairs:
         return None
@@ -208,20 +208,20 @@ def probe(model: nn.Module, pairs: Sequence[EncodedPair], tolerance: Tolerance |
     lm = causal_lm(model)
     head = lm.get_output_embeddings()
     if head is None or any(p.requires_grad for p in head.parameters()):
-        return f"{type(lm).__name__}: its vocabulary projection is trained, which packed rows take as fixed"
+        return f"{type(lm).__name__}: packed rows need a frozen vocabulary projection, but this one is trained"
     device = next(lm.parameters()).device
     training = model.training
     model.eval()
     try:
-        # One pair at a time: the plain rows' logits over the whole vocabulary are the most memory that a run ever takes.
+        # One pair at a time: the plain rows' logits over the whole vocabulary take more memory than anything else in a run.
         rows = [token_logps(model, pack_pairs(pairs, [i], shared_prefix=False).to(device)).token_T for i in index]
         try:
             packed = token_logps(model, pack_pairs(pairs, index, shared_prefix=True).to(device))
         except torch.OutOfMemoryError:
             raise
         except (NotImplementedError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
-            # What a model cannot take shows in as many ways as there are models; the plain rows are the known way.
-            return f"{type(lm).__name__} does not take packed rows: {type(error).__name__}: {error}"
+            # Models reject packed rows in many different ways; plain rows always work.
+            return f"{type(lm).__name__} does not support packed rows: {type(error).__name__}: {error}"
     finally:
         model.train(training)
     difference_T = (torch.cat(rows) - packed.token_T).abs()

@@ -1,4 +1,4 @@
-"""The attention of packed rows: each answer sees its prompt and itself, in the place of the model's own attention."""
+"""The attention of packed rows, which replaces the model's own: each answer sees its prompt and itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lifealign.model.packing import Segment
 ATTENTION = "lifealign_packed"
 
 PRODUCT_SCORES = 1 << 16
-"""Scores of a head and segment up to which attention on a CPU is done by products in float32."""
+"""Largest number of scores per head and segment for which attention on a CPU uses float32 products."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Layout:
 
 
 _current = Layout()
-"""Layout of the forward under way: transformers calls an attention function by name and hands it no argument of ours.
+"""Layout of the current forward: transformers calls an attention function by name and passes no argument of ours.
 Kept until the next forward, so that recomputation in backward sees it."""
 
 
@@ -90,12 +90,12 @@ def _packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of one packed row, [1, H, L, head] -> [1, L, H, head]: each segment over its own path."""
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-        raise NotImplementedError("packed rows know neither soft-capped logits nor attention sinks")
+        raise NotImplementedError("packed rows support neither soft-capped logits nor attention sinks")
     layout = _current
     heads = query.shape[1] // key.shape[1]
     keys = torch.split(key, list(layout.pieces), 2)
     values = torch.split(value, list(layout.pieces), 2)
-    # On a CPU, short segments take products in float32: torch's kernel is slower there, its backward in half precision most.
+    # On a CPU, short segments use float32 products: torch's kernel is slower there, above all in backward.
     products = query.device.type == "cpu" and query.dtype.itemsize <= 4 and dropout == 0.0
     outputs = []
     for q, path in zip(torch.split(query, list(layout.queries), 2), layout.paths, strict=True):
@@ -117,9 +117,9 @@ def _packed_attention(
 
 
 class _ProductAttention(torch.autograd.Function):
-    """softmax(s q k^T + mask) v by products in float32, in the type of `query`; scores are formed again in backward.
+    """softmax(s q k^T + mask) v by products in float32, in the type of `query`; scores are recomputed in backward.
 
-    Query heads of one key head stand below each other, [G, r Q, head] for G key heads with r query heads each, so that keys
+    Query heads of one key head are stacked, [G, r Q, head] for G key heads with r query heads each, so that keys
     and values are not repeated. `mask` is [r Q, K].
     """
 
@@ -165,7 +165,7 @@ def _path_mask(queries: int, keys: int, window: int | None, device: torch.device
 
 @contextmanager
 def packed_attention(model: PreTrainedModel, segments: tuple[Segment, ...]) -> Iterator[None]:
-    """The model with the attention of one packed row in the place of its own."""
+    """Use the attention of one packed row instead of the model's own."""
     global _current
     before = model.config._attn_implementation
     _current = Layout.of(segments)

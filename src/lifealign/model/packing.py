@@ -1,17 +1,17 @@
-r"""Token ids become packed rows, or (the fall-back) a batch of plain ones. See docs/explanation/preference-step.md.
+r"""Pack token ids into rows, or (the fall-back) into a batch of plain ones. See docs/explanation/preference-step.md.
 
 Tensor shapes: L columns of one packed row, T response tokens of it, B pairs.
 
-A packed row holds several pairs. Each pair's prompt stands once; its chosen and its rejected answer both continue it,
-and the rejected answer's positions restart after the prompt. What all prompts of a row begin with (a system turn, say)
-stands once for the whole row. So a row is a small tree of token spans, and attention follows the path from the root:
+A packed row holds several pairs. Each pair's prompt occurs once; its chosen and its rejected answer both continue it,
+and the rejected answer's positions restart after the prompt. An opening common to all prompts of a row (a system turn,
+say) occurs once per row. So a row is a small tree of token spans, and attention follows the path from the root:
 
     root -- prompt 1 + chosen 1          columns in one row:  root | prompt 1 + chosen 1 | rejected 1 | prompt 2 + ...
          |        \- rejected 1
          |- prompt 2 + chosen 2
                   \- rejected 2
 
-The last token of an answer is only ever a target, so it is not fed in at all.
+The last token of an answer is only a target, so it is not fed in.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Pack:
         source_T: flat index (into rows * L) of the column whose hidden state predicts each response token.
         target_T: the response tokens.
         sizes: response tokens per answer, ordered chosen 0, rejected 0, chosen 1, ... (chosen only: one per pair).
-        batch: what the strategy sees.
+        batch: the inputs of the strategy's loss.
     """
 
     input_ids: Tensor
@@ -83,7 +83,7 @@ def with_prefix(pairs: Sequence[EncodedPair], prefixes: Sequence[tuple[int, ...]
 
 
 def cost(pair: EncodedPair, shared_prefix: bool, chosen_only: bool = False) -> int:
-    """Columns that a pair adds to a row, before what the row's prompts share is taken off."""
+    """Columns that a pair adds to a row, before the common opening of the row's prompts is subtracted."""
     answers = (pair.chosen,) if chosen_only else (pair.chosen, pair.rejected)
     columns = sum(len(a) - 1 for a in answers)
     return columns + len(pair.prompt) * (1 if shared_prefix else len(answers))
@@ -92,7 +92,7 @@ def cost(pair: EncodedPair, shared_prefix: bool, chosen_only: bool = False) -> i
 def split_by_budget(
     pairs: Sequence[EncodedPair], index: Sequence[int], budget: int, shared_prefix: bool, chosen_only: bool = False
 ) -> Iterator[list[int]]:
-    """Cut `index` (positions in `pairs`), in its order, into groups of at most `budget` columns; a longer pair goes alone."""
+    """Cut `index` (positions in `pairs`), in its order, into groups of at most `budget` columns; a longer pair is alone."""
     group: list[int] = []
     used = 0
     for i in index:

@@ -1,8 +1,8 @@
-"""Soft prompts: trained vectors in the place of tokens, behind token ids that the vocabulary does not have.
+"""Soft prompts: trained vectors instead of tokens, with token ids beyond the vocabulary.
 
-An id from the number of embedding rows V on is virtual: id V + i stands for row i of a table of vectors. Prompts made of
-such ids go through encoding, packing and generation like all others (`Strategy.prefix`), and only the input embedding
-ever looks at them. Whoever puts no virtual ids before a prompt, as the reference does, runs the model as it is.
+Ids from V on, the number of embedding rows, are virtual: id V + i stands for row i of a table of vectors. Prompts with
+virtual ids go through encoding, packing and generation like all others (`Strategy.prefix`); only the input embedding
+treats them differently. Without virtual ids before a prompt, as for the reference, the model runs unchanged.
 
 Shapes: V rows of the embedding, K rows of the table, D model width.
 """
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 Table = Tensor | Callable[[], Tensor]
-"""Vectors [K, D], or what computes them (with a graph, where they are trained)."""
+"""Vectors [K, D], or a function that computes them (with a graph, if they are trained)."""
 
 
 class VirtualEmbedding(nn.Module):
-    """An input embedding that knows virtual ids as well.
+    """An input embedding that also takes virtual ids.
 
-    A row of the table is what the rest of the model gets: it stands behind any scale that the embedding applies to its
-    own rows (Gemma's), as the vectors of PEFT's prompt tuning do. It is cast to the embedding's type, so a float32
-    table may be trained on a bfloat16 model.
+    The rest of the model gets a row of the table as it is, without any scale that the embedding applies to its own rows
+    (Gemma's), like the vectors of PEFT's prompt tuning. It is cast to the embedding's type, so a float32 table may be
+    trained on a bfloat16 model.
 
     Args:
         inner: the model's own embedding of V rows; it is called with ids < V only.
@@ -40,7 +40,7 @@ class VirtualEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Of the model's own embedding [V, D]: what tied output embeddings are tied to."""
+        """Weight of the model's own embedding [V, D], to which tied output embeddings are tied."""
         return cast(Tensor, self.inner.weight)
 
     @property
@@ -49,7 +49,7 @@ class VirtualEmbedding(nn.Module):
         return int(self.weight.shape[0])
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Vectors [..., D] of ids [...]; the table is only asked for where there is a virtual id.
+        """Vectors [..., D] of ids [...]; the table is only computed if there is a virtual id.
 
         Raises:
             IndexError: a virtual id beyond the table.
@@ -74,7 +74,7 @@ def attach_prompts(base: PreTrainedModel, table: Table, **trained: nn.Parameter 
     Args:
         base: the model; changed in place.
         table: see `Table`; a Parameter is trained as `<name of the embedding>.table`.
-        trained: what else is trained, by name, so that it is found among the model's parameters.
+        trained: other trained parameters or modules, by name; they become part of the model.
     """
     base.set_input_embeddings(VirtualEmbedding(cast(nn.Module, base.get_input_embeddings()), table))
     for name, item in trained.items():
@@ -83,12 +83,12 @@ def attach_prompts(base: PreTrainedModel, table: Table, **trained: nn.Parameter 
 
 
 def prompt_tuning(base: PreTrainedModel, prompt_KD: Tensor, *trained: str) -> nn.Module:
-    """One prompt [K, D] as PEFT prompt tuning, which puts its tokens before everything else, as virtual ids are here.
+    """Turn one prompt [K, D] into PEFT prompt tuning, which puts its tokens before everything else, like virtual ids.
 
     Args:
         base: of `attach_prompts`; it takes no virtual ids afterwards.
         prompt_KD: the prompt.
-        trained: names of what else was attached.
+        trained: names of the other attached parameters or modules.
     """
     base.set_input_embeddings(cast(Any, base.get_input_embeddings()).inner)
     for name in trained:
@@ -102,9 +102,9 @@ def prompt_tuning(base: PreTrainedModel, prompt_KD: Tensor, *trained: str) -> nn
 
 @torch.no_grad()
 def vocabulary_rows(base: PreTrainedModel, count: int, seed: int) -> Tensor:
-    """Vectors [count, D] float32 of tokens drawn with the seed, as the model gets them: a start for trained prompts.
+    """Vectors [count, D] float32 of tokens drawn with the seed, as the model gets them, to start trained prompts from.
 
-    Lester et al. 2021 (arXiv 2104.08691, section 3.2) start from sampled vocabulary as well.
+    Lester et al. 2021 (arXiv 2104.08691, section 3.2) also start from sampled vocabulary.
     """
     embedding = cast(nn.Module, base.get_input_embeddings())
     weight = cast(Tensor, embedding.weight)

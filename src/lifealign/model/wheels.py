@@ -1,4 +1,4 @@
-"""Models that PyPI wheels carry: found through the wheel's metadata, converted once to a safetensors copy in the cache."""
+"""Models in PyPI wheels: found through the wheel's metadata, converted once to a safetensors copy in the cache."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def carried_file(distribution: str, file_name: str, what: str, install: str, err
     Args:
         distribution: name of the wheel on PyPI.
         file_name: last part of the file's path.
-        what: needs it, for the message.
+        what: the part of lifealign that needs it, for the message.
         install: the command that a user types to get it.
-        error: raised where the package or the file is missing.
+        error: raised if the package or the file is missing.
     """
     try:
         listed = importlib.metadata.files(distribution) or []
@@ -106,7 +106,7 @@ def _convert(files: list[Path], target: Path) -> None:
                 for part in files:
                     with part.open("rb") as data:
                         shutil.copyfileobj(data, out)
-        # The bar of the GGUF reader knows no switch; it goes to stderr, like all bars.
+        # The GGUF reader's progress bar cannot be switched off; like all bars, it goes to stderr.
         with quiet(), redirect_stderr(io.StringIO()):
             loaded = AutoModelForCausalLM.from_pretrained(
                 str(joined.parent), gguf_file=joined.name, dtype=torch.float32
@@ -121,13 +121,13 @@ def _convert(files: list[Path], target: Path) -> None:
         try:
             copy.rename(target)
         except OSError:
-            if not (target / "model.safetensors").is_file():  # another process was not faster: a real failure
+            if not (target / "model.safetensors").is_file():  # no other process was faster: a real failure
                 raise
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and notes: our own progress is shown, and they garble it."""
+    """Silence transformers' progress bars and notes, which would garble our own progress."""
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()

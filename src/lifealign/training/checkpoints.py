@@ -1,4 +1,4 @@
-"""Checkpoints of a task that is being trained: written whole or not at all, the newest good one is found again."""
+"""Checkpoints of a task in training, written whole or not at all; the newest good one is used."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ SUMS = (
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage trains on.
+    """One stage of a task's training.
 
     Attributes:
         name: `sft` trains on the chosen answers, `preference` on the pairs.
@@ -80,7 +80,7 @@ class Stage:
 
 @dataclass
 class Loop:
-    """What all stages of a task share.
+    """Settings and state shared by all stages of a task.
 
     Attributes:
         task: name, part of the seed of the row order.
@@ -93,7 +93,7 @@ class Loop:
         checkpoints: directory for checkpoints; None: none are written.
         progress: where to report.
         log: one line per optimizer step, of all stages.
-        earlier_steps: optimizer steps of earlier tasks: trackers want a count that never falls.
+        earlier_steps: optimizer steps of earlier tasks; trackers need a count that never falls.
     """
 
     task: str
@@ -133,10 +133,10 @@ class Loop:
 
 
 def train_stage(loop: Loop, stage: Stage) -> None:
-    """Train one stage from the model's current weights, or go on from its last checkpoint.
+    """Train one stage from the model's current weights, or resume from its last checkpoint.
 
     Raises:
-        TrainingError: a loss or gradient is not finite; names the step and the rows. Checkpoints stay.
+        TrainingError: a loss or gradient is not finite; names the step and the rows. Checkpoints are kept.
     """
     parameters = trainable(loop.model)
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=loop.config.weight_decay, betas=(0.9, 0.999))
@@ -151,7 +151,7 @@ def train_stage(loop: Loop, stage: Stage) -> None:
             rate = stage.rates[index]
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            # For each step anew: a reference computed in between (`Step.losses_on`) leaves dropout off.
+            # Set for every step: a reference computed in between (`Step.losses_on`) leaves dropout off.
             with _dropout(loop.model, stage.dropout), _dropout_seed(loop, stage, index):
                 line = _step(loop, stage, parameters, steps[index], index)
             before = {name: p.detach().clone() for name, p in parameters.items()}
@@ -174,7 +174,7 @@ def train_stage(loop: Loop, stage: Stage) -> None:
 def _step(
     loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], window: Sequence[int], index: int
 ) -> LogLine:
-    """Leave the gradients of one optimizer step, the loss's clipped, in ``.grad``, and return the step's log line."""
+    """Put the gradients of one optimizer step, the loss's clipped, into ``.grad``, and return the step's log line."""
     accelerator, config = loop.accelerator, loop.config
     chosen_only = stage.name == "sft"
     groups = list(split_by_budget(stage.pairs, window, config.tokens_per_pack, loop.shared_prefix, chosen_only))
@@ -189,7 +189,7 @@ def _step(
             loss, seen, skipped = _preference_loss(loop, stage, pack, group, len(window))
             bound = max(bound, skipped)
         if loss.requires_grad:
-            # Not by accelerate, which divides by the accumulation that its launcher was given; ours is in the loss.
+            # Not by accelerate, which divides by its launcher's accumulation setting; ours is in the loss.
             loss.backward()  # type: ignore[no-untyped-call]
         sums += _sums(seen, float(loss.detach()), len(group), len(window))
     for parameter in parameters.values():
@@ -200,7 +200,7 @@ def _step(
     sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu() if accelerator.num_processes > 1 else sums
     line: LogLine = {"stage": stage.name, "step": index + 1, **_means(sums, chosen_only)}
     if not chosen_only and loop.strategy.normalises_weights:
-        # Exact for any packing: the mean weight of the step is known once all its pairs were seen, and divides them all.
+        # Exact for any packing: the step's mean weight is known after all its pairs, and divides them all.
         for parameter in parameters.values():
             assert parameter.grad is not None
             parameter.grad /= max(line["focal_weight"], 1e-12)
@@ -218,7 +218,7 @@ def _step(
             f"task {loop.task!r}: the loss ({line['loss']}), its gradient's norm ({norm}) or the strategy's penalty "
             f"({line.get('penalty', 0.0)}) is not finite at step {index + 1} of stage "
             f"{stage.name}; lower the learning rate ({max(stage.rates):g}) or look at the rows of this step: "
-            f"{', '.join(stage.pairs[i].digest[:12] for i in window[:4])} ...; the memory is as it was before this task"
+            f"{', '.join(stage.pairs[i].digest[:12] for i in window[:4])} ...; the memory is unchanged"
         )
     return line
 
@@ -252,7 +252,7 @@ class _Seen:
 def _preference_loss(
     loop: Loop, stage: Stage, pack: Pack, group: Sequence[int], window: int
 ) -> tuple[Tensor, _Seen, float]:
-    """This pack's part of the step's mean loss, what was seen, and the largest |dL/dr| left out."""
+    """This pack's part of the step's mean loss, its values for the log, and the largest |dL/dr| left out."""
     tokens = token_logps(loop.model, pack)
     policy = tokens.pairs()
     values = stage.reference[list(group)].to(policy.chosen.device)
@@ -264,7 +264,7 @@ def _preference_loss(
     bound = 0.0
     if skip.any():
         bound = float(loop.strategy.objective.margin_gradient(objective.margin[skip]).abs().max())
-        # What is left out of the loss is left out of backward; a pack without a pair left is not run backward at all.
+        # Skipped pairs have no gradient; a pack with no other pairs is not run backward at all.
         loss = loss_B[~skip].sum() / window + loss_B[skip].detach().sum() / window
     else:
         loss = loss_B.sum() / window
@@ -306,7 +306,7 @@ def _means(sums: Tensor, chosen_only: bool) -> dict[str, float]:
 
 @contextmanager
 def _dropout(model: nn.Module, on: bool) -> Iterator[None]:
-    """Switch the adapter's dropout for a training step; the base model's own dropout is never used."""
+    """Set the adapter's dropout for a training step; the base model's own dropout is never used."""
     model.eval()
     for name, module in model.named_modules():
         if "lora_dropout" in name:
@@ -319,7 +319,7 @@ def _dropout(model: nn.Module, on: bool) -> Iterator[None]:
 
 @contextmanager
 def _dropout_seed(loop: Loop, stage: Stage, step: int) -> Iterator[None]:
-    """Dropout is the one thing drawn from torch's own generator: seeded anew for every step, so no state need be kept."""
+    """Seed torch's own generator for one step, so that no state need be kept; only dropout draws from it."""
     text = f"{loop.seed}|{loop.task}|{stage.name}|{step}|{loop.accelerator.process_index}".encode()
     with torch.random.fork_rng():
         torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1)
@@ -329,7 +329,7 @@ def _dropout_seed(loop: Loop, stage: Stage, step: int) -> Iterator[None]:
 def _checkpoint(
     loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int
 ) -> None:
-    """Trained tensors, moments and strategy state are the same in all processes, so the first one writes for all."""
+    """Write a checkpoint; its tensors are the same in all processes, so the first one writes for all."""
     if loop.checkpoints is not None and loop.accelerator.is_main_process:
         tensors = {f"adapter/{name}": p.detach() for name, p in parameters.items()}
         for name, parameter in parameters.items():
@@ -342,13 +342,13 @@ def _checkpoint(
 
 
 def stage_reached(checkpoints: Path | None) -> tuple[StageName, Tensor] | None:
-    """Name and reference log-probs of the stage that the last checkpoint of a task stands in; None without one."""
+    """Name and reference log-probs of the stage of a task's last checkpoint; None without one."""
     found = read_checkpoint(checkpoints) if checkpoints is not None else None
     return None if found is None else (found[1]["stage"], found[0]["reference"])
 
 
 def _resume(loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
-    """Steps of this stage that a checkpoint holds; puts its state in place."""
+    """Restore the last checkpoint if it is of this stage; returns the number of steps done."""
     found = read_checkpoint(loop.checkpoints) if loop.checkpoints is not None else None
     if found is None or found[1]["stage"] != stage.name:
         return 0
@@ -357,7 +357,7 @@ def _resume(loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], op
     loop.strategy.mount(loop.model)
     restore(loop.model, _part(tensors, "adapter/"))
     for name, parameter in parameters.items():
-        # AdamW keeps its step count on the CPU, the moments beside the parameter.
+        # AdamW keeps its step count on the CPU, the moments on the parameter's device.
         optimizer.state[parameter] = {
             key: value if key == "step" else value.to(parameter.device)
             for key, value in _part(tensors, f"optimizer/{name}/").items()

@@ -1,8 +1,8 @@
 """Preference losses: pure functions of log-probs, one value per pair, float32.
 
 Shapes: B pairs. A log-prob is the sum over the response tokens of one answer, in nats; a margin is in units of reward
-(beta times nats). Nothing here is reduced over the batch and no weight is detached: what is averaged over what is the
-training loop's business, so that a step is the same however it is split into forwards.
+(beta times nats). Nothing here is reduced over the batch and no weight is detached: the training loop averages, so that
+a step is the same however it is split into forwards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ReferenceName = Literal["base", "task_start", "previous_task"]
 
 
 class Pairs(NamedTuple):
-    """What a loss is a function of, B pairs.
+    """The inputs of a loss for B pairs.
 
     Attributes:
         policy: summed log-probs with gradient, [B] each.
@@ -43,7 +43,7 @@ class Pairs(NamedTuple):
 
 
 LossFunction = Callable[[Pairs, "ObjectiveConfig"], Tensor | tuple[Tensor, Tensor]]
-"""(pairs, options) -> loss [B]; or (loss, weight), both [B], where the loss is weighted pair by pair."""
+"""(pairs, options) -> loss [B]; or (loss, weight), both [B], if the loss is weighted pair by pair."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Loss:
 
     Attributes:
         function: computes it.
-        reads_reference: False: the reference's log-probs are not looked at.
+        reads_reference: False: the reference's log-probs are not used.
     """
 
     function: LossFunction
@@ -74,7 +74,7 @@ LOSSES: Registry[Loss] = Registry(
 
 
 def register_loss(name: str, function: Any = None, *, reads_reference: bool = True) -> Any:
-    """Give a loss of your own a name for `strategy.loss`; a decorator where `function` is left out.
+    """Register a loss under a name for `strategy.loss`; a decorator if `function` is left out.
 
     Args:
         name: lower-case letters, digits, - and _.
@@ -82,7 +82,7 @@ def register_loss(name: str, function: Any = None, *, reads_reference: bool = Tr
         reads_reference: False: no reference log-probs are needed, and an option `reference` is refused.
 
     Raises:
-        ConfigError: the name is taken or badly written, or `function` is no function.
+        ConfigError: the name is taken or malformed, or `function` is not a function.
     """
     if function is None:
         return lambda function: register_loss(name, function, reads_reference=reads_reference)
@@ -133,7 +133,7 @@ def focal_dpo_loss(margin: Tensor, gamma: float = 2.0) -> Tensor:
 
 
 def focal_gradient(margin: Tensor, gamma: float) -> Tensor:
-    """dL_FPO/dr [B] = -(1-p)^gamma [(1-p) - gamma p ln p], p = sigmoid(r): what is lost where a pair is skipped."""
+    """dL_FPO/dr [B] = -(1-p)^gamma [(1-p) - gamma p ln p], p = sigmoid(r): the gradient lost by skipping a pair."""
     p = torch.sigmoid(margin)
     return -focal_weight(margin, gamma) * (torch.sigmoid(-margin) - gamma * p * F.logsigmoid(margin))
 
@@ -154,9 +154,9 @@ def simpo_loss(
     """-log sigmoid(beta/|y_c| log pi(y_c|x) - beta/|y_r| log pi(y_r|x) - target) [B] (SimPO, arXiv 2405.14734, eq. 6).
 
     Args:
-        policy: summed log-probs [B]; there is no reference.
+        policy: summed log-probs [B]; no reference is used.
         lengths_chosen: response tokens behind each sum, [B], >= 1.
-        lengths_rejected: the same of the other answer.
+        lengths_rejected: the same for the other answer.
         beta: reward scale; 2.0 to 2.5 in the paper.
         target_margin: the paper's gamma, reward units. 0 <= target_margin.
     """
@@ -192,7 +192,7 @@ def _log_odds(mean_logp: Tensor) -> Tensor:
 
 
 class ObjectiveConfig(Frozen):
-    """Options of the preference objective, for strategies' Configs to inherit; what `loss` does not read is refused."""
+    """Options of the preference objective, for strategies' Configs to inherit; options of other losses are refused."""
 
     defaults: ClassVar[Mapping[str, Mapping[str, float]]] = {
         "fpo": {"gamma": 2.0},
@@ -200,7 +200,7 @@ class ObjectiveConfig(Frozen):
         "orpo": {"orpo_weight": 0.1},
     }
     own_terms: ClassVar[bool] = False
-    """The strategy's loss of a pair has terms besides the objective, which a focal weight says nothing of."""
+    """Whether the strategy's loss of a pair has terms besides the objective, to which no focal weight applies."""
     readers: ClassVar[Mapping[str, str]] = {"gamma": "fpo", "simpo_margin": "simpo", "orpo_weight": "orpo"}
 
     loss: ObjectiveName = "dpo"
@@ -221,7 +221,7 @@ class ObjectiveConfig(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill_objective_defaults(cls, values: Any) -> Any:
-        # Filled in, not resolved later: what is stored with a memory names every number that was used.
+        # Filled in, not resolved later, so that a memory's stored configuration has every number that was used.
         if not isinstance(values, Mapping):
             return values
         loss = values.get("loss", cls.model_fields["loss"].default)
@@ -238,18 +238,17 @@ class ObjectiveConfig(Frozen):
             raise ValueError(f"normalise_weights is read by loss fpo only, got loss {self.loss}")
         if self.normalise_weights and self.own_terms:
             raise ValueError(
-                "normalise_weights divides a step's whole gradient by its mean focal weight, this strategy's own terms "
-                "included: leave it at false"
+                "normalise_weights would divide this strategy's own terms by the mean focal weight, too; leave it at false"
             )
         if self.reference != "base" and not LOSSES[self.loss].reads_reference:
-            raise ValueError(f"loss {self.loss} reads no reference: leave reference at base, got {self.reference}")
+            raise ValueError(f"loss {self.loss} reads no reference, got reference {self.reference}; leave it at base")
         if self.loss == "orpo" and self.beta != type(self).model_fields["beta"].default:
-            raise ValueError(f"loss orpo reads no beta (orpo_weight is its only option), got beta {self.beta}")
+            raise ValueError(f"loss orpo reads no beta, got beta {self.beta}; its only option is orpo_weight")
         return self
 
 
 class Losses(NamedTuple):
-    """What one batch of pairs gives.
+    """Losses, margins and weights of one batch of pairs.
 
     Attributes:
         loss: [B], with gradient.
@@ -264,7 +263,7 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """The objective that a configuration names.
+    """The objective of a configuration.
 
     `config.normalise_weights` changes nothing here: the training loop divides the accumulated gradient of an optimizer
     step by the mean `weight` over all of its pairs, which is exact however the step is split into forwards.
@@ -288,12 +287,12 @@ class Objective:
         loss, weight = found if isinstance(found, tuple) else (found, torch.ones_like(margin))
         if loss.shape != margin.shape or weight.shape != margin.shape:
             raise TrainingError(
-                f"loss {name!r} returned shape {list(loss.shape)} for {len(margin)} pairs; return one value a pair"
+                f"loss {name!r} returned shape {list(loss.shape)} for {len(margin)} pairs; return one value per pair"
             )
         return Losses(loss, margin.detach(), weight.detach())
 
     def margin_gradient(self, margin: Tensor) -> Tensor:
-        """dL/dr [B] of the objectives that have a weight to skip pairs by: `fpo`, and `dpo` as its gamma = 0."""
+        """dL/dr [B] of the objectives that can skip pairs by weight: `fpo`, and `dpo` as `fpo` with gamma = 0."""
         return focal_gradient(margin, self.config.gamma or 0.0)
 
 

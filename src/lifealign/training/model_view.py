@@ -1,4 +1,4 @@
-"""What may be computed with a loaded model: log-probs, losses, divergences, features. Strategies see it as `ModelView`.
+"""Computations with a loaded model: log-probs, losses, divergences, features. Strategies see it as `ModelView`.
 
 Shapes: N rows, T response tokens, D model width, I inputs of an adapted module.
 """
@@ -27,7 +27,7 @@ from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_pref
 from lifealign.training.strategy import Strategy
 
 FEATURE_ROWS = 16
-"""Prompts of like length in one forward of `features`."""
+"""Prompts of similar length in one forward of `features`."""
 
 
 class LoadedView:
@@ -35,7 +35,7 @@ class LoadedView:
 
     Args:
         base: the frozen base model.
-        model: with what the strategy attached to it.
+        model: with the strategy's parts attached.
         strategy: for its loss and its virtual tokens.
         encoder: rows to token ids.
         config: options.
@@ -114,14 +114,14 @@ class LoadedView:
             with dropout_off(self.model):
                 policy = token_logps(self.model, pack).pairs()
             reference = PairLogps(*reference_N2[group].unbind(1))
-            # The plain objective: what a strategy adds for its own training rows has no meaning for others.
+            # The plain objective: terms that a strategy adds for its own training rows have no meaning for others.
             losses = self.strategy.objective(
                 policy, reference, pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B
             )
             yield losses.loss.sum() / len(pairs)
 
     def sft_losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
-        """The same of the mean NLL per response token of the chosen answers, likewise without dropout."""
+        """Parts that add up to the mean NLL per response token of the chosen answers, without dropout."""
         pairs, _ = self.encoder.encode(rows)
         tokens = sum(len(pair.chosen) for pair in pairs)
         for group in self._split(pairs, chosen_only=True):
@@ -220,8 +220,8 @@ class LoadedView:
         reads: dict[str, str] = {}  # module -> the first one that reads the same tensor
         last: tuple[str, Tensor] = ("", torch.empty(0))
         count = 0
-        columns = torch.ones(0, dtype=torch.bool)  # of the forward under way: those that hold a token
-        groups = list(self._groups(rows))  # before the hooks: it may try the model on some rows
+        columns = torch.ones(0, dtype=torch.bool)  # of the current forward: those that hold a token
+        groups = list(self._groups(rows))  # before the hooks, because it may run the model on some rows
 
         def collect(name: str) -> Any:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,7 +1,7 @@
-"""Replay buffers: which rows of the past are seen again. Pure functions of rows; nothing is drawn from a generator.
+"""Replay buffers: rows of earlier tasks that are trained on again. Pure functions of rows, without a random generator.
 
-Every random choice is a hash of (seed, task name, row or position), so a buffer depends on nothing but what entered it:
-not on the platform, not on the order of the rows in the task's file, not on what else was drawn before.
+Every random choice is a hash of (seed, task name, row or position), so a buffer depends only on the rows that entered
+it: not on the platform, the order of the rows in the task's file, or earlier draws.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class ReplayConfig(Frozen):
     replay_share: float = Field(0.2, gt=0, le=1)
     """Share of a task's distinct rows that become candidates after it. 0 < replay_share <= 1."""
     replay_capacity: int = Field(3000, ge=1)
-    """Rows in the buffer at most. 1 <= replay_capacity."""
+    """Largest number of rows in the buffer. 1 <= replay_capacity."""
 
 
 @dataclass(frozen=True)
 class Exemplar:
-    """One row of the past.
+    """One row kept for replay.
 
     Attributes:
         row: the pair.
@@ -53,7 +53,7 @@ class Exemplar:
 
 @dataclass(frozen=True)
 class ReplayBuffer:
-    """The rows kept, and what is needed to go on.
+    """The rows kept for replay, and the count of candidates so far.
 
     Attributes:
         exemplars: reservoir: in slots; the other policies: oldest first.
@@ -64,12 +64,12 @@ class ReplayBuffer:
     seen: int = 0
 
     def to_lines(self) -> list[dict[str, Any]]:
-        """JSON values, one a line: first the count of candidates, then the exemplars."""
+        """JSON values, one per line: first the count of candidates, then the exemplars."""
         return [{"seen": self.seen}, *(e.to_json() for e in self.exemplars)]
 
     @classmethod
     def from_lines(cls, lines: Sequence[Any], where: str = "replay.jsonl") -> ReplayBuffer:
-        """The inverse of `to_lines`.
+        """Make a buffer from the values of `to_lines`.
 
         Raises:
             StoreError: names `where` and the line that cannot be read.
@@ -97,12 +97,12 @@ def update_buffer(
     capacity: int = 3000,
     seed: int = 0,
 ) -> ReplayBuffer:
-    """The buffer after a task: a random share of its rows are candidates, the policy says which stay.
+    """The buffer after a task: a random share of its rows are candidates, and the policy decides which stay.
 
-    Rows count once (by `Row.digest`), and rows that are in the buffer already are no candidates.
+    Rows count once (by `Row.digest`), and rows that are in the buffer already are not candidates.
 
     Args:
-        buffer: as it was before the task; it is not changed.
+        buffer: as it was before the task; not changed.
         rows: the task's training rows.
         task: the task's name.
         policy: `reservoir` keeps each candidate of the whole life with equal probability capacity / seen (algorithm R,
@@ -138,10 +138,13 @@ def task_quota(tasks: Collection[str], capacity: int) -> int:
     """Rows of each task under `per_task_quota`.
 
     Raises:
-        ConfigError: there is none for each.
+        ConfigError: fewer rows than tasks.
     """
     if capacity < len(tasks):
-        raise ConfigError(f"replay_capacity {capacity} leaves no row for each of {len(tasks)} tasks (per_task_quota)")
+        raise ConfigError(
+            f"replay_capacity {capacity} is less than one row for each of {len(tasks)} tasks (per_task_quota); "
+            f"set it to {len(tasks)} or more"
+        )
     return capacity // len(tasks)
 
 
@@ -152,7 +155,7 @@ def add_rows(buffer: ReplayBuffer, rows: Sequence[Row], task: str, *, count: int
 
 
 def shuffled(keys: Sequence[str], seed: int, task: str, what: str) -> list[int]:
-    """Positions of `keys` (distinct) in an order that is random, and the same for the same arguments on every machine."""
+    """Positions of `keys` (distinct) in a random order, the same for the same arguments on every machine."""
     return sorted(range(len(keys)), key=lambda i: _draw(seed, task, f"{what} {keys[i]}"))
 
 

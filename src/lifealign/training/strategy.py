@@ -1,8 +1,8 @@
 """The interface of a strategy; the base class IS sequential preference tuning with one LoRA adapter for life.
 
-A strategy says what is trained on, what the loss is and what happens at the end of a task. It never touches the loop,
-the store or another strategy: it gets read-only views and returns values. A public method that the interface does not
-know is refused when the class is made, because a misspelt hook would be silent otherwise.
+A strategy chooses the training rows, the loss and what happens at the end of a task. It never touches the loop, the
+store or another strategy: it gets read-only views and returns values. A public method that is not part of the interface
+is refused when the class is made; otherwise a misspelt hook would be ignored silently.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lifealign.training.replay import ReplayBuffer
 
 
 class History(Protocol):
-    """Read-only view of a memory, as of the task before the one that is learnt."""
+    """Read-only view of a memory, as of the task before the current one."""
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -33,16 +33,16 @@ class History(Protocol):
 
     @property
     def replay(self) -> ReplayBuffer:
-        """The rows of the past that were kept."""
+        """The rows kept for replay."""
 
     def adapter(self, task: str | None = None) -> Mapping[str, Tensor]:
         """Trained tensors as they were after a task; None: after the latest (before any: the initial ones)."""
 
     def update(self, task: str) -> Mapping[str, Tensor]:
-        """Trained tensors after a task less those before it, where both are there in one shape.
+        """Trained tensors after a task minus those before it, if both exist in one shape.
 
-        The task's contribution to the policy only where one adapter is trained for life: a method that begins an adapter
-        anew for each task (`strategies._growing`, `strategies.single`) has the whole of it in `adapter(task)`.
+        This is the task's contribution to the policy only if one adapter is trained for life: a method that starts a new
+        adapter for each task (`strategies._growing`, `strategies.single`) has the whole of it in `adapter(task)`.
         """
 
 
@@ -61,10 +61,10 @@ class PreferenceDataset:
 
 
 class ModelView(Protocol):
-    """What a strategy may compute with the loaded model. Rows that cannot be encoded give NaN.
+    """Computations that a strategy may do with the loaded model. Rows that cannot be encoded give NaN.
 
-    `weights` are tensors of `model.adapters.snapshot`, put in the place of the trained ones for this call; None: as
-    they are now.
+    `weights` are tensors of `model.adapters.snapshot`, used instead of the trained ones for this call; None: as they
+    are now.
     """
 
     def usable(self, rows: Sequence[Row]) -> list[Row]:
@@ -86,7 +86,7 @@ class ModelView(Protocol):
         """Mean of the base model's last hidden states over each prompt's ids (>= 1), [N, D] float32, without a graph."""
 
     def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """What prompts' ids spell: of a single user turn the turn alone, without the template's frame."""
+        """Texts of the prompts' ids; for a single user turn, the turn alone without the template's frame."""
 
     def input_moments(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Mean of x x^T over all token columns, [I, I] float64, for the input x of each adapted module, as it is now."""
@@ -94,13 +94,13 @@ class ModelView(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """What `adjust_gradients` and `adjust_update` may look at.
+    """One optimizer step, as `adjust_gradients` and `adjust_update` see it.
 
     Attributes:
         model: gradients are in its parameters' ``.grad``.
         parameters: the trained ones by name.
         losses_on: mean loss of rows at the current weights, of the kind that the stage trains (SFT or preference), without
-            dropout, in parts that add up to it: a graph at a time has to be held, of one pack.
+            dropout, in parts that add up to it, so that only the graph of one pack is held at a time.
         index: 0-based optimizer step of the stage.
         stage: `sft` or `preference`.
         before: values of the trained parameters before the optimizer's step; empty in `adjust_gradients`.
@@ -114,7 +114,7 @@ class Step:
     before: Mapping[str, Tensor] = field(default_factory=dict)
 
     def gradients_on(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Gradient of the mean loss of rows, by parameter; ``.grad`` is left alone."""
+        """Gradient of the mean loss of rows, by parameter; ``.grad`` is not changed."""
         total = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         for loss in self.losses_on(rows):
             found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
@@ -160,9 +160,9 @@ class Strategy:
     )
 
     sums_updates: ClassVar[bool] = True
-    """One plain adapter for life, each task trained on from it: its weights are the initial ones plus what every task
-    changed, so a task can be weighted or withdrawn (`compose`). False where a task starts elsewhere, or where more than
-    the adapter makes the policy."""
+    """True: one plain adapter is trained for life, so its weights are the initial ones plus the change by every task, and
+    a task can be weighted or withdrawn (`compose`). False: a task starts elsewhere, or the policy is more than the
+    adapter."""
 
     config: Any
     lora: LoraConfig
@@ -178,7 +178,8 @@ class Strategy:
         }
         if unknown := sorted(public - cls.HOOKS):
             raise TypeError(
-                f"{cls.__name__} has public methods that no one calls: {unknown}; the hooks are {sorted(cls.HOOKS)}"
+                f"{cls.__name__} has public methods that are not hooks: {unknown}; start helpers with an underscore, "
+                f"or use one of the hooks {sorted(cls.HOOKS)}"
             )
 
     def __post_init__(self) -> None:
@@ -218,21 +219,21 @@ class Strategy:
             )
         if skip > 0 and options.loss != "fpo":
             raise ConfigError(
-                f"train.skip_weight_below={skip} leaves pairs out by their focal weight, but loss {options.loss!r} has none; "
-                "set it to 0, or strategy.loss=fpo"
+                f"train.skip_weight_below={skip} skips pairs by their focal weight, but loss {options.loss!r} has none; "
+                "set it to 0, or set strategy.loss=fpo"
             )
         if skip > 0 and options.own_terms:
             raise ConfigError(
-                f"train.skip_weight_below={skip} leaves pairs out by their focal weight, and with them what strategy "
+                f"train.skip_weight_below={skip} skips pairs by their focal weight, and with them the terms that strategy "
                 f"{config.strategy.name} adds to their loss; set it to 0"
             )
 
     def schedule(self, tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
-        """Groups of tasks that are learnt in one go, in order."""
+        """Groups of tasks that are learnt together, in order."""
         return [(task,) for task in tasks]
 
     def attach(self, base: PreTrainedModel) -> nn.Module:
-        """Add what is trained to the frozen base; also used to evaluate from a store months later."""
+        """Add the trained parts to the frozen base; also used to evaluate from a store months later."""
         return attach_lora(base, self.lora, self.seed)
 
     def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
@@ -253,7 +254,7 @@ class Strategy:
             batch: the pairs.
             policy: summed log-probs [B] with a graph.
             reference: summed log-probs [B] of the reference policy.
-            objective: what `self.objective` gives for these pairs, computed once by the loop.
+            objective: result of `self.objective` for these pairs, computed once by the loop.
         """
         return objective.loss
 
@@ -263,27 +264,27 @@ class Strategy:
         return -batch.token_T
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """Scalar added once per optimizer step; a zero without graph where there is none.
+        """Scalar added to the loss once per optimizer step; by default a zero without a graph.
 
-        Its gradient is not clipped: a stiff penalty would scale the loss's away, also along what it leaves free.
+        Its gradient is not clipped: a stiff penalty would scale down the loss's, even in directions that it leaves free.
         """
         return torch.zeros(())
 
     def adjust_gradients(self, step: Step) -> None:
-        """Change the loss's ``.grad`` in place: after the sum over processes, before clipping and the penalty's."""
+        """Change the loss's ``.grad`` in place: after the sum over processes, before clipping and before the penalty."""
 
     def adjust_update(self, step: Step) -> None:
-        """Look at, or change in place, what the optimizer made of the parameters; gradients (clipped) are still there."""
+        """Read the parameters after the optimizer's step, or change them in place; the clipped gradients are still there."""
 
     def end_sft(self, model: nn.Module, task: Task, history: History) -> None:
-        """After the SFT stage, where there is one, before the reference log-probs: may rewrite the trained weights."""
+        """Called after the SFT stage, if any, before the reference log-probs; may rewrite the trained weights."""
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """After training: may rewrite the trained weights; returns JSON-able diagnostics."""
+        """Called after training; may rewrite the trained weights. Returns JSON-able diagnostics."""
         return {}
 
     def retain(self, task: Task, history: History) -> ReplayBuffer:
-        """The rows of the past to keep from now on."""
+        """The rows to keep for replay from now on."""
         return history.replay
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -291,19 +292,19 @@ class Strategy:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore the state of `state_dict`."""
         assert not state, f"{type(self).__name__} keeps no state, got {sorted(state)[:3]}"
 
     def mount(self, model: nn.Module) -> None:
-        """Put frozen parts that the state holds into the model; after `load_state_dict`, before weights are restored."""
+        """Put the state's frozen parts into the model; called after `load_state_dict`, before weights are restored."""
 
     def select(self, model: nn.Module, task: str | None) -> None:
-        """Before the model is scored on a task or answers prompts (None: no task is known): put what it takes in place."""
+        """Prepare the model for scoring a task's rows or answering prompts (None: no task is known)."""
 
     def to_peft(self, model: nn.Module) -> nn.Module:
-        """The PEFT model that is exported.
+        """The PEFT model to export.
 
         Raises:
-            ConfigError: what this method trains has no PEFT form.
+            ConfigError: the trained parts of this method have no PEFT form.
         """
         return model
