@@ -1,4 +1,4 @@
-"""Scoring generated answers: the text metrics asked for, and trivial answers as floors to compare with; no torch."""
+"""Score generated answers with text metrics, and trivial answers as floors to compare with. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lifealign.evaluation.text_metrics import need
 
 
 def require(names: Sequence[str]) -> None:
-    """Check that these text metrics exist and that their libraries are installed, before anything costs time.
+    """Check that these text metrics exist and that their libraries are installed, before any costly work.
 
     Raises:
         ConfigError: names the unknown text metric and those allowed, or the missing libraries and how to install them.

@@ -1,8 +1,8 @@
-"""Every number that is reported, one entry each: label, note, unit, direction and formula.
+"""The catalog of all reported numbers: label, note, unit, direction and formula of each.
 
 A *score* belongs to one held-out row; its mean over the rows of a task is a cell of the score matrix R. A *summary* is
-one number of R, such as the backward transfer. Whatever reports numbers (terminal, pages, gates, studies) reads them
-here through the functions below, so that a new score or summary is one new entry.
+one number of R, such as the backward transfer. Everything that reports numbers (terminal, pages, gates, studies) reads
+them here through the functions below, so a new score or summary needs just one new entry.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CellOfR = tuple[int, int]
 
 @dataclass(frozen=True)
 class Score:
-    """A number that each held-out row gets.
+    """A number for each held-out row.
 
     At most one of the three formulas is given; without any, the value comes from the task's own rule.
 
@@ -37,12 +37,12 @@ class Score:
         low: smallest value of a row; None: no bound.
         high: largest value of a row; None: no bound.
         of_pairs: log-probs of N held-out pairs -> [N] values.
-        of_answer: (generated answer, chosen answer) -> value of one row. Such a score is a text metric: it is measured
-            where `evaluate.text_metrics` names it.
-        of_probe: samples of a guard's probe, arrays [..., rows] by name -> [...] values, as shown. Such a score is of
-            general ability: no task trains on it.
+        of_answer: (generated answer, chosen answer) -> value of one row. A score with this formula is a text metric,
+            measured if `evaluate.text_metrics` names it.
+        of_probe: samples of a guard's probe, arrays [..., rows] by name -> [...] values, as shown. A score with this
+            formula measures general ability: no task trains on it.
         probe: the guard's probe that `of_probe` reads, "text" or "choices".
-        packages: what `of_answer` needs beyond this package; import names, which are pip's names with - for _.
+        packages: import names of the packages that `of_answer` needs; pip's names have - for _.
     """
 
     label: str
@@ -70,7 +70,7 @@ class Score:
 
     @property
     def sign(self) -> float:
-        """-1 where lower is better, else 1."""
+        """-1 if lower is better, else 1."""
         return -1.0 if self.better == "lower" else 1.0
 
 
@@ -83,8 +83,8 @@ class Summary:
         note: definition in a few words, without a full stop.
         of: (R, scores before any task was learnt, [tasks]) -> value; missing cells are NaN, and NaN is "not measured".
         cells: number of tasks N -> the cells (stage, task) of R [N, N] that the value is a mean over.
-        loss: the value is what was lost: positive is worse, whatever the score. `of` is then given scores of which
-            higher is better.
+        loss: the value is a loss: positive is worse for every score. `of` then gets scores for which higher is
+            better.
     """
 
     label: str
@@ -102,7 +102,7 @@ class Summary:
 
         Args:
             score: decides which way is a loss.
-            before: score of each task before any was learnt; NaN where it was not measured.
+            before: score of each task before any was learnt; NaN if it was not measured.
         """
         sign = score.sign if self.loss else 1.0
         return lambda R: self.of(sign * R, [sign * value for value in before])
@@ -274,7 +274,7 @@ def guard_scores() -> dict[str, Score]:
 
 
 def score(name: str) -> Score:
-    """A score by its name. An unknown one, as in results that another version wrote, is labelled by its name."""
+    """A score by its name. A name unknown here, as in results of another version, serves as its own label."""
     return SCORES.get(name) or Score(name, "")
 
 
@@ -325,7 +325,7 @@ SUMMARIES: dict[str, Summary] = {
 
 GUARD_SUMMARIES: Mapping[str, str] = {
     "guard": "the score now",
-    "tax": "what was lost of it since before any task; positive is a loss",
+    "tax": "loss of the score since before any task; positive is worse",
 }
 """Summaries of a score of general ability, which has no R: name in results.json -> definition."""
 

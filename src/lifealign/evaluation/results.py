@@ -1,4 +1,4 @@
-"""From stored evaluation records to score matrices, and to everything the report shows about a memory; no torch."""
+"""Turn stored evaluation records into score matrices and all that the report shows about a memory; no torch."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _summaries(table: ScoreTable, score: str, resamples: int) -> dict[str, Any]:
 
 
 def point_results(table: ScoreTable) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score matrices and their summaries without intervals, by score: what a study keeps of a run."""
+    """Score matrices and their summaries without intervals, by score: a study keeps these of a run."""
     matrices: dict[str, Any] = {}
     summaries: dict[str, Any] = {}
     for score in catalog.scores():
