@@ -55,7 +55,7 @@ class DERpp(Replay):
         own_terms = True
 
         logps_weight: float = Field(0.3, ge=0)
-        """Weight of the stored log-probs (paper: alpha), per square nat. 0 <= logps_weight; with buffer_weight 0, DER."""
+        """Weight of the stored log-probs (paper: alpha), per square nat. 0 <= logps_weight; buffer_weight 0: DER."""
         buffer_weight: float = Field(0.5, ge=0)
         """Weight of the buffer's own loss (the paper's beta). 0 <= buffer_weight; with logps_weight 0 it is replay."""
 
