@@ -196,7 +196,7 @@ def test_results_report_and_gates(learnt: Memory) -> None:
     assert results["floors"]["length_words"]["rejected"]["tasks"] == [6.0, 6.0]  # "no idea of 3 at all"
     assert "margin" not in results["floors"]
     html = render_html(build_results([results, results | {"seed": 1}]))
-    assert html.count("What trivial answers score") == 4  # pass_rate and three metrics; runs with equal floors share
+    assert html.count("Scores of trivial answers") == 4  # pass_rate and three metrics; runs with equal floors share
     assert f'<data value="{floor["mean"]}">{floor["mean"]:.2f}</data>' in html
     panels = {p["name"]: p for p in report_views.page(build_results([results, results | {"seed": 1}]))["panels"]}
     assert [row["label"] for row in panels["chrf"]["floors"][0]["rows"]] == list(FLOORS.values())

@@ -80,7 +80,7 @@ def test_each_filter_shows_its_prompts(opened: Any) -> None:
     # Task two: good before it was learnt, then good, then bad.
     marks = page.locator(".row .m").evaluate_all("all => all.map(one => one.className)")
     assert marks == ["m good before", "m good before", "m good", "m bad"]
-    assert page.locator(".points li").all_inner_texts()[-1].replace("\n", " ") == "0 % good three"
+    assert page.locator(".points li").all_inner_texts()[-1].replace("\n", " ") == "0% good three"
 
 
 def test_what_is_shown_of_a_prompt(opened: Any) -> None:
@@ -121,7 +121,7 @@ def test_what_is_shown_of_a_prompt(opened: Any) -> None:
         "Judge big: worse than after one · Said why.",
     ]
     assert "Rule passed" in cards[1].inner_text()
-    assert cards[3].locator(".same").inner_text() == "The same answer. show it"
+    assert cards[3].locator(".same").inner_text() == "Same answer as before. Show it"
     cards[3].locator("button").click()
     assert cards[3].locator(".text").inner_text() == "answer at two"
     page.keyboard.press("d")
@@ -159,7 +159,7 @@ def test_search_and_links(opened: Any) -> None:
     item = records()[4].item
     assert page.url.endswith(f"#item={item}&search=odd+rather")
     page.fill("#search", "nothing like it")
-    page.locator(".list", has_text="No prompt is like this.").wait_for()
+    page.locator(".list", has_text="No prompt matches.").wait_for()
     assert asks(page) == []
     # A link leads to its item, even if its filter leaves it out; following one in an open page works, too.
     linked = opened(records(), hash_=f"#item={item}&show=kept")

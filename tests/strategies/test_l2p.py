@@ -88,7 +88,7 @@ def test_l2p_is_not_exported_and_says_why(config: Build, tmp_path: Path) -> None
     memory = Memory.create(tmp_path / "m", config(*L2P))
     memory.learn(BREAD)
     for merged in (False, True):
-        with pytest.raises(ConfigError, match=r"l2p cannot be exported: which prompts stand before an input depends"):
+        with pytest.raises(ConfigError, match=r"l2p cannot be exported: its prompts depend on the input"):
             memory.export(tmp_path / f"out-{merged}", merged=merged)
     with pytest.raises(ConfigError, match=r"top_k must be at most pool \(2\), got 4"):
         config("strategy.name=l2p", "strategy.pool=2")

@@ -1,4 +1,4 @@
-"""Scoring generated answers: the text metrics asked for, and trivial answers as floors to compare with; no torch."""
+"""Score generated answers with text metrics, and trivial answers as floors to compare with. Imports no torch."""
 
 from __future__ import annotations
 

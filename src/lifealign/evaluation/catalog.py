@@ -1,9 +1,9 @@
-"""Every number that is reported, one entry each: label, note, unit, direction and formula.
+"""The catalog of all reported numbers: label, note, unit, direction and formula of each.
 
 A *score* belongs to one held-out row; its mean over the rows of a task is a cell of the score matrix R. A *summary* is
-one number of R, such as the backward transfer. Whatever reports numbers (terminal, pages, gates, studies) reads them
-here through the functions below, so that a new score or summary is one new entry. Scores from outside are registered
-here too, and are measured where the configuration names them.
+one number of R, such as the backward transfer. Everything that reports numbers (terminal, pages, gates, studies) reads
+them here through the functions below, so a new score or summary needs just one new entry. Scores from outside are
+registered here too, and are measured if the configuration names them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Summary:
         note: definition in a few words, without a full stop.
         of: (R, scores before any task was learnt, [tasks]) -> value; missing cells are NaN, and NaN is "not measured".
         cells: number of tasks N -> the cells (stage, task) of R [N, N] that the value is a mean over.
-        loss: the value is what was lost: positive is worse, whatever the score. `of` is then given scores of which
-            higher is better.
+        loss: the value is a loss: positive is worse for every score. `of` then gets scores for which higher is
+            better.
     """
 
     label: str
@@ -53,7 +53,7 @@ class Summary:
 
         Args:
             score: decides which way is a loss.
-            before: score of each task before any was learnt; NaN where it was not measured.
+            before: score of each task before any was learnt; NaN if it was not measured.
         """
         sign = score.sign if self.loss else 1.0
         return lambda R: self.of(sign * R, [sign * value for value in before])
@@ -307,7 +307,7 @@ SUMMARIES: dict[str, Summary] = {
 
 GUARD_SUMMARIES: Mapping[str, str] = {
     "guard": "the score now",
-    "tax": "what was lost of it since before any task; positive is a loss",
+    "tax": "loss of the score since before any task; positive is worse",
 }
 """Summaries of a score of general ability, which has no R: name in results.json -> definition."""
 

@@ -87,7 +87,7 @@ class GateResult:
 
     Attributes:
         gate: the condition.
-        value: what was measured; None if it was not measured, and then the gate has failed.
+        value: the measured value; None if it was not measured: the gate then fails.
     """
 
     gate: Gate

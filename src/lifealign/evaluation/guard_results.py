@@ -1,4 +1,4 @@
-"""Scores of general ability: from the guard's evaluation records to what reports and gates show; numpy only, no torch."""
+"""Turn the guard's evaluation records into the scores of general ability that reports and gates show; no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lifealign.store.reader import MemoryReader
 SEED = 0
 """Seed of the bootstrap."""
 Samples = Mapping[str, Any]
-"""What a record keeps of each window (`nll`, `tokens`) or question (`correct`), and how many questions were left out."""
+"""Values of each window (`nll`, `tokens`) or question (`correct`) of a record, and how many questions were left out."""
 LEFT_OUT = "left_out"
 NOT_MEASURED = Interval(math.nan, math.nan, math.nan)
 
@@ -76,7 +76,7 @@ def _count(samples: Samples) -> int:
 
 
 def _value(name: str, samples: Samples | None, resamples: int) -> Interval:
-    """A score with its interval; NaN where it was not measured."""
+    """A score with its interval; NaN if it was not measured."""
     if samples is None or not _count(samples):
         return NOT_MEASURED
     draws = _draws(name, samples, resamples)
@@ -84,7 +84,7 @@ def _value(name: str, samples: Samples | None, resamples: int) -> Interval:
 
 
 def _loss(name: str, before: Samples | None, now: Samples | None, resamples: int) -> Interval:
-    """What a score lost between two points, over the same rows: positive is worse, as with forgetting."""
+    """Loss of a score between two points, over the same rows: positive is worse, as with forgetting."""
     if before is None or now is None or not _count(now):
         return NOT_MEASURED
     sign = score(name).sign
@@ -93,7 +93,7 @@ def _loss(name: str, before: Samples | None, now: Samples | None, resamples: int
 
 
 def _draws(name: str, samples: Samples, resamples: int) -> Array:
-    """[1 + resamples]: the score of all rows, then of each resample; the same rows are drawn whatever the samples."""
+    """[1 + resamples]: the score of all rows, then of each resample; the same rows are drawn for any samples."""
     formula = score(name).of_probe
     assert formula is not None, name
     rows = _count(samples)
@@ -112,12 +112,12 @@ def guard_values(store: MemoryReader, stages: Sequence[str]) -> dict[str, float]
 
 
 def with_guard(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Summaries of a memory's results (`results.run_results`), those of the guard's scores included, as gates read them."""
+    """Summaries of a memory's results (`results.run_results`), including those of the guard, as gates read them."""
     return {**results["summary"], **{name: column["summary"] for name, column in results.get("guard", {}).items()}}
 
 
 def guard_lines(guard: Mapping[str, Any]) -> list[str]:
-    """One line per score for the terminal: before any task, now, and what was lost in between."""
+    """One line per score for the terminal: before any task, now, and the loss in between."""
     lines = []
     for name, column in guard.items():
         before = _words(column["before"])

@@ -1,8 +1,8 @@
 """Summaries of a score matrix, and intervals: PURE functions, numpy and scipy only.
 
 R[k][j] is the score on task j after training task k (both from 0, j <= k): stages down, tasks across. R may be ragged, a
-nested list or an array. A missing cell is NaN or None, never zero. A summary is the mean over the cells that exist, and
-NaN where none does. Scores may be negative. No argument is changed.
+nested list or an array. A missing cell is NaN or None, never zero. A summary is the mean over the cells that exist, or
+NaN if none does. Scores may be negative. No argument is changed.
 
 Sources: Lopez-Paz & Ranzato 2017 (arXiv 1706.08840) for BWT and FWT, Chaudhry et al. 2018 (arXiv 1801.10112) for
 forgetting, the LifeAlign paper (arXiv 2509.17183) for Last and AP.
@@ -57,7 +57,7 @@ def ap(R: Any) -> float:
 
 
 def bwt(R: Any) -> float:
-    """Backward transfer: mean_{j<N} (R[N][j] - R[j][j]); negative where tasks were forgotten, NaN for one task."""
+    """Backward transfer: mean_{j<N} (R[N][j] - R[j][j]); negative if tasks were forgotten, NaN for one task."""
     matrix = as_matrix(R)
     final = len(matrix) - 1
     return _mean([matrix[final, j] - matrix[j, j] for j in range(min(final, matrix.shape[1]))])
@@ -71,7 +71,7 @@ def bwt_by_stage(R: Any) -> list[float]:
 
 
 def forgetting(R: Any) -> float:
-    """Mean over tasks j < N of max_{j<=k<N} R[k][j] - R[N][j]; negative where every earlier score was lower."""
+    """Mean over tasks j < N of max_{j<=k<N} R[k][j] - R[N][j]; negative if every earlier score was lower."""
     matrix = as_matrix(R)
     final = len(matrix) - 1
     drops = []
@@ -103,7 +103,7 @@ def percentile_interval(value: float, draws: Array, level: float = 0.95) -> Inte
     """Percentile interval (Efron & Tibshirani 1993, ch. 13) of a value from bootstrap draws of it; NaN draws are left out.
 
     Args:
-        value: the estimate; where it is NaN, so are the limits.
+        value: the estimate; if it is NaN, so are the limits.
         draws: [resamples], the estimate of each resample.
         level: share of the draws inside the interval, in (0, 1).
     """
@@ -171,7 +171,7 @@ def paired_difference(
         ValueError: the two have different lengths.
     """
     if len(a) != len(b):
-        raise ValueError(f"paired values must be of the same rows: {len(a)} against {len(b)}")
+        raise ValueError(f"paired values must belong to the same rows, got {len(a)} and {len(b)} values")
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     return mean_interval(list(difference), resamples=resamples, seed=seed, level=level)
 

@@ -1,4 +1,4 @@
-"""From stored evaluation records to score matrices, and to everything the report shows about a memory; no torch."""
+"""Turn stored evaluation records into score matrices and all that the report shows about a memory; no torch."""
 
 from __future__ import annotations
 

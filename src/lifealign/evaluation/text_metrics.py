@@ -57,7 +57,7 @@ def rouge_l(prediction: str, reference: str) -> float:
 
 
 def length_words(prediction: str, reference: str = "") -> float:
-    """Words between white space, >= 0; says nothing of quality, and much about the metrics beside it."""
+    """Words between white space, >= 0; no measure of quality, but it helps to read the other scores."""
     return float(len(prediction.split()))
 
 
@@ -72,11 +72,11 @@ def distinct_2(prediction: str, reference: str = "") -> float:
 
 
 def distinct(text: str, n: int) -> float:
-    """Share of ONE answer's n-grams that do not repeat an earlier one, [0, 1]; 1 where there is no n-gram to repeat.
+    """Share of ONE answer's n-grams that do not repeat an earlier one, [0, 1]; 1 if there is no n-gram.
 
     Distinct-n (Li et al. 2016, arXiv 1510.03055) is a property of a set of answers: unique n-grams over all n-grams.
-    Such a ratio depends on how many answers there are and has no rows to resample. Within one answer it has both, and
-    its mean over rows says how far answers go round in circles; it does not say that answers differ from each other.
+    That ratio depends on the number of answers and has no rows to resample. Within one answer it gives a value per row,
+    whose mean shows how much answers repeat themselves, but not whether they differ from each other.
     """
     words = text.lower().split()
     grams = list(zip(*(words[i:] for i in range(n)), strict=False))
@@ -84,7 +84,7 @@ def distinct(text: str, n: int) -> float:
 
 
 def refusal_rate(prediction: str, reference: str = "") -> float:
-    """1 where the answer refuses within its first words (`planted.rules.refuses`, English), else 0."""
+    """1 if the answer refuses within its first words (`planted.rules.refuses`, English), else 0."""
     return float(refuses(prediction))
 
 

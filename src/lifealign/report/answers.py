@@ -1,7 +1,7 @@
-"""The transcript browser: what became of the answer to each prompt, from the task's learning until now; no torch.
+"""The transcript browser: how the answer to each prompt changed since its task was learnt. Imports no torch.
 
-What is good is asked by one criterion at a time: the task's rule, the judge's score, people's score, or the preference of
-the held-out pair. From the verdicts on the answers, in the order of the memory's life, follows the state of a prompt.
+An answer is good by one criterion at a time: the task's rule, the judge's score, people's score, or the preference of
+the held-out pair. The verdicts on a prompt's answers, in the order of the memory's life, give the state of the prompt.
 Everything is decided here; the page only filters and shows.
 """
 
@@ -24,23 +24,23 @@ from lifealign.judging.opinions import Opinion
 from lifealign.report.render import template
 
 GOOD_SCORE = 7.0
-"""A mean score of judges or people from here on is good: the upper middle anchor of the built-in rubrics' 1 to 10."""
+"""Mean score of judges or people from which an answer is good: the upper middle anchor of the built-in rubrics."""
 CRITERIA: Mapping[str, str] = {
     "rule": "the task's rule",
     "judge": "the judge's score",
     "people": "people's score",
     "preference": "preference of the pair",
 }
-"""What "good" may mean, the first that there is a verdict of being the default."""
+"""Ways to decide that an answer is good; the default is the first one with any verdicts."""
 STATES: Mapping[str, str] = {
     "forgotten": "was good, is bad",
     "recovered": "was good, was bad, is good again",
     "never": "was never good",
     "later": "became good after a later task",
     "kept": "was good after its task and ever since",
-    "unknown": "nobody said",
+    "unknown": "not judged",
 }
-"""State of a prompt -> what it says of the answers from the task's learning on."""
+"""State of a prompt -> what it means for the answers since the task was learnt."""
 
 LABELS: Mapping[str, str] = {
     "forgotten": "Forgotten",
@@ -53,7 +53,7 @@ LABELS: Mapping[str, str] = {
 
 
 def state_of(verdicts: Sequence[bool | None]) -> str:
-    """A key of `STATES`, from the verdicts in order, the first right after the task was learnt; None is left out."""
+    """A key of `STATES`, from the verdicts in order, the first right after the task was learnt; None is skipped."""
     known = [v for v in verdicts if v is not None]
     if not known:
         return "unknown"
@@ -69,11 +69,11 @@ def state_of(verdicts: Sequence[bool | None]) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """One answer with what is known of it.
+    """One answer with everything known about it.
 
     Attributes:
         record: the answer.
-        before: whether it was given before the task was learnt; it has then no part in the prompt's state.
+        before: whether it was given before the task was learnt; the prompt's state then ignores it.
         verdicts: criterion -> whether it is good; None: unknown.
         opinions: of judges and people.
     """
@@ -108,12 +108,12 @@ class Thread:
 def build_threads(
     records: Sequence[AnswerRecord], opinions: Sequence[Opinion] = (), good: float = GOOD_SCORE
 ) -> list[Thread]:
-    """Threads in the order in which their prompts first stand in `records`.
+    """Group answers into threads, in the order in which their prompts first appear in `records`.
 
     Args:
-        records: any order; of one source, prompt and point there is one.
-        opinions: of these answers or of others, which are left out.
-        good: mean score of judges or people from which on an answer is good.
+        records: in any order; one for each source, prompt and point.
+        opinions: opinions on these answers; those on others are ignored.
+        good: mean score of judges or people from which an answer is good.
 
     Raises:
         DataError: a source answered one prompt twice at one point.
@@ -129,7 +129,7 @@ def build_threads(
 
 
 def _learnt(records: Sequence[AnswerRecord]) -> dict[tuple[str, str], int]:
-    """(source, task) -> number of tasks learnt when the task was, as far as the answers tell: 1 for joint training."""
+    """(source, task) -> number of tasks learnt when the task was, as far as the answers show: 1 for joint training."""
     found: dict[tuple[str, str], int] = {}
     for record in records:
         if record.point == record.task:
@@ -184,12 +184,12 @@ def _disagree(answer: Seen) -> bool:
 
 
 def criteria_of(threads: Sequence[Thread]) -> list[str]:
-    """The criteria that there is a verdict of, in the order of `CRITERIA`."""
+    """Criteria with at least one verdict, in the order of `CRITERIA`."""
     return [name for name in CRITERIA if any(a.verdicts[name] is not None for t in threads for a in t.answers)]
 
 
 def summary(threads: Sequence[Thread], page: str) -> dict[str, Any]:
-    """What the report shows of threads, and where their page is: numbers of prompts in each state by the first criterion."""
+    """Values for the report: the link to the page, and the number of prompts in each state by the first criterion."""
     criteria = criteria_of(threads)
     sources = list(dict.fromkeys(t.first.source for t in threads)) if criteria else []
     return {
@@ -218,7 +218,7 @@ def counts(threads: Sequence[Thread], criterion: str) -> dict[str, dict[str, int
 
 
 def page_document(threads: Sequence[Thread]) -> dict[str, Any]:
-    """What the page's script reads, as plain values: a table of texts (most answers do not change) and the threads."""
+    """Plain values that the page's script reads: a table of texts (most answers do not change) and the threads."""
     texts: dict[str, int] = {}
 
     def text(value: str | None) -> int | None:
@@ -267,7 +267,7 @@ def _answer(seen: Seen, criteria: Sequence[str], text: int | None, names: Mappin
                 "rubric": o.rubric,
                 "score": o.score,
                 "outcome": o.outcome,
-                "versus": None if o.versus is None else names.get(o.versus, ["", "an answer that is not here"]),
+                "versus": None if o.versus is None else names.get(o.versus, ["", "an answer not on this page"]),
                 "words": o.words,
                 "unscored": o.unscored,
             }
@@ -305,11 +305,11 @@ def write_page(threads: Sequence[Thread], out: str | Path, title: str = "Answers
 
 
 def check_opinions(records: Sequence[AnswerRecord], opinions: Sequence[Opinion], where: str) -> None:
-    """Refuse a file of which no line is about these answers: it belongs to others.
+    """Refuse a file in which no line is about these answers.
 
     Raises:
-        DataError: says so.
+        DataError: the file belongs to other answers.
     """
     ids = {record.id for record in records}
     if opinions and not any(opinion.answer in ids for opinion in opinions):
-        raise DataError(f"{where}: none of its {len(opinions)} lines is about these answers; their ids differ")
+        raise DataError(f"{where}: none of its {len(opinions)} lines is about these answers; pass their own file")

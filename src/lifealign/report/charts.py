@@ -14,7 +14,7 @@ View = dict[str, Any]
 Point = tuple[float, float]
 
 COLOURS = 8
-"""Line colours of the template; after that many, lines are dashed."""
+"""Number of line colours in the template; further lines are dashed."""
 _LABEL_GAP = 13.0  # between the names at the ends of lines
 _MOST_POINTS = 300  # of one line; more steps than that are averaged in groups
 TRACES = {"loss": "Loss", "margin": "Reward margin", "focal_weight": "Focal weight"}
@@ -39,7 +39,7 @@ class Frame:
         )
 
     def view(self) -> View:
-        """What the template draws of it."""
+        """Values that the template draws."""
         marks = [
             {"y": self.at(self.x[0], t)[1], "text": text}
             for t, text in zip(self.ticks, tick_texts(self.ticks), strict=True)
@@ -163,7 +163,7 @@ def _parts(commits: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[View]:
 
 
 def _trace(parts: Sequence[View], key: str) -> list[tuple[list[Point], list[Point]]]:
-    """Of each stage the values and their running mean, thinned."""
+    """Values and running mean of each stage, thinned."""
     total = parts[-1]["end"] if parts else 0
     group = max(1, math.ceil(total / _MOST_POINTS))
     traces = []

@@ -1,7 +1,7 @@
 """Report of one or more memories: an HTML page that needs no network, the results as JSON, and the scores as CSV.
 
 Everything is computed from plain values (see `build_results`), so a report can be made again from results.json alone:
-no model, no memory, no torch. The same input gives the same bytes. Layout is in report.html.j2, what it shows in
+no model, no memory, no torch. The same input gives the same bytes. The layout is in report.html.j2, the content in
 `report.views`.
 """
 
@@ -33,13 +33,13 @@ def build_results(
     created: str | None = None,
     answers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The document that `render_html` and results.json are made of.
+    """The document from which `render_html` and results.json are made.
 
     Args:
-        runs: as `Memory.results` gives them; none of their keys but `method` is needed.
+        runs: as `Memory.results` gives them; of their keys, only `method` is required.
         title: heading of the page.
         created: a date to show. None by default, so that the same runs give the same bytes.
-        answers: of `answers.summary`, for the link to the transcript browser; None: there is none.
+        answers: from `answers.summary`, for the link to the transcript browser; None: no link.
 
     Returns:
         Plain JSON values; a number that is not finite is None (a missing score is not zero).
@@ -63,7 +63,7 @@ def write_report(results: Mapping[str, Any], directory: str | Path) -> list[Path
 
     Args:
         results: of `build_results`.
-        directory: made if missing.
+        directory: created if missing.
 
     Returns:
         The files written.
@@ -85,10 +85,10 @@ def write_report(results: Mapping[str, Any], directory: str | Path) -> list[Path
 
 
 def scores_csv(results: Mapping[str, Any]) -> str:
-    """Every measured cell of every score matrix, one a line; columns are `CSV_COLUMNS`.
+    """Every measured cell of every score matrix, one per line; columns are `CSV_COLUMNS`.
 
-    `stage` is the task after which was scored, or `BEFORE`; the guard's scores have the task `GUARD`. Cells that were not measured have no line. Runs that agree in
-    method and seed are told apart in the column `method`.
+    `stage` is the task after which it was scored, or `BEFORE`; the guard's scores have the task `GUARD`. Cells that
+    were not measured have no line. If runs agree in method and seed, the column `method` tells them apart.
     """
     clean = plain(results)
     runs = clean["runs"]

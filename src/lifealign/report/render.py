@@ -1,4 +1,4 @@
-"""What all pages share: templates, numbers as text, labels of runs."""
+"""Shared by all pages: templates, numbers as text, labels of runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ View = dict[str, Any]
 
 
 def number(value: Any, score: str = "") -> str:
-    """A number for people: two decimals for percent, three otherwise, more where it is small; "" for None."""
+    """A number for people: two decimals for percent, three otherwise, more if it is small; "" for None."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -29,19 +29,19 @@ def number(value: Any, score: str = "") -> str:
 
 
 def interval(cell: Any) -> View:
-    """{"value", "low", "high"} of a summary's cell, None where there is none."""
+    """{"value", "low", "high"} of a summary's cell, None if missing."""
     given = cell if isinstance(cell, Mapping) else {"value": cell}
     return {key: given.get(key) for key in ("value", "low", "high")}
 
 
 def limits(scores: Mapping[str, Any], k: int, j: int) -> tuple[Any, Any]:
-    """The interval of R[k][j]; None where there is none."""
+    """The interval of R[k][j]; None if missing."""
     low, high = scores.get("low"), scores.get("high")
     return (low[k][j] if low else None, high[k][j] if high else None)
 
 
 def run_labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each run, no two alike: the method, with seed, directory and number as far as they are needed."""
+    """A unique name for each run: the method, with seed, directory and number added only as needed."""
     parts = [
         (str(r.get("method")), f"seed {r.get('seed')}", PurePath(str(r.get("memory") or "")).name, f"#{i + 1}")
         for i, r in enumerate(runs)
@@ -54,7 +54,7 @@ def run_labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def template(name: str) -> Template:
-    """A page's layout, one of the package's files; every value put into it is escaped."""
+    """A page's template, one of the package's files; every value put into it is escaped."""
     environment = Environment(
         loader=PackageLoader("lifealign.report", "templates"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Tables of the report beside the scores: time, consolidation, data, settings. See `report.views`."""
+"""Tables of the report besides the scores: time, consolidation, data, settings. See `report.views`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def guard(
     rows: Sequence[Sequence[Mapping[str, Any]]],
     scales: Mapping[str, tuple[float, float]],
 ) -> View:
-    """The guard's scores of one run: stages down, scores across, and what was lost since before any task.
+    """The guard's scores of one run: stages down, scores across, and the loss since before any task.
 
     Args:
         label: of the run.
@@ -139,7 +139,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def compare(columns: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> View | None:
-    """Keys down, runs across; None where no run has a key."""
+    """Keys down, runs across; None if no run has a key."""
     keys = sorted({key for column in columns for key in column})
     if not keys:
         return None

@@ -14,7 +14,7 @@ TERMINAL_WIDTH = 120
 
 
 def score_matrix_lines(run: Mapping[str, Any], score: str = "accuracy") -> list[str]:
-    """One score matrix for the terminal: a row for each stage, a column for each task; blank where nothing was measured."""
+    """One score matrix for the terminal: a row for each stage, a column for each task; blank if not measured."""
     clean = plain(run)
     head = f"{catalog.score(score).title}: {run_labels([clean])[0]}, seed {clean.get('seed')}"
     scores = clean.get("scores", {}).get(score)
@@ -26,7 +26,7 @@ def score_matrix_lines(run: Mapping[str, Any], score: str = "accuracy") -> list[
         stages.insert(0, ("before", scores["before"]))
     cells = [["" if v is None else number(v, score) for v in row] for _, row in stages]
     first = max([len(name) for name, _ in stages], default=0)
-    # Where names do not fit side by side, columns are numbered in the order of the tasks.
+    # If names do not fit side by side, columns are numbered in the order of the tasks.
     widths = [max([len(t), *(len(row[j]) for row in cells)]) for j, t in enumerate(tasks)]
     names = list(tasks)
     if first + sum(widths) + 2 * len(widths) > TERMINAL_WIDTH:
@@ -41,7 +41,7 @@ def score_matrix_lines(run: Mapping[str, Any], score: str = "accuracy") -> list[
 
 
 def summary_lines(results: Mapping[str, Any]) -> list[str]:
-    """Last, AP, BWT ... of all runs for the terminal, one table for each score; what no run measured is left out."""
+    """Last, AP, BWT ... of all runs for the terminal, one table per score; unmeasured summaries are left out."""
     clean = plain(results)
     runs = clean["runs"]
     labels = run_labels(runs)

@@ -1,4 +1,4 @@
-"""What the report shows, as plain values for the template: tables, matrices, comparisons. See `report`.
+"""The content of the report as plain values for the template: tables, matrices, comparisons.
 
 A missing number is None from here on and is shown as such; nothing is filled in.
 """
@@ -19,12 +19,12 @@ from lifealign.report.render import View, interval, limits, run_labels
 
 
 def scores_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Metrics that at least one run has, in the order of the first that has them."""
+    """Scores that at least one run has, in order of first appearance."""
     return list(dict.fromkeys(m for run in runs for m in run.get("scores", {})))
 
 
 def stages(run: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> list[tuple[str, Sequence[Any]]]:
-    """Rows of R in which something was measured, each with the name of its stage.
+    """Rows of R with at least one measured value, each with the name of its stage.
 
     Tasks learnt in one go (joint training) have one stage, named like the commit.
     """
@@ -88,7 +88,7 @@ def _panel(score: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
 
 
 def _guard(runs: Sequence[Any], labels: Sequence[str]) -> list[View]:
-    """The columns that no task trains on, of each run that has some; one scale a score for all runs."""
+    """The guard's scores of each run that has some; all runs share one scale per score."""
     columns = [column for run in runs for column in (run.get("guard") or {}).items()]
     scales: dict[str, tuple[float, float]] = {}
     for name, column in columns:
@@ -108,7 +108,7 @@ def _guard(runs: Sequence[Any], labels: Sequence[str]) -> list[View]:
 
 
 def _best(score: str, key: str, values: Sequence[float | None]) -> float | None:
-    """The best value of a column; None if fewer than two runs have one. Forgetting is a loss whatever the score."""
+    """The best value of a column; None if fewer than two runs have one. Forgetting is a loss for every score."""
     present = [v for v in values if v is not None]
     if len(present) < 2:
         return None
@@ -121,7 +121,7 @@ def _comparable(runs: Sequence[Any]) -> bool:
 
 
 def _summary_cell(score: str, key: str, run: Mapping[str, Any]) -> View:
-    """A summary with its interval; `partial` says so where cells that it is a mean over were not measured."""
+    """A summary with its interval; `partial` counts its measured cells if some are missing."""
     cell = interval(run.get("summary", {}).get(score, {}).get(key))
     R = run.get("scores", {}).get(score, {}).get("R", [])
     needed = catalog.summary(key).cells(len(R))
@@ -150,7 +150,7 @@ def _summary_table(score: str, runs: Sequence[Any], labels: Sequence[str]) -> Vi
 
 
 def _floors(score: str, held: Sequence[tuple[Any, str]]) -> list[View]:
-    """What trivial answers score on the same rows; runs that were scored on the same ones share a table."""
+    """Scores of trivial answers to the same rows; runs scored on the same rows share a table."""
     groups: dict[str, tuple[list[str], Any, Any]] = {}
     for run, label in held:
         if found := (run.get("floors") or {}).get(score):
@@ -167,7 +167,7 @@ def _floors(score: str, held: Sequence[tuple[Any, str]]) -> list[View]:
 
 
 def _seeds(score: str, runs: Sequence[Any]) -> list[View]:
-    """Means over the seeds of runs that differ in nothing else."""
+    """Means over seeds, for runs that differ only in their seed."""
     groups: dict[str, list[Any]] = {}
     for run in runs:
         config = {k: v for k, v in (run.get("config") or {}).items() if k not in ("seed", "memory")}

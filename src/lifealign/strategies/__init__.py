@@ -1,4 +1,4 @@
-"""Strategies by name; ours are one method per file. Imports no torch before one is asked for."""
+"""Strategies by name; the built-in ones are one method per file. Imports no torch until one is loaded."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def register_strategy(name: str, cls: S) -> S: ...
 
 
 def register_strategy(name: str, cls: S | None = None) -> S | Callable[[S], S]:
-    """Give a strategy of your own a name; a decorator where `cls` is left out.
+    """Register your own strategy under a name; without `cls`, a decorator.
 
     Raises:
-        ConfigError: the name is taken or badly written, or `cls` is no strategy.
+        ConfigError: the name is taken or badly written, or `cls` is not a strategy.
     """
     if cls is None:
         return lambda cls: register_strategy(name, cls)
@@ -77,7 +77,7 @@ def make_strategy(choice: StrategyChoice, lora: LoraConfig, seed: int) -> Strate
     """The strategy that a (checked) configuration names.
 
     Raises:
-        ConfigError: there is none of that name, or it cannot be loaded.
+        ConfigError: no strategy has this name, or it cannot be loaded.
     """
     cls = STRATEGIES.find(choice.name)
     return cls(cls.Config.model_validate(choice.model_extra or {}), lora, seed)

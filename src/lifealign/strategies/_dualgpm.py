@@ -1,4 +1,4 @@
-"""Which directions of a module's inputs belong to earlier tasks (DualGPM, Liang & Li 2023), and what a new adapter may read.
+"""Directions of a module's inputs that belong to earlier tasks (DualGPM), and those that a new adapter may read.
 
 Shapes: I inputs of a module, K kept directions, R rank. Float64 on the CPU.
 """
@@ -16,7 +16,7 @@ NOISE = 1e-6
 
 
 class Basis(NamedTuple):
-    """What a module's new adapters may not read, by DualGPM (Liang & Li 2023): the smaller of two complements is kept.
+    """Inputs that a module's new adapters may not read (DualGPM, Liang & Li 2023), as the smaller of two complements.
 
     Attributes:
         vectors_IK: orthonormal columns, K <= I / 2.
@@ -61,7 +61,7 @@ def reading(moment_II: Tensor, basis: Basis, rank: int) -> Tensor:
 
 
 def protect(moment_II: Tensor, basis: Basis, threshold: float) -> Basis:
-    """The basis after a task: the fewest directions more with which `threshold` of the inputs' energy tr C is protected.
+    """The basis after a task: add the fewest directions that protect `threshold` of the inputs' energy tr C.
 
     DualGPM's criterion on the inputs themselves: their squared singular values are C's eigenvalues.
     """

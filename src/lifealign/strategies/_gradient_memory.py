@@ -1,4 +1,4 @@
-"""What methods of gradient projection share: rows kept of each task, their gradients, and what is projected."""
+"""Shared by methods of gradient projection: rows kept of each task, their gradients, and the projection."""
 
 from __future__ import annotations
 
@@ -82,19 +82,19 @@ class GradientMemory(Strategy):
                 parameter.copy_(part)
 
     def retain(self, task: Task, history: History) -> ReplayBuffer:
-        """A seeded sample of each task's rows stays for good."""
+        """Keep a seeded sample of each task's rows for good."""
         return add_rows(history.replay, task.train, task.name, count=self.config.memory_pairs, seed=self.seed)
 
     def _due(self, step: Step) -> bool:
-        """Whether memory gradients are measured at this step; those of the last time are used otherwise."""
+        """Whether memory gradients are measured at this step; otherwise the last ones are reused."""
         return True
 
     def _sets(self, step: Step) -> Mapping[str, Sequence[Row]]:
-        """Sets of rows, by what to call them; each gives one memory gradient."""
+        """Named sets of rows; each gives one memory gradient."""
         return self._memory
 
     def _project(self, vector: Tensor, step: Step) -> Tensor:
-        """The flat gradient [N] with the method's projection; the tensor itself where there is nothing to do."""
+        """The flat gradient [N] with the method's projection; the tensor itself if nothing changes."""
         raise NotImplementedError
 
     def _measured(self, step: Step) -> Tensor:

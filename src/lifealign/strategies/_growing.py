@@ -1,4 +1,4 @@
-"""What methods share that begin an adapter anew for each task and keep the earlier ones, frozen, beside it."""
+"""Shared by methods that add a new adapter for each task and keep the earlier ones, frozen, beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lifealign.training.strategy import History, Strategy
 
 
 def joined(past: Mapping[str, Tensor], newest: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Two sums of products as one: A [K, I] and A' [K', I] become [K + K', I], B [O, K] likewise; `past` may be empty."""
+    """Two sums of products as one: A [K, I] and A' [K', I] become [K + K', I], B [O, K + K']; `past` may be empty."""
     return {
         name: torch.cat([past[name], new], 0 if name.endswith(".lora_A") else 1) if past else new
         for name, new in newest.items()
@@ -23,7 +23,7 @@ def joined(past: Mapping[str, Tensor], newest: Mapping[str, Tensor]) -> dict[str
 
 
 class Growing(Strategy):
-    """W0 + (alpha/r) (B_t A_t + sum_{i<t} B_i A_i), of which the task in hand trains the first product.
+    """W0 + (alpha/r) (B_t A_t + sum_{i<t} B_i A_i), of which the current task trains the first product.
 
     The state holds the earlier products side by side, `past/<module>.lora_A` [(t-1) R, I] and `past/<module>.lora_B`.
     """
@@ -35,7 +35,7 @@ class Growing(Strategy):
         self._past: dict[str, Tensor] = {}
 
     def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
-        """The adapter of HEAD joins the past; a new one, which changes nothing yet, is put in its place."""
+        """Move HEAD's adapter to the past and put a new one, which changes nothing yet, in its place."""
         if history.tasks:
             self._past = joined(self._past, self._finished(history))
             self.mount(model)
@@ -62,7 +62,7 @@ class Growing(Strategy):
         return history.adapter()
 
     def _fresh(self, model: nn.Module, history: History) -> dict[str, Tensor]:
-        """What a task starts from: A drawn anew for each task, B zero."""
+        """Start of a task: A newly drawn for each task, B zero."""
         digest = hashlib.sha256(f"{self.seed}|{len(history.tasks)}".encode()).digest()
         shapes = {name: tuple(p.shape) for name, p in trainable(model).items()}
         return fresh_factors(shapes, int.from_bytes(digest[:4], "big"))

@@ -1,4 +1,4 @@
-"""What methods share that pull the weights back to where the last task left them, each as strongly as it mattered."""
+"""Shared by methods that pull each weight back to where the last task left it, as strongly as it mattered."""
 
 from __future__ import annotations
 

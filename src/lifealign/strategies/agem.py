@@ -24,7 +24,7 @@ def agem_project(gradient_N: Tensor, memory_N: Tensor) -> Tensor:
 
 
 class AGem(GradientMemory):
-    """Take out of each step the part that would raise the mean loss on stored rows of earlier tasks.
+    """Remove from each step the part that would raise the mean loss on stored rows of earlier tasks.
 
     Averaged GEM (A-GEM; Chaudhry et al. 2019, arXiv 1812.00420). The mean is that of a sample of all earlier tasks'
     rows.
@@ -32,9 +32,9 @@ class AGem(GradientMemory):
     Adapted: the memory holds preference pairs; the sample is a function of seed, stage and step; its gradient is that
     of the preference loss at the current weights, over the full vector of LoRA parameters.
 
-    SFT stage: the same, with the NLL of the chosen answers for the loss.
+    SFT stage: the same, with the NLL of the chosen answers as the loss.
 
-    Kept: `memory_pairs` rows a task; no tensors. While training n.
+    Kept: `memory_pairs` rows per task; no tensors. While training n.
 
     Cost: 1 + sample_pairs / pairs_per_step.
     """
@@ -43,7 +43,7 @@ class AGem(GradientMemory):
         """Objective, memory, sample."""
 
         sample_pairs: int = Field(16, ge=1)
-        """Pairs drawn from the whole memory at each optimizer step; all, where there are no more. 1 <= sample_pairs."""
+        """Pairs drawn from the whole memory at each optimizer step; all, if there are no more. 1 <= sample_pairs."""
 
     def _sets(self, step: Step) -> Mapping[str, Sequence[Row]]:
         rows = [row for own in self._memory.values() for row in own]

@@ -1,6 +1,6 @@
-"""Read a run's configuration with the chosen strategy's own options, and check that the two fit each other.
+"""Read a run's configuration with the chosen strategy's own options, and check that they fit together.
 
-Apart from `config`, which knows no strategy and needs no torch.
+Separate from `config`, which knows no strategies and needs no torch.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from lifealign.strategies import STRATEGIES, make_strategy
 def read_config(
     path: str | Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """A run configuration, the strategy's own options checked as well; see `core.config.load_config`."""
+    """Read a run configuration and check the strategy's own options too; see `core.config.load_config`."""
     return _check_together(load_config(None if path is None else Path(path), settings, _Options(), base))
 
 
 def check_tree(tree: Mapping[str, Any], where: str) -> RunConfig:
-    """A tree of plain values as a run configuration, checked like a file; mistakes begin with `where`."""
+    """Check a tree of plain values like a configuration file; messages begin with `where`."""
     return _check_together(check_config(tree, where, _Options()))
 
 
 class _Options(Mapping[str, type[BaseModel]]):
-    """Name of a strategy -> the model of its options; a strategy is loaded when its options are asked for."""
+    """Name of a strategy -> the model of its options; a strategy is loaded when its options are read."""
 
     def __getitem__(self, name: str) -> type[BaseModel]:
         return STRATEGIES[name].Config
@@ -44,6 +44,6 @@ class _Options(Mapping[str, type[BaseModel]]):
 
 
 def _check_together(config: RunConfig) -> RunConfig:
-    """The configuration, if the strategy finds its options to fit the rest of it."""
+    """Return the configuration after the strategy has checked that its options fit the rest."""
     make_strategy(config.strategy, config.lora, config.seed).check(config)
     return config

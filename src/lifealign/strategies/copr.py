@@ -23,10 +23,10 @@ from lifealign.training.strategy import History, PreferenceDataset, Step, Strate
 def target_logit(previous: Tensor, reward: Tensor, beta: float) -> Tensor:
     """Logit of the optimal policy's P*(chosen | the two answers): D_{t-1} + 2 r_x / beta, any shape.
 
-    P* is in proportion to pi_{t-1}(y|x) exp(Adv(y) / beta), where the advantages of a pair are +r_x and -r_x.
+    P* is proportional to pi_{t-1}(y|x) exp(Adv(y) / beta), where the advantages of a pair are +r_x and -r_x.
 
     Args:
-        previous: D_{t-1}, the previous policy's log-prob of the chosen answer less that of the rejected one, nats.
+        previous: D_{t-1}, the previous policy's log-prob of the chosen answer minus that of the rejected one, nats.
         reward: r_x, in (0, 1).
         beta: reward per nat, > 0.
     """
@@ -51,13 +51,13 @@ class Copr(Strategy):
     Adapted: the two answers of a stored pair are all of Y_x. r_x is drawn for each row from a Beta distribution of mean
     `reward`, as a function of the seed; the spread is this package's choice. One multiplier for all earlier tasks: it
     rises by `multiplier_rate` times the violation on the replayed rows of each optimizer step. Rows are mixed as in
-    replay, so lambda also stands for the share of replayed rows in a step. There is no other preference loss, so of the
-    objective's options only `beta` is here. `slack` is in squared nats and has to be within reach of the fit, or lambda
-    rises for ever.
+    replay, so lambda also stands for the share of replayed rows in a step. There is no other preference loss, so
+    only `beta` of the objective's options applies. `slack` is in squared nats; the fit must be able to reach it, or
+    lambda rises forever.
 
     SFT stage: plain, on the same rows.
 
-    Kept: the buffer, one float a row of it, lambda.
+    Kept: the buffer, one float per row of it, lambda.
 
     Cost: 1 + buffer / task rows, and one forward of the task's rows.
     """
@@ -68,13 +68,13 @@ class Copr(Strategy):
         replay_share: float = Field(0.05, gt=0, le=1)
         """Share of a task's distinct rows that become candidates after it. 0 < replay_share <= 1."""
         beta: float = Field(0.1, gt=0)
-        """Reward per nat, of the target and of the margins that are reported. 0 < beta."""
+        """Reward per nat, of the target and of the reported margins. 0 < beta."""
         reward: float = Field(0.25, gt=0, lt=1)
         """Mean of r_x; the target is 2 r_x / beta nats above the previous policy. 0 < reward < 1."""
         reward_concentration: float = Field(20.0, gt=0)
         """Sum of the Beta distribution's parameters: the larger, the nearer each r_x to its mean. 0 < reward_concentration."""
         slack: float = Field(0.1, ge=0)
-        """Mean fit loss that is allowed on replayed rows, squared nats. 0 <= slack."""
+        """Mean fit loss allowed on replayed rows, squared nats. 0 <= slack."""
         multiplier: float = Field(1.0, ge=0)
         """Lambda at the first replayed row. 0 <= multiplier."""
         multiplier_rate: float = Field(0.1, ge=0)
@@ -120,7 +120,7 @@ class Copr(Strategy):
         return torch.where(own_B, task_B, self._multiplier * fit_B)
 
     def adjust_update(self, step: Step) -> None:
-        """Ascent of lambda by the violation on the step's replayed rows, of all processes."""
+        """Move lambda by the violation on the step's replayed rows of all processes."""
         fits = [fit for _, fit in sorted(gather_object(self._step))]
         self._step = []
         if fits:
@@ -128,7 +128,7 @@ class Copr(Strategy):
             self._multiplier = max(0.0, self._multiplier + self.config.multiplier_rate * violation)
 
     def retain(self, task: Task, history: History) -> ReplayBuffer:
-        """As replay; a row that could not be encoded has no target and stays out."""
+        """Keep rows as replay does; a row that could not be encoded has no target and stays out."""
         c = self.config
         buffer = update_buffer(
             history.replay,

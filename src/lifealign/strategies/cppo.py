@@ -19,7 +19,7 @@ from lifealign.training.strategy import History, PreferenceDataset, Step, Strate
 def balance_weights(
     margin_B: Tensor, logp_B: Tensor, seen_M2: Tensor, threshold_std: float, lower: float, upper: float
 ) -> tuple[Tensor, Tensor]:
-    """Weights alpha, beta [B] of the policy and the retention loss, by how a pair stands among those seen.
+    """Weights alpha, beta [B] of the policy and the retention loss, by how a pair compares with those seen.
 
     A value is high above mean + threshold_std * std (population), low below mean - threshold_std * std, of its column of `seen_M2`.
 
@@ -59,14 +59,14 @@ class Cppo(Strategy):
 
     Adapted: the paper weighs on-policy samples of PPO. Here a sample is a stored pair; its reward is the implicit
     margin against the reference, its probability the mean log-prob per token of the chosen answer, L_preference the
-    objective. Thresholds come from the last `window` pairs trained on, in whichever task, and hold still during an
-    optimizer step; until so many were seen all weights are 1. Weights step to the bounds; they carry no gradient.
+    objective. Thresholds come from the last `window` pairs trained on, in any task, and stay fixed during an
+    optimizer step; until that many are seen, all weights are 1. Weights step to the bounds; they carry no gradient.
     pi_prev is the policy before the task, frozen: its log-probs of the task's response tokens (both answers) are
     computed once. The first task has no earlier policy and no retention.
 
     SFT stage: plain, without weights and retention.
 
-    Kept: 2 floats a pair of the window. While training one float a response token of the task.
+    Kept: 2 floats per pair of the window. While training, one float per response token of the task.
 
     Cost: 1, and one forward of the task's rows.
     """
@@ -81,11 +81,11 @@ class Cppo(Strategy):
         threshold_std: float = Field(1.0, ge=0)
         """Standard deviations from the mean at which a margin or probability counts as high or low. 0 <= threshold_std."""
         lower: float = Field(0.5, ge=0, le=1)
-        """Weight of what is to count less. 0 <= lower <= 1."""
+        """Weight of a loss that should count less. 0 <= lower <= 1."""
         upper: float = Field(2.0, ge=1)
-        """Weight of what is to count more. 1 <= upper."""
+        """Weight of a loss that should count more. 1 <= upper."""
         window: int = Field(256, ge=2)
-        """Pairs behind mean and standard deviation; before, all weights are 1: take fewer than the stream has. 2 <= window."""
+        """Pairs behind mean and deviation; weights are 1 until then, so use fewer than the stream has. 2 <= window."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,11 +96,11 @@ class Cppo(Strategy):
         self._previous: list[Tensor] = []
 
     def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
-        """Count anew; forget what an interrupted step has seen."""
+        """Reset the counts; forget what an interrupted step has seen."""
         self._step, self._counts = [], torch.zeros(2)
 
     def training_set(self, task: Task, history: History) -> PreferenceDataset:
-        """The task's rows; the previous policy's log-probs of their tokens are kept beside."""
+        """The task's rows; the previous policy's log-probs of their tokens are kept with them."""
         dataset = super().training_set(task, history)
         self._previous = self.view.token_logps(dataset.rows) if history.tasks else []
         return dataset
@@ -126,7 +126,7 @@ class Cppo(Strategy):
         return loss_B
 
     def adjust_update(self, step: Step) -> None:
-        """The step's pairs enter the window, in the order of their rows: whatever the packing and the processes."""
+        """The step's pairs enter the window, in the order of their rows, independent of packing and processes."""
         pairs = sorted(gather_object(self._step))
         self._step = []
         if pairs:
@@ -135,7 +135,7 @@ class Cppo(Strategy):
             self._counts = self._counts + torch.tensor([len(pairs), sum(weighted for *_, weighted in pairs)])
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """How many of the pairs trained on had a weight that is not 1."""
+        """Report how many of the trained pairs had a weight other than 1."""
         pairs, weighted = self._counts.tolist()
         return {"balance": {"pairs": int(pairs), "weighted": int(weighted)}}
 

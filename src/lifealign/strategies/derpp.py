@@ -22,7 +22,7 @@ def matching_loss(now: Tensor, stored: Tensor) -> Tensor:
 
 
 def draw(exemplars: Sequence[Exemplar], size: int, seed: int, task: str, what: str) -> list[Exemplar]:
-    """`size` exemplars: as often as is needed through all of them, each time in another random order."""
+    """Draw `size` exemplars, going through all of them as often as needed, each time in another random order."""
     keys = [e.row.digest for e in exemplars]
     drawn: list[Exemplar] = []
     while exemplars and len(drawn) < size:
@@ -37,14 +37,14 @@ class DERpp(Replay):
     Dark experience replay (DER++; Buzzega et al. 2020, arXiv 2004.07211, eq. 6): L(task's pairs) + logps_weight MSE(z
     now, z stored) on one draw from the buffer + buffer_weight L(pairs) on another.
 
-    Adapted: z, the logits there, are the two mean log-probs a token of a pair's answers, as they were at the end of the
-    pair's task. The two draws are independent and each as large as the task (a small buffer comes up several times);
+    Adapted: z, the logits there, are the mean log-probs per token of a pair's two answers, as they were at the end of
+    the pair's task. The two draws are independent and each as large as the task (a small buffer is repeated);
     all three parts are shuffled together, and a step's loss is the mean over its pairs, so the parts weigh 1 :
     logps_weight : buffer_weight.
 
-    SFT stage: the same with the NLL of the chosen answers for L and the chosen answer's z alone.
+    SFT stage: the same with the NLL of the chosen answers as L and the chosen answer's z alone.
 
-    Kept: the buffer (rows) and two floats a row of it.
+    Kept: the buffer (rows) and two floats per row of it.
 
     Cost: 3 (each part has the task's size).
     """
@@ -55,7 +55,7 @@ class DERpp(Replay):
         own_terms = True
 
         logps_weight: float = Field(0.3, ge=0)
-        """Weight of the stored log-probs, per square nat a token (the paper's alpha). 0 <= logps_weight; with buffer_weight 0 it is DER."""
+        """Weight of the stored log-probs (paper: alpha), per square nat. 0 <= logps_weight; buffer_weight 0: DER."""
         buffer_weight: float = Field(0.5, ge=0)
         """Weight of the buffer's own loss (the paper's beta). 0 <= buffer_weight; with logps_weight 0 it is replay."""
 
@@ -86,7 +86,7 @@ class DERpp(Replay):
         return PreferenceDataset(rows, (*((task.name,) * len(task.train)), *(e.task for e in drawn)))
 
     def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
-        """The part of each pair's draw, [B]."""
+        """Loss of each pair by the draw that it belongs to, [B]."""
         weights_B2, stored_B2 = self._of(batch)
         lengths_B2 = torch.stack([batch.chosen_lengths_B, batch.rejected_lengths_B], -1)
         now_B2 = torch.stack([policy.chosen, policy.rejected], -1) / lengths_B2
@@ -94,7 +94,7 @@ class DERpp(Replay):
         return weights_B2[:, 0] * objective.loss + weights_B2[:, 1] * match_B
 
     def sft_loss(self, batch: PreferenceBatch) -> Tensor:
-        """The part of each pair's draw, the same for all tokens of a matched answer, [T]."""
+        """Loss of each token by the draw of its pair, the same for all tokens of a matched answer, [T]."""
         assert batch.token_T is not None
         weights_B2, stored_B2 = self._of(batch)
         lengths = batch.chosen_lengths_B.long()
@@ -109,7 +109,7 @@ class DERpp(Replay):
         return self._weights_N2[index].to(device), self._stored_N2[index].to(device)
 
     def retain(self, task: Task, history: History) -> ReplayBuffer:
-        """As replay, with the log-probs of the rows that are new, at the weights that the task ended with."""
+        """Keep rows as replay does, and the log-probs of the new ones at the task's final weights."""
         buffer = super().retain(task, history)
         fresh = [e for e in buffer.exemplars if e.index >= history.replay.seen]
         logps = self.view.pair_logps([e.row for e in fresh])  # NaN for rows too long to be trained on

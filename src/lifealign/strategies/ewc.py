@@ -41,7 +41,7 @@ def accumulate(old: Mapping[str, Tensor], new: Mapping[str, Tensor], decay: floa
 
 
 class EWC(Strategy):
-    """Hold each weight where the last task left it, as strongly as its Fisher information says.
+    """Hold each weight where the last task left it, in proportion to its Fisher information.
 
     Elastic weight consolidation (EWC; Kirkpatrick et al. 2017, arXiv 1612.00796) in its online form (Progress &
     Compress, Schwarz et al. 2018, arXiv 1805.06370): one running F, and theta* moves on with each task. The penalty is
@@ -52,11 +52,11 @@ class EWC(Strategy):
     log-likelihood), one pair at a time, at the end of the task. As there, each task's F is normalised before it is
     added, here to mean 1 over all entries, so that `penalty_weight` means the same whatever the size of the gradients.
 
-    SFT stage: the same penalty; F knows nothing of the SFT loss.
+    SFT stage: the same penalty; F ignores the SFT loss.
 
     Kept: F, n numbers (theta* is the stored adapter).
 
-    Cost: 1, and one step on `fisher_pairs` pairs, one by one, a task.
+    Cost: 1, and one step on `fisher_pairs` pairs, one by one, per task.
     """
 
     class Config(ObjectiveConfig):
@@ -65,9 +65,9 @@ class EWC(Strategy):
         penalty_weight: float = Field(100.0, ge=0)
         """Lambda: strength of the penalty, per unit of F of mean 1. 0 <= penalty_weight; choose it on validation rows."""
         decay: float = Field(0.95, ge=0, le=1)
-        """What of the earlier tasks' F stays with each new task. 0 <= decay <= 1."""
+        """Share of the earlier tasks' F that is kept with each new task. 0 <= decay <= 1."""
         fisher_pairs: int = Field(500, ge=1)
-        """Pairs of the task that its F is estimated on, at most; drawn with the seed. 1 <= fisher_pairs."""
+        """Largest number of a task's pairs used to estimate its F; drawn with the seed. 1 <= fisher_pairs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,13 +79,13 @@ class EWC(Strategy):
         self._anchor = dict(history.adapter())
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """Penalty penalty_weight/2 sum F (theta - theta*)^2; nothing before the first task's end."""
+        """Penalty penalty_weight/2 sum F (theta - theta*)^2; zero before the first task's end."""
         if not self._fisher:
             return super().penalty(model)
         return float(self.config.penalty_weight) / 2 * weighted_distance(trainable(model), self._anchor, self._fisher)
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """F of this task, added to what is left of the earlier ones'."""
+        """Add this task's F to the decayed F of earlier tasks."""
         rows = self.view.usable(task.train)
         order = shuffled([row.digest for row in rows], self.seed, task.name, "fisher")[: self.config.fisher_pairs]
         fresh = mean_squares((self.view.loss_on([rows[i]]) for i in order), trainable(model))

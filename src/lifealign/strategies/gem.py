@@ -17,12 +17,12 @@ def gem_project(gradient_N: Tensor, memory_KN: Tensor, margin: float, eps: float
 
     Args:
         gradient_N: g, any floating type; the result has the same.
-        memory_KN: G, one memory gradient a row.
+        memory_KN: G, one memory gradient per row.
         margin: lower bound of every v_k, >= 0: how far beyond orthogonal the result goes.
         eps: added to the diagonal, > 0; so with margin 0 products with memory gradients may stay below 0 by O(eps).
 
     Returns:
-        [N]; `gradient_N` itself where no product with a memory gradient is negative.
+        [N]; `gradient_N` itself if no product with a memory gradient is negative.
     """
     g, G = gradient_N.double(), memory_KN.double()
     products_K = G @ g
@@ -41,16 +41,16 @@ class Gem(GradientMemory):
     """Take the nearest step that raises no earlier task's loss on stored rows.
 
     Gradient Episodic Memory (GEM; Lopez-Paz & Ranzato 2017, arXiv 1706.08840). "Raises no loss" holds up to `margin`
-    and `eps`; eps is absolute, so it damps gradients that are short beside it.
+    and `eps`; eps is absolute, so it damps gradients that are short compared with it.
 
     Adapted: the memory holds preference pairs, and each task's memory gradient is that of the preference loss on its
     pairs at the current weights, over the full vector of LoRA parameters, after the sum over processes and before
     clipping. The paper's memory is the last examples of a task, here a seeded sample. The quadratic programme (one
-    unknown a task) is solved by scipy.
+    unknown per task) is solved by scipy.
 
-    SFT stage: the same, with the NLL of the chosen answers for the loss.
+    SFT stage: the same, with the NLL of the chosen answers as the loss.
 
-    Kept: `memory_pairs` rows a task; no tensors. While training t n.
+    Kept: `memory_pairs` rows per task; no tensors. While training t n.
 
     Cost: 1 + t memory_pairs / pairs_per_step, t tasks.
     """
@@ -61,7 +61,7 @@ class Gem(GradientMemory):
         margin: float = Field(0.5, ge=0)
         """Lower bound of every multiplier once a product is negative (the authors' memory strength). 0 <= margin."""
         eps: float = Field(1e-3, gt=0)
-        """Added to the diagonal of G G', squared gradient norms. 0 < eps."""
+        """Added to the diagonal of G G', which holds squared gradient norms. 0 < eps."""
 
     def _project(self, vector: Tensor, step: Step) -> Tensor:
         assert self._references_KN is not None

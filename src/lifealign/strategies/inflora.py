@@ -1,4 +1,4 @@
-"""InfLoRA (Liang & Li 2024, arXiv 2404.00228): adapters that read nothing of what earlier tasks put in."""
+"""InfLoRA (Liang & Li 2024, arXiv 2404.00228): adapters that do not read the inputs of earlier tasks."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class InfLora(Growing):
     Adapted: the paper trains image classifiers; here it is the preference loss, the inputs are those of all tokens of
     prompts and both answers, and any module may be adapted (the paper: k and v). DualGPM counts the energy of the
     inputs, as in the paper; the authors' code squares C's eigenvalues once more. Beyond `tasks` tasks the threshold
-    stays at `protected_last`; where the basis leaves fewer than r directions the other rows of A_t are zero.
+    stays at `protected_last`; if the basis leaves fewer than r directions, the other rows of A_t are zero.
 
     SFT stage: the same adapter, with the SFT loss.
 
     Kept: the adapters of all tasks, t n, and at most I / 2 columns of length I per module.
 
-    Cost: 1 + t r columns more in each adapted module; twice a task, a forward of its rows and an eigendecomposition [I,
-    I] per module.
+    Cost: 1 + t r columns more in each adapted module; twice per task, a forward of its rows and an eigendecomposition
+    [I, I] per module.
     """
 
     class Config(ObjectiveConfig):

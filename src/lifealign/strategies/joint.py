@@ -15,14 +15,14 @@ from lifealign.training.strategy import History, PreferenceDataset, Strategy
 
 
 class Joint(Strategy):
-    """Train anew on all rows seen so far, from the initial adapter: the upper bound.
+    """Retrain on all rows seen so far, from the initial adapter: the upper bound.
 
     No paper: this is plain training on all tasks at once (multi-task learning). A stream is one group, learnt in one
-    go. A task added later is learnt by training anew on everything.
+    go. A task added later means retraining on everything.
 
     Kept: all rows.
 
-    Cost: of a stream 1 (per row); of a task added later, all rows.
+    Cost: 1 per row of a stream; for a task added later, all rows.
     """
 
     sums_updates: ClassVar[bool] = False
@@ -42,7 +42,7 @@ class Joint(Strategy):
         return PreferenceDataset(rows, (*(e.task for e in past), *((task.name,) * len(task.train))))
 
     def retain(self, task: Task, history: History) -> ReplayBuffer:
-        """Every row stays."""
+        """Keep every row."""
         past = history.replay
         new = [Exemplar(row, task.name, past.seen + i) for i, row in enumerate(task.train)]
         return replace(past, exemplars=(*past.exemplars, *new), seen=past.seen + len(new))

@@ -33,7 +33,7 @@ class L2P(Strategy):
     """Freeze the model, and train a pool of prompts from which each input chooses by its own features.
 
     Learning to Prompt (L2P; Wang et al. 2022, arXiv 2112.08654). The query of a prompt is the mean of the frozen
-    model's last hidden states over it; the `top_k` keys nearest to it name the prompts that stand before it, nearest
+    model's last hidden states over it; the `top_k` keys nearest to it select the prompts placed before it, nearest
     first. Loss of a pair: L_pref - key_pull * sum cos(query, selected keys).
 
     Adapted: the classifier's loss became the preference objective, the class token the mean of hidden states, and each
@@ -43,7 +43,7 @@ class L2P(Strategy):
     the model's type), the keys from a normal distribution. Before any training the policy is therefore not the base
     model. No adapter is trained: the `lora` settings are not read.
 
-    SFT stage: the prompts alone; the keys rest.
+    SFT stage: trains the prompts alone, not the keys.
 
     Kept: pool (length + 1) D numbers, as weights.
 
@@ -63,7 +63,7 @@ class L2P(Strategy):
         length: int = Field(5, ge=1)
         """Virtual tokens of one prompt. 1 <= length."""
         top_k: int = Field(4, ge=1)
-        """Prompts of the pool that stand before an input. 1 <= top_k <= pool."""
+        """Prompts of the pool placed before each input. 1 <= top_k <= pool."""
         key_pull: float = Field(0.5, ge=0)
         """Weight of the cosine between a query and the keys it selected. 0 <= key_pull."""
 
@@ -104,10 +104,10 @@ class L2P(Strategy):
         return objective.loss - float(self.config.key_pull) * pull_B
 
     def to_peft(self, model: nn.Module) -> nn.Module:
-        """There is no such form."""
+        """Refused: PEFT has no such form."""
         raise ConfigError(
-            "strategy l2p cannot be exported: which prompts stand before an input depends on the input, which no PEFT "
-            "method knows; answer with `lifealign generate`, or train with a strategy that keeps one adapter"
+            "strategy l2p cannot be exported: its prompts depend on the input, which no PEFT method supports; "
+            "answer with `lifealign generate`, or train with a strategy that keeps one adapter"
         )
 
     def _query(self, prompts: Sequence[Sequence[int]]) -> Tensor:

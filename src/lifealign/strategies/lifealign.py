@@ -18,7 +18,7 @@ from lifealign.training.losses import ObjectiveName
 from lifealign.training.strategy import History
 
 START = "start/"
-"""Prefix of the weights after the first of two consolidations, in the state of a task under way."""
+"""Prefix of the weights after the first of two consolidations, in the state of an unfinished task."""
 
 
 class LifeAlign(Replay):
@@ -40,7 +40,7 @@ class LifeAlign(Replay):
         replay_share: float = Field(0.2, ge=0, le=1)
         """Share of a task's distinct rows that become candidates after it; 0: consolidation alone. 0 <= replay_share <= 1."""
         consolidate: Literal["task", "stage"] = "task"
-        """`task`: once, what both stages changed. `stage`: after SFT and after the preference stage (needs sft.epochs)."""
+        """`task`: once, for both stages. `stage`: after SFT and after the preference stage (needs sft.epochs)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +49,7 @@ class LifeAlign(Replay):
 
     @property
     def update_space(self) -> Literal["factors", "delta_w"]:
-        """The space of the consolidation: after one in `delta_w` the factors are split anew."""
+        """The space of the consolidation: after one in `delta_w` the factors are split again."""
         space: Literal["factors", "delta_w"] = self.config.space
         return space
 
@@ -88,7 +88,7 @@ class LifeAlign(Replay):
         return result
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The bases; while a task is under way, where the preference stage started from, too."""
+        """The bases; during a task, also the weights at the start of the preference stage."""
         return self._basis | {START + name: tensor for name, tensor in self._start.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

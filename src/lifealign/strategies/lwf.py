@@ -20,12 +20,12 @@ class LwF(Strategy):
     Learning without forgetting (LwF; Li & Hoiem 2016, arXiv 1606.09282). The loss plus weight * KL(pi_prev || pi),
     pi_prev the policy as the last task left it.
 
-    Adapted: the old network's outputs are the whole next-token distributions of the previous policy (no head of its own
-    a task), at the tokens of the chosen answers behind their prompts; exact, not sampled; the mean over a pair's
+    Adapted: the old network's outputs are the whole next-token distributions of the previous policy (no head
+    per task), at the tokens of the chosen answers behind their prompts; exact, not sampled; the mean over a pair's
     tokens, at temperature 1 (the paper's 2 is for classifiers). Without adapter dropout in pi_prev. The first task has
     no previous policy and no such term.
 
-    SFT stage: the same divergence beside the NLL, the mean over tokens like it.
+    SFT stage: the same divergence added to the NLL, also as a mean over tokens.
 
     Kept: nothing more (the previous adapter is in the memory).
 
@@ -38,7 +38,7 @@ class LwF(Strategy):
         own_terms = True
 
         weight: float = Field(0.5, ge=0)
-        """Of the divergence, per nat a token. 0 <= weight."""
+        """Weight of the divergence, which is in nats per token. 0 <= weight."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +46,7 @@ class LwF(Strategy):
         self._rows: tuple[Row, ...] = ()
 
     def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
-        """The previous policy, where there is one."""
+        """Take the previous policy, if there is one."""
         self._previous = history.adapter() if history.tasks else {}
 
     def training_set(self, task: Task, history: History) -> PreferenceDataset:

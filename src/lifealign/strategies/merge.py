@@ -26,23 +26,23 @@ LOOKS_AT_ENTRIES = frozenset({"ties", "dare", "magmax"})
 
 
 class Merge(Strategy):
-    """Train each task apart, and merge the updates of all tasks after each one.
+    """Train each task separately, and merge the updates of all tasks after each one.
 
     By task arithmetic (Ilharco et al. 2023, arXiv 2212.04089), TIES (Yadav et al. 2023, arXiv 2306.01708), DARE (Yu et
     al. 2024, arXiv 2311.03099), SLERP (Shoemake 1985; two at a time, as the tasks came) or MagMax (Marczak et al. 2024,
     arXiv 2407.06322).
 
-    Each task is trained from the initial adapter, for MagMax from where the training of the task before it ended (not
+    Each task is trained from the initial adapter, for MagMax from where the training of the previous task ended (not
     from the merged weights). The initial dW is 0, so tau_t = dW_t = (alpha/r) B_t A_t, which the state keeps as
-    factors. The long-term weights are the merged dW of each module, cut to rank r by an SVD; `truncation_error` of the
-    diagnostics is the share that this lost.
+    factors. The long-term weights are the merged dW of each module, cut to rank r by an SVD; `truncation_error` in the
+    diagnostics is the share that this loses.
 
     Adapted: the papers merge whole models, here each module's dW is merged by itself (trimming, sign election and angle
     are per module); the merged weights are those after task t for every t, not only at the end.
 
     Kept: the factors of every task, t n numbers after t tasks.
 
-    Cost: 1 and, once per task, an SVD of t r x t r a module; for those that look at entries, of a dense O x I.
+    Cost: 1 and, once per task, an SVD of t r x t r per module; methods that look at entries take one of a dense O x I.
     """
 
     sums_updates: ClassVar[bool] = False
@@ -68,11 +68,11 @@ class Merge(Strategy):
         scale: float | None = Field(None, gt=0)
         """Factor of the merged update; slerp has none. 0 < scale. None: 1/T after T tasks; ties 1.0, magmax 0.5."""
         keep: float | None = Field(None, gt=0, le=1)
-        """ties only: share of each task's entries that stay, the largest. 0 < keep <= 1. 0.2."""
+        """ties only: share of each task's entries that are kept, the largest. 0 < keep <= 1. Default 0.2."""
         drop: float | None = Field(None, ge=0, lt=1)
-        """dare only: probability with which an entry is dropped. 0 <= drop < 1. 0.9."""
+        """dare only: probability of dropping an entry. 0 <= drop < 1. Default 0.9."""
         interpolation: float | None = Field(None, ge=0, le=1)
-        """slerp only: how far from the merged update to the new one. 0 <= interpolation <= 1. 0.5."""
+        """slerp only: how far from the merged update to the new one. 0 <= interpolation <= 1. Default 0.5."""
 
         @model_validator(mode="before")
         @classmethod
@@ -98,7 +98,7 @@ class Merge(Strategy):
         self._tasks: list[dict[str, Tensor]] = []
 
     def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
-        """The task starts from the initial adapter; MagMax goes on from the unmerged weights of the last task."""
+        """The task starts from the initial adapter; MagMax continues from the unmerged weights of the last task."""
         sequential = self.config.method == "magmax" and self._tasks
         restore(model, self._tasks[-1] if sequential else history.adapter("initial"))
 
@@ -129,7 +129,7 @@ class Merge(Strategy):
         self._tasks = list(tasks.values())
 
     def _merge(self, module: str, task_index: int) -> tuple[Product, dict[str, float]]:
-        """The merged dW of a module in the adapter's rank, and what the truncation lost."""
+        """The merged dW of a module in the adapter's rank, and the loss by truncation."""
         scaling = self.lora.alpha / self.lora.r
         taus = [Product(scaling * f[f"{module}.lora_B"].double(), f[f"{module}.lora_A"].double()) for f in self._tasks]
         dense = self.config.method in LOOKS_AT_ENTRIES
@@ -146,7 +146,7 @@ class Merge(Strategy):
             case "ties":
                 return merging.ties(taus_TOI, c.keep, scale)
             case "dare":
-                # A task's draws are its own: what is dropped of it is the same in every later merge.
+                # Each task has its own draws, so the same entries are dropped in every later merge.
                 sparse = [
                     merging.dare(tau, c.drop, self._generator(f"dare/{i}", module)) for i, tau in enumerate(taus_TOI)
                 ]

@@ -20,7 +20,7 @@ BLOCK = 1 << 20
 
 
 class _ProductNorm(torch.autograd.Function):
-    """||B A||_1 of B [O, R], A [R, I] in blocks of rows; the gradients sign(BA) A^T and B^T sign(BA) are made on the way."""
+    """||B A||_1 of B [O, R], A [R, I] in blocks of rows; also computes its gradients sign(BA) A^T and B^T sign(BA)."""
 
     @staticmethod
     def forward(ctx: Any, b_OR: Tensor, a_RI: Tensor) -> Tensor:
@@ -50,13 +50,13 @@ def product_norm(b_OR: Tensor, a_RI: Tensor) -> Tensor:
 
 
 class NLora(Growing):
-    """Add an adapter per task whose product is held sparse: sparse updates seldom meet in the same entry.
+    """Add an adapter per task whose product is kept sparse: sparse updates rarely change the same entry.
 
     N-LoRA (Yang et al. 2024, arXiv 2410.10179): the preference loss + penalty_weight sum ||B_t A_t||_1 over modules.
 
     Adapted: the paper trains a language-model loss; here it is the preference loss. The norm is the paper's, over all O
-    x I entries of the product in hand (without alpha/r), the first task included; the authors' code sums the r x r
-    entries of A B, which is another matrix, so its weights (0.4 to 1.8) mean nothing here.
+    x I entries of the current product (without alpha/r), the first task included; the authors' code sums the r x r
+    entries of A B, a different matrix, so its weights (0.4 to 1.8) do not apply here.
 
     SFT stage: the same penalty, with the SFT loss.
 
@@ -80,7 +80,7 @@ class NLora(Growing):
         return norm
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """Nothing changes; says what the mean absolute entry of the products is."""
+        """Report the mean absolute entry of the products; change nothing."""
         products = list(self._products(snapshot(model)))
         entries = sum(b.shape[0] * a.shape[1] for b, a in products)
         total = sum(float(product_norm(b, a)) for b, a in products)

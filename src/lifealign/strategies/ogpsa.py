@@ -14,7 +14,7 @@ from lifealign.strategies._gradient_memory import GradientMemory, GradientMemory
 from lifealign.training.strategy import History, Step
 
 RANK_TOLERANCE = 1e-6
-"""Singular values of the normalised references below this share of the largest span nothing."""
+"""Singular values of the normalised references below this share of the largest count as zero."""
 
 
 def project_out(gradient_N: Tensor, references_KN: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def project_out(gradient_N: Tensor, references_KN: Tensor) -> Tensor:
 class Ogpsa(GradientMemory):
     """Project each tensor's gradient out of the span of the gradients on earlier tasks' rows.
 
-    Orthogonal gradient projection (OGPSA, arXiv 2602.07892). The part in the span is lost whatever its sign.
+    Orthogonal gradient projection (OGPSA, arXiv 2602.07892). The part in the span is removed whatever its sign.
 
     Adapted: the paper protects one or two general abilities, each by 200 general samples, in full fine-tuning; here
     every earlier task is a reference set (its stored pairs, the stage's loss, the weights at the time of refreshing),
@@ -46,7 +46,7 @@ class Ogpsa(GradientMemory):
 
     SFT stage: the same, with the gradients of the SFT loss.
 
-    Kept: `memory_pairs` rows a task; no tensors. While training (and in checkpoints) t n.
+    Kept: `memory_pairs` rows per task; no tensors. While training (and in checkpoints) t n.
 
     Cost: 1 + t memory_pairs / (refresh pairs_per_step).
     """
@@ -60,12 +60,12 @@ class Ogpsa(GradientMemory):
         """Optimizer steps between measurements of the reference gradients. 1 <= refresh."""
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """The references belong to the task's training alone."""
+        """Drop the references, which belong to the task's training alone."""
         self._references_KN = None
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The reference gradients, in a checkpoint; between tasks nothing."""
+        """The reference gradients, in a checkpoint; nothing between tasks."""
         return {} if self._references_KN is None else {"references": self._references_KN}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -28,7 +28,7 @@ class OLora(Growing):
     and i < t + l2_weight sum ||p||_2 over A_t and B_t.
 
     Adapted: the paper trains a language-model loss; here it is the preference loss. The penalties are those of the
-    authors' code: absolute values, norms that are not squared. The scale alpha/r is left out. The earlier adapters stay
+    authors' code: absolute values, unsquared norms. The scale alpha/r is left out. The earlier adapters stay
     in their factors, nothing is merged into the base model.
 
     SFT stage: the same penalties, with the SFT loss.
@@ -47,7 +47,7 @@ class OLora(Growing):
         """Weight of the norms of the new matrices. 0 <= l2_weight."""
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """Both penalties of the new adapter; there is no overlap in the first task."""
+        """Both penalties of the new adapter; the first task has no overlap."""
         own = trainable(model)
         total = torch.zeros(())
         if self.config.orthogonality_weight and self._past:
@@ -57,7 +57,7 @@ class OLora(Growing):
         return total
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """Nothing changes; says how large the overlap is."""
+        """Report the size of the overlap; change nothing."""
         return {"adapters": len(history.tasks) + 1, "overlap": float(self._overlap(snapshot(model)))}
 
     def _overlap(self, own: Mapping[str, Tensor]) -> Tensor:

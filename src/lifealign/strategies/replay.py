@@ -23,7 +23,7 @@ class Replay(Strategy):
 
     def training_set(self, task: Task, history: History) -> PreferenceDataset:
         """The task's rows and the buffer's; the loop's sampler interleaves them. A row in both counts once."""
-        if self.config.replay_share and self.config.replay_policy == "per_task_quota":  # before training, not after it
+        if self.config.replay_share and self.config.replay_policy == "per_task_quota":  # fail before training
             task_quota({task.name, *(e.task for e in history.replay.exemplars)}, self.config.replay_capacity)
         own = {row.digest for row in task.train}
         past = [e for e in history.replay.exemplars if e.row.digest not in own]
@@ -31,7 +31,7 @@ class Replay(Strategy):
         return PreferenceDataset(rows, ((task.name,) * len(task.train)) + tuple(e.task for e in past))
 
     def retain(self, task: Task, history: History) -> ReplayBuffer:
-        """A seeded random share of the task's rows enters; the policy says which rows stay."""
+        """Add a seeded random share of the task's rows; the policy decides which rows stay."""
         c = self.config
         return update_buffer(
             history.replay,

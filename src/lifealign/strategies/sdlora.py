@@ -30,8 +30,8 @@ class SDLora(Growing):
     SD-LoRA (Wu et al. 2025, arXiv 2501.13198): h = W0 x + (alpha/r) (sum_{k<t} a_k B_k A_k x / (||A_k||_F ||B_k||_F) +
     a_t B_t A_t x), with one a per task and module.
 
-    Adapted: the paper trains image classifiers; here it is the preference loss. A direction starts its new task at the
-    magnitude a_t ||A_t|| ||B_t|| that it ended the last one with, so that the policy does not jump when it is frozen;
+    Adapted: the paper trains image classifiers; here it is the preference loss. A direction starts a new task at the
+    magnitude a_t ||A_t|| ||B_t|| with which it ended the last one, so that freezing it does not change the policy;
     a_t of a new task starts at 1, where B_t = 0. The magnitudes [t] are trained parameters of the adapted modules, and
     so part of the stored adapter.
 
@@ -43,7 +43,7 @@ class SDLora(Growing):
     """
 
     def attach(self, base: PreTrainedModel) -> nn.Module:
-        """The adapter, and its one magnitude for a start."""
+        """The adapter, with one magnitude to start with."""
         model = super().attach(base)
         for _, layer in _layers(model):
             layer.register_parameter("magnitudes", nn.Parameter(torch.ones(1)))
@@ -62,7 +62,7 @@ class SDLora(Growing):
                 layer.lora_A[PAST].register_forward_hook(self._scale(layer, slice(None, -1)))
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """Nothing changes; says what the mean absolute magnitude of each task is, the one in hand in the same measure."""
+        """Report the mean absolute magnitude of each task, the current one on the same scale; change nothing."""
         own = snapshot(model)
         magnitudes = []
         for name in (n.removesuffix(".magnitudes") for n in own if n.endswith(".magnitudes")):
@@ -99,7 +99,7 @@ class SDLora(Growing):
         return fresh
 
     def _scale(self, layer: Any, part: slice) -> Any:
-        """A hook that multiplies what an A puts out, [..., K], by the magnitudes of its tasks."""
+        """A hook that multiplies the output of an A, [..., K], by the magnitudes of its tasks."""
         return lambda module, inputs, output: output * self._per_rank(layer, part)
 
     def _per_rank(self, layer: Any, part: slice) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sequential preference tuning (SeqFT): nothing is done against forgetting. The lower bound."""
+"""Sequential preference tuning (SeqFT), with nothing done against forgetting: the lower bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synaptic intelligence: each weight is held by how much its way through training lowered the loss."""
+"""Synaptic intelligence: hold each weight by how much its path through training lowered the loss."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def importance(path: Tensor, displacement: Tensor, xi: float) -> Tensor:
     """max(w, 0) / (d^2 + xi) by entry: what one task adds to Omega (Zenke et al. 2017, eq. 5).
 
     Args:
-        path: w, the fall of the loss that an entry's way accounts for.
-        displacement: d, where the entry ended less where it began.
-        xi: > 0; keeps entries that came back to where they began finite.
+        path: w, the part of the loss's fall that an entry's path accounts for.
+        displacement: d, the entry's end minus its start.
+        xi: > 0; keeps entries finite that returned to their start.
     """
     return path.clamp(min=0) / (displacement**2 + xi)
 
@@ -31,18 +31,18 @@ class SI(Strategy):
     """Hold each weight where the last task left it, as strongly as it lowered earlier losses.
 
     Synaptic intelligence (SI; Zenke, Poole & Ganguli 2017, arXiv 1703.04200). The penalty is penalty_weight sum Omega
-    (theta - theta*)^2. w = - sum over the steps of g dtheta, an estimate of how much of the loss's fall is an entry's
-    own; Omega += w / (d^2 + xi) at the end of a task.
+    (theta - theta*)^2. w = - sum over the steps of g dtheta, an estimate of an entry's share in the fall of the
+    loss; Omega += w / (d^2 + xi) at the end of a task.
 
     Adapted: g is the gradient of the loss that is trained, on the step's pairs, without the penalty and before
-    clipping; dtheta is the change that AdamW made. A way along which the loss rose counts as 0, or the penalty would
+    clipping; dtheta is the change that AdamW made. A path along which the loss rose counts as 0, or the penalty would
     have no lower bound. The entries of a LoRA adapter move by hundredths at most: with the paper's xi of 0.1 the
     denominator is xi for nearly all of them, and `penalty_weight` (or a smaller xi) has to be chosen on validation
     rows.
 
-    SFT stage: the same penalty, and w goes on over both stages, each with its own loss.
+    SFT stage: the same penalty, and w accumulates over both stages, each with its own loss.
 
-    Kept: Omega, n numbers (theta* is the stored adapter); within a task n more for w.
+    Kept: Omega, n numbers (theta* is the stored adapter); within a task, n more for w.
 
     Cost: 1.
     """
@@ -63,30 +63,30 @@ class SI(Strategy):
         self._gradients: dict[str, Tensor] = {}
 
     def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
-        """theta* is where the last task ended; a new way begins there."""
+        """theta* is where the last task ended; a new path begins there."""
         self._anchor = dict(history.adapter())
         self._path = {}
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """Penalty penalty_weight sum Omega (theta - theta*)^2; nothing before the first task's end."""
+        """Penalty penalty_weight sum Omega (theta - theta*)^2; zero before the first task's end."""
         if not self._omega:
             return super().penalty(model)
         return float(self.config.penalty_weight) * weighted_distance(trainable(model), self._anchor, self._omega)
 
     def adjust_gradients(self, step: Step) -> None:
-        """Set the loss's gradient aside. Nothing is changed."""
+        """Copy the loss's gradient; change nothing."""
         self._gradients = {name: p.grad.clone() for name, p in step.parameters.items() if p.grad is not None}
 
     @torch.no_grad()
     def adjust_update(self, step: Step) -> None:
-        """One step of the path integral: w -= g dtheta. Nothing is changed."""
+        """One step of the path integral: w -= g dtheta; no weight is changed."""
         for name, p in step.parameters.items():
             fall = -self._gradients[name] * (p - step.before[name])
             self._path[name] = self._path[name].to(p.device) + fall if name in self._path else fall
         self._gradients = {}
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """Omega of this task, added to the earlier ones'."""
+        """Add this task's Omega to that of earlier tasks."""
         falls = {name: path.cpu() for name, path in self._path.items()}
         for name, p in trainable(model).items():
             if name in falls:  # else no step was taken

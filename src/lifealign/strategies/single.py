@@ -1,4 +1,4 @@
-"""Single-task learning (STL): a fresh adapter per task, each task answered by its own. What forgetting is measured against."""
+"""Single-task learning (STL): a fresh adapter per task, each task answered by its own; the baseline for forgetting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Single(Strategy):
     """Keep one adapter per task, and answer each task with its own.
 
     No paper: this is single-task learning (STL), against which forgetting is measured. Every task starts from the
-    initial weights, learns its own rows, and is scored with the adapter that it left. So nothing is forgotten and
+    initial weights, learns its own rows, and is scored with the adapter that it left. Nothing is forgotten, and
     nothing is passed on: BWT is 0, and `last` is STL in the paper of LifeAlign. A task that was not learnt is scored
     with the initial weights (the base model); a prompt of no known task is answered by the latest adapter, which is
     also the one that is exported.
@@ -37,7 +37,7 @@ class Single(Strategy):
         restore(model, self._initial(model))
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """Keep what was trained."""
+        """Keep the trained adapter."""
         self._adapters[task.name] = snapshot(model)
         return {"adapters": len(self._adapters)}
 

@@ -32,7 +32,7 @@
   // --- which threads are shown ---
 
   function words(thread) {
-    // Made once, when something is searched for.
+    // Made once, on the first search.
     if (thread.words === undefined) {
       const all = thread.turns.map((turn) => text(turn[1]));
       all.push(text(thread.reference), text(thread.rejected));
@@ -93,7 +93,7 @@
       bar.style.setProperty("--s", share.good / share.known);
       const name = point === "base" ? "before any" : point;
       const title = `${pointName(point)}: ${share.good} of ${share.known} good`;
-      points.append(make("li", { title, class: share.before ? "before" : "" }, make("b", {}, Math.round((100 * share.good) / share.known) + " %"), " good", bar, make("span", {}, name)));
+      points.append(make("li", { title, class: share.before ? "before" : "" }, make("b", {}, Math.round((100 * share.good) / share.known) + "%"), " good", bar, make("span", {}, name)));
     }
     points.hidden = points.childElementCount < 2;
   }
@@ -116,7 +116,7 @@
     drawn = `${from} ${to} ${chosen && key(chosen)}`;
     const fresh = document.createDocumentFragment();
     for (let i = from; i < to; i++) fresh.append(drawRow(shown[i], i));
-    if (!shown.length) fresh.append(make("p", { class: "nothing" }, "No prompt is like this."));
+    if (!shown.length) fresh.append(make("p", { class: "nothing" }, "No prompt matches."));
     rows.replaceChildren(fresh);
     if (chosen) list.setAttribute("aria-activedescendant", "row-" + shown.indexOf(chosen));
     else list.removeAttribute("aria-activedescendant");
@@ -191,7 +191,7 @@
     for (let i = a.length - 1; i >= 0; i--)
       for (let j = b.length - 1; j >= 0; j--)
         same[i * width + j] = a[i].trim() === b[j].trim() ? same[(i + 1) * width + j + 1] + 1 : Math.max(same[(i + 1) * width + j], same[i * width + j + 1]);
-    // Marks all over say nothing.
+    // Marks on nearly every word would not help.
     if (same[0] < LIKE * Math.max(a.length, b.length)) return highlighted(after);
     const element = make("div", { class: "text", dir: "auto" });
     let kind = "", run = "";
@@ -253,8 +253,8 @@
     const box = make("section", { class: `card ${kind}${answer.before ? " before" : ""}`, id: "answer-" + answer.id }, head);
     const content = text(answer.text), earlier = index ? text(thread.answers[index - 1].text) : null;
     if (content === earlier) {
-      const whole = make("button", { type: "button", on: { click: () => whole.parentNode.replaceWith(highlighted(content)) } }, "show it");
-      box.append(make("p", { class: "same" }, "The same answer. ", whole));
+      const whole = make("button", { type: "button", on: { click: () => whole.parentNode.replaceWith(highlighted(content)) } }, "Show it");
+      box.append(make("p", { class: "same" }, "Same answer as before. ", whole));
     } else if (!content) box.append(make("p", { class: "same" }, "An empty answer."));
     else box.append(changes && earlier !== null ? compared(earlier, content) : highlighted(content));
     const scores = make("div", { class: "scores" });
@@ -265,7 +265,7 @@
   }
 
   function pair(thread) {
-    const element = make("details", { class: "pair" }, make("summary", {}, "What the held-out row says"));
+    const element = make("details", { class: "pair" }, make("summary", {}, "The held-out row"));
     element.open = pair.open === true;
     element.addEventListener("toggle", () => { pair.open = element.open; });
     for (const [label, index] of [["Chosen", thread.reference], ["Rejected", thread.rejected]])
@@ -276,7 +276,7 @@
   function showThread() {
     detail.replaceChildren();
     detail.scrollTop = 0;
-    if (!chosen) return detail.append(make("p", { class: "nothing" }, "Nothing is chosen."));
+    if (!chosen) return detail.append(make("p", { class: "nothing" }, "No prompt selected."));
     const at = shown.indexOf(chosen), state = data.criteria.length ? chosen.states[criterion] : "unknown";
     const nav = make(
       "div",
@@ -341,14 +341,14 @@
     search.value = parts.get("search") || "";
     pick(filters.includes(parts.get("show")) ? parts.get("show") : "all");
     const source = parts.get("source"), item = parts.get("item");
-    // Beside an item, the source says whose answers to it.
+    // With an item, the source tells whose answers to show.
     selects.source.value = !item && has(selects.source, source) ? source : "";
     const wanted = data.threads.find((t) => t.item === item && (source === null || t.source === source));
     if (item) document.body.classList.toggle("open", !!wanted);
     if (wanted) chosen = wanted;
     update(true);
     if (wanted && chosen !== wanted) {
-      // A link leads to its item whatever else it says.
+      // A link opens its item, even if its filters hide it.
       selects.task.value = search.value = "";
       pick("all");
       chosen = wanted;
@@ -411,7 +411,7 @@
     }
     if (target.closest("select,button,a,summary,input[type=checkbox]") && ["Enter", " ", "ArrowUp", "ArrowDown"].includes(event.key)) return;
     if (target.closest("select,fieldset") && event.key.startsWith("Arrow")) return;
-    // In the answers, keys that scroll do so.
+    // In the answers, scrolling keys scroll.
     if (target === detail && !["j", "k", "d", "/", "?", "Escape"].includes(event.key) && !/^[1-9]$/.test(event.key)) return;
     if (/^[1-9]$/.test(event.key) && filters[event.key - 1]) {
       pick(filters[event.key - 1]);

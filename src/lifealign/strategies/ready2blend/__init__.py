@@ -1,1 +1,1 @@
-"""Strategy ready2blend, which needs a translator, a prompt bank and sentence vectors of its own."""
+"""Strategy ready2blend, with its own translator, prompt bank and sentence vectors."""

