@@ -87,7 +87,7 @@ def test_every_command_is_on_the_page_under_its_purpose() -> None:
     assert sorted(titles) == sorted(commands())
     assert "## Other" not in text, "a command is in no group of docs/generate/site_commands.py"
     assert {name for names in GROUPS.values() for name in names} == {name.split()[0] for name in commands()}
-    assert "lifealign learn MEMORY ROWS --name NAME [OPTIONS]" in text
+    assert "lifealign learn MEMORY ROWS --name TASK [OPTIONS]" in text
 
 
 def test_every_public_name_is_on_the_python_page() -> None:

@@ -1,4 +1,4 @@
-"""Every `lifealign ...` call on a how-to page is one that the parser knows: its command, its options, and what they require."""
+"""Every `lifealign ...` call on a page is one that the parser knows: its command, its options, and what they require."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from site_commands import commands
 from support.paths import ROOT
 
-PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
 SHELL = {"bash", "console", "sh", "shell", "yaml"}
 """Languages of blocks that hold commands; those of a workflow stand after ``run:``."""
@@ -23,10 +23,11 @@ SEPARATORS = {"|", "||", "&&", ";", "&", ">", ">>", "<", "2>"}
 
 
 def calls(text: str) -> list[str]:
-    """What follows `lifealign` in each command of a page: in blocks of shell or workflow, and in `code` inside sentences."""
+    """What follows `lifealign` in each command of a page: in blocks, fenced or indented, and in `code` inside sentences."""
     blocks = [m["body"] for m in FENCE.finditer(text) if m["language"] in SHELL]
     lines = [line.strip() for body in blocks for line in body.replace("\\\n", " ").splitlines()]
     pieces = [piece.strip() for line in lines for piece in re.split(r"&&|;", line)]
+    pieces += re.findall(r"^ {4}(\S.*)$", FENCE.sub("", text), re.MULTILINE)
     pieces += re.findall(r"(?<!`)`(lifealign [^`\n]+)`(?!`)", FENCE.sub("", text))
     return [piece[match.end() :] for piece in pieces if (match := START.match(piece))]
 
@@ -64,8 +65,8 @@ def _wrong_options(words: list[str], options: dict[str, Any], command: Any) -> l
     return wrong
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_calls_on_how_to_pages_are_ones_that_exist(page: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_calls_on_a_page_are_ones_that_exist(page: Path) -> None:
     found = {call: mistakes(call) for call in calls(page.read_text(encoding="utf-8"))}
     assert {call: wrong for call, wrong in found.items() if wrong} == {}
 
@@ -73,8 +74,11 @@ def test_calls_on_how_to_pages_are_ones_that_exist(page: Path) -> None:
 def test_calls_are_found() -> None:
     """Else the test above would hold of pages that it cannot read."""
     texts = {page.name: calls(page.read_text(encoding="utf-8")) for page in PAGES}
-    for name in ("choose-a-method.md", "ci-gates.md", "export.md", "from-trl.md", "gpu.md", "repair.md"):
+    for name in ("choose-a-method.md", "ci-gates.md", "export.md", "from-trl.md", "gpu.md", "repair.md", "README.md"):
         assert texts[name], name
+    assert any(call.startswith("study examples/studies/real-five.yaml") for call in texts["reproduction.md"]), (
+        "indented"
+    )
     assert any(call.startswith("learn memories/two") for call in texts["gpu.md"]), "behind accelerate launch"
     assert any(call.endswith("> gates.json") for call in texts["ci-gates.md"]), "in a workflow"
 
