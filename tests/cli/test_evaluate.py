@@ -69,7 +69,7 @@ def test_a_malformed_gate_ends_with_2_before_any_work(memory, fake):
 def test_a_gate_judges_the_memory_as_it_is(memory, fake):
     result = lifealign("evaluate", memory, "--gate", "bwt>=-1", "--as-of", "a")
     assert result.exit_code == 2
-    assert "does not go with --as-of" in result.stderr
+    assert "cannot be combined with --as-of" in result.stderr
     assert fake.calls == []
 
 

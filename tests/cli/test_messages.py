@@ -139,7 +139,7 @@ def test_stopping_is_130_and_says_how_to_go_on(memory, fake):
     fake.failure = KeyboardInterrupt()
     result = lifealign("evaluate", memory)
     assert result.exit_code == 130
-    assert result.stderr == "lifealign: stopped; run the same command again to go on\n"
+    assert result.stderr == "lifealign: stopped; run the same command again to continue\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
