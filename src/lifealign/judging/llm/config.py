@@ -95,7 +95,7 @@ class JudgeConfig(Frozen):
     def _fits(self) -> JudgeConfig:
         names = [judge.label for judge in self.judges]
         if len(set(names)) != len(names) or PANEL in names:
-            raise ValueError(f"names of judges must be unique and not {PANEL!r}, got {names}; set judges[].name")
+            raise ValueError(f"judges' names must be unique and not {PANEL!r}, got {names}; set judges[].name")
         unpriced = [judge.label for judge in self.judges if judge.price_in is None]
         if self.max_cost is not None and unpriced:
             raise ValueError(f"max_cost needs the prices of every judge (price_in, price_out); missing: {unpriced}")

@@ -98,7 +98,9 @@ def _check_paper(asks: Sequence[Ask]) -> None:
     for ask in asks:
         scale = ask.rubric.scale
         if ask.other is not None or (scale.low, scale.high) != (1, 10):
-            found = "compares pairs" if ask.other is not None else f"has the scale {scale.low} to {scale.high}"
+            found = (
+                "is used in pairwise mode" if ask.other is not None else f"has the scale {scale.low} to {scale.high}"
+            )
             raise JudgeError(f"--paper needs scores from 1 to 10, but rubric {ask.rubric.name!r} {found}; drop --paper")
 
 
