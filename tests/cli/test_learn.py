@@ -59,7 +59,7 @@ def test_learn_without_memory_and_base_model_is_refused(tmp_path, fake, rows):
     for path in (tmp_path / "none", tmp_path / "empty"):
         result = lifealign("learn", path, rows, "--name", "tone")
         assert result.exit_code == 2
-        assert f"{path}: there is no memory here; give --base-model" in result.stderr
+        assert f"{path}: no memory here; give --base-model" in result.stderr
         (tmp_path / "empty").mkdir(exist_ok=True)
     assert fake.calls == []
 

@@ -91,6 +91,16 @@ def test_the_installed_command_answers():
     assert done.stdout.startswith("lifealign 0.")
 
 
+@pytest.mark.parametrize("group", [(), ("ratings",)])
+def test_no_summary_of_a_command_is_cut_at_80_columns(group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = lifealign(*group, "--help")
+    _, _, listed = result.output.partition("\nCommands:\n")
+    summaries = listed.rstrip().splitlines()
+    assert len(summaries) >= 2 and all(line.endswith(".") for line in summaries)
+    assert [line for line in summaries if line.endswith(("...", "…"))] == []
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_and_json(command):
     result = lifealign(command, "--help")
@@ -139,7 +149,7 @@ def test_stopping_is_130_and_says_how_to_go_on(memory, fake):
     fake.failure = KeyboardInterrupt()
     result = lifealign("evaluate", memory)
     assert result.exit_code == 130
-    assert result.stderr == "lifealign: stopped; run the same command again to go on\n"
+    assert result.stderr == "lifealign: stopped; run the same command again to continue\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])

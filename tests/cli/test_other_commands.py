@@ -28,10 +28,10 @@ def test_related_and_compose_pass_their_options_on(memory, fake):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "nothing to compose: give --weight TASK=WEIGHT"),
+        ((), "no weights given; pass --weight TASK=WEIGHT"),
         (("--weight", "tone"), "--weight 'tone': expected TASK=WEIGHT with a number"),
         (("--weight", "tone=half"), "--weight 'tone=half': expected TASK=WEIGHT with a number"),
-        (("--weight", "a=1", "--weight", "a=2"), "--weight 'a=2': task 'a' has a weight already (1)"),
+        (("--weight", "a=1", "--weight", "a=2"), "--weight 'a=2': task 'a' already has a weight (1)"),
         (("--weight", "a=1", "--split", "train"), "--split 'train': allowed: test, validation"),
     ],
 )

@@ -129,7 +129,7 @@ def test_judgements_and_ratings_from_files(tmp_path: Path) -> None:
     )
     assert read_judgements(judgements) == [
         Opinion("x", "judge", "m", 3.0, words="No.\u2028Never.", rubric="safe"),
-        Opinion("x", "judge", "m", unscored="no reply within the time allowed, at every try", rubric="safe"),
+        Opinion("x", "judge", "m", unscored="every try timed out", rubric="safe"),
         Opinion("x", "judge", "m", unscored="the reply is not one JSON object", words="Well, ...", rubric="safe"),
         Opinion("x", "judge", "m", versus="y", outcome="lost", words="Because.", rubric="safe"),
         Opinion("y", "judge", "m", versus="x", outcome="won", words="Because.", rubric="safe"),

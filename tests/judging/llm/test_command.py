@@ -32,7 +32,7 @@ def test_judgements_come_back_as_they_were_written(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("{", "not JSON"),
-        ('{"id": "1"}', "no judgement; its keys are"),
+        ('{"id": "1"}', "not a judgement; expected the keys"),
         (
             '{"id":"1","item":"2","task":"t","source":"s","point":"p","judge":"j","rubric":"r","mode":"both"}',
             "mode 'both'",
@@ -132,15 +132,18 @@ def test_the_forecast_bounds_what_is_paid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "nobody to judge: give --judge URL and --model NAME, or --config FILE"),
-        (["--model", "m"], "--model goes with --judge URL"),
-        (["--judge", "http://h/v1"], "give one --model for each --judge, got 0 for 1"),
+        ([], "no judge given: pass --judge URL and --model NAME, or --config FILE"),
+        (["--model", "m"], "--model has no effect without --judge; add --judge URL"),
+        (["--judge", "http://h/v1"], "--model: expected one for each --judge (1), got 0"),
         (["--judge", "http://h/v1", "--model", "m", "--mode", "both"], "mode"),
         (["--judge", "http://h/v1", "--model", "m"], "--out FILE.jsonl"),
-        (["--judge", "http://h/v1", "--model", "m", "--baseline", "x", "--dry-run"], "goes with mode pairwise"),
+        (
+            ["--judge", "http://h/v1", "--model", "m", "--baseline", "x", "--dry-run"],
+            "baseline 'x' needs pairwise mode",
+        ),
         (
             ["--judge", "http://h/v1", "--model", "m", "--paper", "--mode", "pairwise", "--baseline", "reference"],
-            "--paper is the mean score of 1 to 10 times 10; by rubric 'truthfulness' pairs are compared",
+            "--paper needs scores from 1 to 10, but rubric 'truthfulness' is used in pairwise mode",
         ),
         (["--judge", "http://h/v1", "--model", "m", "--rubric", "safe", "--rubric", "helpful"], "one for all tasks"),
         (
@@ -148,7 +151,10 @@ def test_the_forecast_bounds_what_is_paid(tmp_path: Path) -> None:
             "already has 'safe'",
         ),
         (["--judge", "http://h/v1", "--model", "m", "--max-cost", "1"], "max_cost needs the prices"),
-        (["--judge", "http://h/v1", "--model", "m", "--price-in", "1", "--price-in", "2"], "give one, or one for each"),
+        (
+            ["--judge", "http://h/v1", "--model", "m", "--price-in", "1", "--price-in", "2"],
+            "--price-in: expected one, or one for each --judge (1), got 2",
+        ),
     ],
 )
 def test_mistakes_in_the_call(tmp_path: Path, more: list[str], message: str) -> None:
@@ -178,7 +184,7 @@ def test_a_memory_is_asked_and_its_answers_are_kept(
     assert len(answers) == 2
     assert {one.point for one in answers} == {"tone"}
     refused = run("judge", tmp_path / "j.answers.jsonl", *call[2:], "--count", 2, "--out", tmp_path / "k.jsonl")
-    assert (refused.exit_code, "--count asks a memory" in refused.output) == (2, True)
+    assert (refused.exit_code, "--count has no effect on files of answers" in refused.output) == (2, True)
 
 
 def test_control_characters_of_a_server_do_not_reach_the_terminal(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_a_refused_key_or_model_ends_the_run_with_one_message(tmp_path: Path, st
 
 
 def test_no_server_is_one_message(tmp_path: Path) -> None:
-    with pytest.raises(JudgeError, match=r"127\.0\.0\.1:9/v1: no server answers there"):
+    with pytest.raises(JudgeError, match=r"127\.0\.0\.1:9/v1: no server answers"):
         judge_answers(judges("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
 
 
@@ -249,7 +249,7 @@ def test_two_processes_do_not_share_a_cache(tmp_path: Path) -> None:
 
 def test_a_cache_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.sqlite").write_text("not a database, but long enough to be taken for one" * 10)
-    with pytest.raises(JudgeError, match=r"c\.sqlite: the cache of calls cannot be used"):
+    with pytest.raises(JudgeError, match=r"c\.sqlite: cannot use this cache of calls"):
         judge_answers(judges("http://127.0.0.1:9/v1"), [answer()], tmp_path / "c.sqlite")
 
 

@@ -17,10 +17,10 @@ from support.paths import ROOT
 
 
 def test_a_task_without_a_rubric_is_refused() -> None:
-    with pytest.raises(JudgeError, match="no rubric is known for task 'tone'; give --rubric"):
+    with pytest.raises(JudgeError, match="no rubric for task 'tone'; give --rubric"):
         plan(judges("http://127.0.0.1:9/v1"), [answer(task="tone")])
     assert len(plan(judges("http://127.0.0.1:9/v1", rubrics={"tone": "helpful"}), [answer(task="tone")])) == 1
-    with pytest.raises(JudgeError, match="no answer is of task 'tine'"):
+    with pytest.raises(JudgeError, match="no answers for task 'tine'"):
         plan(judges("http://127.0.0.1:9/v1", rubrics={"tine": "helpful"}), [answer()])
 
 
@@ -52,7 +52,11 @@ def test_the_reference_may_be_the_baseline() -> None:
 
 @pytest.mark.parametrize(
     ("baseline", "message"),
-    [("w", "nobody is that; allowed: x@now, y@now"), ("now", "2 are that"), ("y@then", "nobody is that")],
+    [
+        ("w", "matches no answers; choose one of: x@now, y@now"),
+        ("now", "matches answers of x@now and y@now"),
+        ("y@then", "'y@then' matches no answers"),
+    ],
 )
 def test_a_baseline_that_is_nobody_is_refused(baseline: str, message: str) -> None:
     with pytest.raises(JudgeError, match=message):
@@ -60,7 +64,7 @@ def test_a_baseline_that_is_nobody_is_refused(baseline: str, message: str) -> No
 
 
 def test_pairwise_needs_two_answers_to_a_prompt() -> None:
-    with pytest.raises(JudgeError, match="no prompt has an answer of x@now and of another one"):
+    with pytest.raises(JudgeError, match="no prompt has one of x@now and another"):
         plan(judges("http://x/v1", mode="pairwise"), [answer(source="x"), answer(source="y", number=1)])
 
 
@@ -81,10 +85,10 @@ def test_mistakes_in_the_configuration() -> None:
     judge = {"url": "http://h/v1", "model": "m"}
     for tree, message in [
         ({"judges": [judge, judge]}, "names must be unique"),
-        ({"judges": [{**judge, "name": "panel"}]}, "none of them 'panel'"),
-        ({"judges": [{**judge, "price_in": 1}]}, "give both of price_in and price_out"),
+        ({"judges": [{**judge, "name": "panel"}]}, "unique and not 'panel'"),
+        ({"judges": [{**judge, "price_in": 1}]}, "give both price_in and price_out"),
         ({"judges": [judge], "max_cost": 1}, "max_cost needs the prices of every judge"),
-        ({"judges": [judge], "mode": "absolute", "baseline": "x"}, "baseline goes with mode pairwise"),
+        ({"judges": [judge], "mode": "absolute", "baseline": "x"}, "baseline has no effect in mode absolute"),
         ({"judges": [judge], "tempo": 1}, "tempo: unknown key"),
         ({"judges": []}, "judges"),
     ]:

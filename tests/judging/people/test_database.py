@@ -60,7 +60,7 @@ def test_many_at_once_lose_nothing(tmp_path: Path) -> None:
         (Rating(), "no choice"),
         (Rating("middle"), "winner 'middle'"),
         (Rating(score=3), "score 3"),
-        (Rating("left", steps={"mood": "good"}), "no step 'mood'"),
+        (Rating("left", steps={"mood": "good"}), "unknown step 'mood'"),
     ],
 )
 def test_what_is_no_rating_is_not_kept(tmp_path: Path, rating: Rating, reason: str) -> None:
@@ -97,7 +97,7 @@ def test_links_are_personal_and_others_can_join(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="letters, digits"):
         ratings.add_annotator("no spaces")
     alone = ratings_of(tmp_path / "alone.sqlite", two_methods(4), ["ada", "ben"], overlap=0.0)
-    with pytest.raises(ConfigError, match="dealt out to somebody else"):
+    with pytest.raises(ConfigError, match="each belongs to somebody else"):
         alone.add_annotator("cem")
 
 
@@ -105,7 +105,7 @@ def test_files_that_are_no_ratings(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such file"):
         Ratings.open(tmp_path / "none.sqlite")
     (tmp_path / "text.sqlite").write_text("hello, this is no database at all" * 40, encoding="utf-8")
-    with pytest.raises(StoreError, match=r"text\.sqlite: ratings cannot be read or written: file is not a database"):
+    with pytest.raises(StoreError, match=r"text\.sqlite: cannot read or write the ratings: file is not a database"):
         Ratings.open(tmp_path / "text.sqlite")
-    with pytest.raises(StoreError, match="there is a file already"):
+    with pytest.raises(StoreError, match="file already exists"):
         ratings_of(tmp_path / "text.sqlite", two_methods(1))

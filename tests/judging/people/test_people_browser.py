@@ -164,7 +164,7 @@ def test_undo_skip_and_the_guide_by_keyboard(browser: Any, serve: Any, tmp_path:
     ada.press("ArrowRight")
     ada.page.wait_for_selector("[data-ready]")
     ada.page.keyboard.press("?")
-    ada.page.wait_for_selector("text=Go on")
+    ada.page.wait_for_selector("a.go:has-text('Continue')")
     ada.begin()
     assert ada.count() == 2
     ada.close()

@@ -252,12 +252,12 @@ def test_commands_from_answers_to_summary(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--count", "2", "--db", "R"], "--count says what is asked, so it goes with ANSWERS"),
+        (["--count", "2", "--db", "R"], "--count has no effect without ANSWERS"),
         (["--db", "none.sqlite"], "no such file"),
-        (["A", "--db", "R", "--seed", "1"], "holds other questions"),
-        (["A", "--db", "R", "--overlap", "0.5"], "holds other questions"),
-        (["--db", "R", "--host", "0.0.0.0"], "--allow-remote permits that"),
-        (["--db", "R", "--allow-remote"], "127.0.0.1 cannot be reached from elsewhere"),
+        (["A", "--db", "R", "--seed", "1"], "holds questions from other answers"),
+        (["A", "--db", "R", "--overlap", "0.5"], "holds questions from other answers"),
+        (["--db", "R", "--host", "0.0.0.0"], "or allow it with --allow-remote"),
+        (["--db", "R", "--allow-remote"], "other machines cannot reach 127.0.0.1"),
         (["--db", "R", "--prepare", "--port", "0"], "--prepare cannot make links for --port 0"),
         (["A", "--db", "new.sqlite", "--mode", "both"], "--mode 'both': allowed: pairwise, absolute"),
         (["A", "--db", "new.sqlite", "--rubric", "poem"], "rubric 'poem': unknown"),
@@ -282,7 +282,10 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         failed = call("annotate", "--db", str(tmp_path / "r.sqlite"), "--port", str(port))
-    assert failed.exit_code == 2 and f"--port {port}: cannot listen there: Address already in use" in failed.output
+    assert (
+        failed.exit_code == 2
+        and f"--port {port}: cannot listen on this address: Address already in use" in failed.output
+    )
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_pairs_meet_at_the_same_prompt_and_equal_texts_are_asked_of_nobody() -> 
 
 def test_three_groups_meet_in_three_pairs_when_they_are_named() -> None:
     records = [*two_methods(2), *(record(i, "third") for i in range(2))]
-    with pytest.raises(DataError, match="--compare NAME for each, got 3: ours@last, theirs@last, third@last"):
+    with pytest.raises(DataError, match="got 3: ours@last, theirs@last, third@last; name each with --compare"):
         make_batch(records, mode="pairwise")
     batch = make_batch(records, mode="pairwise", groups=["ours", "theirs", "third@last"])
     pairs = Counter((group_of(q.a), group_of(q.b)) for q in batch.questions if q.b)
@@ -38,11 +38,11 @@ def test_three_groups_meet_in_three_pairs_when_they_are_named() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"groups": ["ours", "nobody"]}, "'nobody' is none of them; there are answers of: ours@last, theirs@last"),
-        ({"groups": ["@last", "ours"]}, "'@last' stands for 2 of them"),
+        ({"groups": ["ours", "nobody"]}, "'nobody' matches no answers; choose one of: ours@last, theirs@last"),
+        ({"groups": ["@last", "ours"]}, "'@last' matches answers of 2 sources or points"),
         ({"gold": 5}, "--gold 5: only 4 prompts have"),
-        ({"gold": 1, "mode": "absolute"}, "--gold makes pairs"),
-        ({"task_rubrics": {"poems": load_rubric("helpful")}}, "no answer is of task 'poems'"),
+        ({"gold": 1, "mode": "absolute"}, "--gold needs --mode pairwise"),
+        ({"task_rubrics": {"poems": load_rubric("helpful")}}, "no answers for task 'poems'"),
     ],
 )
 def test_what_cannot_be_asked_is_said(change: dict[str, Any], message: str) -> None:
@@ -55,7 +55,7 @@ def test_a_task_without_a_rubric_needs_one() -> None:
     with pytest.raises(DataError, match="'poems': no built-in rubric"):
         make_batch(records, mode="pairwise")
     assert make_batch(records, mode="pairwise", rubric=load_rubric("helpful")).questions[0].rubric == "helpful"
-    with pytest.raises(DataError, match="two different rubrics have the name 'helpful'"):
+    with pytest.raises(DataError, match="two different rubrics are named 'helpful'"):
         other = load_rubric("helpful").model_copy(update={"question": "Another one?"})
         make_batch(
             [*records, *two_methods(1)],
@@ -108,9 +108,9 @@ def test_gold_of_held_out_rows_and_of_the_answers() -> None:
     given = [record(9, "x", "bad", gold="lose"), record(9, "y", "good", gold="win")]
     found = [q for q in make_batch([*two_methods(2), *given], mode="pairwise").questions if q.gold]
     assert [(q.a.answer, q.gold) for q in found] == [("bad", "b")]
-    with pytest.raises(DataError, match="say lose, lose; a comparison takes two"):
+    with pytest.raises(DataError, match="or `tie` twice, got lose, lose"):
         make_batch([*two_methods(2), given[0], record(9, "y", "good", gold="lose")], mode="pairwise")
     scored = make_batch([record(1, "x", gold="8-10")], mode="absolute").questions
     assert [q.gold for q in scored] == ["8-10"]
-    with pytest.raises(DataError, match="gold '11'; a score takes LOW-HIGH or one number within 1 to 10"):
+    with pytest.raises(DataError, match="gold '11'; expected LOW-HIGH or one number, from 1 to 10"):
         make_batch([record(1, "x", gold="11")], mode="absolute")

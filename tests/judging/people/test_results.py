@@ -104,7 +104,10 @@ def test_agreement_of_a_judge_with_people_by_hand(tmp_path: Path) -> None:
     assert (row["mode"], row["items"], row["unscored"]) == ("absolute", 3, 2)
     assert row["same_as_most"]["value"] == pytest.approx(100 / 3)
     lines = summary_lines(summarise(ratings, judgements))
-    assert any(line.startswith("judge model (pairwise), 4 items, 1 unscored: as each person in 50.0") for line in lines)
+    assert any(
+        line.startswith("judge model (pairwise), 4 items, 1 unscored: agrees with each person in 50.0")
+        for line in lines
+    )
 
 
 def test_scores_of_people_and_judge_by_hand(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What has been paid and what may still be: no try is sent that could take the bill above its limit. Imports no torch."""
+"""The bill: costs paid and still possible. No try is sent that could exceed the limit. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lifealign.judging.llm.reply import read_usage
 
 
 def paid(call: Call, reply: str) -> float:
-    """Cost of a reply; where the server counted no tokens, the most that it can have cost. 0 where prices are not known."""
+    """Cost of a reply; the most it can have cost if the server counted no tokens; 0 if prices are not known."""
     usage = read_usage(reply)
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return call.most_cost or 0.0
@@ -18,13 +18,13 @@ def paid(call: Call, reply: str) -> float:
 
 
 class Bill:
-    """Admits tries, and writes each one down; the `Ledger` of `client.Judge`.
+    """Admits tries and records each of them; the `Ledger` of `client.Judge`.
 
-    A try that may have been paid for although nothing came back counts with the most that it can have cost.
+    A try that may have been paid for without a reply counts at the most it can have cost.
 
     Args:
-        cache: where tries and replies are kept.
-        limit: of the whole bill; None: none.
+        cache: the store of tries and replies.
+        limit: limit of the whole bill; None: no limit.
     """
 
     def __init__(self, cache: CallCache, limit: float | None) -> None:
@@ -35,13 +35,13 @@ class Bill:
         self.tries = self.replies = 0
 
     def carry_over(self, call: Call, known: Known) -> None:
-        """Count what earlier runs paid for a call."""
+        """Add the cost that earlier runs paid for a call."""
         self.spent += known.unanswered * (call.most_cost or 0.0)
         if known.reply is not None:
             self.spent += paid(call, known.reply)
 
     async def admit(self, call: Call) -> bool:
-        """Whether a try may be sent, if need be after those under way have come back; it is written down if so."""
+        """Whether a try may be sent; waits for tries under way if necessary, and records the try if it may."""
         most = call.most_cost or 0.0
         async with self._changed:
             while self._limit is not None and self.spent + self._reserved + most > self._limit:
@@ -54,23 +54,23 @@ class Bill:
         return True
 
     async def refused(self, call: Call) -> None:
-        """The server answered with an error: nothing is paid."""
+        """Settle a try that the server answered with an error: nothing is paid."""
         self._cache.refused(call.key)
         await self._settle(call, 0.0)
 
     async def lost(self, call: Call) -> None:
-        """No answer came."""
+        """Settle a try without an answer: it may have been paid for."""
         await self._settle(call, call.most_cost or 0.0)
 
     async def replied(self, call: Call, body: str) -> None:
-        """The body of a successful response."""
+        """Store the body of a successful response and settle its try."""
         self._cache.replied(call.key, body)
         self.replies += 1
         await self._settle(call, paid(call, body))
 
     async def _settle(self, call: Call, cost: float) -> None:
         async with self._changed:
-            # Rounding must not leave a crumb behind that somebody waits for.
+            # A rounding remainder would make other calls wait for ever.
             self._reserved = max(0.0, self._reserved - (call.most_cost or 0.0))
             if self._reserved < 1e-12:
                 self._reserved = 0.0

@@ -1,7 +1,7 @@
-"""Calls and replies by content, in one SQLite file: what was paid for once is never asked again. Imports no torch.
+"""Calls and replies by content, in one SQLite file, so that no reply is paid for twice. Imports no torch.
 
-A try is written down before it is sent and its reply before anything is done with it, so after a kill at any moment the
-file says what is known, and how many tries may have been paid for without a reply having come.
+A try is recorded before it is sent, and its reply before it is used. After a kill at any moment the file still has all
+replies, and the number of tries that may have been paid for without a reply.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ CREATE TABLE IF NOT EXISTS calls (
 
 @dataclass(frozen=True)
 class Known:
-    """What the cache knows of a call.
+    """The cache's entry for a call.
 
     Attributes:
-        reply: body of the successful response; None where none has come.
+        reply: body of the successful response; None if there was none yet.
         unanswered: tries that may have been paid for and brought no reply (time-outs, broken connections, kills).
     """
 
@@ -47,7 +47,7 @@ class CallCache:
         self._database = database
 
     def get(self, keys: Iterable[str]) -> dict[str, Known]:
-        """What is known of these calls; those never sent are left out."""
+        """The entries of these calls; calls never sent are left out."""
         found = {}
         for key in keys:
             row = self._database.execute("SELECT reply, sent FROM calls WHERE key = ?", (key,)).fetchone()
@@ -56,7 +56,7 @@ class CallCache:
         return found
 
     def sending(self, key: str, request: Any) -> None:
-        """A try is about to be sent. A reply from before stays until there is a new one."""
+        """Record a try before it is sent. An earlier reply stays until there is a new one."""
         with self._database as database:
             database.execute(
                 "INSERT INTO calls VALUES (?, ?, NULL, 1) ON CONFLICT(key) DO UPDATE SET sent = sent + 1",
@@ -64,22 +64,22 @@ class CallCache:
             )
 
     def refused(self, key: str) -> None:
-        """The server answered the last try with an error, so it is not paid for."""
+        """Take back the last try, which the server answered with an error, so it is not paid for."""
         with self._database as database:
             database.execute("UPDATE calls SET sent = sent - 1 WHERE key = ?", (key,))
 
     def replied(self, key: str, reply: str) -> None:
-        """The last try brought a reply."""
+        """Store the reply to the last try."""
         with self._database as database:
             database.execute("UPDATE calls SET reply = ? WHERE key = ?", (reply, key))
 
 
 @contextmanager
 def open_cache(path: Path) -> Iterator[CallCache]:
-    """Open the file, made where there is none, for one process at a time (two would pay for the same calls).
+    """Open the file, or create it, for one process at a time (two would pay for the same calls).
 
     Raises:
-        JudgeError: another process has it open, or it is no such file.
+        JudgeError: another process has it open, or it is not a cache.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock", timeout=0)
@@ -92,4 +92,4 @@ def open_cache(path: Path) -> Iterator[CallCache]:
     except Timeout:
         raise JudgeError(f"{path}: another process is judging with this cache; wait, or give another --cache") from None
     except sqlite3.Error as error:
-        raise JudgeError(f"{path}: the cache of calls cannot be used: {error}; give another --cache") from error
+        raise JudgeError(f"{path}: cannot use this cache of calls: {error}; give another --cache") from error

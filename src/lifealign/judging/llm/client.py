@@ -1,7 +1,7 @@
-"""One judge over the wire: the `openai` client, tries with growing pauses, and what a server will not take. No torch.
+"""The client of one judge: requests through `openai`, retries with growing pauses, parameters a server rejects. No torch.
 
-The client's own retries are off, because each try may cost money and has to be written down. The key is read from the
-environment, and cut out of everything that comes back from here.
+The client's own retries are off, because each try may cost money and has to be recorded. The key is read from the
+environment and removed from every text that leaves this module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import openai
 
 HIDDEN = "[key]"
-LONGEST_PAUSE = 60.0  # seconds; a server may ask for more, but nobody waits for it
+LONGEST_PAUSE = 60.0  # seconds; the most we wait, even if a server asks for more
 _OPTIONAL = ("response_format", "temperature", "max_completion_tokens", "max_tokens")
 
 
@@ -32,10 +32,10 @@ class Call:
     """One request to one judge.
 
     Attributes:
-        judge: who is asked.
-        messages: what is asked.
-        schema: of the reply.
-        max_tokens: longest reply.
+        judge: the judge to ask.
+        messages: the prompt.
+        schema: JSON schema of the reply.
+        max_tokens: longest reply, in tokens.
     """
 
     judge: EndpointConfig
@@ -45,7 +45,7 @@ class Call:
 
     @property
     def request(self) -> dict[str, Any]:
-        """Everything that the reply is a function of; kept as the transcript."""
+        """Everything that determines the reply; kept as the transcript."""
         return {
             "url": self.judge.url,
             "model": self.judge.model,
@@ -62,44 +62,44 @@ class Call:
 
     @property
     def most_tokens(self) -> int:
-        """Prompt tokens, at most: no tokenizer makes more than one of a byte; 64 a message for the template."""
+        """Upper bound on the prompt tokens: one per byte, and 64 per message for the template."""
         texts = [message["content"] for message in self.messages] + [json.dumps(self.schema)]
         return sum(len(text.encode()) + 64 for text in texts)
 
     @property
     def most_cost(self) -> float | None:
-        """What one try costs, at most; None where prices are not known."""
+        """Upper bound on the cost of one try; None if prices are not known."""
         return self.judge.cost(self.most_tokens, self.max_tokens)
 
 
 class Ledger(Protocol):
-    """What is told about each try, before it is sent and after."""
+    """Receives a report on each try, before it is sent and after."""
 
     async def admit(self, call: Call) -> bool:
-        """Whether the try may be sent; it is written down if so."""
+        """Whether the try may be sent; records it if so."""
 
     async def refused(self, call: Call) -> None:
-        """The server answered with an error."""
+        """Called when the server answered with an error."""
 
     async def lost(self, call: Call) -> None:
-        """No answer came; it may be paid for all the same."""
+        """Called when no answer came; the try may have been paid for."""
 
     async def replied(self, call: Call, body: str) -> None:
-        """The body of a successful response."""
+        """Called with the body of a successful response."""
 
 
 def read_key(judge: EndpointConfig) -> str | None:
-    """The key of a judge, from the environment; None where the variable is not set.
+    """Read the key of a judge from the environment; None if the variable is not set.
 
     Raises:
-        JudgeError: it cannot be a key; does not show it.
+        JudgeError: the value cannot be a key; the message does not show it.
     """
     key = os.environ.get(judge.key_env, "").strip()
     if not key:
         return None
     if len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key:
         raise JudgeError(
-            f"environment variable {judge.key_env}: not a key (8 or more printable ASCII characters without spaces)"
+            f"environment variable {judge.key_env}: not a key; expected 8 or more printable ASCII characters, no spaces"
         )
     return key
 
@@ -119,7 +119,7 @@ class Judge:
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none", base_url=judge.url, timeout=timeout, max_retries=0, organization="", project=""
         )
-        # An account's other names stand in the environment for the provider's own server, not for any other one.
+        # Organization and project in the environment are meant for the provider's own server, not for this one.
         self._client.organization = self._client.project = None
         self._left_out: list[str] = []
         self._answered = False
@@ -132,14 +132,14 @@ class Judge:
 
     @property
     def left_out(self) -> list[str]:
-        """Parameters that the server does not take, and which it was asked without."""
+        """Parameters that the server rejected and that were then left out."""
         return list(self._left_out)
 
     async def ask(self, call: Call, ledger: Ledger) -> Unscored | None:
-        """Ask until there is a reply, which goes to the ledger; else the reason why there is none.
+        """Ask until a reply comes and pass it to the ledger; without a reply, return the reason.
 
         Raises:
-            JudgeError: the server refuses the key or does not know the model, or there is no server.
+            JudgeError: the server rejects the key or does not know the model, or no server answers.
         """
         import openai
 
@@ -151,7 +151,7 @@ class Judge:
                 return Unscored("max_cost")
             pause = min(8.0, 0.5 * 2**attempt) * pauses.uniform(0.75, 1.0)
             try:
-                # The client's time-out is between two bytes; a server may drip for ever.
+                # The client's own time-out restarts with each byte; a slow server could take for ever.
                 async with asyncio.timeout(self._timeout):
                     response = await self._send(call)
             except JudgeError:
@@ -167,7 +167,7 @@ class Judge:
                 else:
                     await ledger.refused(call)
                     if not self._answered:
-                        raise JudgeError(f"{self._url}: no server answers there ({failure.detail})") from None
+                        raise JudgeError(f"{self._url}: no server answers ({failure.detail}); check the URL") from None
             except openai.APIStatusError as error:
                 await ledger.refused(call)
                 failure = Unscored("http_error", f"HTTP {error.status_code}: {self._said(error)}")
@@ -181,7 +181,7 @@ class Judge:
         return failure
 
     async def _send(self, call: Call) -> str:
-        """The body of the response, asking without what the server does not take."""
+        """The body of the response; asks again without the parameters that the server rejects."""
         import openai
 
         while True:
@@ -201,7 +201,7 @@ class Judge:
                     raise
 
     def _wire(self, call: Call) -> dict[str, Any]:
-        """Parameters of the request, without those that this server has refused."""
+        """Parameters of the request, without those that this server rejected."""
         form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": call.schema}}
         wire: dict[str, Any] = {
             "messages": call.messages,
@@ -216,7 +216,7 @@ class Judge:
         return {name: value for name, value in wire.items() if name not in self._left_out}
 
     def _leave_out(self, said: str, wire: Mapping[str, Any]) -> bool:
-        """Note what an error message (HTTP 400 or 422) complains of; False where it is none of the optional parameters."""
+        """Note the optional parameters that an error message (HTTP 400 or 422) rejects; False if it names none."""
         said = said.lower()
         named = [name for name in _OPTIONAL if name in wire and name in said]
         if "max_completion_tokens" in said and "max_tokens" in wire:
@@ -225,12 +225,12 @@ class Judge:
             named.append("response_format")
         if "system" in said and "role" in said and len(wire["messages"]) > 1:
             named.append("system")
-        # Several calls may come back with the same complaint: each of them is asked again.
+        # Several calls may get the same error; each of them is sent again.
         self._left_out += [name for name in named if name not in self._left_out]
         return bool(named)
 
     def _broken(self, error: openai.APIConnectionError) -> Unscored:
-        """A connection that broke off, or was never made."""
+        """The reason for a broken connection: cut, or never made."""
         cause = error.__cause__
         detail = self.hide(f"{type(cause).__name__}: {cause}" if cause is not None else str(error))
         if type(cause).__name__ not in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol"):
@@ -241,12 +241,12 @@ class Judge:
         return shorten(self.hide(error.response.text))
 
     def hide(self, text: str) -> str:
-        """The text without the key: servers have been seen to repeat it in errors."""
+        """The text without the key, because some servers repeat it in errors."""
         return text.replace(self._key, HIDDEN) if self._key else text
 
 
 def _asked_pause(error: openai.APIStatusError) -> float | None:
-    """Seconds that the server asks to wait (Retry-After), at most `LONGEST_PAUSE`."""
+    """Seconds to wait as the server asks (Retry-After), at most `LONGEST_PAUSE`; None if it does not ask."""
     for header, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             return min(LONGEST_PAUSE, max(0.0, float(error.response.headers[header]) * unit))

@@ -1,4 +1,4 @@
-"""Configuration of `lifealign judge`: who judges, what is asked, and what it may cost. Imports no torch."""
+"""Configuration of `lifealign judge`: the judges, the rubrics and the limit of cost. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lifealign.core.config_files import explain, read_yaml
 from lifealign.core.errors import ConfigError
 
 KEY_ENV = "LIFEALIGN_JUDGE_KEY"
-"""Not OPENAI_API_KEY: a key for one server is not sent to another one unless somebody says so."""
+"""Not OPENAI_API_KEY: a key for one server is not sent to another unless the user asks for it."""
 
 PANEL = "panel"
-"""What several judges say together, in the place of a judge's name."""
+"""Name of the rows for several judges together, in place of a judge's name."""
 
 
 class EndpointConfig(Frozen):
@@ -26,15 +26,15 @@ class EndpointConfig(Frozen):
     url: str
     """Base URL, e.g. `http://127.0.0.1:8000/v1`; http or https, without user, password or query."""
     model: str = Field(pattern=r"\S")
-    """Name of the model at that server."""
+    """Name of the model on that server."""
     name: str | None = Field(None, pattern=r"\S")
-    """Name of the judge in the judgements, unique among the judges; none: the model's."""
+    """Name of the judge in the judgements, unique among the judges; none: the model's name."""
     key_env: str = Field(KEY_ENV, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Environment variable that holds the key; where it is not set, no key is sent."""
+    """Environment variable that holds the key; if it is not set, no key is sent."""
     price_in: float | None = Field(None, ge=0)
-    """Price of a million prompt tokens; none: not known. 0 <= price_in."""
+    """Price per million prompt tokens; none: not known. 0 <= price_in."""
     price_out: float | None = Field(None, ge=0)
-    """Price of a million completion tokens, in the same currency; none: not known. 0 <= price_out."""
+    """Price per million completion tokens, in the same currency; none: not known. 0 <= price_out."""
 
     @field_validator("url")
     @classmethod
@@ -44,13 +44,13 @@ class EndpointConfig(Frozen):
             raise ValueError("expected a base URL such as http://127.0.0.1:8000/v1")
         if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
             # The value is not shown: it may hold a key.
-            raise ValueError("user, password, query and fragment do not belong here; the key goes into the environment")
+            raise ValueError("must not hold user, password, query or fragment; put the key into the environment")
         return url.rstrip("/")
 
     @model_validator(mode="after")
     def _both_prices(self) -> EndpointConfig:
         if (self.price_in is None) != (self.price_out is None):
-            raise ValueError("give both of price_in and price_out, or none")
+            raise ValueError("give both price_in and price_out, or neither")
         return self
 
     @property
@@ -59,58 +59,56 @@ class EndpointConfig(Frozen):
         return self.name or self.model
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """Price of a call; None where the prices are not known."""
+        """Price of a call; None if the prices are not known."""
         if self.price_in is None or self.price_out is None:
             return None
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
 
 
 class JudgeConfig(Frozen):
-    """What `lifealign judge` does."""
+    """Settings of `lifealign judge`."""
 
     judges: tuple[EndpointConfig, ...] = Field(min_length=1)
     """One judge, or a panel of several that all judge every answer."""
     rubric: str | None = None
-    """Name or YAML file of the rubric for tasks that `rubrics` does not name; none: the one that fits a known task."""
+    """Name or YAML file of the rubric for tasks that are not in `rubrics`; none: the built-in rubric of each known task."""
     rubrics: dict[str, str] = Field({})
     """Task -> name or YAML file of its rubric."""
     mode: Literal["absolute", "pairwise"] | None = None
-    """A score for each answer, or each answer against the baseline's; none: what the rubric says."""
+    """Score each answer, or compare each answer with the baseline's; none: the rubric's mode."""
     baseline: str | None = None
-    """Of pairwise: whose answers the others are held against: a source, `@POINT`, `SOURCE@POINT` or `reference`; none: the first of the file."""
+    """Answers that the others are compared with in pairwise mode: a source, `@POINT`, `SOURCE@POINT` or `reference`; none: the source of the first answer."""
     concurrency: int = Field(8, ge=1)
     """Calls at once, for each judge. 1 <= concurrency."""
     timeout: float = Field(120.0, gt=0)
-    """Seconds until a call is given up. 0 < timeout."""
+    """Seconds after which a call is given up. 0 < timeout."""
     tries: int = Field(5, ge=1)
-    """Tries of a call that the server did not answer, with growing pauses between them. 1 <= tries."""
+    """Tries for a call that gets no answer, with growing pauses between them. 1 <= tries."""
     max_tokens: int = Field(512, ge=1)
     """Longest reply of a judge, in tokens. 1 <= max_tokens."""
     max_cost: float | None = Field(None, ge=0)
-    """What the judgements may cost in all, earlier runs included; needs prices. 0 <= max_cost."""
+    """Limit of the judgements' total cost, earlier runs included; needs prices. 0 <= max_cost."""
     cache: str | None = None
-    """SQLite file of all calls and their replies; none: `judge.sqlite` in the user's cache directory."""
+    """SQLite file for all calls and replies; none: `judge.sqlite` in the user's cache directory."""
 
     @model_validator(mode="after")
     def _fits(self) -> JudgeConfig:
         names = [judge.label for judge in self.judges]
         if len(set(names)) != len(names) or PANEL in names:
-            raise ValueError(
-                f"the judges' names must be unique, and none of them {PANEL!r}; got {names}; set judges[].name"
-            )
+            raise ValueError(f"judges' names must be unique and not {PANEL!r}, got {names}; set judges[].name")
         unpriced = [judge.label for judge in self.judges if judge.price_in is None]
         if self.max_cost is not None and unpriced:
             raise ValueError(f"max_cost needs the prices of every judge (price_in, price_out); missing: {unpriced}")
         if self.mode == "absolute" and self.baseline is not None:
-            raise ValueError("baseline goes with mode pairwise")
+            raise ValueError("baseline has no effect in mode absolute; set mode to pairwise or leave baseline out")
         return self
 
 
 def read_judge_config(path: Path | None, above: Mapping[str, Any]) -> JudgeConfig:
-    """A YAML file (or nothing) with values of the command line over it.
+    """Read a YAML file, if any, and override it with values of the command line.
 
     Raises:
-        ConfigError: lists every mistake with its key; never shows a URL that may hold a key.
+        ConfigError: lists every mistake with its key; never shows a URL, which may hold a key.
     """
     tree = {**(read_yaml(path) if path is not None else {}), **above}
     try:

@@ -1,4 +1,4 @@
-"""Judge answers: plan, ask what is not known yet, and put every question's judgement down. Imports no torch."""
+"""Judge answers: plan the calls, send those without a reply yet, and make a judgement of each question. No torch."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from lifealign.data.answers import AnswerRecord
 
 CHARACTERS_A_TOKEN = 4.0
-"""For the forecast of a dry run; English text has about so many."""
+"""Characters per token for the forecast of a dry run; about right for English text."""
 REPLY_TOKENS = 80
-"""Length of a reply, for the same."""
+"""Length of a reply for the same forecast, in tokens."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What a run did and what it cost.
+    """Counts and costs of a run.
 
     Attributes:
         judgements: questions, one for each line of the file.
         calls: different requests that they need.
-        known: of these, those whose reply an earlier run had paid for.
+        known: calls with a reply that an earlier run paid for.
         tries: requests sent by this run.
-        replies: replies that came to this run.
-        prompt_tokens: of all replies, whenever paid.
-        completion_tokens: likewise.
+        replies: replies received by this run.
+        prompt_tokens: prompt tokens of all replies, from this run or earlier ones.
+        completion_tokens: completion tokens of the same replies.
         uncounted: replies whose tokens the server did not count.
-        cost: of all replies, whenever paid; None: prices or tokens are not known.
-        unanswered: tries, of this run and earlier ones, that may have been paid for and brought nothing.
+        cost: cost of all replies, from this run or earlier ones; None: prices or tokens are not known.
+        unanswered: tries of this run and earlier ones that may have been paid for without a reply.
         unanswered_cost: the most that these can have cost; None: prices are not known.
-        left_out: judge -> request parameters that its server does not take.
+        left_out: judge -> request parameters that its server rejects.
     """
 
     judgements: int
@@ -67,17 +67,17 @@ class Totals:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run would do.
+    """Forecast of a run.
 
     Attributes:
         judgements: questions.
         calls: different requests that they need.
-        known: of these, those that are answered already.
-        prompt_tokens: of the others, guessed at `CHARACTERS_A_TOKEN`.
-        completion_tokens: likewise, at `REPLY_TOKENS` a call.
-        cost: of the others, from these guesses; None: prices are not known.
-        most_cost: no single try of each of the others can cost more; None: prices are not known.
-        spent: what has been paid for the known ones; None: prices are not known.
+        known: calls with a reply already.
+        prompt_tokens: estimate for the other calls, by `CHARACTERS_A_TOKEN`.
+        completion_tokens: estimate for the other calls, `REPLY_TOKENS` each.
+        cost: estimate for the other calls; None: prices are not known.
+        most_cost: the most that one try of each of the other calls can cost; None: prices are not known.
+        spent: cost of the known replies; None: prices are not known.
     """
 
     judgements: int
@@ -95,10 +95,10 @@ class Forecast:
 
 
 def forecast(config: JudgeConfig, records: Sequence[AnswerRecord], cache: Path) -> Forecast:
-    """What `judge_answers` would do; asks nobody and writes nothing.
+    """Forecast `judge_answers` without sending or writing anything.
 
     Raises:
-        JudgeError, ConfigError: as `plan`.
+        JudgeError, ConfigError: as in `plan`.
     """
     asks = plan(config, records)
     calls = {ask.key: ask.call for ask in asks if ask.key is not None}
@@ -135,7 +135,7 @@ def _cost(call: Call, reply: str) -> float | None:
 
 
 def _sum(costs: Sequence[float | None]) -> float | None:
-    """None where one of them is not known."""
+    """Sum of the costs; None if one of them is not known."""
     known = [cost for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None
 
@@ -147,16 +147,16 @@ def judge_answers(
     *,
     progress: Progress | None = None,
 ) -> tuple[list[Judgement], Totals]:
-    """A judgement for every question; killed and called again, it goes on with what is not known.
+    """Make a judgement of every question. Called again after a kill, it sends only calls without a reply.
 
     Args:
-        config: who judges what.
+        config: judges, rubrics and limits.
         records: the answers.
-        cache: SQLite file of calls and replies.
-        progress: where to report to.
+        cache: SQLite file for calls and replies.
+        progress: receives the progress.
 
     Raises:
-        JudgeError: as `plan`; a server that is not there, or refuses the key or the model. Replies that have come are
+        JudgeError: as in `plan`; no server answers, or it rejects the key or the model. Replies received so far are
             kept.
     """
     asks = plan(config, records)
@@ -194,7 +194,7 @@ def judge_answers(
 async def _ask_all(
     config: JudgeConfig, calls: Sequence[Call], bill: Bill, known: int, progress: Progress
 ) -> tuple[dict[str, Unscored], dict[str, list[str]]]:
-    """Ask every call; what brought no reply, with the reason, and what the servers do not take."""
+    """Send every call; return the reasons of those without a reply, and the parameters that servers reject."""
     failures: dict[str, Unscored] = {}
     mistakes: list[JudgeError] = []
 
@@ -208,7 +208,7 @@ async def _ask_all(
                 if failure is not None:
                     failures[call.key] = failure
                 stage.advance(1)
-            if mistakes:  # calls under way come back first: their replies are paid for
+            if mistakes:  # calls under way finish first: their replies are paid for
                 return
 
     async with AsyncExitStack() as stack:
@@ -228,7 +228,7 @@ async def _ask_all(
 
 
 def _judgements(asks: Sequence[Ask], replies: Mapping[str, str], failures: Mapping[str, Unscored]) -> list[Judgement]:
-    """One for each question; the tokens of a reply that answers several stand in the first of them."""
+    """One judgement per question; if a reply answers several, the first of them has its tokens."""
     counted: set[str] = set()
     found = []
     for ask in asks:

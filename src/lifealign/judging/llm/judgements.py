@@ -1,4 +1,4 @@
-"""Judgements: what one judge said of one answer, or why it said nothing. As JSONL; imports no torch."""
+"""Judgements as JSONL: one judge's verdict on one answer, or the reason why there is none. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ class Judgement:
     """One line of the file.
 
     Attributes:
-        id: of the answer (see `data.answers.AnswerRecord`).
-        item: of the prompt.
+        id: id of the answer (see `data.answers.AnswerRecord`).
+        item: id of the prompt.
         task: name of the prompt's task.
-        source: who answered.
-        point: after which task.
+        source: source of the answer.
+        point: task after which it was given.
         judge: the judge's name, by default its model's.
         rubric: name of the rubric.
         mode: absolute or pairwise.
-        score: of absolute, on the rubric's scale; None: unscored.
-        winner: of pairwise: a, this answer; b, the other one; tie. None: unscored.
-        other: of pairwise: id of the other answer.
-        against: of pairwise: source and point of the other answer.
-        swapped: of pairwise: the other answer was shown first.
+        score: absolute mode: score on the rubric's scale; None: unscored.
+        winner: pairwise mode: a (this answer), b (the other one) or tie; None: unscored.
+        other: pairwise mode: id of the other answer.
+        against: pairwise mode: source and point of the other answer.
+        swapped: pairwise mode: whether the other answer was shown first.
         unscored: None, or a key of `reply.REASONS`.
-        detail: what was got instead of a verdict.
+        detail: what came instead of a verdict.
         words: the judge's explanation.
         steps: the judge's answers to the rubric's preliminary questions.
-        prompt_tokens: as the server counted; None: it did not. 0 where this judgement cost nothing, because nothing was
-            asked or an equal question, which stands earlier in the file, was.
-        completion_tokens: likewise.
-        cost: likewise, in the currency of the prices; None: prices or tokens are not known.
-        lengths: characters of this answer, and of pairwise of the other one.
+        prompt_tokens: as counted by the server; None: not counted. 0 if this judgement cost nothing, because nothing was
+            asked or because an equal question earlier in the file was.
+        completion_tokens: as `prompt_tokens`.
+        cost: as `prompt_tokens`, in the currency of the prices; None: prices or tokens are not known.
+        lengths: characters of this answer and, in pairwise mode, of the other one.
     """
 
     id: str
@@ -78,16 +78,16 @@ def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
 
 
 def read_judgements(path: str | Path) -> list[Judgement]:
-    """The judgements of a file, in order.
+    """Read the judgements of a file, in order.
 
     Raises:
-        JudgeError: no such file, or a line that is no judgement; names the file and the line.
+        JudgeError: no such file, or a line that is not a judgement; names the file and the line.
     """
     try:
-        # Not str.splitlines: it also cuts at U+2028 and the like, which may stand in a judge's words.
+        # Not str.splitlines, which also splits at U+2028 and the like; a judge's words may hold them.
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise JudgeError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise JudgeError(f"{path}: cannot read this file: {getattr(error, 'strerror', None) or error}") from None
     return [_read(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -98,11 +98,11 @@ def _read(line: str, where: str) -> Judgement:
         raise JudgeError(f"{where}: not JSON") from None
     known = [one.name for one in fields(Judgement)]
     if not isinstance(value, dict) or not set(value) <= set(known) or not set(known[:8]) <= set(value):
-        raise JudgeError(f"{where}: no judgement; its keys are {', '.join(known)}")
+        raise JudgeError(f"{where}: not a judgement; expected the keys {', '.join(known)}")
     if value["mode"] not in ("absolute", "pairwise"):
         raise JudgeError(f"{where}: mode {value['mode']!r}; allowed: absolute, pairwise")
     verdict = value.get("score" if value["mode"] == "absolute" else "winner")
     reason = value.get("unscored")
     if (verdict is None) == (reason is None) or (reason is not None and reason not in REASONS):
-        raise JudgeError(f"{where}: a judgement has either a verdict or a reason in `unscored` ({', '.join(REASONS)})")
+        raise JudgeError(f"{where}: expected either a verdict or a reason in `unscored` ({', '.join(REASONS)})")
     return Judgement(**{**value, "lengths": tuple(value.get("lengths", ()))})

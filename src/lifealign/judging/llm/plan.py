@@ -1,4 +1,4 @@
-"""Which calls answer which question: PURE functions of answers and configuration. Imports no torch."""
+"""Plan of the questions and their calls: PURE functions of answers and configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lifealign.data.answers import AnswerRecord
 
 REFERENCE = "reference"
-"""Source and point of the held-out row's preferred answer, where answers are held against it."""
+"""Source and point of the held-out row's preferred answer when it is the baseline."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Ask:
     """One question to one judge.
 
     Attributes:
-        judge: who is asked.
-        rubric: what is asked.
-        answer: the answer that is judged.
-        other: of pairwise: what it is held against; None: an absolute score.
-        swapped: of pairwise: the other one is shown first.
-        max_tokens: longest reply.
+        judge: the judge to ask.
+        rubric: the rubric to judge by.
+        answer: the answer to judge.
+        other: pairwise mode: the answer to compare it with; None: absolute mode.
+        swapped: pairwise mode: whether the other answer is shown first.
+        max_tokens: longest reply, in tokens.
     """
 
     judge: EndpointConfig
@@ -42,7 +42,7 @@ class Ask:
 
     @cached_property
     def call(self) -> Call:
-        """The request that puts the question."""
+        """The request for this question."""
         if self.other is None:
             asked = messages(self.rubric, self.answer)
         else:
@@ -57,26 +57,26 @@ class Ask:
 
     @property
     def same(self) -> bool:
-        """Whether two answers are to be told apart that do not differ."""
+        """Whether the two answers to compare are the same text."""
         return self.other is not None and self.other.answer == self.answer.answer
 
     @property
     def key(self) -> str | None:
-        """Of the call; None where nothing has to be asked."""
+        """Key of the call; None if nothing has to be asked."""
         return None if self.needs_reference or self.same else self.call.key
 
 
 def plan(config: JudgeConfig, records: Sequence[AnswerRecord]) -> list[Ask]:
-    """All questions, answer by answer, for each judge; in pairwise, each pair in both orders.
+    """All questions, judge by judge and answer by answer; in pairwise mode, each pair in both orders.
 
     Raises:
-        JudgeError: a task has no rubric; pairwise without two answers to a prompt; a baseline that nobody is.
+        JudgeError: a task has no rubric; pairwise mode without two answers to a prompt; a baseline without answers.
         ConfigError: a rubric that cannot be read.
     """
     rubrics = _rubrics_of_tasks(config, dict.fromkeys(record.task for record in records))
     modes = {task: config.mode or rubric.mode for task, rubric in rubrics.items()}
     if config.baseline is not None and "pairwise" not in modes.values():
-        raise JudgeError(f"baseline {config.baseline!r} goes with mode pairwise; give --mode pairwise or leave it out")
+        raise JudgeError(f"baseline {config.baseline!r} needs pairwise mode; give --mode pairwise or leave it out")
     others = _others(config, [r for r in records if modes[r.task] == "pairwise"])
     asks = []
     for judge in config.judges:
@@ -91,19 +91,19 @@ def plan(config: JudgeConfig, records: Sequence[AnswerRecord]) -> list[Ask]:
 
 def _rubrics_of_tasks(config: JudgeConfig, tasks: Mapping[str, None]) -> dict[str, Rubric]:
     if unknown := sorted(set(config.rubrics) - set(tasks)):
-        raise JudgeError(f"rubrics: no answer is of task {unknown[0]!r}; tasks of the answers: {', '.join(tasks)}")
+        raise JudgeError(f"rubrics: no answers for task {unknown[0]!r}; choose from: {', '.join(tasks)}")
     given = {task: config.rubrics.get(task) or config.rubric for task in tasks}
     found = {task: load_rubric(name) if name is not None else rubric_for(task) for task, name in given.items()}
     if missing := [task for task, rubric in found.items() if rubric is None]:
         raise JudgeError(
-            f"no rubric is known for task {missing[0]!r}; give --rubric NAME or --rubric {missing[0]}=NAME, "
+            f"no rubric for task {missing[0]!r}; give --rubric NAME or --rubric {missing[0]}=NAME, "
             f"with one of {', '.join(RUBRICS)} or a .yaml file"
         )
     return {task: rubric for task, rubric in found.items() if rubric is not None}
 
 
 def label(record: AnswerRecord) -> str:
-    """Whose answer it is: ``source@point``."""
+    """Source and point of an answer: ``source@point``."""
     return f"{record.source}@{record.point}"
 
 
@@ -118,14 +118,14 @@ def _others(config: JudgeConfig, records: Sequence[AnswerRecord]) -> dict[str, A
     if config.baseline is None:
         named = labels[:1]
     if len(named) != 1:
-        what = "nobody is" if not named else f"{len(named)} are"
-        raise JudgeError(f"baseline {config.baseline!r}: {what} that; allowed: {', '.join(labels)}, {REFERENCE}")
+        result = f"matches answers of {' and '.join(named)}" if named else "matches no answers"
+        raise JudgeError(f"baseline {config.baseline!r} {result}; choose one of: {', '.join(labels)}, {REFERENCE}")
     baseline = {r.item: r for r in records if label(r) == named[0]}
     found = {r.id: baseline[r.item] for r in records if label(r) != named[0] and r.item in baseline}
     if not found:
         raise JudgeError(
-            f"pairwise: no prompt has an answer of {named[0]} and of another one (answers are of {', '.join(labels)}); "
-            f"give answers of two points or sources, or --baseline {REFERENCE}"
+            f"pairwise mode needs two answers to a prompt, but no prompt has one of {named[0]} and another "
+            f"(answers of: {', '.join(labels)}); give answers of two points or sources, or --baseline {REFERENCE}"
         )
     return found
 

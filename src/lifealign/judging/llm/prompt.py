@@ -1,7 +1,8 @@
-"""What a judge is asked: PURE functions of a rubric and answers. Imports no torch.
+"""The prompt for a judge: PURE functions of a rubric and answers. Imports no torch.
 
-An answer is data. It stands between marks that carry a number made from everything between them, so that no text can hold
-the mark that ends it; what chat templates read as the end of a turn is broken up; and the rubric is named again after it.
+An answer is data. It is put between marks that carry a number made from everything between them, so that no text can
+contain its own end mark. Strings that chat templates read as the end of a turn are broken up, and the rubric's question is
+repeated after the answer.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 Winner = Literal["A", "B", "tie"]
 WINNERS: tuple[Winner, ...] = ("A", "B", "tie")
 
-# Special tokens of common chat formats. Servers on transformers read them inside of a message as if the server had put
-# them there, so an answer could end its own turn.
+# Special tokens of common chat formats. Servers on transformers interpret them inside a message, so an answer could end
+# its own turn.
 _SPECIAL = re.compile(
     r"<(?=\|[^<>|\n]{1,40}\|>|/?s>|/?(?:start|end)_of_turn>|[|｜][^<>\n]{1,40}[|｜]>)|\[(?=/?INST\])|<(?=</?SYS>>)"
 )
@@ -41,8 +42,8 @@ def messages(rubric: Rubric, first: AnswerRecord, second: AnswerRecord | None = 
     """The system and the user message of one call.
 
     Args:
-        rubric: what is asked.
-        first: the answer; in pairwise, the one shown as A.
+        rubric: the rubric to judge by.
+        first: the answer; in pairwise mode, the one shown as A.
         second: the one shown as B; None asks for an absolute score.
     """
     blocks = [("conversation", _conversation(rubric, first))]
@@ -55,7 +56,7 @@ def messages(rubric: Rubric, first: AnswerRecord, second: AnswerRecord | None = 
     nonce = hashlib.sha256(json.dumps(blocks).encode()).hexdigest()[:12]
     data = "\n\n".join(f"=== {nonce} begin {name} ===\n{text}\n=== {nonce} end {name} ===" for name, text in blocks)
     what = _ABSOLUTE if second is None else _PAIRWISE
-    # The same for all answers to a rubric, so that servers that keep a prompt's prefix read it once.
+    # The same for all answers to a rubric, so that servers can cache it as a prefix.
     system = "\n\n".join([_RULES, what, _rubric_text(rubric, second is not None)])
     request = f"That was the material. {rubric.question}\n\n{_form(rubric, second is not None)}"
     return [
@@ -95,7 +96,7 @@ def _form(rubric: Rubric, pairwise: bool) -> str:
 
 
 def schema(rubric: Rubric, pairwise: bool) -> dict[str, Any]:
-    """JSON schema of a verdict. The explanation comes before the verdict, so that it can be reasoned from."""
+    """JSON schema of a verdict. The explanation comes first, so that the verdict can follow from it."""
     properties: dict[str, Any] = {
         step.name: {"type": "string", "enum": [option.name for option in step.options]} for step in rubric.steps
     }

@@ -1,7 +1,7 @@
-"""What a server's reply is worth: a verdict, or the reason why there is none. PURE; imports no torch.
+"""Read a server's reply: a verdict, or the reason why there is none. PURE; imports no torch.
 
-Nothing is guessed. A reply is a verdict if it is exactly one JSON object with the keys that were asked for and values that
-the rubric allows. Digging a number out of prose would let an answer that the judge quotes decide.
+Nothing is guessed. A reply is a verdict if it is exactly one JSON object with the required keys and values that the rubric
+allows. If a number were taken out of prose, an answer that the judge quotes could decide its own score.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ REASONS: dict[Reason, str] = {
     "empty": "the reply has no text",
     "truncated": "the reply was cut off at max_tokens",
     "bad_json": "the reply is not one JSON object",
-    "wrong_schema": "the reply's JSON lacks a key, has one too many or a value that is not allowed",
-    "bad_response": "what the server sent is no chat completion",
-    "timeout": "no reply within the time allowed, at every try",
-    "cut": "the connection broke off, at every try",
-    "unreachable": "no connection, at every try",
-    "http_error": "the server answered with an error, at every try",
-    "no_reference": "the rubric shows a reference answer and the row has none; not asked",
-    "max_cost": "not asked: it might have cost more than max_cost allows",
+    "wrong_schema": "the reply's JSON has a missing key, an extra key or a value that is not allowed",
+    "bad_response": "the server's response is not a chat completion",
+    "timeout": "every try timed out",
+    "cut": "the connection broke off at every try",
+    "unreachable": "no connection at any try",
+    "http_error": "the server answered every try with an error",
+    "no_reference": "not asked: the rubric needs a reference answer and the row has none",
+    "max_cost": "not asked: the cost might have exceeded max_cost",
 }
-"""Why an answer is unscored, in words."""
+"""Reason for an unscored answer -> explanation."""
 
 _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n\s*```\Z", re.DOTALL)
 _THOUGHT = re.compile(r"\A<think>.*?</think>", re.DOTALL)
@@ -70,7 +70,7 @@ class Unscored:
 
     Attributes:
         reason: a key of `REASONS`.
-        detail: what was got, shortened.
+        detail: what came instead, shortened.
     """
 
     reason: Reason
@@ -79,14 +79,14 @@ class Unscored:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens that the server counted; None where it did not say."""
+    """Tokens counted by the server; None if it did not count them."""
 
     prompt_tokens: int | None
     completion_tokens: int | None
 
 
 def read_reply(body: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscored:
-    """The verdict in the body of a successful response."""
+    """Read the verdict from the body of a successful response."""
     choice = _choice(body)
     if choice is None:
         return Unscored("bad_response", shorten(body))
@@ -106,7 +106,7 @@ def read_reply(body: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscored:
 
 
 def read_usage(body: str) -> Usage:
-    """The tokens that a response counts."""
+    """Read the token counts of a response."""
     try:
         usage = json.loads(body).get("usage")
         prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -121,7 +121,7 @@ def _count(value: Any) -> int | None:
 
 
 def read_verdict(text: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscored:
-    """The verdict in a judge's text: exactly one JSON object, alone or in one code fence, after a ``<think>`` block if any."""
+    """Read the verdict in a judge's text: one JSON object, alone or in a code fence, after a ``<think>`` block if any."""
     bare = _THOUGHT.sub("", text.strip()).strip()
     if fenced := _FENCE.match(bare):
         bare = fenced.group(1)
@@ -157,7 +157,7 @@ def _verdict(value: Any, words: str, steps: dict[str, str], rubric: Rubric, pair
 
 
 def _choice(body: str) -> dict[str, Any] | None:
-    """The first choice of a chat completion, if that is what the body is."""
+    """The first choice of a chat completion; None if the body is something else."""
     try:
         choice = json.loads(body)["choices"][0]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
@@ -173,7 +173,7 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def shorten(text: str) -> str:
-    """Text of a server for a message: one line of printable characters, at most `_SHOWN` long."""
-    # It is shown on a terminal, which control characters would steer.
+    """Shorten a server's text for a message: one line of printable characters, at most `_SHOWN` long."""
+    # The message goes to a terminal, which control characters could manipulate.
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

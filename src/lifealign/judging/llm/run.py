@@ -1,4 +1,4 @@
-"""`lifealign judge` from answers to a file of judgements and what it says of them. Imports no torch."""
+"""The work of `lifealign judge`: from answers to a file of judgements and its summary. Imports no torch."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def run(
     dry_run: bool,
     count: int | None = None,
 ) -> Reply:
-    """Judge answers, write the judgements and sum them up.
+    """Judge answers, write the judgements and summarise them.
 
     Args:
         sources: files of answers, and memories, whose answers are written beside the judgements.
-        config: who judges what.
-        out: where the judgements go; None only of a dry run.
+        config: judges, rubrics and limits.
+        out: file for the judgements; None only for a dry run.
         paper: also show the paper's score.
-        dry_run: ask nobody.
-        count: prompts a task that a memory is asked.
+        dry_run: forecast only; send nothing.
+        count: prompts per task to ask a memory.
 
     Raises:
-        UserError: answers, configuration or a judge that cannot be used.
+        UserError: answers, configuration or a judge cannot be used.
     """
     records, cache = _read(sources, count), _cache(config)
     if paper:
@@ -51,12 +51,12 @@ def run(
         found = forecast(config, records, cache)
         return Reply({"dry_run": True, **found.to_json()}, _forecast_lines(found))
     if out is None:
-        raise JudgeError("say where the judgements go: --out FILE.jsonl (or --dry-run to ask nobody)")
+        raise JudgeError("no file for the judgements: give --out FILE.jsonl, or --dry-run to ask no judge")
     keep_apart(out, *sources)
-    with writing(out):  # before judgements that could then not be kept
+    with writing(out):  # fail before paying for judgements that could not be kept
         out.parent.mkdir(parents=True, exist_ok=True)
     kept = []
-    if any(path.is_dir() for path in sources):  # who reads the judgements needs the answers, too
+    if any(path.is_dir() for path in sources):  # readers of the judgements need the answers too
         kept = [out.with_suffix(".answers.jsonl")]
         write_answers(kept[0], records)
     judgements, totals = judge_answers(config, records, cache, progress=make_progress())
@@ -70,10 +70,10 @@ def run(
 
 
 def check_steering(config: JudgeConfig, *, out: Path | None, dry_run: bool) -> Reply:
-    """Judge the embedded answers that try to steer a judge, and say what got through.
+    """Judge the embedded answers that try to steer a judge, and report the attacks that succeed.
 
     Raises:
-        UserError: a judge that cannot be used.
+        UserError: a judge cannot be used.
     """
     config, records, cache = steering_config(config), steering_answers(), _cache(config)
     if dry_run:
@@ -90,16 +90,18 @@ def check_steering(config: JudgeConfig, *, out: Path | None, dry_run: bool) -> R
 
 
 def _check_paper(asks: Sequence[Ask]) -> None:
-    """Refuse what has no paper score.
+    """Refuse questions that have no paper score.
 
     Raises:
-        JudgeError: a question of pairs, or a scale that is not 1 to 10.
+        JudgeError: a question compares pairs, or its scale is not 1 to 10.
     """
     for ask in asks:
         scale = ask.rubric.scale
         if ask.other is not None or (scale.low, scale.high) != (1, 10):
-            what = "pairs are compared" if ask.other is not None else f"the scale is {scale.low} to {scale.high}"
-            raise JudgeError(f"--paper is the mean score of 1 to 10 times 10; by rubric {ask.rubric.name!r} {what}")
+            found = (
+                "is used in pairwise mode" if ask.other is not None else f"has the scale {scale.low} to {scale.high}"
+            )
+            raise JudgeError(f"--paper needs scores from 1 to 10, but rubric {ask.rubric.name!r} {found}; drop --paper")
 
 
 def _cache(config: JudgeConfig) -> Path:
@@ -107,13 +109,13 @@ def _cache(config: JudgeConfig) -> Path:
 
 
 def _read(sources: Sequence[Path], count: int | None) -> list[AnswerRecord]:
-    """Answers of files, and of memories as they are now; each once.
+    """Read answers from files, and ask memories as they are now; each answer once.
 
     Raises:
-        JudgeError: a number of prompts, and no memory to ask.
+        JudgeError: a number of prompts without a memory to ask.
     """
     if count is not None and not any(path.is_dir() for path in sources):
-        raise JudgeError("--count asks a memory; the answers of a file are there already")
+        raise JudgeError("--count has no effect on files of answers; leave it out")
     records: dict[str, AnswerRecord] = {}
     for path in sources:
         for record in _of_memory(path, count) if path.is_dir() else read_answers(path):
@@ -129,15 +131,15 @@ def _of_memory(path: Path, count: int | None) -> list[AnswerRecord]:
 
 
 def _problems(summary: Summary, config: JudgeConfig) -> list[str]:
-    """What needs the user's hand: a bill at its limit, and a judge that said nothing."""
+    """Problems for the user to solve: a bill at its limit, or no verdict at all."""
     problems = []
     if short := summary.unscored.get("max_cost", 0):
         problems.append(
-            f"--max-cost {config.max_cost:g}: {short} of {summary.judgements} judgements were not asked for; "
-            "run again with more to go on"
+            f"--max-cost {config.max_cost:g} reached: {short} of {summary.judgements} judgements are missing; "
+            "run again with a higher limit to continue"
         )
     if summary.judgements and not summary.scored and not short:
-        problems.append("no judgement was scored; the reasons are counted above")
+        problems.append("no judgement was scored; see the reasons above")
     return problems
 
 
@@ -147,11 +149,11 @@ def _money(cost: float | None) -> str:
 
 def _forecast_lines(found: Forecast) -> list[str]:
     return [
-        f"{found.judgements} judgements need {found.calls} calls; {found.known} are answered already "
+        f"{found.judgements} judgements need {found.calls} calls; {found.known} already answered "
         f"(cost {_money(found.spent)})",
         f"to ask: {found.calls - found.known} calls, about {found.prompt_tokens} prompt and "
         f"{found.completion_tokens} completion tokens",
-        f"cost: about {_money(found.cost)}, at most {_money(found.most_cost)} if every call is answered at once",
+        f"cost: about {_money(found.cost)}, at most {_money(found.most_cost)} if the first try of every call is answered",
     ]
 
 
@@ -162,11 +164,11 @@ def _total_lines(totals: Totals) -> list[str]:
         f"tokens: {totals.prompt_tokens} prompt, {totals.completion_tokens} completion; cost: {_money(totals.cost)}",
     ]
     if totals.uncounted:
-        lines.append(f"the server counted no tokens in {totals.uncounted} replies")
+        lines.append(f"tokens not counted by the server: {totals.uncounted} replies")
     if totals.unanswered:
         lines.append(
-            f"{totals.unanswered} tries brought no answer and may have been paid for all the same "
+            f"{totals.unanswered} tries got no answer but may have been paid for "
             f"({'cost not known' if totals.unanswered_cost is None else f'at most {totals.unanswered_cost:.4f}'})"
         )
-    lines += [f"{judge}: the server does not take {', '.join(names)}" for judge, names in totals.left_out.items()]
+    lines += [f"{judge}: the server rejected {', '.join(names)}; left out" for judge, names in totals.left_out.items()]
     return lines

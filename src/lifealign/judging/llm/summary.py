@@ -1,7 +1,7 @@
-"""What judgements say together, of each judge and of the panel: PURE functions. Imports no torch.
+"""Summary of judgements, for each judge and for the panel: PURE functions. Imports no torch.
 
-An unscored judgement is no score of zero and no tie: it is left out of means and rates, and counted beside them with its
-reason.
+An unscored judgement is neither a score of zero nor a tie. It is left out of means and rates, and counted beside them with
+its reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lifealign.judging.llm.reply import REASONS
 from lifealign.judging.win_rate import length_controlled_win_rate, win_rate
 
 ALL = "all"
-"""In the place of a task: all of them."""
+"""Name of the rows over all tasks, in place of a task."""
 _REASONS: Mapping[str, str] = {str(name): text for name, text in REASONS.items()}
 _OUTCOME = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
@@ -31,13 +31,13 @@ class Summary:
     """Tables of plain values.
 
     Attributes:
-        judgements: number of them.
-        scored: with a verdict.
+        judgements: number of judgements.
+        scored: number with a verdict.
         unscored: reason -> number.
-        examples: reason -> what was got instead of a verdict, of the first of them.
-        absolute: one row for each judge, answerer and task.
-        pairwise: likewise.
-        agreement: of a panel: mode -> Krippendorff's alpha of the judges, over scores as numbers, over winners as names.
+        examples: reason -> what came instead of a verdict, in the first judgement with this reason.
+        absolute: one row for each judge, source and task.
+        pairwise: one row for each judge, source, baseline and task.
+        agreement: mode -> Krippendorff's alpha of a panel's judges, over scores as numbers or winners as names.
     """
 
     judgements: int
@@ -65,11 +65,11 @@ class Summary:
             lines += _table(head, [_pairwise_cells(row) for row in self.pairwise])
         for mode, alpha in self.agreement.items():
             value, limits = _cells(alpha, 2)
-            lines.append(f"judges among themselves, {mode}: Krippendorff's alpha {value} ({limits})")
+            lines.append(f"agreement of the judges, {mode}: Krippendorff's alpha {value} ({limits})")
         return [*lines, *self.counts()]
 
     def counts(self) -> list[str]:
-        """How many are scored, and why the others are not, with one example of each."""
+        """Number of judgements scored, and the reasons of the others with one example each."""
         lines = [f"scored: {self.scored} of {self.judgements} judgements"]
         for reason, count in self.unscored.items():
             example = self.examples.get(reason)
@@ -79,11 +79,11 @@ class Summary:
 
 
 def summarise(judgements: Sequence[Judgement], *, paper: bool = False) -> Summary:
-    """All tables of a file of judgements.
+    """Make all tables of a file of judgements.
 
     Args:
-        judgements: in any order.
-        paper: also the paper's score, the mean of absolute scores times 10.
+        judgements: the judgements, in any order.
+        paper: also give the paper's score, the mean of absolute scores times 10.
     """
     reasons = Counter(one.unscored for one in judgements if one.unscored is not None)
     absolute = [one for one in judgements if one.mode == "absolute"]
@@ -127,7 +127,7 @@ class _Score:
 
 
 def _panel_scores(scores: Sequence[_Score], judges: int) -> list[_Score]:
-    """Each answer's mean over the judges, where all of them scored it."""
+    """Each answer's mean over the judges, if all of them scored it."""
     by_id: dict[str, list[_Score]] = {}
     for one in scores:
         by_id.setdefault(one.id, []).append(one)
@@ -166,7 +166,7 @@ class _Pair:
     """Both orders of one pair, by one judge.
 
     Attributes:
-        verdicts: winner (a, b, tie; None: unscored) where ours was shown first, and where it was shown second.
+        verdicts: winner (a, b, tie; None: unscored) with ours shown first, and with ours shown second.
         outcome: 1 won, 0 lost, 0.5 tie or two orders that contradict each other; None: an order is unscored.
     """
 
@@ -221,7 +221,7 @@ def _pairs(judgements: Sequence[Judgement]) -> list[_Pair]:
 
 
 def _panel_pairs(pairs: Sequence[_Pair], judges: int) -> list[_Pair]:
-    """The majority of the judges on each pair; a tie where there is none."""
+    """The majority of the judges on each pair; a tie without a majority."""
     by_pair: dict[tuple[str, str], list[_Pair]] = {}
     for one in pairs:
         by_pair.setdefault((one.id, one.other), []).append(one)
@@ -287,7 +287,7 @@ def _pairwise_row(key: tuple[str, ...], pairs: Sequence[_Pair]) -> Row:
 
 
 def _agreement(scores: Sequence[_Score], pairs: Sequence[_Pair]) -> dict[str, Row]:
-    """Krippendorff's alpha of the judges; a judge that said nothing of an item is left out of that item."""
+    """Krippendorff's alpha of the judges; a judge without a verdict on an item is left out of that item."""
     said: dict[str, tuple[Level, dict[str, dict[Any, float | None]]]] = {}
     if scores:
         said["absolute"] = ("interval", {})
@@ -307,7 +307,7 @@ def _agreement(scores: Sequence[_Score], pairs: Sequence[_Pair]) -> dict[str, Ro
 
 
 def _groups(items: Iterable[Any], key: Callable[[Any], tuple[str, ...]]) -> list[tuple[tuple[str, ...], list[Any]]]:
-    """Items by key and task, and after each key's tasks all of them together, where there are several."""
+    """Items by key and task; after a key's tasks, all of them together if there are several."""
     groups: dict[tuple[str, ...], dict[str, list[Any]]] = {}
     for item in items:
         groups.setdefault(key(item), {}).setdefault(item.task, []).append(item)
@@ -324,7 +324,7 @@ def _percent(hits: Sequence[bool]) -> float | None:
 
 
 def _interval(found: Interval, count: int) -> dict[str, float]:
-    """Plain values; resamples of a single value are all the same, which is no interval."""
+    """Plain values; a single value has no interval, because all its resamples are the same."""
     return dict((found if count > 1 else Interval(found.value, float("nan"), float("nan")))._asdict())
 
 

@@ -1,4 +1,4 @@
-"""Answers rated by people: what is asked, the ratings on disk, the page, and what all ratings say together."""
+"""Answers rated by people: the questions, the ratings on disk, the page and the summary."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Hosts that nobody else can reach."""
+"""Hosts that no other machine can reach."""

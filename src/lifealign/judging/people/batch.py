@@ -1,6 +1,6 @@
-"""What people are asked: which answers meet in a question, who rates which, in what order and on which side. No torch.
+"""The questions for people: answers in each question, their annotators, order and sides. No torch.
 
-Everything drawn here is a function of the seed and of what it is for, so the same call makes the same batch.
+Everything drawn here depends only on the seed and its purpose, so the same call makes the same batch.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from lifealign.judging.rubrics import Rubric, rubric_for
 
 Mode = Literal["pairwise", "absolute"]
 PAIR_GOLD = ("win", "lose", "tie")
-"""What `AnswerRecord.gold` may say of one answer of a pair: how it must come out against the other one."""
+"""Values of `AnswerRecord.gold` in a pair: the required result of the answer against the other one."""
 REFERENCE, REJECTED = "reference", "rejected"
-"""Who answered, in the gold questions that are made of held-out rows."""
+"""Sources of the answers in gold questions made from held-out rows."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to rate.
+    """One answer or pair of answers to rate.
 
     Attributes:
-        rubric: name of what is asked.
-        a: the answer, or the first one of a pair; not the side on which it is shown.
-        b: the second one; None: `a` is scored by itself.
-        gold: the known result: `a`, `b` or `tie` of a pair, ``low-high`` of a score; None: not known.
+        rubric: name of the rubric.
+        a: the answer, or the first one of a pair; this does not set the side on which it is shown.
+        b: the second one; None: `a` is scored alone.
+        gold: the known result: `a`, `b` or `tie` for a pair, ``low-high`` for a score; None: not known.
     """
 
     rubric: str
@@ -48,14 +48,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Batch:
-    """Everything that is asked.
+    """All questions and their rubrics.
 
     Attributes:
         mode: pairs or scores.
-        seed: of all draws.
-        rubrics: by name.
-        questions: to be shown.
-        equal: pairs of the same text, which nobody is shown: ties.
+        seed: seed for all draws.
+        rubrics: name -> rubric.
+        questions: questions to show.
+        equal: pairs of the same text, which count as ties and are never shown.
     """
 
     mode: Mode
@@ -82,20 +82,20 @@ def make_batch(
     gold: int = 0,
     seed: int = 0,
 ) -> Batch:
-    """Questions about answers.
+    """Make questions about answers.
 
     Args:
         records: the answers; those with `gold` make gold questions.
         mode: pairs or scores.
-        groups: whose answers are asked about, as `choose_groups` reads them.
-        rubric: of every question; None: the one that fits each task.
-        task_rubrics: of single tasks, before `rubric`.
-        count: number of questions drawn, evenly over tasks and pairs of groups; None: all there are.
-        gold: number of gold pairs made of held-out rows: their preferred answer against the rejected one.
-        seed: of the draws.
+        groups: the answers to ask about, as in `choose_groups`.
+        rubric: rubric of every question; None: the built-in rubric of each task.
+        task_rubrics: rubrics of single tasks; they override `rubric`.
+        count: number of questions to draw, evenly over tasks and pairs of groups; None: all.
+        gold: number of gold pairs to make from held-out rows: the preferred answer against the rejected one.
+        seed: seed for the draws.
 
     Raises:
-        DataError: nothing to ask, a group that is not there, a task without a rubric, gold that cannot be used.
+        DataError: nothing to ask, an unknown group, a task without a rubric, gold that cannot be used.
     """
     plain = [record for record in records if record.gold is None]
     chosen = choose_groups(plain, groups, mode)
@@ -103,7 +103,7 @@ def make_batch(
     own = task_rubrics or {}
     tasks = list(dict.fromkeys(r.task for r in records))
     if unknown := sorted(set(own) - set(tasks)):
-        raise DataError(f"--rubric: no answer is of task {unknown[0]!r}; tasks of the answers: {', '.join(tasks)}")
+        raise DataError(f"--rubric: no answers for task {unknown[0]!r}; choose from: {', '.join(tasks)}")
     names = {task: _rubric_name(task, own.get(task) or rubric, rubrics) for task in tasks}
     found = _pairs(plain, chosen, names) if mode == "pairwise" else _singles(plain, chosen, names)
     drawn = _draw(found, count, seed)
@@ -120,28 +120,28 @@ def _same_text(question: Question) -> bool:
 
 
 def group_of(record: AnswerRecord) -> str:
-    """Who answered and when, ``SOURCE@POINT``."""
+    """Source and point of an answer, ``SOURCE@POINT``."""
     return f"{record.source}@{record.point}"
 
 
 def choose_groups(records: Sequence[AnswerRecord], wanted: Sequence[str], mode: Mode) -> list[str]:
-    """The ``SOURCE@POINT`` that are asked about.
+    """Choose the ``SOURCE@POINT`` to ask about.
 
     Args:
         records: the answers.
-        wanted: each a ``SOURCE@POINT``, or a source or ``@POINT`` that stands for one alone; none: all, of which a
-            comparison takes no more than two.
+        wanted: each a ``SOURCE@POINT``, or a source or ``@POINT`` that matches only one; empty: all, but at most two in
+            pairwise mode.
         mode: pairs need two or more.
 
     Raises:
-        DataError: one is not there, stands for several, or there are too few or too many.
+        DataError: a name matches none or several, or there are too few or too many.
     """
     there = list(dict.fromkeys(group_of(record) for record in records))
     chosen = list(dict.fromkeys(_one_group(name, there) for name in wanted)) or there
     if mode == "pairwise" and (len(chosen) < 2 or (not wanted and len(chosen) > 2)):
         raise DataError(
-            f"a comparison needs answers of two or more sources or points, named by --compare NAME for each, got "
-            f"{len(chosen)}: {', '.join(chosen) or 'none'}"
+            f"a comparison needs answers of two or more sources or points, got {len(chosen)}: "
+            f"{', '.join(chosen) or 'none'}; name each with --compare"
         )
     return chosen
 
@@ -152,16 +152,16 @@ def _one_group(name: str, there: Sequence[str]) -> str:
     fitting = [g for g in there if name == g.partition("@")[0] or (name[:1] == "@" and g.endswith(name))]
     if len(fitting) == 1:
         return fitting[0]
-    problem = f"stands for {len(fitting)} of them" if fitting else "is none of them"
-    raise DataError(f"--compare {name!r} {problem}; there are answers of: {', '.join(fitting or there) or 'nobody'}")
+    problem = f"matches answers of {len(fitting)} sources or points" if fitting else "matches no answers"
+    raise DataError(f"--compare {name!r} {problem}; choose one of: {', '.join(fitting or there) or 'none'}")
 
 
 def _rubric_name(task: str, given: Rubric | None, rubrics: dict[str, Rubric]) -> str:
     rubric = given or rubric_for(task)
     if rubric is None:
-        raise DataError(f"task {task!r}: no built-in rubric is made for it; give --rubric NAME or FILE.yaml")
+        raise DataError(f"task {task!r}: no built-in rubric; give --rubric NAME or --rubric FILE.yaml")
     if rubrics.setdefault(rubric.name, rubric) != rubric:
-        raise DataError(f"two different rubrics have the name {rubric.name!r}; give each its own")
+        raise DataError(f"two different rubrics are named {rubric.name!r}; rename one of them")
     return rubric.name
 
 
@@ -171,7 +171,7 @@ def _pairs(records: Iterable[AnswerRecord], groups: Sequence[str], rubrics: Mapp
         if by_item[record.item].setdefault(group_of(record), record) is not record:
             raise DataError(
                 f"two different answers of {group_of(record)} to the same prompt of task {record.task!r} "
-                f"(ids {by_item[record.item][group_of(record)].id} and {record.id}); a comparison takes one"
+                f"(ids {by_item[record.item][group_of(record)].id} and {record.id}); keep only one"
             )
     return [
         Question(rubrics[answers[one].task], answers[one], answers[other])
@@ -186,7 +186,7 @@ def _singles(records: Iterable[AnswerRecord], groups: Sequence[str], rubrics: Ma
 
 
 def _draw(questions: Sequence[Question], count: int | None, seed: int) -> list[Question]:
-    """`count` of them, in turn from each task and pair of groups, so that a small batch is an even one."""
+    """Draw `count` questions in turn from each task and pair of groups, so that a small batch is balanced."""
     kinds: dict[tuple[str, ...], list[Question]] = defaultdict(list)
     for question in questions:
         kinds[(question.a.task, *(group_of(r) for r in (question.a, question.b) if r))].append(question)
@@ -199,7 +199,7 @@ def _draw(questions: Sequence[Question], count: int | None, seed: int) -> list[Q
 def _given_gold(
     records: Iterable[AnswerRecord], mode: Mode, names: Mapping[str, str], rubrics: Mapping[str, Rubric]
 ) -> list[Question]:
-    """Of the answers that say how they must be rated; of a pair, `win` goes before `lose`."""
+    """Gold questions from answers with `gold`; in a pair, `win` goes before `lose`."""
     known = [record for record in records if record.gold is not None]
     if mode == "absolute":
         return [Question(names[r.task], r, gold=_score_gold(r, rubrics[names[r.task]])) for r in known]
@@ -213,8 +213,8 @@ def _gold_pair(members: Sequence[AnswerRecord], names: Mapping[str, str]) -> Que
     said = sorted(str(record.gold) for record in members)
     if said not in (["lose", "win"], ["tie", "tie"]):
         raise DataError(
-            f"gold answers to one prompt of task {members[0].task!r} say {', '.join(said)}; a comparison takes two "
-            "answers, `win` and `lose`, or `tie` and `tie`"
+            f"gold answers to one prompt of task {members[0].task!r}: expected `win` and `lose`, or `tie` twice, "
+            f"got {', '.join(said)}"
         )
     a, b = members
     return Question(names[a.task], a, b, {"win": "a", "lose": "b", "tie": "tie"}[str(a.gold)])
@@ -225,7 +225,7 @@ def _score_gold(record: AnswerRecord, rubric: Rubric) -> str:
     high = high or low
     if not (low.isdigit() and high.isdigit() and rubric.scale.low <= int(low) <= int(high) <= rubric.scale.high):
         raise DataError(
-            f"answer {record.id}: gold {record.gold!r}; a score takes LOW-HIGH or one number within "
+            f"answer {record.id}: gold {record.gold!r}; expected LOW-HIGH or one number, from "
             f"{rubric.scale.low} to {rubric.scale.high}"
         )
     return f"{low}-{high}"
@@ -234,14 +234,16 @@ def _score_gold(record: AnswerRecord, rubric: Rubric) -> str:
 def _made_gold(
     records: Sequence[AnswerRecord], count: int, mode: Mode, names: Mapping[str, str], seed: int
 ) -> list[Question]:
-    """Held-out rows' preferred answers against the rejected ones; without a reference, which would give it away."""
+    """Preferred answers of held-out rows against the rejected ones, without a reference that would give them away."""
     if not count:
         return []
     if mode == "absolute":
-        raise DataError("--gold makes pairs, so it goes with --mode pairwise; give scores as `gold` of the answers")
+        raise DataError("--gold needs --mode pairwise; in absolute mode, set `gold` in the answers instead")
     items = {r.item: r for r in records if r.reference and r.rejected and r.reference != r.rejected}
     if len(items) < count:
-        raise DataError(f"--gold {count}: only {len(items)} prompts have a reference and a rejected answer")
+        raise DataError(
+            f"--gold {count}: only {len(items)} prompts have a reference and a rejected answer; ask for fewer"
+        )
     drawn = random.Random(f"{seed} gold").sample(sorted(items), count)
     return [Question(names[items[item].task], *_row_answers(items[item]), gold="a") for item in drawn]
 
@@ -257,8 +259,8 @@ def _nothing(mode: Mode, groups: Sequence[str], equal: int) -> str:
     if equal:
         return f"nothing to compare: all {equal} pairs of {' and '.join(groups)} have the same text"
     if mode == "pairwise":
-        return f"nothing to compare: {' and '.join(groups)} have answered no prompt in common"
-    return "nothing to score: there is no answer"
+        return f"nothing to compare: {' and '.join(groups)} have no prompt in common"
+    return "nothing to score: no answers"
 
 
 # --- who rates what ---
@@ -270,7 +272,7 @@ class Turn:
 
     Attributes:
         question: position in the batch, from 0.
-        swapped: whether `b` is shown on the left.
+        swapped: whether `b` is on the left.
     """
 
     question: int
@@ -278,15 +280,15 @@ class Turn:
 
 
 def shared(batch: Batch, overlap: float) -> list[int]:
-    """Positions of the questions that everybody gets: all gold, and this share (0 to 1) of the others."""
+    """Positions of the questions for everybody: all gold, and this share (0 to 1) of the others."""
     plain = [i for i, q in enumerate(batch.questions) if q.gold is None]
     gold = [i for i, q in enumerate(batch.questions) if q.gold is not None]
-    # The batch's order goes evenly over the tasks, so its beginning does too.
+    # The batch's order is balanced over the tasks, so its beginning is too.
     return [*gold, *plain[: math.ceil(overlap * len(plain))]]
 
 
 def deal(batch: Batch, annotators: Sequence[str], overlap: float) -> dict[str, list[Turn]]:
-    """Each annotator's questions, in order: those that are shared, and an even part of the others."""
+    """Each annotator's questions, in order: the shared ones and an equal part of the others."""
     everybody = shared(batch, overlap)
     others = sorted(set(range(len(batch.questions))) - set(everybody))
     return {
@@ -295,7 +297,7 @@ def deal(batch: Batch, annotators: Sequence[str], overlap: float) -> dict[str, l
 
 
 def order(questions: Sequence[int], annotator: str, seed: int) -> list[Turn]:
-    """One annotator's order and sides: shuffled, and half of the questions (the odd one by chance) swapped."""
+    """One annotator's order and sides: shuffled, with half of the questions swapped (an odd one by chance)."""
     generator = random.Random(f"{seed} order {annotator}")
     shuffled = generator.sample(questions, len(questions))
     first = generator.random() < 0.5

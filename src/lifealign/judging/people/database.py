@@ -1,7 +1,7 @@
-"""Ratings on disk: one SQLite file in WAL mode. A rating that was confirmed is on the disk. No torch.
+"""Ratings on disk: one SQLite file in WAL mode. A confirmed rating is on the disk. No torch.
 
-Nothing is ever changed or deleted: a rating is a row, undoing it is another row, and what holds is the newest row of an
-assignment. Each call opens its own connection, so threads and processes may share a file.
+Nothing is ever changed or deleted: a rating is a row, undoing it is another row, and the newest row of an assignment is
+the valid one. Each call opens its own connection, so threads and processes may share a file.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ CREATE VIEW held AS SELECT * FROM newest WHERE NOT withdrawn;
 
 @dataclass(frozen=True)
 class Rating:
-    """What one person says to one question.
+    """One person's reply to one question.
 
     Attributes:
-        winner: `left`, `right` or `tie`; None: scored, or it could not be judged.
-        score: on the rubric's scale; None: compared, or it could not be judged.
-        steps: the rubric's preliminary questions: step -> option.
-        flag: something is wrong with this question; always set where it could not be judged.
+        winner: `left`, `right` or `tie`; None: scored, or not judged.
+        score: score on the rubric's scale; None: compared, or not judged.
+        steps: replies to the rubric's preliminary questions: step -> option.
+        flag: whether something is wrong with this question; always set if it was not judged.
         comment: free text.
-        seconds: that the question was looked at; None: not known.
+        seconds: time for which the question was visible; None: not known.
     """
 
     winner: str | None = None
@@ -78,10 +78,10 @@ class Assignment:
     """A question in an annotator's order.
 
     Attributes:
-        position: in that order, from 0.
-        question: what is asked.
+        position: position in that order, from 0.
+        question: the question.
         swapped: whether `question.b` is on the left.
-        draft: what was said before it was undone.
+        draft: the rating that was undone, if any.
     """
 
     position: int
@@ -104,7 +104,7 @@ class Ratings:
         with self._connect() as db:
             meta = dict(db.execute("SELECT name, value FROM meta"))
         if meta.get("format") != str(FORMAT):
-            raise StoreError(f"{path}: ratings of format {meta.get('format')}; this version reads format {FORMAT}")
+            raise StoreError(f"{path}: unknown format {meta.get('format')} of ratings; this lifealign reads {FORMAT}")
         self.mode: Mode = "absolute" if meta["mode"] == "absolute" else "pairwise"
         self.seed = int(meta["seed"])
         self.name: str = meta["name"]
@@ -118,16 +118,16 @@ class Ratings:
 
     @classmethod
     def create(cls, path: str | Path, batch: Batch, annotators: Sequence[str], overlap: float = 1.0) -> Ratings:
-        """A new file, which only its owner can read: it holds the personal links.
+        """Create a file; only its owner can read it, because it holds the personal links.
 
         Raises:
-            ConfigError: a name that cannot be used, or one that stands there twice.
-            StoreError: there is a file already, or it cannot be written.
+            ConfigError: a name that cannot be used, or the same name twice.
+            StoreError: the file already exists or cannot be written.
         """
         target = Path(path)
         _check_names(annotators)
         if target.exists():
-            raise StoreError(f"{target}: there is a file already")
+            raise StoreError(f"{target}: file already exists; give another --db")
         temporary = target.with_name(f"{TEMPORARY}{target.name}")
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,20 +141,20 @@ class Ratings:
             for name, turns in deal(batch, annotators, overlap).items():
                 _write_annotator(db, name, turns)
             db.execute("COMMIT")
-        # Closing the last connection has moved the log into the file, which is whole under its final name.
+        # Closing the last connection moved the log into the file, so it is complete under its final name.
         with writing(target):
             temporary.rename(target)
         return cls(target)
 
     @classmethod
     def open(cls, path: str | Path) -> Ratings:
-        """An existing file.
+        """Open an existing file.
 
         Raises:
-            StoreError: there is none, or it holds no ratings.
+            StoreError: no such file, or it holds no ratings.
         """
         if not Path(path).is_file():
-            raise StoreError(f"{path}: no such file; `lifealign annotate ANSWERS --db {path}` makes one")
+            raise StoreError(f"{path}: no such file; create it with `lifealign annotate ANSWERS --db {path}`")
         return cls(Path(path))
 
     @contextmanager
@@ -170,25 +170,25 @@ class Ratings:
             return dict(db.execute("SELECT name, token FROM annotator ORDER BY rowid"))
 
     def annotator_of(self, token: str) -> str | None:
-        """Whose link this is; None: nobody's."""
-        # Compared here, in the same time for any token, and not by an index.
+        """Name of the annotator with this link; None if there is none."""
+        # Compared here in constant time, not by an index.
         known = self.annotators()
         found = [name for name, own in known.items() if secrets.compare_digest(own.encode(), token.encode())]
         return found[0] if found else None
 
     def add_annotator(self, name: str) -> None:
-        """One more, who gets the questions that everybody gets.
+        """Add an annotator, who gets the shared questions.
 
         Raises:
-            ConfigError: the name cannot be used, or nothing is shared so that nothing is left for them.
+            ConfigError: the name cannot be used, or no question is shared, so none is left for them.
         """
         _check_names([name])
         with self._connect() as db:
             questions = [row[0] for row in db.execute("SELECT id FROM question WHERE shared ORDER BY id")]
             if not questions:
                 raise ConfigError(
-                    f"--annotator {name!r}: every question is dealt out to somebody else; name everybody when the "
-                    "batch is made, or share questions by --overlap"
+                    f"--annotator {name!r}: no questions left, because each belongs to somebody else; make a new batch "
+                    "with all names or with a larger --overlap"
                 )
             db.execute("BEGIN IMMEDIATE")
             _write_annotator(db, name, order(questions, name, self.seed))
@@ -197,7 +197,7 @@ class Ratings:
     # --- rating ---
 
     def progress(self, annotator: str) -> tuple[int, int]:
-        """(rated, assigned)."""
+        """Numbers of questions: (rated, assigned)."""
         with self._connect() as db:
             row = db.execute(
                 "SELECT count(h.id), count(*) FROM assignment s LEFT JOIN held h ON h.assignment = s.id "
@@ -207,7 +207,7 @@ class Ratings:
         return int(row[0]), int(row[1])
 
     def next(self, annotator: str) -> Assignment | None:
-        """The first question that is not rated; None: all are."""
+        """The first question without a rating; None if all are rated."""
         with self._connect() as db:
             row = db.execute(
                 "SELECT s.id, s.position, s.question, s.swapped FROM assignment s LEFT JOIN held h "
@@ -222,10 +222,10 @@ class Ratings:
             return Assignment(row[1], _read_question(db, row[2]), bool(row[3]), _rating(draft) if draft else None)
 
     def save(self, annotator: str, position: int, rating: Rating) -> None:
-        """Keep a rating; it is on the disk when this returns. A second one of the same question takes its place.
+        """Save a rating; it is on the disk when this returns. A second one for the same question replaces it.
 
         Raises:
-            ValueError: no such question, or the rating does not answer it; says why.
+            ValueError: no such question, or the rating does not answer it; the message gives the reason.
         """
         with self._connect() as db:
             row = db.execute(
@@ -234,12 +234,12 @@ class Ratings:
                 (annotator, position),
             ).fetchone()
             if row is None:
-                raise ValueError("there is no such question")
+                raise ValueError("no such question")
             check_rating(rating, self.mode, self.rubrics[row[1]])
             _write_rating(db, row[0], rating, withdrawn=False)
 
     def undo(self, annotator: str) -> bool:
-        """Withdraw the newest rating, so that its question is asked again; False: there is none."""
+        """Withdraw the newest rating, so that its question is asked again; False if there is no rating."""
         with self._connect() as db:
             db.execute("BEGIN IMMEDIATE")
             row = db.execute(
@@ -255,18 +255,18 @@ class Ratings:
     # --- reading ---
 
     def questions(self) -> list[Question]:
-        """Those shown, in the batch's order."""
+        """Questions to show, in the batch's order."""
         with self._connect() as db:
             return [_read_question(db, row[0]) for row in db.execute("SELECT id FROM question WHERE shown ORDER BY id")]
 
     def equal(self) -> list[Question]:
-        """Pairs of the same text, which nobody was shown."""
+        """Pairs of the same text, which are never shown."""
         with self._connect() as db:
             rows = db.execute("SELECT id FROM question WHERE NOT shown ORDER BY id").fetchall()
             return [_read_question(db, row[0]) for row in rows]
 
     def held(self) -> list[tuple[str, Assignment, Rating, str]]:
-        """All ratings that hold, oldest first: annotator, what was asked, what was said, when (UTC, ISO 8601)."""
+        """All valid ratings, oldest first: annotator, assignment, rating, time (UTC, ISO 8601)."""
         with self._connect() as db:
             rows = db.execute(
                 "SELECT s.annotator, s.position, s.question, s.swapped, h.created, h.winner, h.score, h.steps, h.flag, "
@@ -277,15 +277,15 @@ class Ratings:
 
 
 def check_rating(rating: Rating, mode: Mode, rubric: Rubric) -> None:
-    """Refuse what does not answer the question.
+    """Refuse a rating that does not answer the question.
 
     Raises:
-        ValueError: says why.
+        ValueError: the rating does not fit the question; the message gives the reason.
     """
     if rating.winner is not None and (mode != "pairwise" or rating.winner not in ("left", "right", "tie")):
-        raise ValueError(f"winner {rating.winner!r} is no answer to this question")
+        raise ValueError(f"winner {rating.winner!r} does not fit this question")
     if rating.score is not None and (mode != "absolute" or not rubric.scale.low <= rating.score <= rubric.scale.high):
-        raise ValueError(f"score {rating.score} is no answer to this question")
+        raise ValueError(f"score {rating.score} does not fit this question")
     if not rating.judged and not rating.flag:
         raise ValueError("no choice was made")
     for step in rubric.steps:
@@ -293,7 +293,7 @@ def check_rating(rating: Rating, mode: Mode, rubric: Rubric) -> None:
         if (rating.judged or step.name in rating.steps) and rating.steps.get(step.name) not in allowed:
             raise ValueError(f"first answer: {step.question}")
     if unknown := sorted(set(rating.steps) - {step.name for step in rubric.steps}):
-        raise ValueError(f"there is no step {unknown[0]!r}")
+        raise ValueError(f"unknown step {unknown[0]!r}")
 
 
 # --- rows ---
@@ -301,22 +301,22 @@ def check_rating(rating: Rating, mode: Mode, rubric: Rubric) -> None:
 
 @contextmanager
 def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection whose every change is on the disk when it is made; SQLite's refusals become a StoreError."""
+    """Open a connection that puts each change on the disk at once; errors of SQLite become a StoreError."""
     try:
         with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as db:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")
             yield db
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: ratings cannot be read or written: {error}") from error
+        raise StoreError(f"{path}: cannot read or write the ratings: {error}") from error
 
 
 def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if not ANNOTATOR.fullmatch(name):
-            raise ConfigError(f"--annotator {name!r}: letters, digits, `.`, `-` and `_`, up to 40 of them")
+            raise ConfigError(f"--annotator {name!r}: expected up to 40 letters, digits, `.`, `-` and `_`")
     if len(set(names)) != len(names):
-        raise ConfigError(f"--annotator: each name once, got {', '.join(names)}")
+        raise ConfigError(f"--annotator: names must be unique, got {', '.join(names)}")
 
 
 def _write_batch(db: sqlite3.Connection, batch: Batch, everybody: Sequence[int]) -> None:

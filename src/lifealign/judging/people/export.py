@@ -16,7 +16,7 @@ NAN = float("nan")
 
 
 def export_rows(ratings: Ratings) -> list[dict[str, Any]]:
-    """One row for each rating that holds, oldest first; `left` and `right` are the answers as they were shown."""
+    """One row for each valid rating, oldest first; `left` and `right` are the answers as they were shown."""
     return [_row(ratings.mode, *held) for held in ratings.held()]
 
 
@@ -45,7 +45,7 @@ def _row(mode: str, annotator: str, assignment: Assignment, rating: Rating, crea
 
 
 def outcome(assignment: Assignment, rating: Rating) -> float:
-    """What answer `a` won of a pair, whichever side it was on: 1, 0, or 0.5 for a tie; NaN where it was not judged."""
+    """Result of answer `a` in a pair, on either side: 1 won, 0 lost, 0.5 tie; NaN if not judged."""
     if rating.winner is None:
         return NAN
     if rating.winner == "tie":
@@ -54,7 +54,7 @@ def outcome(assignment: Assignment, rating: Rating) -> float:
 
 
 def gold_ok(assignment: Assignment, rating: Rating) -> bool | None:
-    """Whether a gold question was rated as it must be; None: it is not gold, or it was not judged."""
+    """Whether a gold question was rated correctly; None if it is not gold or was not judged."""
     gold = assignment.question.gold
     if gold is None or not rating.judged:
         return None
@@ -68,7 +68,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a jsonl file as a whole.
 
     Raises:
-        StoreError: the operating system refused a write.
+        StoreError: the file cannot be written.
     """
     data = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     with writing(path):

@@ -18,7 +18,7 @@ from lifealign.judging.rubrics import Rubric, load_rubric, parse_rubrics
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What the command line says of a batch; see the options of `lifealign annotate`."""
+    """Batch requested on the command line; see the options of `lifealign annotate`."""
 
     sources: Sequence[Path]
     annotators: Sequence[str]
@@ -31,7 +31,7 @@ class BatchRequest:
     seed: int = 0
 
     def needs_answers(self) -> str | None:
-        """An option that was given and is of no use without answers; None: there is none."""
+        """An option that was given but has no effect without answers; None if there is none."""
         given = {
             "compare": self.compare,
             "mode": self.mode,
@@ -45,14 +45,14 @@ class BatchRequest:
 
 
 def prepare(db: Path, request: BatchRequest) -> Ratings:
-    """The batch of a file: opened where there is one, and made where there is none.
+    """Open the batch of a file, or make it if the file does not exist.
 
     Raises:
-        UserError: nothing to make it of, or what is given makes another batch than the one that is there.
+        UserError: no answers to make it from, or the answers and options make another batch than the stored one.
     """
     if not request.sources:
         if odd := request.needs_answers():
-            raise ConfigError(f"--{odd} says what is asked, so it goes with ANSWERS")
+            raise ConfigError(f"--{odd} has no effect without ANSWERS; add files of answers, or leave it out")
         ratings = Ratings.open(db)
     else:
         batch = _batch(request)
@@ -61,7 +61,7 @@ def prepare(db: Path, request: BatchRequest) -> Ratings:
         ratings = Ratings.open(db)
         if (ratings.digest, ratings.overlap) != (batch.digest, request.overlap):
             raise StoreError(
-                f"{db}: holds other questions than these answers and options make; leave ANSWERS out to go on with it, "
+                f"{db}: holds questions from other answers or options; leave ANSWERS out to continue with them, "
                 "or give another --db"
             )
     for name in request.annotators:
@@ -103,18 +103,18 @@ def _mode(request: BatchRequest, rubric: Rubric | None) -> Mode:
 
 
 def check_address(host: str, allow_remote: bool) -> None:
-    """Refuse an address that others can reach, unless that is wanted.
+    """Refuse an address that others can reach, unless it is explicitly allowed.
 
     Raises:
-        ConfigError: says which option allows it.
+        ConfigError: the address does not fit `allow_remote`; the message names the option.
     """
     if host not in LOOPBACK and not allow_remote:
         raise ConfigError(
-            f"--host {host}: others could reach it; --allow-remote permits that (the links go over the network "
-            f"unencrypted, unless a proxy adds TLS). Without: {', '.join(LOOPBACK)}"
+            f"--host {host}: others could reach it; give one of {', '.join(LOOPBACK)}, or allow it with --allow-remote "
+            "(the links are then sent unencrypted, unless a proxy adds TLS)"
         )
     if host in LOOPBACK and allow_remote:
-        raise ConfigError(f"--allow-remote: {host} cannot be reached from elsewhere; give --host too, e.g. 0.0.0.0")
+        raise ConfigError(f"--allow-remote: other machines cannot reach {host}; give --host too, e.g. 0.0.0.0")
 
 
 def links(ratings: Ratings, host: str, port: int) -> dict[str, str]:
@@ -128,13 +128,13 @@ def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], No
     """Serve the page until the process is told to stop (Ctrl-C).
 
     Args:
-        ratings: where ratings are kept.
-        host: address to listen at.
-        port: 0 takes a free one.
-        started: called with the port, once a browser can connect.
+        ratings: the store of the ratings.
+        host: address to listen on.
+        port: port to listen on; 0 picks a free one.
+        started: called with the port as soon as a browser can connect.
 
     Raises:
-        ConfigError: the packages are not installed, or the address cannot be used.
+        ConfigError: a package is not installed, or the address cannot be used.
     """
     try:
         import uvicorn
@@ -142,11 +142,12 @@ def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], No
         from lifealign.judging.people.server import create_app
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"the page for annotators needs {error.name}, which is not installed: pip install 'lifealign[annotate]'"
+            f"package {error.name}, which the page for annotators needs, is not installed; "
+            "run pip install 'lifealign[annotate]'"
         ) from None
     with contextlib.closing(_listen(host, port)) as listening:
         app = create_app(ratings, any_host=host not in LOOPBACK)
-        # No access log: it would hold the links. No proxy headers: nobody vouches for them.
+        # No access log: it would hold the links. No proxy headers: they could be forged.
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -167,9 +168,11 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
-        # From here on a browser that is quick waits for the server instead of being refused.
+        # From here on an early browser waits for the server instead of being refused.
         found.listen(128)
     except OSError as error:
         found.close()
-        raise ConfigError(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}") from None
+        raise ConfigError(
+            f"--host {host} --port {port}: cannot listen on this address: {error.strerror or error}; give another"
+        ) from None
     return found

@@ -1,7 +1,7 @@
-"""The page on which people rate: FastAPI, templates, one small script. No torch.
+"""The page where people rate answers: FastAPI, templates, one small script. No torch.
 
 A personal link is a token; opening it puts the token in a cookie. Every change is a POST that carries a second token
-made of the first, and answers only after the rating is on the disk.
+derived from the first. The server replies only after the rating is on the disk.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Rater:
-    """Who sends a request.
+    """The annotator who sends a request.
 
     Attributes:
-        name: of the annotator.
-        csrf: what every form of theirs carries.
+        name: name of the annotator.
+        csrf: token that each of their forms carries.
     """
 
     name: str
@@ -63,14 +63,14 @@ class Pages:
     """The ratings and the templates; in the application's state.
 
     Args:
-        ratings: where ratings are kept.
-        any_host: whether the server may be called by a name that is not the loopback's.
+        ratings: the store of the ratings.
+        any_host: whether to accept host names other than the loopback's.
     """
 
     def __init__(self, ratings: Ratings, any_host: bool) -> None:
         self.ratings = ratings
         self.any_host = any_host
-        # Cookies do not tell ports apart, so that two batches on one machine need two names.
+        # Cookies do not distinguish ports, so two batches on one machine need two names.
         self.cookie = f"lifealign-{ratings.name}"
         self._environment = Environment(
             loader=PackageLoader("lifealign.judging.people", "pages"),
@@ -82,23 +82,23 @@ class Pages:
         self._environment.filters["visible"] = views.visible
 
     def render(self, name: str, rater: Rater | None, status: int = 200, **values: Any) -> HTMLResponse:
-        """A page, with the rater's progress at its top."""
+        """Render a page with the rater's progress at the top."""
         done, total = self.ratings.progress(rater.name) if rater else (0, 0)
         template = self._environment.get_template(f"{name}.html.j2")
         return HTMLResponse(template.render(rater=rater, done=done, total=total, **values), status)
 
     def problem(self, status: int, message: str) -> HTMLResponse:
-        """A page that says what went wrong."""
+        """Render a page with an error message."""
         return self.render("problem", None, status, title=HTTPStatus(status).phrase, message=message)
 
 
 def create_app(ratings: Ratings, *, any_host: bool = False) -> FastAPI:
-    """The web application.
+    """Create the web application.
 
     Args:
-        ratings: where ratings are kept.
-        any_host: whether it may be called by a name that is not the loopback's. Without, such requests are refused: they
-            come from somebody's page whose name was made to point here.
+        ratings: the store of the ratings.
+        any_host: whether to accept host names other than the loopback's. If not, requests by other names are refused,
+            because they come from a foreign page whose name was made to point here (DNS rebinding).
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.pages = Pages(ratings, any_host)
@@ -119,7 +119,7 @@ def _pages(request: Request) -> Pages:
 
 
 async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Headers of every response, and what is refused before anything looks at it."""
+    """Refuse bad requests before they are handled, and add the headers of every response."""
     refusal = _refusal(request, _pages(request).any_host)
     response = _pages(request).problem(*refusal) if refusal else await call_next(request)
     for name, value in HEADERS.items():
@@ -129,14 +129,14 @@ async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Resp
 
 def _refusal(request: Request, any_host: bool) -> tuple[int, str] | None:
     if not any_host and _PORT.sub("", request.headers.get("host", "")).strip("[]") not in LOOPBACK:
-        return 400, "This server has another name."
+        return 400, "This server does not answer to this name. Open your personal link."
     if request.method not in ("GET", "HEAD"):
-        # Browsers say this of themselves; an old one that does not is held to the form's token alone.
+        # Browsers send this header; for an old one that does not, the form's token must do.
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return 403, "This was sent from another site."
         length = request.headers.get("content-length", "")
         if not length.isdigit() or int(length) > LONGEST_BODY:
-            return 413, "This is too long."
+            return 413, "This is too long. Please shorten your comment."
     return None
 
 
@@ -146,21 +146,23 @@ def _refused(request: Request, error: StarletteHTTPException) -> HTMLResponse:
 
 def _not_stored(request: Request, error: StoreError) -> HTMLResponse:
     logging.getLogger(__name__).error("%s", error)
-    page = "<!doctype html><title>Not saved</title><main><p>It could not be saved. What was saved before is safe.</p></main>"
+    page = (
+        "<!doctype html><title>Not saved</title><main><p>This could not be saved. Earlier ratings are safe.</p></main>"
+    )
     return HTMLResponse(page, 503)
 
 
 def rater_of(request: Request) -> Rater:
-    """Whose cookie a request carries.
+    """The annotator whose cookie a request carries.
 
     Raises:
-        HTTPException: 401, nobody's.
+        HTTPException: 401, no annotator has this cookie.
     """
     pages = _pages(request)
     token = request.cookies.get(pages.cookie, "")
     name = pages.ratings.annotator_of(token) if token else None
     if name is None:
-        raise HTTPException(401, "Open your personal link first. Whoever invited you can send it again.")
+        raise HTTPException(401, "Open your personal link first. The person who invited you can send it again.")
     return Rater(name, hmac.new(token.encode(), b"form", hashlib.sha256).hexdigest())
 
 
@@ -168,10 +170,10 @@ KnownRater = Annotated[Rater, Depends(rater_of)]
 
 
 async def fields_of(request: Request, rater: KnownRater) -> dict[str, str]:
-    """Fields of a form that was sent from one of our pages.
+    """Fields of a form sent from one of our pages.
 
     Raises:
-        HTTPException: 403, it carries another token than ours.
+        HTTPException: 403, the form does not carry our token.
     """
     async with request.form(max_files=0, max_fields=40) as form:
         fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
@@ -187,10 +189,10 @@ Fields = Annotated[dict[str, str], Depends(fields_of)]
 
 @router.get("/join/{token}")
 def join(token: str, request: Request) -> Response:
-    """A personal link: from now on this browser is that annotator."""
+    """Open a personal link: from now on this browser belongs to that annotator."""
     pages = _pages(request)
     if pages.ratings.annotator_of(token) is None:
-        raise HTTPException(404, "This link is not known here. Whoever invited you can send it again.")
+        raise HTTPException(404, "This link does not work. The person who invited you can send it again.")
     response = RedirectResponse("/guide", 303)
     # Lax: with `strict` a link opened from a mail would arrive without its cookie.
     secure = request.url.scheme == "https"
@@ -200,7 +202,7 @@ def join(token: str, request: Request) -> Response:
 
 @router.get("/guide")
 def guide(request: Request, rater: KnownRater) -> Response:
-    """What is asked, and the keys."""
+    """Show the guide: the questions and the keys."""
     pages = _pages(request)
     values = views.guide_page(list(pages.ratings.rubrics.values()), pages.ratings.mode)
     return pages.render("guide", rater, **values)
@@ -208,7 +210,7 @@ def guide(request: Request, rater: KnownRater) -> Response:
 
 @router.get("/")
 def question(request: Request, rater: KnownRater) -> Response:
-    """The next question, or thanks."""
+    """Show the next question, or thanks after the last one."""
     pages = _pages(request)
     assignment = pages.ratings.next(rater.name)
     if assignment is None:
@@ -219,7 +221,7 @@ def question(request: Request, rater: KnownRater) -> Response:
 
 @router.post("/rate")
 def rate(request: Request, rater: KnownRater, fields: Fields) -> Response:
-    """Keep a rating."""
+    """Save a rating."""
     try:
         _pages(request).ratings.save(rater.name, _whole(fields, "position"), read_rating(fields))
     except ValueError as reason:
@@ -238,14 +240,14 @@ def undo(request: Request, rater: KnownRater, fields: Fields) -> Response:
 
 
 def read_rating(fields: Mapping[str, str]) -> Rating:
-    """A form's fields.
+    """Read a rating from a form's fields.
 
     Raises:
-        ValueError: a value that no page of ours sends; says which.
+        ValueError: a value that our pages do not send; the message names it.
     """
     comment = fields.get("comment", "").strip()
     if len(comment) > LONGEST_COMMENT:
-        raise ValueError(f"a comment has up to {LONGEST_COMMENT} characters, got {len(comment)}")
+        raise ValueError(f"the comment is too long: {len(comment)} characters, at most {LONGEST_COMMENT} allowed")
     unable = "unable" in fields
     return Rating(
         winner=None if unable else fields.get("winner"),
@@ -265,7 +267,7 @@ def _whole(fields: Mapping[str, str], name: str) -> int:
 
 
 def _seconds(text: str) -> float | None:
-    """What the script measured; None without it."""
+    """Seconds measured by the page's script; None without it."""
     try:
         value = float(text)
     except ValueError:

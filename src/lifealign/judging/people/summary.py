@@ -1,7 +1,7 @@
-"""What all ratings say together: who wins, how far people agree, and how far judge models agree with them. No torch.
+"""Summary of ratings: who wins, how far people agree, and how far judge models agree with them. No torch.
 
-An item counts once, however many people rated it: its value is the mean over them. Gold questions are for the
-annotators alone and enter no result. Rates are in percent; intervals are 95% bootstraps over items.
+An item counts once, however many people rated it: its value is the mean over them. Gold questions only check the
+annotators and enter no result. Rates are in percent; intervals are 95% bootstraps over items.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Rated:
-    """One question with what people said.
+    """One question with its ratings.
 
     Attributes:
-        question: what was asked.
-        values: annotator -> outcome of `a` (0 to 1) of a pair, or the score.
+        question: the question.
+        values: annotator -> outcome of `a` in a pair (0 to 1), or the score.
     """
 
     question: Question
@@ -49,17 +49,17 @@ class Rated:
 
     @property
     def mean(self) -> float:
-        """Over the annotators; NaN of none."""
+        """Mean over the annotators; NaN without ratings."""
         return float(np.mean(list(self.values.values()))) if self.values else NAN
 
 
 def summarise(ratings: Ratings, judgements: Sequence[Judgement] = (), min_gold: float = 0.0) -> dict[str, Any]:
-    """Plain values; see `summary_lines`.
+    """Summarise ratings as plain values; `summary_lines` makes text of them.
 
     Args:
-        ratings: the batch.
-        judgements: of judge models, about the same answers.
-        min_gold: share of the gold questions, 0 to 1, below which an annotator's ratings are left out.
+        ratings: the batch with its ratings.
+        judgements: judgements of judge models on the same answers.
+        min_gold: smallest share of correct gold questions, 0 to 1; annotators below it are left out.
     """
     held = ratings.held()
     people = [_annotator(name, ratings, [h for h in held if h[0] == name]) for name in ratings.annotators()]
@@ -102,7 +102,7 @@ def _annotator(name: str, ratings: Ratings, held: Sequence[tuple[str, Assignment
 
 
 def _rated(ratings: Ratings, held: Sequence[tuple[str, Assignment, Rating, str]]) -> list[Rated]:
-    """All questions that are no gold; pairs of the same text are ties that nobody had to be asked about."""
+    """All questions but gold ones; pairs of the same text are ties without asking anybody."""
     values: dict[str, dict[str, float]] = defaultdict(dict)
     for annotator, assignment, rating, _ in held:
         if rating.judged:
@@ -174,7 +174,7 @@ def _mean_scores(rated: Sequence[Rated]) -> list[dict[str, Any]]:
 
 
 def _agreement(rated: Sequence[Rated], level: Level) -> dict[str, Any]:
-    """Among people, over the items that two or more rated."""
+    """Agreement among people, over the items rated by two or more."""
     shared = [one for one in _by_people(rated) if len(one.values) > 1]
     names = sorted({name for one in shared for name in one.values})
     matrix = np.array([[one.values.get(name, NAN) for one in shared] for name in names]).reshape(
@@ -191,7 +191,7 @@ def _agreement(rated: Sequence[Rated], level: Level) -> dict[str, Any]:
 
 
 def _judges(rated: Sequence[Rated], judgements: Sequence[Judgement], pairwise: bool) -> list[dict[str, Any]]:
-    """One row for each judge and way of judging; a judge's pairs say nothing of people's scores."""
+    """One row for each judge and mode; a judge's pairs cannot be compared with people's scores."""
     rows = []
     people = _by_people(rated)
     for judge, mode in dict.fromkeys((one.judge, one.mode) for one in judgements):
@@ -206,7 +206,7 @@ def _judges(rated: Sequence[Rated], judgements: Sequence[Judgement], pairwise: b
 
 
 def _verdicts(own: Sequence[Judgement], mode: str, pairwise: bool) -> Callable[[Question], float]:
-    """What one judge says to a question, as `Rated.values` has it; NaN where it says nothing."""
+    """One judge's verdict on a question, in the units of `Rated.values`; NaN without a verdict."""
     scores = {(one.rubric, one.id): _number(one.score) for one in own}
     votes: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for one in own:
@@ -222,7 +222,7 @@ def _verdicts(own: Sequence[Judgement], mode: str, pairwise: bool) -> Callable[[
         if mode == "absolute":
             return 0.5 + 0.5 * float(np.sign(a - scores.get((question.rubric, question.b.id), NAN)))
         both = votes[question.rubric, question.a.id, question.b.id]
-        # A judge that prefers a position and not an answer says two things: a tie.
+        # A judge that prefers a position, not an answer, contradicts itself: a tie.
         return 0.5 + 0.5 * float(np.sign(np.mean(both) - 0.5)) if len(both) > 1 else NAN
 
     return of
@@ -233,7 +233,7 @@ def _number(value: float | None) -> float:
 
 
 def _pair_agreement(scored: Sequence[tuple[Rated, float]]) -> dict[str, Any]:
-    """With each person, and with most of them."""
+    """Agreement with each person, and with the majority."""
     with_each = [float(np.mean([value == verdict for value in one.values.values()])) for one, verdict in scored]
     most = [0.5 + 0.5 * majority([2 * v - 1 for v in one.values.values()]) for one, _ in scored]
     verdicts = [verdict for _, verdict in scored]
@@ -262,13 +262,13 @@ def _plain(interval: Interval) -> dict[str, float]:
 
 
 def summary_lines(document: Mapping[str, Any]) -> list[str]:
-    """A summary as text."""
+    """Lines of text for a summary."""
     lines = [f"{document['questions']} questions, {document['mode']}"]
     if document["equal"]:
-        lines.append(f"{document['equal']} pairs of the same text were shown to nobody and count as ties")
+        lines.append(f"{document['equal']} pairs of the same text were not shown; they count as ties")
     lines += ["", *_people_lines(document)]
     if document["mode"] == "pairwise":
-        lines += ["", "wins (percent of the items, a tie is half a win)", *map(_win_line, document["results"])]
+        lines += ["", "wins (percent of items; a tie is half a win)", *map(_win_line, document["results"])]
         if document["strengths"]:
             lines += ["", "Bradley-Terry strength (log-odds, mean 0)"]
             lines += [f"  {row['who']}: {_shown(row['strength'], 2)}" for row in document["strengths"]]
@@ -305,17 +305,18 @@ def _win_line(row: Mapping[str, Any]) -> str:
 
 def _agreement_lines(document: Mapping[str, Any]) -> list[str]:
     found = document["agreement"]
-    lines = ["agreement of people: no item was rated by two"]
+    lines = ["agreement of people: no item was rated by two people"]
     if found["items"]:
         alpha = f"Krippendorff's alpha ({found['level']}) {_shown(found['alpha'], 2)}"
         same = _number_shown(found["same"])
-        lines = [f"agreement of people on {found['items']} items: {alpha}, the same rating in {same}%"]
+        lines = [f"agreement of people on {found['items']} items: {alpha}, same rating in {same}%"]
     for row in document["judges"]:
         head = f"judge {row['judge']} ({row['mode']}), {row['items']} items, {row['unscored']} unscored:"
         if "kappa" in row:
             each, most = _shown(row["same_as_each"]), _shown(row["same_as_most"])
             lines.append(
-                f"{head} as each person in {each}%, as most in {most}%, kappa {_number_shown(row['kappa'], 2)}"
+                f"{head} agrees with each person in {each}%, with the majority in {most}%, "
+                f"kappa {_number_shown(row['kappa'], 2)}"
             )
         else:
             rho, above = _number_shown(row["rank_correlation"], 2), _shown(row["above_people"], 2)

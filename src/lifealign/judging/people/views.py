@@ -1,4 +1,4 @@
-"""What the page for people shows, as plain values: nothing in it tells whose answer it is. No torch, no web server."""
+"""Content of the page for people, as plain values that never reveal the source of an answer. No torch, no web server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lifealign.judging.people.database import Assignment, Rating
 from lifealign.judging.rubrics import Rubric
 
 STEP_KEYS = "qweryi"
-"""Keys of the options of preliminary questions, in the order of the page."""
+"""Keys for the options of preliminary questions, in the order of the page."""
 _PAIR = (
     ("left", "A is better", "←", "ArrowLeft a 1"),
     ("tie", "Equally good", "T", "t = 0"),
@@ -22,11 +22,11 @@ _PAIR = (
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-"""Control characters, marks that turn the direction of what follows, and characters of no width that no script needs."""
+"""Control characters, marks that change the text direction, and zero-width characters that no script needs."""
 
 
 def visible(text: str) -> Markup:
-    """Escaped text in which characters that cannot be seen are shown by their code instead of having their effect."""
+    """Escaped text with invisible characters shown as their code points instead of taking effect."""
     parts = []
     end = 0
     text = text.replace("\r\n", "\n")
@@ -38,10 +38,10 @@ def visible(text: str) -> Markup:
 
 
 def question_page(assignment: Assignment, mode: Mode, rubric: Rubric) -> dict[str, Any]:
-    """Values of question.html.j2."""
+    """Values for question.html.j2."""
     question = assignment.question
     turns = question.a.prompt if "conversation" in rubric.sees else question.a.prompt[-1:]
-    # The preferred answer of the row is one of the two: shown beside them it would give the gold away.
+    # The row's preferred answer is one of the two; shown as the reference it would give the gold away.
     reference = None if question.gold and question.a.source == REFERENCE else question.a.reference
     draft = assignment.draft or Rating()
     return {
@@ -104,18 +104,18 @@ def _score_choices(rubric: Rubric, draft: Rating) -> list[dict[str, Any]]:
 
 
 def _score_key(score: int, low: int) -> str:
-    """The digit; 0 stands for 10 where there is no 0."""
+    """Key for a score: its digit; 0 stands for 10 if the scale has no 0."""
     if 0 <= score <= 9:
         return str(score)
     return "0" if score == 10 and low > 0 else ""
 
 
 def guide_page(rubrics: Sequence[Rubric], mode: Mode) -> dict[str, Any]:
-    """Values of guide.html.j2."""
+    """Values for guide.html.j2."""
     keys = [(hint, label) for _, label, hint, _ in _PAIR]
     if mode == "absolute":
         highest = max(rubric.scale.high for rubric in rubrics)
-        keys = [("1–9", "that score"), *([("0", "10")] if highest == 10 else [])]
+        keys = [("1–9", "give this score"), *([("0", "give a 10")] if highest == 10 else [])]
     if any(rubric.steps for rubric in rubrics):
-        keys = [("Q, W", "answer the question that comes first"), *keys]
+        keys = [("Q, W", "answer the preliminary question"), *keys]
     return {"rubrics": rubrics, "mode": mode, "keys": keys}

@@ -1,10 +1,10 @@
 "use strict";
-// Keys, saving without losing what was typed while the server is away, and the time that a question was looked at.
+// Keys, saving that survives a server outage without losing input, and the time for which a question was visible.
 // Without this script the page is a plain form.
 
 const form = document.getElementById("rating");
 const status = document.getElementById("status");
-const SETTLE = 250; // ms after a page came up in which a key does not rate: it was meant for the question before
+const SETTLE = 250; // ms after a page appears in which keys are ignored: they were meant for the previous question
 const RETRY = 1000; // ms
 let saving = false;
 let seen = 0; // ms that the page was visible
@@ -40,7 +40,7 @@ async function send(target, submitter) {
   if (submitter) submitter.classList.add("chosen");
   for (;;) {
     let answer = null;
-    // A redirect means that it is on the disk; sending the same again after a lost answer only replaces it.
+    // A redirect means that the rating is on the disk; sending it again after a lost response only replaces it.
     try { answer = await fetch(target.action, { method: "POST", body: fields, redirect: "manual", credentials: "same-origin" }); }
     catch { /* not reachable */ }
     if (answer && answer.type === "opaqueredirect") { location.replace("/"); return; }
@@ -48,7 +48,7 @@ async function send(target, submitter) {
       say(problemOf(await answer.text()), "bad");
       break;
     }
-    say("Not saved yet: the server does not answer. Trying again …", "bad");
+    say("Not saved yet: the server is not responding. Trying again …", "bad");
     await new Promise(done => setTimeout(done, RETRY));
   }
   saving = false;
@@ -89,20 +89,20 @@ document.addEventListener("keydown", event => {
     if (event.key === "Escape") event.target.blur();
     return;
   }
-  // Arrows move within a group of options that was reached by Tab.
+  // Arrows move within a focused group of options.
   if (event.target.type === "radio" && event.key.startsWith("Arrow")) return;
-  // Enter and Space on something that has the focus do what they always do.
+  // Enter and Space keep their usual effect on a focused element.
   if ((event.key === "Enter" || event.key === " ") && event.target.closest("a, button, summary, input")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const target = Array.from(document.querySelectorAll("[data-keys]")).find(one => one.dataset.keys.split(" ").includes(key));
   if (!target) return;
   event.preventDefault();
-  // A key that is held down does not rate one question after another.
+  // Holding a key down must not rate one question after another.
   if (event.repeat || !ready || saving) return;
   press(target);
 });
 
-// After a mouse or a finger the keys go on as before.
+// After a click or a tap the keys work as before.
 document.addEventListener("click", event => {
   if (event.detail > 0 && event.target instanceof HTMLInputElement) event.target.blur();
 });
