@@ -163,9 +163,9 @@ def option_models() -> tuple[ast.ClassDef, ...]:
 
 def is_option(parts: Sequence[str]) -> bool:
     """Whether a dotted key is one of a configuration; below `strategy`, of any strategy's."""
-    if parts[0] == "strategy":
-        return any(leads_on(model, parts[1:]) for model in option_models() if model.name == "Config")
-    return any(leads_on(model, parts) for model in option_models())
+    if any(leads_on(model, parts) for model in option_models()):
+        return True
+    return parts[0] == "strategy" and any(leads_on(m, parts[1:]) for m in option_models() if m.name == "Config")
 
 
 @functools.cache

@@ -102,7 +102,7 @@ def test_hooks_of_a_method_are_known_and_a_misspelt_one_is_refused() -> None:
 
 
 def test_looking_at_other_rows_changes_nothing(config: Build, tmp_path: Path) -> None:
-    """`Step.loss_on` switches the adapter off and dropout with it, for the reference: both must be on again after it."""
+    """`Step.losses_on` switches the adapter off and dropout with it, for the reference: both must be on again after it."""
     results = []
     for look in (False, True):
         session, store = start(config(f"memory={tmp_path / str(look)}", "lora.dropout=0.3", "strategy.name=sequential"))

@@ -1,4 +1,4 @@
-"""Frozen factors beside the adapter in training (`models.set_past`), against weights that are added up densely."""
+"""Frozen factors beside the adapter in training (`adapters.set_past`), against weights that are added up densely."""
 
 from __future__ import annotations
 
