@@ -163,7 +163,7 @@ class StrategyContract:
 
     @pytest.fixture
     def name(self) -> str:
-        """The strategy under test; override it with `params` to run the contract over several."""
+        """The strategy under test; override it with a parametrised fixture to run the contract over several."""
         return self.strategy
 
     @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def current_names(strategy: Any, options: Mapping[str, Any], where: str | None =
 
 
 def current_keys(strategy: Any, settings: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
-    """Like `current_names`, for dotted keys: ewc's ``strategy.lam`` becomes ``strategy.penalty_weight``; others stay."""
+    """Like `current_names`, for dotted keys: ewc's ``lam`` under `strategy` becomes ``strategy.penalty_weight``."""
     keys = [key for key in settings if isinstance(key, str) and key.startswith(SECTION)]
     names = current_names(strategy, {key.removeprefix(SECTION): None for key in keys}, where)
     found = dict(zip(keys, names, strict=True))
