@@ -84,7 +84,7 @@ TRAINED = "adapter replay losses"
 
 RUN: dict[str, Case] = {
     "model.name": case("{other}", "adapter scores"),
-    "model.revision": refused("main", ConfigError, r"model.revision='main' is for hub ids; .* is a local model"),
+    "model.revision": refused("main", ConfigError, r"model.revision='main' is for hub ids, but .* is a local model"),
     "model.dtype": case("bfloat16", "adapter scores identity"),
     "model.template": case("plain", "adapter identity"),
     "lora.r": case("3", "shapes identity"),

@@ -109,7 +109,7 @@ def test_a_second_writer_is_refused_and_a_killed_one_frees_the_lock(tmp_path: Pa
         os._exit(1)
     try:
         assert os.read(reading, 1) == b"x"
-        message = f"another process is writing to {store.path} .lock file {store.path / '.lock'}."
+        message = f"another process is writing to {store.path} .lock file {store.path / '.lock'}.; wait for it to end"
         with pytest.raises(StoreError, match=message), store.writer():
             pass
         with pytest.raises(StoreError, match="another process"):

@@ -60,7 +60,7 @@ def dare(tau: Tensor, drop: float, generator: torch.Generator) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Spherical interpolation (Shoemake 1985) by the angle between two vectors; the vectors keep their lengths.
+    """Spherical interpolation (Shoemake 1985) by the angle between two vectors, which are not normalised.
 
     sin((1-t) w) / sin(w) a + sin(t w) / sin(w) b; (1-t) a + t b if |cos w| > 0.9995, or if one of them is zero, so that
     there is no angle.

@@ -299,7 +299,7 @@ def _stages(
 
 
 def _data_document(work: _Work) -> dict[str, Any]:
-    """What a commit keeps of where its rows came from and what happened to them."""
+    """A commit's document on the origin and the encoding of its rows."""
     own = {t.name for t in work.group}
     if len(work.group) == 1:
         from_replay = sum(origin not in own for origin in work.dataset.origin)

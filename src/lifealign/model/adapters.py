@@ -56,7 +56,9 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
             f"lora.target_modules={list(lora.target_modules)}: {str(error).splitlines()[0]}; linear modules of this model: {leaves}"
         ) from error
     if other := sorted(n for n in trainable(model) if not n.endswith((".lora_A", ".lora_B"))):
-        raise ConfigError(f"lora.target_modules={list(lora.target_modules)}: {other[0]} is not of a linear module")
+        raise ConfigError(
+            f"lora.target_modules={list(lora.target_modules)}: {other[0]} does not belong to a linear module"
+        )
     for parameter in trainable(model).values():
         parameter.data = parameter.data.float()
     assert isinstance(model, nn.Module)

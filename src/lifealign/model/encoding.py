@@ -113,7 +113,7 @@ class Encoder:
         if template == "chat" and not tokenizer.chat_template:
             raise DataError("model.template is 'chat', but the tokenizer has no chat template; allowed: plain, auto")
         if tokenizer.eos_token_id is None:
-            raise DataError("the tokenizer has no EOS token, so an answer's end cannot be learnt")
+            raise DataError("the tokenizer has no EOS token, so an answer's end cannot be learnt; choose another model")
         self.tokenizer = tokenizer
         self.template = template
         self.max_length = max_length
@@ -272,7 +272,7 @@ class Encoder:
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Number of ids that all prompts begin with; at least one id of each prompt is not counted."""
+    """Number of ids that all prompts begin with, less than the length of the shortest prompt."""
     limit = min(len(p) for p in prompts) - 1
     first = prompts[0]
     for i in range(limit):

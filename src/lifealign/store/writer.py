@@ -222,7 +222,9 @@ class MemoryStore(MemoryReader):
             try:
                 lock.acquire()
             except filelock.Timeout:  # also an OSError, so it is caught first
-                raise StoreError(f"another process is writing to {self.path} (lock file {path})") from None
+                raise StoreError(
+                    f"another process is writing to {self.path} (lock file {path}); wait for it to end"
+                ) from None
         self._lock = lock
         try:
             yield
@@ -274,7 +276,9 @@ class MemoryStore(MemoryReader):
             return
         # The checksum keeps a damaged PENDING from removing a task that was committed and rolled back.
         if line != _line(directory, manifest.read_manifest(self.path, directory).sha256):
-            raise StoreError(f"{self.path / PENDING}: does not match {self.path / TASKS / directory / TASK}")
+            raise StoreError(
+                f"{self.path / PENDING}: does not match {self.path / TASKS / directory / TASK}; one of the two was changed"
+            )
         files.discard_directory(self.path / TASKS / directory)
 
     def _prepare_creation(self) -> None:
