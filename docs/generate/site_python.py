@@ -10,8 +10,9 @@ TITLES = {
     "core": "Configuration and errors",
     "strategies": "Strategies",
     "training": "Strategies",
+    "evaluation": "Scores",
 }
-"""Folder of a name's home -> the heading it stands under."""
+"""Folder of a name's home -> its heading on the page."""
 
 
 def api_page() -> str:
