@@ -54,6 +54,29 @@ Cache = Annotated[
     typer.Option(metavar="FILE", help="SQLite file for calls and replies. Default: in the user's cache directory."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and cost without asking any judge.")]
+Count = Annotated[
+    int | None,
+    typer.Option(min=1, metavar=N, help="Prompts per task, for a memory. Default: as for `lifealign answers`."),
+]
+Rubrics = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[TASK=]RUBRIC", help="Built-in rubric or YAML file, for all tasks or one; repeatable."),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        metavar="absolute|pairwise",
+        help="Score each answer, or compare it with the baseline's. Default: the rubric's mode.",
+    ),
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHO",
+        help="Answers to compare with in pairwise mode: SOURCE, @POINT, SOURCE@POINT or reference. "
+        "Default: the source of the first answer.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -74,29 +97,10 @@ def judge(
     config: Config = None,
     judges: Judges = None,
     models: Models = None,
-    count: Annotated[
-        int | None,
-        typer.Option(min=1, metavar=N, help="Prompts per task, for a memory. Default: as for `lifealign answers`."),
-    ] = None,
-    rubric: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[TASK=]RUBRIC", help="Built-in rubric or YAML file, for all tasks or one; repeatable."),
-    ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            metavar="absolute|pairwise",
-            help="Score each answer, or compare it with the baseline's. Default: the rubric's mode.",
-        ),
-    ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHO",
-            help="Answers to compare with in pairwise mode: SOURCE, @POINT, SOURCE@POINT or reference. "
-            "Default: the source of the first answer.",
-        ),
-    ] = None,
+    count: Count = None,
+    rubric: Rubrics = None,
+    mode: Mode = None,
+    baseline: Baseline = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the judgements to this jsonl file.")] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="Also show the paper's score: the mean of absolute scores times 10.")

@@ -14,6 +14,24 @@ from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError
 from lifealign.core.reply import Reply
 
+PromptTexts = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="User message to answer; repeatable.")]
+PromptFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Rows with `prompt` or `messages` to answer; answers are printed as jsonl."),
+]
+Route = Annotated[
+    bool,
+    typer.Option("--route", help="Weight the tasks for each prompt by its likeness to their training prompts."),
+]
+RouteTemperature = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Temperature of --route, above 0; a lower one favours the nearest tasks more."),
+]
+Temperature = Annotated[float, typer.Option(min=0.0, metavar="X", help="Sampling temperature; 0 gives greedy answers.")]
+TopP = Annotated[
+    float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="Sample from this share of the probability.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -25,33 +43,18 @@ def register(app: typer.Typer) -> None:
 @command
 def generate(
     memory: MemoryPath,
-    prompt: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="User message to answer; repeatable.")
-    ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Rows with `prompt` or `messages` to answer; answers are printed as jsonl."),
-    ] = None,
+    prompt: PromptTexts = None,
+    prompts: PromptFile = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the answers to this jsonl file instead of printing them.")
     ] = None,
     as_of: AsOf = None,
     weight: Weight = None,
-    route: Annotated[
-        bool,
-        typer.Option("--route", help="Weight the tasks for each prompt by its likeness to their training prompts."),
-    ] = False,
-    route_temperature: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Temperature of --route, above 0; a lower one favours the nearest tasks more."),
-    ] = None,
+    route: Route = False,
+    route_temperature: RouteTemperature = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar=N, help="Longest answer, in tokens.")] = 256,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, metavar="X", help="Sampling temperature; 0 gives greedy answers.")
-    ] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="Sample from this share of the probability.")
-    ] = 1.0,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar=N, help="Seed for sampling.")] = 0,
     batch_size: Annotated[
         int, typer.Option(min=1, metavar=N, help="Prompts per batch; sampled answers depend on it.")
