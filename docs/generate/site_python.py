@@ -10,6 +10,7 @@ TITLES = {
     "core": "Configuration and errors",
     "strategies": "Strategies",
     "training": "Strategies",
+    "evaluation": "Scores and text metrics",
 }
 """Folder of a name's home -> the heading it stands under."""
 
