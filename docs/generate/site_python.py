@@ -10,7 +10,7 @@ TITLES = {
     "core": "Configuration and errors",
     "strategies": "Strategies",
     "training": "Strategies",
-    "evaluation": "Scores",
+    "evaluation": "Scores and text metrics",
 }
 """Folder of a name's home -> its heading on the page."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -166,6 +168,18 @@ def test_those_of_a_distribution_and_what_is_said_when_it_is_gone(
     assert "it was measured with near-scores 1.2; install it: pip install near-scores==1.2" in more.stderr
 
 
+def test_a_distribution_may_use_the_decorators(installed: Path) -> None:
+    shutil.copy(SOURCE, installed / "near_decorated.py")
+    points = installed / "near_scores-1.2.dist-info" / "entry_points.txt"
+    points.write_text("[lifealign.scores]\nshort_wins = near_decorated:short_wins\n")
+    registry._entry_points.cache_clear()
+    try:
+        require([], ["short_wins"])
+    finally:
+        sys.modules.pop("near_decorated", None)
+    assert catalog.score("short_wins").title == "Short answer wins, %"
+
+
 def test_those_of_a_file_are_found_again_and_their_changes_told(
     learnt: Memory,
     mine: Path,
@@ -251,6 +265,19 @@ def test_a_score_that_gives_something_else_ends_in_one_sentence(learnt: Memory, 
     register_score("odd", values, rate=True)
     with pytest.raises(ConfigError, match=rf"score 'odd' \(.*\):? {message}"):
         learnt.evaluate(["bread"], scores=["odd"])
+
+
+def test_the_page_shows_the_file_and_its_command_runs(
+    learnt: Memory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "how-to" / "own-score.md").read_text()
+    shown = re.search(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert shown is not None and SOURCE.read_text().endswith(shown[1])
+    monkeypatch.chdir(ROOT)
+    (command,) = re.findall(r"^lifealign ((?:.*\\\n)*.*)$", page, re.MULTILINE)
+    words = shlex.split(command.replace("\\\n", " "))
+    result = CliRunner().invoke(app, [str(learnt.path) if word == "runs/memory" else word for word in words])
+    assert result.exit_code == 0 and ":short_wins " in result.stdout and "held" in result.stdout, result.stderr
 
 
 def test_mistakes_end_in_one_sentence(tmp_path: Path) -> None:

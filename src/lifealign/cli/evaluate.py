@@ -12,6 +12,21 @@ from lifealign.cli.output import command
 from lifealign.core.errors import EXIT_GATE_FAILED, ConfigError
 from lifealign.core.reply import Reply
 
+GuardText = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Text for measuring perplexity, to guard general ability.")
+]
+GuardChoices = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Multiple-choice questions, to guard general ability.")
+]
+Gates = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GATE",
+        help='Exit with code 3 unless this holds over all tasks learnt, e.g. "bwt>=-1" or "tax.perplexity<=2"; '
+        "repeatable.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -34,22 +49,12 @@ def evaluate(
         list[str] | None, typer.Option(metavar="NAME", help="Text metric of the greedy answers, e.g. chrf; repeatable.")
     ] = None,
     score: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A score of yours, or path/to/file.py:function; repeats.")
-    ] = None,
-    guard_text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text for measuring perplexity, to guard general ability.")
-    ] = None,
-    guard_choices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Multiple-choice questions, to guard general ability.")
-    ] = None,
-    gate: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="GATE",
-            help='Exit with code 3 unless this holds over all tasks learnt, e.g. "bwt>=-1" or "tax.perplexity<=2"; '
-            "repeatable.",
-        ),
+        typer.Option(metavar="NAME", help="Your own score, by name or path/to/file.py:function; repeatable."),
     ] = None,
+    guard_text: GuardText = None,
+    guard_choices: GuardChoices = None,
+    gate: Gates = None,
     as_json: AsJson = False,
 ) -> Reply:
     """Score a memory on held-out rows and check gates."""
