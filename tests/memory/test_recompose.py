@@ -1,4 +1,4 @@
-"""Signatures, composing and forecasting: by hand, and on memories of a random two-layer model."""
+"""Signatures, composing and forecasting on memories of a random two-layer model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from lifealign.memory import learning as pipeline
 from lifealign.memory import recompose, signatures
 from lifealign.memory.api import Memory, run_stream
 from lifealign.memory.recompose import Composer, stored_signatures
-from lifealign.memory.signatures import Signature
 from lifealign.model.adapters import restore, snapshot, trainable
 from lifealign.store.layout import ADAPTER, SIGNATURE
 from lifealign.store.reader import MemoryReader
@@ -38,131 +37,6 @@ V1 = ROOT / "tests" / "store" / "compat" / "v1" / "memory"
 Build = Callable[..., RunConfig]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def rows64(*rows: list[float]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-# --- signatures -------------------------------------------------------------------------------------------------------
-
-
-def test_signature_is_mean_and_variance() -> None:
-    s = signatures.make_signature(torch.tensor([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]]))
-    assert (s.centroid_D.tolist(), s.variance_D.tolist(), s.count) == ([3, 2], [pytest.approx(8 / 3), 0], 3)
-    back = signatures.from_tensors(signatures.to_tensors({"a-1": s, "b": signatures.make_signature(torch.ones(1, 2))}))
-    assert list(back) == ["a-1", "b"] and back["b"].count == 1 and back["b"].variance_D.tolist() == [0, 0]
-    assert back["a-1"].centroid_D.tolist() == [3, 2] and back["a-1"].count == 3
-
-
-def test_distance_is_in_units_of_the_pooled_spread() -> None:
-    """Pooled variances (2 * 1 + 6 * 3) / 8 = 2.5 and (2 * 4 + 6 * 0) / 8 = 1; x - c = (5, 2): (25 / 2.5 + 4 / 1) / 2 = 7."""
-    one = Signature(torch.zeros(2).double(), rows64([1, 4])[0], 2)
-    two = Signature(rows64([5, 2])[0], rows64([3, 0])[0], 6)
-    assert signatures.pooled_variance([one, two]).tolist() == [2.5, 1]
-    assert signatures.distances(rows64([5, 2], [0, 0]), [one, two]).tolist() == [
-        [pytest.approx(math.sqrt(7)), 0],
-        [0, pytest.approx(math.sqrt(7))],
-    ]
-
-
-def test_a_feature_that_never_varies_has_a_floor_and_no_spread_at_all_counts_as_one() -> None:
-    flat = Signature(torch.zeros(2).double(), rows64([2, 0])[0], 3)
-    assert signatures.pooled_variance([flat]).tolist() == [2, 1e-6]
-    single = signatures.make_signature(torch.tensor([[1.0, 0.0]]))
-    assert signatures.distances(rows64([1, 4]), [single]).tolist() == [[pytest.approx(math.sqrt(8))]]
-
-
-def test_routing_gives_the_nearest_one_and_the_others_their_share() -> None:
-    """exp(-(d^2 - d_min^2) / t): equal distances all 1; d^2 larger by t ln 2 a half, by t ln 10 a tenth, then nothing."""
-    t = 0.7
-    squared = rows64([4, 4, 4], [1, 1 + t * math.log(2), 1 + t * math.log(10)], [9, 0, 30])
-    assert signatures.route(squared.sqrt(), t).tolist() == [
-        [1, 1, 1],
-        [1, pytest.approx(0.5), pytest.approx(0.1)],
-        [0, 1, 0],
-    ]
-
-
-# --- composing --------------------------------------------------------------------------------------------------------
-
-
-def random_points(count: int, rank: int = 2) -> list[dict[str, Tensor]]:
-    g = torch.Generator().manual_seed(3)
-    return [
-        {
-            f"m.{i}.lora_{x}": torch.randn(*((rank, 6) if x == "A" else (5, rank)), generator=g)
-            for i in "12"
-            for x in "AB"
-        }
-        for _ in range(count)
-    ]
-
-
-def dense(adapter: Any, module: str) -> Tensor:
-    return adapter[f"{module}.lora_B"].double() @ adapter[f"{module}.lora_A"].double()  # type: ignore[no-any-return]
-
-
-def test_factors_are_summed_exactly() -> None:
-    """Initial 1, then 3, then 7 (updates 2 and 4): weights 0.5 and 2 give 1 + 1 + 8 in either factor."""
-    points = [{"m.lora_A": torch.full((1, 2), v), "m.lora_B": torch.full((3, 1), -v)} for v in (1.0, 3.0, 7.0)]
-    made = compose.compose(points, [0.5, 2.0], "factors")
-    assert made.adapter["m.lora_A"].tolist() == [[10, 10]] and made.adapter["m.lora_B"].tolist() == [[-10]] * 3
-    assert made.truncation_error is None and made.change == pytest.approx((100 - 49) / 49)
-    withdrawn = compose.compose(points, [0.0, 0.0], "factors").adapter
-    assert all(torch.equal(withdrawn[k], points[0][k]) for k in withdrawn)
-
-
-@pytest.mark.parametrize("space", ["factors", "delta_w"])
-def test_weights_of_one_give_the_stored_weights_bit_for_bit(space: compose.Space) -> None:
-    points = random_points(4)
-    made = compose.compose(points, [1.0, 1.0, 1.0], space)
-    assert all(torch.equal(made.adapter[k], points[3][k]) for k in points[3]) and made.change == 0
-
-
-def test_delta_w_is_the_sum_of_products_cut_to_the_rank() -> None:
-    points, weights = random_points(4), [1.5, 1.0, -0.25]
-    made = compose.compose(points, weights, "delta_w")
-    lost = total = changed = before = 0.0
-    for module in ("m.1", "m.2"):
-        wanted = dense(points[0], module)
-        for t, w in enumerate(weights):
-            wanted = wanted + w * (dense(points[t + 1], module) - dense(points[t], module))
-        u, s, v = torch.linalg.svd(wanted)
-        cut = (u[:, :2] * s[:2]) @ v[:2]
-        torch.testing.assert_close(dense(made.adapter, module), cut, atol=1e-5, rtol=0)
-        lost += float(((wanted - cut) ** 2).sum())
-        total += float((wanted**2).sum())
-        changed += float(((cut - dense(points[3], module)) ** 2).sum())
-        before += float((dense(points[3], module) ** 2).sum())
-    assert made.truncation_error == pytest.approx(math.sqrt(lost / total), rel=1e-6)
-    assert made.change == pytest.approx(math.sqrt(changed / before), rel=1e-5)
-    assert {k: (v.dtype, v.shape) for k, v in made.adapter.items()} == {
-        k: (torch.float32, v.shape) for k, v in points[3].items()
-    }
-
-
-def test_delta_w_without_any_task_is_the_initial_product() -> None:
-    """dW_0 = 0, as in a fresh adapter: nothing is left but spare directions with B = 0."""
-    points = random_points(3)
-    for name in points[0]:
-        if name.endswith("lora_B"):
-            points[0][name].zero_()
-    made = compose.compose(points, [0, 0], "delta_w")
-    assert float(dense(made.adapter, "m.1").abs().max()) < 1e-5
-
-
-def test_overlap_is_the_cosine_of_the_products_updates() -> None:
-    a, b, c = random_points(3)
-    x = torch.cat([(dense(b, m) - dense(a, m)).flatten() for m in ("m.1", "m.2")])
-    y = torch.cat([(dense(c, m) - dense(b, m)).flatten() for m in ("m.1", "m.2")])
-    cosine = float(x @ y / (x.norm() * y.norm()))
-    assert compose.overlap((a, b), (b, c)) == pytest.approx(cosine, abs=1e-9) and abs(cosine) > 0.1
-    assert compose.overlap((a, b), (b, a)) == pytest.approx(-1, abs=1e-9)
-    assert compose.overlap((a, a), (b, c)) is None
-
-
-# --- on a memory ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
