@@ -287,7 +287,7 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path) -> None:
         register_score("chrf", lambda pairs: pairs.tokens)
     with pytest.raises(ConfigError, match=r"expected a function \(answer, reference\) -> number, got 3"):
         register_text_metric("three", 3)
-    with pytest.raises(ConfigError, match=r"better='up'; allowed: higher, lower, neither"):
+    with pytest.raises(ConfigError, match=r"better='up' is unknown; allowed: higher, lower, neither"):
         register_text_metric("up", lambda a, b: 0.0, better="up")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"evaluate\.scores: 'nll' is built in"):
         require([], ["nll"])

@@ -96,5 +96,5 @@ def test_mistakes_are_told_before_anything_runs(write: Write, mine: Path) -> Non
         load_study(measuring(write(methods=["sequential"]), scores=["nowhere"]))
     register_score("flat", lambda pairs: pairs.tokens[:, 0], better="neither")
     path = measuring(write(methods=["sequential"], selection={"metric": "last.flat"}), scores=["flat"])
-    with pytest.raises(ConfigError, match=r"flat has no better direction"):
+    with pytest.raises(ConfigError, match=r"settings cannot be chosen by flat: neither higher nor lower"):
         load_study(path)

@@ -206,44 +206,44 @@ BUILT_IN: dict[str, Score] = {
         probe="choices",
     ),
 }
-"""Name in results.json -> our score, in the order in which reports show them. Read it through the functions below."""
+"""Name in results.json -> built-in score, in the order of the reports. Read it through the functions below."""
 
 
 SCORES.built_in({name: found for name, found in BUILT_IN.items() if found.of_answer is None})
 TEXT_METRICS.built_in({name: found for name, found in BUILT_IN.items() if found.of_answer is not None})
 
 _met: dict[str, tuple[Score, Mapping[str, Any]]] = {}
-"""Scores from outside that this process has measured or read of: name -> the score, and what a record keeps of it."""
+"""Scores from outside that this process has measured or read about: name -> the score, and its description."""
 
 
 def meet(name: str, record: Mapping[str, Any]) -> None:
-    """Know a score from outside by what a record keeps of it, as its values were measured; nothing is loaded.
+    """Enter a score from outside by the description in a record of its values; loads nothing.
 
     Args:
-        name: of the score.
+        name: name of the score.
         record: see `outside.record_of`.
     """
     _met[name] = from_record(name, record), record
 
 
 def met(name: str) -> Mapping[str, Any] | None:
-    """What a record keeps of a score from outside that this process has measured or read of; None: nothing is known."""
+    """Description of a score from outside that this process has measured or read about; None: unknown."""
     return _met[name][1] if name in _met else None
 
 
 def scores() -> dict[str, Score]:
-    """Scores of the tasks' held-out rows: ours, and those from outside that this process has measured or read of."""
+    """Scores of held-out rows: built-in ones, and those from outside that this process has measured or read about."""
     ours = {name: found for name, found in BUILT_IN.items() if found.of_probe is None}
     return ours | {name: found for name, (found, _) in _met.items() if name not in BUILT_IN}
 
 
 def names() -> list[str]:
-    """Names of `scores` and of all that are registered."""
+    """Names of `scores`, and of all registered scores from outside."""
     return list(dict.fromkeys([*scores(), *SCORES.outside(), *TEXT_METRICS.outside()]))
 
 
 def text_metrics() -> dict[str, Score]:
-    """Our scores of a generated answer's text, by the names that `evaluate.text_metrics` takes."""
+    """Built-in scores of a generated answer's text, by the names that `evaluate.text_metrics` takes."""
     return {name: found for name, found in BUILT_IN.items() if found.of_answer is not None}
 
 

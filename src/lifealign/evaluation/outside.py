@@ -1,7 +1,7 @@
 """Scores and text metrics from outside: found by the names that a configuration gives, checked, and kept in records.
 
-A record describes each score from outside that it has values of, and tells where it came from, so that the values can be
-read where the score itself is not installed. Reading a record loads no code.
+A record describes each score from outside that it has values of, and its origin, so that the values can be read even if
+the score itself is not installed. Reading a record loads no code.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from lifealign.store.layout import ROW_RECORD
 from lifealign.store.reader import MemoryReader
 
 KEY = "outside"
-"""Of evaluation records and results: name -> `record_of`; missing where all scores are built in."""
+"""Key of evaluation records and results: name -> `record_of`; missing if all scores are built in."""
 REGISTRIES: Mapping[str, Registry[Score]] = {registry.what: registry for registry in (SCORES, TEXT_METRICS)}
 
 
 def named(options: Mapping[str, Any]) -> list[tuple[str, Registry[Score], str]]:
-    """(key, registry, name) of the scores that `evaluate` names, ours among them.
+    """(key, registry, name) of the scores that `evaluate` names, including built-in ones.
 
     Args:
         options: the section `evaluate` as plain values.
@@ -40,7 +40,7 @@ def named(options: Mapping[str, Any]) -> list[tuple[str, Registry[Score], str]]:
 
 
 def require(text_metrics: Sequence[str], scores: Sequence[str] = ()) -> None:
-    """Check that these can be measured, before anything costs time; scores from outside are loaded.
+    """Load scores from outside, and check that all of these can be measured, before any costly work.
 
     Args:
         text_metrics: names of text metrics, or references.
@@ -52,7 +52,7 @@ def require(text_metrics: Sequence[str], scores: Sequence[str] = ()) -> None:
     """
     for key, registry, name in named({"text_metrics": text_metrics, "scores": scores}):
         if registry is SCORES and name in catalog.BUILT_IN:
-            raise ConfigError(f"{key}: {name!r} is built in; name scores from outside only, and leave it out")
+            raise ConfigError(f"{key}: {name!r} is built in; remove it, and name only scores from outside")
         other = SCORES if registry is TEXT_METRICS else TEXT_METRICS
         if not is_reference(name) and name in registry and name in other:
             raise ConfigError(
@@ -70,22 +70,22 @@ def require(text_metrics: Sequence[str], scores: Sequence[str] = ()) -> None:
 
 
 def record_of(registry: Registry[Score], name: str) -> dict[str, Any]:
-    """What a record keeps of a score from outside: how its values are shown, and where it comes from."""
+    """The description of a score from outside that a record keeps: how its values are shown, and its origin."""
     origin = registry.origin(name).to_json()
     return {"kind": registry.what, **registry.find(name).described(), "origin": origin}
 
 
 def values_of(registry: Registry[Score], name: str, compute: Callable[[Score], Any], count: int) -> list[float]:
-    """One value per row; those of a score from outside are checked.
+    """One value per row; values of a score from outside are checked.
 
     Args:
-        registry: that has the score.
-        name: of the score.
+        registry: the one that has the score.
+        name: name of the score.
         compute: score -> its values, [count].
         count: number of rows.
 
     Raises:
-        ConfigError: a score from outside fails, or gives something else than `count` finite numbers (of a rate, 0 to 1).
+        ConfigError: a score from outside fails, or does not give `count` finite numbers (for a rate, 0 to 1).
     """
     score = registry.find(name)
     if not registry.is_outside(name):
@@ -111,7 +111,7 @@ def values_of(registry: Registry[Score], name: str, compute: Callable[[Score], A
 
 
 def recall(records: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Name -> the newest description in these records, or results, oldest first; the catalog knows them from now on."""
+    """Name -> its newest description in these records or results, oldest first; also enters them into the catalog."""
     found: dict[str, Mapping[str, Any]] = {}
     for record in records:
         found |= record.get(KEY) or {}
@@ -152,7 +152,7 @@ def _versions(store: MemoryReader, evaluations: Iterable[Mapping[str, Any]], nam
 
 
 def is_here(name: str, record: Mapping[str, Any]) -> bool:
-    """Whether a score can be found, as far as that can be told without running code."""
+    """Whether a score can be found, as far as this is known without running code."""
     registry, origin = REGISTRIES[record["kind"]], record["origin"]
     if not is_reference(name) and name in registry:
         return True

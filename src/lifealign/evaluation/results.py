@@ -33,7 +33,7 @@ class ScoreTable:
         stages: for each task, the directory of the commit that learnt it.
         rows: the values. If a cell was scored more than once, the record with the most rows wins; ties go to the latest.
         floors: task -> trivial answer -> score -> values on the same rows, which are the same at every stage.
-        outside: what the records say of scores from outside; see `outside.recall`.
+        outside: the records' descriptions of scores from outside; see `outside.recall`.
     """
 
     tasks: tuple[str, ...]
@@ -201,7 +201,7 @@ def _summaries(table: ScoreTable, score: str, resamples: int) -> dict[str, Any]:
 
 
 def task_results(store: MemoryReader, manifest: TaskManifest, table: ScoreTable) -> dict[str, Any]:
-    """Everything that is stored of one commit, and its scores, as plain values."""
+    """Everything stored of one commit, and its scores, as plain values."""
     documents = {
         filename.removesuffix(".json"): store.load_document(manifest, filename)
         for filename in sorted(manifest.files)
@@ -227,7 +227,7 @@ def task_results(store: MemoryReader, manifest: TaskManifest, table: ScoreTable)
 
 
 def point_results(table: ScoreTable) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Score matrices and their summaries without intervals, by score, and scores from outside: what a study keeps."""
+    """Score matrices and their summaries without intervals, by score, and descriptions of scores from outside."""
     matrices: dict[str, Any] = {}
     summaries: dict[str, Any] = {}
     for score in catalog.scores():

@@ -1,6 +1,6 @@
-"""One score of a row: its label, note, unit, direction and formula, and how a function from outside becomes one.
+"""One score of a row: its label, note, unit, direction and formula, and how to make one of a function from outside.
 
-`catalog` puts our own into the registries, and is where to read scores by name. No torch.
+`catalog` registers the built-in scores; read scores by name there. Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Formula = Literal["of_pairs", "of_answer"]
 
 @dataclass(frozen=True)
 class Score:
-    """A number that each held-out row gets.
+    """A number for each held-out row.
 
     At most one of the three formulas is given; without any, the value comes from the task's own rule.
 
@@ -35,12 +35,12 @@ class Score:
         low: smallest value of a row; None: no bound.
         high: largest value of a row; None: no bound.
         of_pairs: log-probs of N held-out pairs -> [N] values.
-        of_answer: (generated answer, chosen answer) -> value of one row. Such a score is a text metric: it is measured
-            where `evaluate.text_metrics` names it.
-        of_probe: samples of a guard's probe, arrays [..., rows] by name -> [...] values, as shown. Such a score is of
-            general ability: no task trains on it.
+        of_answer: (generated answer, chosen answer) -> value of one row. A score with this formula is a text metric,
+            measured if `evaluate.text_metrics` names it.
+        of_probe: samples of a guard's probe, arrays [..., rows] by name -> [...] values, as shown. A score with this
+            formula measures general ability: no task trains on it.
         probe: the guard's probe that `of_probe` reads, "text" or "choices".
-        packages: what `of_answer` needs beyond this package; import names, which are pip's names with - for _.
+        packages: import names of the packages that `of_answer` needs; pip's names have - for _.
     """
 
     label: str
@@ -68,16 +68,16 @@ class Score:
 
     @property
     def sign(self) -> float:
-        """-1 where lower is better, else 1."""
+        """-1 if lower is better, else 1."""
         return -1.0 if self.better == "lower" else 1.0
 
     @property
     def code(self) -> Any:
-        """The function that computes it; this class where the task's own rule does."""
+        """The function that computes it; this class if the task's own rule does."""
         return self.of_pairs or self.of_answer or self.of_probe or Score
 
     def described(self) -> dict[str, Any]:
-        """Everything that is shown of it, as plain values: what a record keeps of a score from outside."""
+        """Everything shown of it, as plain values, which a record keeps of a score from outside."""
         return {key: getattr(self, key) for key in SHOWN}
 
 
@@ -93,12 +93,12 @@ def from_record(name: str, record: Mapping[str, Any]) -> Score:
 
 
 def of_function(function: Any, formula: Formula, **facts: Any) -> Any:
-    """A score of a function; its label and note come from the function's name and docstring where `facts` have none.
+    """Make a score of a function; without `facts`, its label and note come from the function's name and docstring.
 
     Args:
-        function: computes it. What cannot be called is returned as it is: `problem` says what is wrong with it.
-        formula: what the function is a function of.
-        facts: attributes of the score; None: as by default.
+        function: computes the score. Anything not callable is returned unchanged, for `problem` to report.
+        formula: the kind of arguments that the function takes.
+        facts: attributes of the score; None: the default.
     """
     if isinstance(function, Score) or not callable(function):
         return function
@@ -112,12 +112,12 @@ def of_function(function: Any, formula: Formula, **facts: Any) -> Any:
 
 
 def problem(value: Any, formula: Formula) -> str | None:
-    """What is wrong with a score that has to have this formula; None: nothing."""
+    """The mistake in a score that must have this formula; None: no mistake."""
     wanted = "(pairs) -> [N] values" if formula == "of_pairs" else "(answer, reference) -> number"
     if not isinstance(value, Score) or not callable(getattr(value, formula)):
         return f"expected a function {wanted}, got {value!r}"
     if value.better not in get_args(Better):
-        return f"better={value.better!r}; allowed: {', '.join(get_args(Better))}"
+        return f"better={value.better!r} is unknown; allowed: {', '.join(get_args(Better))}"
     return None
 
 
@@ -148,22 +148,22 @@ def register_score(
     better: Better = "higher",
     rate: bool = False,
 ) -> Any:
-    """Give a score of your own a name for `evaluate.scores`; a decorator where `function` is left out.
+    """Register your own score under a name for `evaluate.scores`; without `function`, a decorator.
 
-    Use it as a decorator in the file of the function: a study's processes find the function, and with it what is
-    given here.
+    Use it as a decorator in the file of the function: a study's processes then find the function together with these
+    facts.
 
     Args:
         name: lower-case letters, digits, - and _.
         function: `PairLogProbs` of N held-out pairs -> [N] finite numbers, one per pair.
         label: name for people, without the unit; None: the function's name.
         note: one or two sentences for people; None: the first paragraph of the function's docstring.
-        unit: of a mean as it is shown; None: "%" of a rate, else none.
+        unit: of a mean as it is shown; None: "%" for a rate, else none.
         better: `higher`, `lower`, or `neither` for a score that only describes.
         rate: values are in [0, 1], and their mean is shown in percent.
 
     Raises:
-        ConfigError: the name is taken or badly written, or `function` is no function.
+        ConfigError: the name is taken or badly written, or `function` is not a function.
     """
     if function is None:
         return lambda function: register_score(
@@ -185,7 +185,7 @@ def register_text_metric(
     rate: bool = False,
     packages: Sequence[str] = (),
 ) -> Any:
-    """Give a text metric of your own a name for `evaluate.text_metrics`; a decorator where `function` is left out.
+    """Register your own text metric under a name for `evaluate.text_metrics`; without `function`, a decorator.
 
     Args:
         name: see `register_score`.
@@ -195,10 +195,10 @@ def register_text_metric(
         unit: see `register_score`.
         better: see `register_score`.
         rate: see `register_score`.
-        packages: import names of what the function needs beyond lifealign, checked before a model is loaded.
+        packages: import names of packages that the function needs beyond lifealign, checked before a model is loaded.
 
     Raises:
-        ConfigError: the name is taken or badly written, or `function` is no function.
+        ConfigError: the name is taken or badly written, or `function` is not a function.
     """
     if function is None:
         return lambda function: register_text_metric(
@@ -213,6 +213,6 @@ def _register(registry: Registry[Score], other: Registry[Score], name: str, valu
     if name in other:
         raise ConfigError(
             f"{registry.what} {name!r} cannot be registered: the name is taken by a {other.what} ({other.origin(name)}); "
-            "choose another one"
+            "choose another name"
         )
     registry.register(name, value)

@@ -247,7 +247,7 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
 
 
 def _score_mistakes(path: Path, base: RunConfig, study: StudyConfig | None) -> list[str]:
-    """What is wrong with the scores that are measured, and with the one that settings are chosen by."""
+    """Mistakes in the measured scores, and in the one that settings are chosen by."""
     measured = base.evaluate.text_metrics + base.evaluate.scores
     try:
         require(base.evaluate.text_metrics, base.evaluate.scores)
@@ -259,7 +259,7 @@ def _score_mistakes(path: Path, base: RunConfig, study: StudyConfig | None) -> l
     if score not in catalog.BUILT_IN and score not in measured:
         return [f"{path}: selection.metric: {score} is not measured; name it in base.evaluate.scores or .text_metrics"]
     if catalog.score(score).better == "neither":
-        return [f"{path}: selection.metric: {score} has no better direction, so settings cannot be chosen by it"]
+        return [f"{path}: selection.metric: settings cannot be chosen by {score}: neither higher nor lower is better"]
     return []
 
 

@@ -77,7 +77,7 @@ def resolve(
 
 
 def source_key(score: str) -> str:
-    """Under which the source of a score is kept, so that no strategy can have the same name."""
+    """Key of the source of a score, which cannot be the name of a strategy."""
     return f"score {score}"
 
 
