@@ -224,7 +224,7 @@ def test_those_of_a_file_are_found_again_and_their_changes_told(
 
 
 def test_one_that_the_configuration_names_is_refused_before_a_model_is_loaded(
-    config: Build, tmp_path: Path, mine: Path
+    config: Build, tmp_path: Path, mine: Path, forget: Callable[[], None]
 ) -> None:
     settings = ("strategy.name=sequential", "evaluate.before=false")
     with pytest.raises(ConfigError, match=r"evaluate\.scores: unknown score 'nowhere'"):
@@ -233,6 +233,14 @@ def test_one_that_the_configuration_names_is_refused_before_a_model_is_loaded(
     assert memory._store.identity["config"]["evaluate"]["scores"] == [f"{mine}:short_wins"]
     found = memory.learn(make_task("bread", train=4, test=3))
     assert f"bread.{mine}:short_wins" in found.scores
+    # Gone: learning goes on where it is left out.
+    mine.unlink()
+    forget()
+    stars = make_task("stars", train=4, test=3)
+    with pytest.raises(ConfigError, match=r"evaluate\.scores: .*my_scores\.py: no such file"):
+        Memory.open(tmp_path / "m").learn(stars)
+    learnt = Memory.open(tmp_path / "m").learn(stars, settings=["evaluate.scores=[]"])
+    assert "stars.accuracy" in learnt.scores and f"stars.{mine}:short_wins" not in learnt.scores
 
 
 def test_answers_do_not_wait_for_a_metric_that_is_gone(
