@@ -26,6 +26,7 @@ Gates = Annotated[
         "repeatable.",
     ),
 ]
+Tasks = Annotated[list[str] | None, typer.Option(metavar="TASK", help="Task to score; repeatable. Default: all.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,9 +37,7 @@ def register(app: typer.Typer) -> None:
 @command
 def evaluate(
     memory: MemoryPath,
-    task: Annotated[
-        list[str] | None, typer.Option(metavar="TASK", help="Task to score; repeatable. Default: all.")
-    ] = None,
+    task: Tasks = None,
     split: Split = "test",
     as_of: AsOf = None,
     generations: Annotated[
