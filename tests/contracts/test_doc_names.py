@@ -47,7 +47,10 @@ ALLOWED = {
 ELSEWHERE = ("evaluations", "tasks", "work", "runs", "..")
 """Folders of a memory or of a reader that paths begin with."""
 
-ENTRY_POINTS = ("lifealign.strategies", "lifealign.losses", "lifealign.formats", "lifealign.checkers")
+ENTRY_POINTS = tuple(
+    f"lifealign.{group}" for group in ("strategies", "losses", "formats", "checkers", "scores", "text_metrics")
+)
+"""Groups of entry points: dotted names that cannot be imported."""
 
 FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
