@@ -167,7 +167,8 @@ class StrategyContract:
         return self.strategy
 
     @pytest.fixture(scope="session")
-    def tiny_dir(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def tiny_dir(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """The model that the tests run on."""
         return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
