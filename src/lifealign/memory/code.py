@@ -27,17 +27,16 @@ def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         config: a (checked) run configuration as plain values.
     """
     from lifealign.strategies import STRATEGIES
+    from lifealign.training.losses import LOSSES, ObjectiveConfig
 
     chosen = config["strategy"]
-    named: list[tuple[Registry[Any], Any]] = [(STRATEGIES, chosen["name"])]
-    if isinstance(loss := chosen.get("loss"), str) and loss not in ("dpo", "fpo", "ipo", "simpo", "orpo"):
-        from lifealign.training.losses import LOSSES
-
-        named.append((LOSSES, loss))
+    used: list[tuple[Registry[Any], str]] = [(STRATEGIES, chosen["name"])]
+    if issubclass(STRATEGIES.find(chosen["name"]).Config, ObjectiveConfig):
+        used.append((LOSSES, chosen["loss"]))
     found = {}
-    for registry, name in named:
+    for registry, name in used:
         if registry.is_outside(name):
-            registry.find(name)
+            registry.find(name)  # the source of an entry point is known once it is loaded
             found[registry.what] = {"name": name, **registry.origin(name).to_json()}
     return found
 
