@@ -62,7 +62,7 @@ def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
     for what, record in records.items():
         registry, name = registries[what], record["name"]
         try:
-            _locate(registry, record, where)
+            locate(registry, record, where)
             now = registry.origin(name) if registry.find(name) is not None else None
         except ConfigError as error:
             raise StoreError(
@@ -70,7 +70,7 @@ def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
                 f"  it was made with {described(record)}; {remedy(record)}"
             ) from error
         assert now is not None
-        changed += _changes(f"{what} {name!r}", record, now.to_json())
+        changed += changes(f"{what} {name!r}", record, now.to_json())
     return changed
 
 
@@ -86,7 +86,7 @@ def find_scores(options: Mapping[str, Any], store: MemoryReader | None = None) -
     for _, registry, name in named(options):
         try:
             if store is not None and name in seen and is_here(name, seen[name]):
-                _locate(registry, {"name": name, **seen[name]["origin"]}, store.path)
+                locate(registry, {"name": name, **seen[name]["origin"]}, store.path)
             if name in registry and registry.is_outside(name):
                 found[name] = record_of(registry, name)
         except ConfigError:
@@ -104,7 +104,8 @@ def check_scores(config: RunConfig, store: MemoryReader | None = None) -> None:
     require(config.evaluate.text_metrics, config.evaluate.scores)
 
 
-def _changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A sentence if the source of some code differs from that of its record; `what` is the code's kind and name."""
     if then["sha256"] == now["sha256"]:
         return []
     files = [f for f in {**then["files"], **now["files"]} if then["files"].get(f) != now["files"].get(f)]
@@ -112,8 +113,17 @@ def _changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list
     return [f"{what} has changed since this memory was made ({', '.join(files) or 'its source'}{versions})"]
 
 
-def _locate(registry: Registry[Any], record: Mapping[str, Any], where: Path) -> None:
-    """Point a name at the file that fits best, or, if it was registered by call, at its code."""
+def locate(registry: Registry[Any], record: Mapping[str, Any], where: Path) -> None:
+    """Point a name at the file that fits best, or, if it was registered by call, at its code.
+
+    Args:
+        registry: of the code's kind.
+        record: the code's name and origin.
+        where: the memory's directory.
+
+    Raises:
+        ConfigError: the file is inside the memory.
+    """
     name, path = record["name"], record["path"]
     reference = name if is_reference(name) else record["reference"]
     if not is_reference(name) and name not in registry and reference is not None:

@@ -139,11 +139,15 @@ def is_short_sentence(text: str) -> bool:
     return text[0] not in "{[" and _REFUSAL.search(text) is None and not any(shows(text) for shows in others)
 
 
+Rule = Callable[[str], bool]
+"""Answer -> whether it shows the behaviour."""
+
+
 def _check(value: Any) -> str | None:
     return None if callable(value) else f"expected a function answer -> bool, got {value!r}"
 
 
-CHECKERS: Registry[Callable[[str], bool]] = Registry("checker", "lifealign.checkers", check=_check, error=DataError)
+CHECKERS: Registry[Rule] = Registry("checker", "lifealign.checkers", check=_check, error=DataError)
 CHECKERS.built_in(
     {
         "data-json": is_json,
@@ -171,7 +175,7 @@ def register_checker(name: str, function: Any = None) -> Any:
     return CHECKERS.register(name, function)
 
 
-def checker(name: str) -> Callable[[str], bool]:
+def checker(name: str) -> Rule:
     """The rule of this name, or of a reference; it returns True if an answer shows the behaviour.
 
     A rule from outside that fails, or returns neither True nor False, raises a `ConfigError` that names it.
