@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
 from lifealign.core.config import SourceConfig, StreamConfig, TaskConfig
-from lifealign.core.errors import ConfigError
+from lifealign.core.errors import ConfigError, UserError
 from lifealign.data.cleaning import Cleaned, clean, read_rows, read_source, require_rows
+from lifealign.data.formats import FORMATS
 from lifealign.data.planted.rules import check_rule
 from lifealign.data.planted.suite import planted_stream
 from lifealign.data.recipes import find_recipe
@@ -55,6 +57,17 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
     for task in chosen:  # before any rows are read
         check_rule(task.name, task.checker)
     return TaskStream(config.name, tuple(load_task(task, seed) for task in chosen))
+
+
+def formats_used(config: StreamConfig, seed: int) -> dict[str, Mapping[str, Any]]:
+    """Row format from outside -> its origin, of those that read rows of a stream; a source that cannot be read has none."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for task in config.tasks if FORMATS.outside() else ():
+        for source in (task.train, task.test):
+            if source is not None and source.recipe is None:
+                with contextlib.suppress(UserError):  # the run reports it
+                    found |= read_source(source, seed).report.formats
+    return found
 
 
 def load_rows(

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lifealign.core.config import RunConfig
+from lifealign.core.config import RunConfig, StreamConfig
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.origin import described, file_sha256, find_file, is_file, is_reference, place, remedy
 from lifealign.core.registry import Registry, take_over
+from lifealign.data.formats import FORMATS
+from lifealign.data.load import formats_used
+from lifealign.data.planted.rules import CHECKERS, check_rule
 from lifealign.evaluation.outside import is_here, named, recall, record_of, require
 from lifealign.store.reader import MemoryReader
 
@@ -39,6 +42,21 @@ def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             registry.find(name)  # the source of an entry point is known once it is loaded
             found[registry.what] = {"name": name, **registry.origin(name).to_json()}
     return found
+
+
+def data_code(stream: StreamConfig, seed: int) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Kind -> name -> origin, of the rules from outside that a stream's tasks name and the row formats that read its rows.
+
+    Raises:
+        ConfigError: a rule cannot be found or loaded; names its task.
+    """
+    for task in stream.tasks:
+        check_rule(task.name, task.checker)
+    rules = {task.checker for task in stream.tasks if task.checker is not None}
+    return {
+        CHECKERS.what: {n: CHECKERS.origin(n).to_json() for n in sorted(rules) if CHECKERS.is_outside(n)},
+        FORMATS.what: formats_used(stream, seed),
+    }
 
 
 def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
