@@ -55,6 +55,14 @@ def test_learn_hands_on_what_the_task_asks_for(memory, fake, rows):
     assert result.exit_code == 2 and "task requirement: String should match pattern" in result.stderr
 
 
+def test_learn_hands_on_the_rule_and_refuses_one_that_it_cannot_find(memory, fake, rows):
+    assert lifealign("learn", memory, rows, "--name", "tone", "--checker", "how-to-steps").exit_code == 0
+    assert fake.calls[0][1].checker == "how-to-steps"
+    result = lifealign("learn", memory, rows, "--name", "tone", "--checker", "steps")
+    assert result.exit_code == 2 and "task tone: checker: unknown checker 'steps'" in result.stderr
+    assert len(fake.calls) == 1
+
+
 def test_learn_without_memory_and_base_model_is_refused(tmp_path, fake, rows):
     for path in (tmp_path / "none", tmp_path / "empty"):
         result = lifealign("learn", path, rows, "--name", "tone")

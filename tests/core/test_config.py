@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from lifealign.core.config import Frozen, RunConfig, load_config
+from lifealign.core.config import Frozen, RunConfig, check_config, load_config
 from lifealign.core.config_files import read_yaml
 from lifealign.core.errors import ConfigError
 from support.paths import ROOT
@@ -199,3 +199,13 @@ def test_what_is_quoted_stays_text_and_an_alias_within_itself_is_refused(tmp_pat
     path.write_text("a: &a\n  b: *a\n")
     with pytest.raises(ConfigError, match=r"a\.yaml: not valid YAML: Circular reference"):
         read_yaml(path)
+
+
+def test_a_task_without_a_rule_is_stored_as_before_there_were_rules() -> None:
+    task = {"name": "tone", "train": {"path": "rows.jsonl"}}
+    without = check_config({"stream": {"tasks": [task]}}, "here").model_dump(mode="json")["stream"]["tasks"][0]
+    assert list(without) == ["name", "train", "test", "train_rows", "validation_rows", "test_rows", "requirement"]
+    named = check_config({"stream": {"tasks": [{**task, "checker": "myths"}]}}, "here").model_dump(mode="json")
+    assert named["stream"]["tasks"][0] == {**without, "checker": "myths"}
+    with pytest.raises(ConfigError, match=r"stream\.tasks\[0\]\.checker|stream\.tasks\.0\.checker"):
+        check_config({"stream": {"tasks": [{**task, "checker": " "}]}}, "here")

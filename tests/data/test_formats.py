@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from lifealign.core.errors import ConfigError
 from lifealign.data.cleaning import clean
-from lifealign.data.formats import parse_dialogue
-from lifealign.data.tasks import Message, Row
+from lifealign.data.formats import FORMATS, Triple, UnusableRowError, parse_dialogue, register_format
+from lifealign.data.tasks import DataReport, Message, Row
 from support.records import assistant, user
 
 
@@ -68,3 +69,41 @@ def test_dialogue_with_empty_lines_keeps_single_breaks_inside_turns():
     assert [m.content for m in found.turns] == ["write this:\nHuman: hello", "done"]
     assert parse_dialogue("Humans: a") is None
     assert parse_dialogue("I said\nHuman: a") is None
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers lasts as long as the test."""
+    monkeypatch.setattr(FORMATS, "_entries", dict(FORMATS._entries))
+
+
+def test_a_report_names_the_formats_from_outside_that_were_used(registered: None) -> None:
+    register_format("qab", lambda r: Triple(r["q"], r["a"], r["b"]) if "q" in r else None)
+    register_format("unused", lambda r: None)
+
+    @register_format("no_jokes")
+    def no_jokes(record):
+        if record.get("joke"):
+            raise UnusableRowError("a joke")
+
+    rows = [{"q": "Hi", "a": "Hello", "b": "Go"}, {"prompt": "Ho", "chosen": "Hello", "rejected": "Go"}]
+    report = clean(rows, "here").report
+    assert list(report.formats) == ["qab"] and report.formats["qab"]["path"] == __file__
+    assert report.lines()[-1].startswith(f"read by format 'qab' of {__file__} (sha256 ")
+    assert DataReport.from_json(report.to_json()) == report
+    joking = clean([*rows, {**rows[1], "joke": True}], "here").report
+    assert list(joking.formats) == ["no_jokes", "qab"] and joking.dropped == {"a joke": (3,)}
+    plain = clean(rows[1:], "here").report
+    assert "formats" not in plain.to_json() and len(plain.lines()) == 1
+
+
+def test_a_format_that_fails_ends_in_one_sentence(registered: None) -> None:
+    record = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"}
+    register_format("broken", lambda r: r["nowhere"])
+    with pytest.raises(
+        ConfigError, match=r"format 'broken' \(.*test_formats\.py\) failed on a record: KeyError: 'nowh"
+    ):
+        clean([record], "here")
+    register_format("a_list", lambda r: [r])
+    with pytest.raises(ConfigError, match=r"format 'a_list' \(.*\): expected Triple, Parsed or None, got \[\{"):
+        clean([record], "here")

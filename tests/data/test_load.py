@@ -10,6 +10,7 @@ import pytest
 from lifealign.core.config import SourceConfig, StreamConfig, TaskConfig
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.data.load import load_stream, load_task, task_from_rows
+from lifealign.data.planted.rules import checker
 from lifealign.data.tasks import Message, Row
 from support.records import numbered, write_jsonl
 
@@ -25,6 +26,47 @@ def test_a_requirement_goes_with_the_task_from_wherever_it_comes(tmp_path):
     assert load_task(tone, 0).requirement == "Be kind."
     with pytest.raises(ConfigError, match=r"task requirement: String should match pattern .*, got ' '"):
         task_from_rows("tone", numbered(20), requirement=" ")
+
+
+def test_a_rule_goes_with_the_task_and_is_refused_before_rows_are_read(tmp_path):
+    rules = tmp_path / "my_rules.py"
+    rules.write_text("def brief(answer):\n    return len(answer) < 10\n\nNUMBER = 3\n")
+    named = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", numbered(90))))
+    for rule in (f"{rules}:brief", "data-json", None):
+        assert load_task(TaskConfig(name="tone", train=named, checker=rule), 0).checker == rule
+        assert task_from_rows("tone", numbered(20), checker=rule).checker == rule
+    stream = StreamConfig(tasks=(TaskConfig(name="a", train=named, checker="myths"),))
+    assert load_stream(stream, 0).tasks[0].checker == "myths"
+    nowhere = SourceConfig(path=str(tmp_path / "no-such-rows.jsonl"))
+    for rule, message in (
+        (
+            "data-jsn",
+            r"task b: checker: unknown checker 'data-jsn' \(did you mean 'data-json'\?\); allowed: data-json, ",
+        ),
+        (f"{tmp_path}/none.py:brief", r"task b: checker: .*none\.py: no such file"),
+        (f"{rules}:NUMBER", r"task b: checker: .*:NUMBER: expected a function answer -> bool, got 3"),
+    ):
+        config = TaskConfig(name="b", train=nowhere, checker=rule)
+        for load in (
+            lambda config=config: load_task(config, 0),
+            lambda config=config: load_stream(StreamConfig(tasks=(*stream.tasks, config)), 0),
+            lambda rule=rule: task_from_rows("b", nowhere.path, checker=rule),
+        ):
+            with pytest.raises(ConfigError, match=message):
+                load()
+
+
+def test_a_rule_from_outside_that_gives_something_else_ends_in_one_sentence(tmp_path):
+    rules = tmp_path / "odd_rules.py"
+    rules.write_text("def odd(answer):\n    return {'yes': True, 'one': 1, 'half': 0.5, 'none': None}[answer]\n")
+    rule = checker(f"{rules}:odd")
+    assert rule("yes") is True and rule("one") is True
+    with pytest.raises(ConfigError, match=r"checker '.*:odd' \(.*odd_rules\.py\): expected True or False, got 0\.5"):
+        rule("half")
+    with pytest.raises(ConfigError, match=r"expected True or False, got None"):
+        rule("none")
+    with pytest.raises(ConfigError, match=r"odd_rules\.py\) failed: KeyError: 'other'"):
+        rule("other")
 
 
 def test_task_from_rows(tmp_path):

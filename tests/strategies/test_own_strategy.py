@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.memory.api import Memory
+from lifealign.memory.code import outside_code
 from lifealign.strategies import STRATEGIES, register_strategy
+from lifealign.training.losses import LOSSES
 from support.paths import ROOT
 from support.rows import make_task
 
@@ -72,3 +75,15 @@ def test_mistakes_end_in_one_sentence() -> None:
         register_strategy("three", 3)  # type: ignore[type-var]
     with pytest.raises(ConfigError, match=r"unknown strategy 'singel' \(did you mean 'single'\?\)"):
         STRATEGIES.find("singel")
+
+
+def test_a_loss_from_a_file_is_recorded_and_built_in_ones_are_not(config: Build, tmp_path: Path) -> None:
+    path = tmp_path / "my_losses.py"
+    path.write_text("def hinge(pairs, options):\n    return (1 - pairs.margin).clamp(min=0)\n")
+
+    def recorded(*settings: str) -> dict[str, Any]:
+        return outside_code(config("strategy.name=replay", *settings).model_dump(mode="json"))
+
+    assert [recorded(f"strategy.loss={name}") for name in LOSSES if not LOSSES.is_outside(name)] == [{}] * 5
+    record = recorded(f"strategy.loss='{path}:hinge'")["loss"]
+    assert record["name"] == f"{path}:hinge" and record["path"] == str(path) and len(record["sha256"]) == 64

@@ -59,6 +59,10 @@ def learn(
     requirement: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The task's requirement in words, for strategies that read it.")
     ] = None,
+    checker: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Rule that greedy answers must pass, by name or path/to/file.py:function."),
+    ] = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> Reply:
@@ -70,7 +74,7 @@ def learn(
     found = _open(memory, base_model)
     config = found.config if found else _new_config(memory, base_model, settings or ())
     # Rows first: a mistake in them leaves no empty memory behind.
-    task = task_from_rows(name, rows, test, recipe=recipe, seed=config.seed, requirement=requirement)
+    task = task_from_rows(name, rows, test, recipe=recipe, seed=config.seed, requirement=requirement, checker=checker)
     result = (found or Memory.create(memory, config)).learn(task, settings=settings or (), progress=make_progress())
     lines = [line for report in task.reports for line in report.lines()]
     lines.append(f"learnt {result.name} in {result.seconds:.0f} s: {result.directory}")

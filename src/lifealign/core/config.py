@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -32,6 +32,14 @@ class Frozen(BaseModel):
     """Base of every configuration model: immutable, unknown keys refused, field docstrings kept as descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    _newer: ClassVar[frozenset[str]] = frozenset()
+    """Keys left out at their default: memories and studies that do not use them keep their bytes and their ids."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused_newer_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        unused = {key for key in self._newer if getattr(self, key) == type(self).model_fields[key].default}
+        return {key: value for key, value in values.items() if key not in unused}
 
 
 class LoraConfig(Frozen):
@@ -85,6 +93,7 @@ class SourceConfig(Frozen):
 class TaskConfig(Frozen):
     """One task given by files or hub data sets."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"checker"})
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Letters, digits, `-`, `_`; unique in the stream; `base`, `initial` and `now` are reserved."""
     train: SourceConfig
@@ -98,7 +107,9 @@ class TaskConfig(Frozen):
     test_rows: int | None = Field(None, ge=1)
     """Maximum number of test rows, drawn with the seed; without `test`, the number taken from train (default 40)."""
     requirement: str | None = Field(None, pattern=r"\S")
-    """What the task asks for, in words; used by `ready2blend`. Not blank; None: the name with hyphens as spaces."""
+    """The task's requirement in words, for strategies that read it. Not blank; None: the name with hyphens as spaces."""
+    checker: str | None = Field(None, pattern=r"\S")
+    """Rule that greedy answers must pass, by name or path/to/file.py:function; None: the task has no pass rate."""
 
     @field_validator("name")
     @classmethod
@@ -193,6 +204,7 @@ class TrainConfig(Frozen):
 class EvaluateConfig(Frozen):
     """Measurements after each task."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"scores"})
     split: Literal["test", "validation"] = "test"
     """Held-out rows to score after each task; choose hyper-parameters on `validation`."""
     rows: int | None = Field(None, ge=1)
@@ -221,12 +233,6 @@ class EvaluateConfig(Frozen):
             if len(set(given)) != len(given):
                 raise ValueError(f"{key} must be unique, got {given}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before_there_were_scores(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `scores` where there are none: memories and studies that use none keep their bytes and their ids."""
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "scores" or value}
 
 
 class GuardConfig(Frozen):

@@ -215,6 +215,8 @@ def described(record: Mapping[str, Any]) -> str:
     """An origin as it was kept (`Origin.to_json`), in words."""
     if record["distribution"]:
         return f"{record['distribution']} {record['version']}"
+    if record["path"] is None and record["reference"] is None:
+        return "code that is in no file"
     return f"{record['path'] or record['reference']} (sha256 {str(record['sha256'])[:12]}...)"
 
 
@@ -222,6 +224,8 @@ def remedy(record: Mapping[str, Any]) -> str:
     """How to get back code whose origin was kept."""
     if record["distribution"]:
         return f"install it: pip install {record['distribution']}=={record['version']}"
+    if record["path"] is None and record["reference"] is None:
+        return "register it again under its name"
     return f"put the file back, or set {CODE_PATH} to the folder that it is in now"
 
 

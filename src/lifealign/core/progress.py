@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
@@ -209,6 +209,15 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     """A bar if `stream` (stderr) is a terminal, else plain lines."""
     target = stream or sys.stderr
     return BarProgress(stream) if target.isatty() else LineProgress(stream)
+
+
+def say_once(said: set[str], warnings: Sequence[str], progress: Progress) -> None:
+    """Show warnings that are not in `said`, and add them to it. Silent progress does not silence a warning."""
+    shown = make_progress() if isinstance(progress, NullProgress) else progress
+    for text in dict.fromkeys(warnings):
+        if text not in said:
+            shown.say(f"warning: {text}")
+    said |= set(warnings)
 
 
 def duration(seconds: float) -> str:

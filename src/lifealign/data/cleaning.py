@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lifealign.core.errors import DataError
-from lifealign.data.formats import Parsed, Triple, UnusableRowError, columns, parse, read_outside
+from lifealign.data.formats import FORMATS, Parsed, Triple, UnusableRowError, columns, parse, read_outside
 from lifealign.data.sources import Record, columns_of, expand_path, is_file_path, read_file, read_hub
 from lifealign.data.tasks import DataReport, Row
 
@@ -109,9 +109,11 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
     repaired: dict[str, list[int]] = {}
     formats: Counter[str] = Counter()
     one_sided: list[int] = []
+    registered: set[str | None] = set()
     for number, record in enumerate(records, 1):
         try:
-            outside = read_outside(record) if recipe is None else None
+            name, outside = (read_outside(record) if recipe is None else None) or (None, None)
+            registered |= {name}
             triple = outside if isinstance(outside, Triple) else _triple(record, recipe, seed)
             if outside is None and recipe is None and not {"prompt", "query"} & set(found_columns):
                 triple = replace(triple, no_prompt_column=True)
@@ -123,6 +125,7 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
             if row.digest in seen:
                 raise UnusableRowError("duplicate row")
         except UnusableRowError as reason:
+            registered |= {reason.format}
             dropped.setdefault(str(reason), []).append(number)
             continue
         seen.add(row.digest)
@@ -136,6 +139,7 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
         len(rows),
         {reason: tuple(numbers) for reason, numbers in dropped.items()},
         {repair: tuple(numbers) for repair, numbers in repaired.items()},
+        {name: FORMATS.origin(name).to_json() for name in sorted(filter(None, registered))},
     )
     return Cleaned(tuple(rows), tuple(kept), report, dict(formats), tuple(one_sided))
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.registry import Registry
 from lifealign.data.tasks import Message, Role
 
@@ -25,7 +26,13 @@ TURNS_JOINED = "consecutive turns of one role joined"
 
 
 class UnusableRowError(Exception):
-    """The reason why a row is left out; `clean` catches and counts it, so it never reaches the user."""
+    """The reason why a row is left out; `clean` catches and counts it, so it never reaches the user.
+
+    Attributes:
+        format: the registered format that rejected the record, if one did.
+    """
+
+    format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,11 +99,30 @@ def columns(record: Mapping[str, Any]) -> Triple:
 FORMATS.built_in({"columns": columns})
 
 
-def read_outside(record: Mapping[str, Any]) -> Triple | Parsed | None:
-    """Read a record with the first registered format that knows it; None if none does."""
+def read_outside(record: Mapping[str, Any]) -> tuple[str, Triple | Parsed] | None:
+    """Read a record with the first registered format that knows it: its name and the result; None if none does.
+
+    Raises:
+        UnusableRowError: the format knows the record and rejects it.
+        ConfigError: the format fails, or returns something else; names it.
+    """
     for name in sorted(FORMATS.outside()):
-        if (found := FORMATS[name](record)) is not None:
-            return found
+        try:
+            found: Any = FORMATS[name](record)
+        except UnusableRowError as reason:
+            reason.format = name
+            raise
+        except UserError:
+            raise
+        except Exception as error:
+            here = f"format {name!r} ({FORMATS.origin(name)})"
+            raise ConfigError(f"{here} failed on a record: {type(error).__name__}: {error}") from error
+        if found is None:
+            continue
+        if not isinstance(found, Triple | Parsed):
+            here = f"format {name!r} ({FORMATS.origin(name)})"
+            raise ConfigError(f"{here}: expected Triple, Parsed or None, got {found!r}")
+        return name, found
     return None
 
 

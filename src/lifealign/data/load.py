@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
 from lifealign.core.config import SourceConfig, StreamConfig, TaskConfig
-from lifealign.core.errors import ConfigError
+from lifealign.core.errors import ConfigError, UserError
 from lifealign.data.cleaning import Cleaned, clean, read_rows, read_source, require_rows
+from lifealign.data.formats import FORMATS
+from lifealign.data.planted.rules import check_rule
 from lifealign.data.planted.suite import planted_stream
 from lifealign.data.recipes import find_recipe
 from lifealign.data.splits import DEFAULT_TEST_ROWS, drop_shared_prompts, split_task
@@ -26,9 +29,10 @@ def load_task(config: TaskConfig, seed: int) -> Task:
         seed: with the task's name, the only input of every draw; each split keeps the order in which it was drawn.
 
     Raises:
-        ConfigError: unknown recipe.
+        ConfigError: unknown recipe or rule.
         DataError: a source cannot be used, or too few rows are left.
     """
+    check_rule(config.name, config.checker)
     train = read_rows(config.train, seed)
     if config.test is None:
         return split_task(config, train.rows, None, (train.report,), seed)
@@ -42,7 +46,7 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
     """The tasks of a run, in the order in which they arrive.
 
     Raises:
-        ConfigError: unknown recipe.
+        ConfigError: unknown recipe or rule.
         DataError: a source cannot be used, or too few rows are left.
     """
     if config.planted is not None:
@@ -50,7 +54,20 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
         tasks = planted_stream(sizes.train_rows, sizes.validation_rows, sizes.test_rows, seed).tasks
         return TaskStream(config.name, tuple(tasks[i - 1] for i in config.order) if config.order else tuple(tasks))
     chosen = [config.tasks[i - 1] for i in config.order] if config.order else config.tasks
+    for task in chosen:  # before any rows are read
+        check_rule(task.name, task.checker)
     return TaskStream(config.name, tuple(load_task(task, seed) for task in chosen))
+
+
+def formats_used(config: StreamConfig, seed: int) -> dict[str, Mapping[str, Any]]:
+    """Row format from outside -> its origin, of those that read rows of a stream; a source that cannot be read has none."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for task in config.tasks if FORMATS.outside() else ():
+        for source in (task.train, task.test):
+            if source is not None and source.recipe is None:
+                with contextlib.suppress(UserError):  # the run reports it
+                    found |= read_source(source, seed).report.formats
+    return found
 
 
 def load_rows(
@@ -86,6 +103,7 @@ def task_from_rows(
     validation_rows: int = 0,
     test_rows: int | None = None,
     requirement: str | None = None,
+    checker: str | None = None,
 ) -> Task:
     """Build a task from a file (or hub data set id), or from a list of rows.
 
@@ -100,9 +118,10 @@ def task_from_rows(
         test_rows: maximum number of test rows; None: all of `test`, or, without `test`, a fifth of the rows but at
             most 40.
         requirement: what the task asks for, in words; None: the name with hyphens as spaces, if a strategy needs it.
+        checker: rule that greedy answers must pass, by name or path/to/file.py:function; None: the task has no pass rate.
 
     Raises:
-        ConfigError: invalid name or size, or unknown recipe.
+        ConfigError: invalid name or size, or unknown recipe or rule.
         DataError: the rows cannot be used, or there are too few.
     """
     from pydantic import ValidationError
@@ -115,10 +134,12 @@ def task_from_rows(
             validation_rows=validation_rows,
             test_rows=test_rows,
             requirement=requirement,
+            checker=checker,
         )
     except ValidationError as error:
         mistakes = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise ConfigError("task " + "; ".join(mistakes)) from None
+    check_rule(name, checker)
     found = load_rows(rows, name, recipe=recipe, seed=seed)
     if test is None:
         if test_rows is None:

@@ -77,7 +77,7 @@ def split_task(
             "least one training row; add rows, or lower test_rows and validation_rows"
         )
     train = rest[: config.train_rows]
-    return Task(config.name, train, validation, drawn_test, reports=reports, requirement=config.requirement)
+    return Task(config.name, train, validation, drawn_test, config.checker, reports, config.requirement)
 
 
 def _draw(

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lifealign.core.origin import described
+
 SHOWN_ROW_NUMBERS = 10
 
 Role = Literal["system", "user", "assistant"]
@@ -86,6 +88,7 @@ class DataReport:
         kept: number of rows kept.
         dropped: reason -> 1-based row numbers that were left out.
         repaired: repair -> 1-based row numbers that were changed and kept.
+        formats: row format from outside that read rows -> its origin, as a record keeps it.
     """
 
     source: str
@@ -93,13 +96,14 @@ class DataReport:
     kept: int
     dropped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     repaired: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The report as lines of text: a summary, then one line per reason and per repair; long lists are shortened."""
         lines = [f"{self.source}: read {_rows(self.read)}, kept {self.kept}"]
         for done, what in (("dropped", self.dropped), ("repaired", self.repaired)):
             lines += [f"{done} {_rows(len(n))}: {reason} ({shorten_numbers(n)})" for reason, n in what.items()]
-        return lines
+        return lines + [f"read by format {name!r} of {described(origin)}" for name, origin in self.formats.items()]
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values, row numbers in full."""
@@ -109,6 +113,7 @@ class DataReport:
             "kept": self.kept,
             "dropped": {reason: list(numbers) for reason, numbers in self.dropped.items()},
             "repaired": {repair: list(numbers) for repair, numbers in self.repaired.items()},
+            **({"formats": dict(self.formats)} if self.formats else {}),
         }
 
     @classmethod
@@ -120,6 +125,7 @@ class DataReport:
             value["kept"],
             {reason: tuple(numbers) for reason, numbers in value["dropped"].items()},
             {repair: tuple(numbers) for repair, numbers in value["repaired"].items()},
+            value.get("formats", {}),
         )
 
 
@@ -143,7 +149,7 @@ class Task:
         train: rows to learn from.
         validation: rows to choose hyper-parameters on; taken from train with the seed.
         test: rows to report on; none of them is in train.
-        checker: name of the rule that scores generated answers (a key of `data.planted.rules.CHECKERS`), or None.
+        checker: rule that scores generated answers, by name (a key of `data.planted.rules.CHECKERS`) or reference, or None.
         reports: one data report for each source read.
         requirement: description of what the task asks for, if given.
     """

@@ -10,11 +10,13 @@ from lifealign.core.errors import ConfigError, DataError
 from lifealign.data.answers import BASE, AnswerRecord
 from lifealign.data.tasks import Row, Task, rows_sha256
 from lifealign.evaluation.catalog import text_metrics
+from lifealign.memory.rules import find_rules
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ROOT, ROW_RECORD
 from lifealign.store.manifest import TaskManifest
 
 if TYPE_CHECKING:
+    from lifealign.data.planted.rules import Rule
     from lifealign.memory.session import Session
     from lifealign.store.writer import MemoryStore
 
@@ -87,7 +89,12 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
             loaded = loaded or session()
             metrics = _here(loaded, store) if metrics is None else metrics
             loaded.load(store, point)
-            made = {t.name: _generate(loaded, point, t, asked.split, count, max_new_tokens, metrics) for t in missing}
+            rules = find_rules(missing, store)
+            loaded.warn(rules.warnings)
+            made = {
+                t.name: _generate(loaded, point, t, rules.of(t), asked.split, count, max_new_tokens, metrics)
+                for t in missing
+            }
             scores = [found or made[task.name] for task, found in zip(tasks, scores, strict=True)]
         for task, score in zip(tasks, scores, strict=True):
             assert score is not None
@@ -153,6 +160,7 @@ def _generate(
     session: Session,
     point: TaskManifest,
     task: Task,
+    rule: Rule | None,
     split: str,
     count: int,
     max_new_tokens: int,
@@ -161,7 +169,7 @@ def _generate(
     return session.score(
         task.name,
         rows_of(task, split)[:count],
-        task.checker,
+        rule,
         generations=count,
         max_new_tokens=max_new_tokens,
         title=f"after {point.name}: {task.name}",

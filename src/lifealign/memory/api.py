@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
-from lifealign.core.progress import NullProgress, Progress, make_progress
+from lifealign.core.progress import NullProgress, Progress, say_once
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import notes
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
@@ -50,7 +50,7 @@ class Memory:
         """Called by `create`, `open` and `run_stream`."""
         self._store = store
         self._loaded = session
-        self._said: set[str] = set()
+        self._said: set[str] = set() if session is None else session.said
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig | None = None, *, progress: Progress | None = None) -> Memory:
@@ -316,9 +316,7 @@ class Memory:
         return found
 
     def _say(self, lines: Sequence[str], progress: Progress | None) -> None:
-        for line in [line for line in lines if line not in self._said]:
-            (progress or make_progress()).say(f"warning: {line}")
-        self._said |= set(lines)
+        say_once(self._said, lines, progress or NullProgress())
 
     def _table(self, split: str | None) -> ScoreTable:
         self.score_notes()
@@ -378,6 +376,7 @@ class Memory:
         if self._loaded is None or self._loaded.config != config:
             session = Session(config, progress or NullProgress())
             session.check_identity(self._store.identity, self.path)
+            session.said = self._said
             self._loaded = session
         if progress is not None:
             self._loaded.progress = progress

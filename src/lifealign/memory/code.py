@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lifealign.core.config import RunConfig
+from lifealign.core.config import RunConfig, StreamConfig
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.origin import described, file_sha256, find_file, is_file, is_reference, place, remedy
 from lifealign.core.registry import Registry, take_over
+from lifealign.data.formats import FORMATS
+from lifealign.data.load import formats_used
+from lifealign.data.planted.rules import CHECKERS, check_rule
 from lifealign.evaluation.outside import is_here, named, recall, record_of, require
 from lifealign.store.reader import MemoryReader
 
@@ -27,19 +30,33 @@ def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         config: a (checked) run configuration as plain values.
     """
     from lifealign.strategies import STRATEGIES
+    from lifealign.training.losses import LOSSES, ObjectiveConfig
 
     chosen = config["strategy"]
-    named: list[tuple[Registry[Any], Any]] = [(STRATEGIES, chosen["name"])]
-    if isinstance(loss := chosen.get("loss"), str) and loss not in ("dpo", "fpo", "ipo", "simpo", "orpo"):
-        from lifealign.training.losses import LOSSES
-
-        named.append((LOSSES, loss))
+    used: list[tuple[Registry[Any], str]] = [(STRATEGIES, chosen["name"])]
+    if issubclass(STRATEGIES.find(chosen["name"]).Config, ObjectiveConfig):
+        used.append((LOSSES, chosen["loss"]))
     found = {}
-    for registry, name in named:
+    for registry, name in used:
         if registry.is_outside(name):
-            registry.find(name)
+            registry.find(name)  # the source of an entry point is known once it is loaded
             found[registry.what] = {"name": name, **registry.origin(name).to_json()}
     return found
+
+
+def data_code(stream: StreamConfig, seed: int) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Kind -> name -> origin, of the rules from outside that a stream's tasks name and the row formats that read its rows.
+
+    Raises:
+        ConfigError: a rule cannot be found or loaded; names its task.
+    """
+    for task in stream.tasks:
+        check_rule(task.name, task.checker)
+    rules = {task.checker for task in stream.tasks if task.checker is not None}
+    return {
+        CHECKERS.what: {n: CHECKERS.origin(n).to_json() for n in sorted(rules) if CHECKERS.is_outside(n)},
+        FORMATS.what: formats_used(stream, seed),
+    }
 
 
 def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
@@ -63,7 +80,7 @@ def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
     for what, record in records.items():
         registry, name = registries[what], record["name"]
         try:
-            _locate(registry, record, where)
+            locate(registry, record, where)
             now = registry.origin(name) if registry.find(name) is not None else None
         except ConfigError as error:
             raise StoreError(
@@ -71,7 +88,7 @@ def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
                 f"  it was made with {described(record)}; {remedy(record)}"
             ) from error
         assert now is not None
-        changed += _changes(f"{what} {name!r}", record, now.to_json())
+        changed += changes(f"{what} {name!r}", record, now.to_json())
     return changed
 
 
@@ -87,7 +104,7 @@ def find_scores(options: Mapping[str, Any], store: MemoryReader | None = None) -
     for _, registry, name in named(options):
         try:
             if store is not None and name in seen and is_here(name, seen[name]):
-                _locate(registry, {"name": name, **seen[name]["origin"]}, store.path)
+                locate(registry, {"name": name, **seen[name]["origin"]}, store.path)
             if name in registry and registry.is_outside(name):
                 found[name] = record_of(registry, name)
         except ConfigError:
@@ -105,7 +122,8 @@ def check_scores(config: RunConfig, store: MemoryReader | None = None) -> None:
     require(config.evaluate.text_metrics, config.evaluate.scores)
 
 
-def _changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A sentence if the source of some code differs from that of its record; `what` is the code's kind and name."""
     if then["sha256"] == now["sha256"]:
         return []
     files = [f for f in {**then["files"], **now["files"]} if then["files"].get(f) != now["files"].get(f)]
@@ -113,8 +131,17 @@ def _changes(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list
     return [f"{what} has changed since this memory was made ({', '.join(files) or 'its source'}{versions})"]
 
 
-def _locate(registry: Registry[Any], record: Mapping[str, Any], where: Path) -> None:
-    """Point a name at the file that fits best, or, if it was registered by call, at its code."""
+def locate(registry: Registry[Any], record: Mapping[str, Any], where: Path) -> None:
+    """Point a name at the file that fits best, or, if it was registered by call, at its code.
+
+    Args:
+        registry: of the code's kind.
+        record: the code's name and origin.
+        where: the memory's directory.
+
+    Raises:
+        ConfigError: the file is inside the memory.
+    """
     name, path = record["name"], record["path"]
     reference = name if is_reference(name) else record["reference"]
     if not is_reference(name) and name not in registry and reference is not None:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from lifealign.core.config import RunConfig
-from lifealign.core.errors import ConfigError, DataError, StoreError
+from lifealign.core.errors import ConfigError, DataError
 from lifealign.core.progress import Progress
 from lifealign.data.load import load_stream
+from lifealign.data.planted.rules import check_rule
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.guard_results import guard_values
 from lifealign.evaluation.results import read_scores
@@ -29,6 +30,8 @@ from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.recompose import task_signatures
+from lifealign.memory.resume import as_one, check_same, same_task, settled
+from lifealign.memory.rules import find_rules
 from lifealign.memory.scoring import learnt, score_row
 from lifealign.memory.session import Session, locked
 from lifealign.model.adapters import snapshot
@@ -41,6 +44,7 @@ from lifealign.store.layout import (
     HEAD,
     HELDOUT,
     REPLAY,
+    RULES,
     SIGNATURE,
     STATE,
     TRAINING,
@@ -85,12 +89,12 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     if without := [t.name for t in tasks if not getattr(t, split)]:
         progress.say(f"no {split} rows, so not scored: {', '.join(without)}")
     reader = MemoryReader.open(config.memory) if (Path(config.memory) / HEAD).exists() else None
+    changed = [] if reader is None else find_code(reader.identity, reader.path)
     if reader is not None:
-        for line in find_code(reader.identity, reader.path):
-            progress.say(f"warning: {line}")
-        config = _settled(reader, config)
+        config = settled(reader, config)
     check_scores(config, reader)
     session = Session(config, progress)
+    session.warn(changed)
     store = MemoryStore.open(config.memory) if reader is not None else create_memory(config, session)
     config = session.config
     session.check_identity(store.identity, store.path)
@@ -101,7 +105,7 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
         for position, group in enumerate(session.strategy.schedule(tasks), 1):
             lineage = store.lineage()
             if position < len(lineage):
-                _check_same(store, lineage[position], group)
+                check_same(store, lineage[position], group)
                 manifest = lineage[position]
             else:
                 manifest, store = learn_group(session, store, group, config)
@@ -149,6 +153,7 @@ def learn_task(session: Session, store: MemoryStore, task: Task, config: RunConf
     """
     started = time.perf_counter()
     check_scores(config, store)
+    check_rule(task.name, task.checker)
     with locked(session, store):
         head, root = store.head, store.lineage()[0]
         score_guard(session, store, root, config.guard)
@@ -158,7 +163,7 @@ def learn_task(session: Session, store: MemoryStore, task: Task, config: RunConf
                 for point in dict.fromkeys((root.directory, head.directory)):
                     score_row(session, store, store.find(point), [task], config)
             head, store = learn_group(session, store, [task], config)
-        elif known[task.name] is not head or not (same_rows(store, head, [task]) and _same_settings(head, config)):
+        elif known[task.name] is not head or not same_task(store, head, task, config):
             raise DataError(
                 f"{store.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
                 f"name, or roll back to the task before it"
@@ -238,7 +243,7 @@ def _encode(
 ) -> _Work:
     """Begin a group: load the weights of HEAD, encode the rows, and make the loop that trains on them."""
     session.start_tracking()
-    task = _merge(group)
+    task = as_one(group)
     if not task.train:
         raise DataError(f"task {task.name!r} has no training rows; give it at least one")
     # Encode held-out rows too, so that a row that cannot be scored is reported before training rather than after it.
@@ -312,6 +317,7 @@ def _data_document(work: _Work) -> dict[str, Any]:
         "encoding_held_out": {split: report.to_json() for split, report in work.held_out.items()},
         "rows": len(work.pairs),
         "from_replay": from_replay,
+        **({RULES: rules} if (rules := find_rules(work.group).origins) else {}),
     }
 
 
@@ -331,67 +337,8 @@ def _update(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[s
     return {n: t - before[n] for n, t in after.items() if n in before and t.shape == before[n].shape}
 
 
-def _merge(group: Sequence[Task]) -> Task:
-    """A group as one task to train on; held-out rows stay with their own task."""
-    if len(group) == 1:
-        return group[0]
-    return Task("joint", tuple(row for task in group for row in task.train))
-
-
 def _workspace_key(store: MemoryStore, task: Task, config: RunConfig, digests: Sequence[str]) -> str:
     """Name of the workspace: checkpoints are reused only for the same rows, requirement, options and starting point."""
     relevant = config.model_dump(mode="json", include={"seed", "model", "lora", "data", "strategy", "sft", "train"})
     text = json.dumps([store.head.sha256, task.name, task.requirement, relevant, list(digests)], sort_keys=True)
     return f"{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def same_rows(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task]) -> bool:
-    """Whether a commit has these tasks, learnt from these rows, with the same held-out rows."""
-    if list(manifest.members) != [t.name for t in group]:
-        return False
-    kept = {t.name: t for t in heldout(store, manifest)}
-    held_out = all((t.validation, t.test) == (kept[t.name].validation, kept[t.name].test) for t in group)
-    return held_out and manifest.meta["rows_sha256"] == rows_sha256(_merge(group).train)
-
-
-def _same_settings(manifest: TaskManifest, config: RunConfig) -> bool:
-    """Whether a commit was learnt with these settings."""
-    asked = config.model_dump(mode="json", include={"strategy", "sft", "train"})
-    return asked == {key: manifest.config[key] for key in asked}
-
-
-def _check_same(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task]) -> None:
-    if not same_rows(store, manifest, group):
-        raise StoreError(
-            f"{store.path}: task {manifest.index} of this memory is {list(manifest.members)}, learnt from or scored on other rows "
-            f"than this run's {[t.name for t in group]}; give another `memory` directory, or roll back to the task before it"
-        )
-
-
-def _settled(store: MemoryReader, config: RunConfig) -> RunConfig:
-    """The run's configuration on an existing memory, whose fixed settings must be the same.
-
-    Raises:
-        ConfigError: lists the keys that differ.
-    """
-    stored = RunConfig.model_validate(store.identity["config"])
-    model = config.model
-    if model.dtype == "auto":
-        model = model.model_copy(update={"dtype": stored.model.dtype})
-    config = config.model_copy(update={"model": model})
-    fixed = ("seed", "model", "lora", "data", "strategy", "sft", "train")
-    differing = []
-    for key in fixed:
-        old = json.loads(stored.model_dump_json(include={key}))[key]
-        new = json.loads(config.model_dump_json(include={key}))[key]
-        if old != new:
-            parts = [k for k in {**old, **new} if old.get(k) != new.get(k)] if isinstance(old, dict) else []
-            differing += [f"{key}.{k}: {old.get(k)!r} in the memory, {new.get(k)!r} here" for k in parts] or [
-                f"{key}: {old!r} in the memory, {new!r} here"
-            ]
-    if differing:
-        raise ConfigError(
-            f"{store.path}: this memory was made with other settings; set them back or give another `memory` directory:\n  "
-            + "\n  ".join(differing)
-        )
-    return config

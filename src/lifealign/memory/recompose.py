@@ -19,6 +19,7 @@ from lifealign.data.tasks import Message, Row, Task, turns_of
 from lifealign.evaluation import catalog
 from lifealign.memory import signatures
 from lifealign.memory.outcomes import Composition, Related, RelatedTask
+from lifealign.memory.rules import Rules, find_rules
 from lifealign.memory.scoring import check_rows
 from lifealign.memory.session import Session, stored_strategy
 from lifealign.memory.signatures import Signature
@@ -274,6 +275,8 @@ def score_composed(
     """
     options = session.config.evaluate
     found: dict[str, dict[str, dict[str, float]]] = {}
+    rules = find_rules(tasks, store) if options.generations else Rules()
+    session.warn(rules.warnings)
     session.load(store, until)
     for which in ("stored", "composed"):
         if which == "composed":
@@ -285,7 +288,7 @@ def score_composed(
             scores = session.score(
                 task.name,
                 rows,
-                task.checker,
+                rules.of(task),
                 generations=options.generations,
                 max_new_tokens=options.max_new_tokens,
                 title=f"{which}: score {task.name}",

@@ -16,9 +16,10 @@ from lifealign.memory.code import find_scores
 from lifealign.memory.guard import score_guard
 from lifealign.memory.outcomes import Evaluation
 from lifealign.memory.row_scores import TaskScores
+from lifealign.memory.rules import Rules, find_rules
 from lifealign.memory.session import Session, locked
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import ROW_RECORD
+from lifealign.store.layout import ROW_RECORD, RULES
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.writer import MemoryStore
@@ -84,6 +85,8 @@ def score_row(
     if options.scores:
         wanted["scores"] = list(options.scores)
     outside = find_scores(wanted, store)
+    rules = find_rules(tasks, store) if options.generations else Rules()
+    known = {t.name: t for t in tasks}
     done = {
         (score["task"], score["rows_sha256"])
         for record in store.evaluations()
@@ -92,12 +95,14 @@ def score_row(
         and record["options"] == wanted
         and _same_code(record, outside)
         for score in record["scores"]
+        if score["task"] in known and rules.measured(record, known[score["task"]])
     }
     rows = {t.name: getattr(t, options.split)[: options.rows] for t in tasks}
     missing = [t for t in tasks if rows[t.name] and (t.name, rows_sha256(rows[t.name])) not in done]
     if not missing:
         return []
     require(options.text_metrics, options.scores)
+    session.warn(rules.warnings)
     session.load(store, after)
     scores = []
     for task in missing:
@@ -105,7 +110,7 @@ def score_row(
         score = session.score(
             task.name,
             rows[task.name],
-            task.checker,
+            rules.of(task),
             generations=options.generations,
             max_new_tokens=options.max_new_tokens,
             title=title,
@@ -113,9 +118,16 @@ def score_row(
             names=options.scores,
         )
         scores.append(replace(score, rows_sha256=rows_sha256(rows[task.name])))
-    record = {"kind": ROW_RECORD, "after": after.directory, "options": wanted, "scores": [s.to_json() for s in scores]}
+    record: dict[str, Any] = {
+        "kind": ROW_RECORD,
+        "after": after.directory,
+        "options": wanted,
+        "scores": [s.to_json() for s in scores],
+    }
     if outside:
         record[KEY] = outside
+    if asked := [t.checker for t in missing if t.checker is not None and t.checker in rules.origins]:
+        record[RULES] = {name: rules.origins[name] for name in asked}
     if session.accelerator.is_main_process:
         store.append_evaluation(record)
     session.accelerator.wait_for_everyone()

@@ -17,8 +17,8 @@ from torch import Tensor
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.files import cache_dir, staged_directory, writing
-from lifealign.core.progress import Progress
-from lifealign.data.planted.rules import checker as find_checker
+from lifealign.core.progress import Progress, say_once
+from lifealign.data.planted.rules import Rule
 from lifealign.data.tasks import Message, Row, turns_of
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
 from lifealign.model.adapters import causal_lm, restore, snapshot
@@ -46,6 +46,7 @@ class Session:
     def __init__(self, config: RunConfig, progress: Progress) -> None:
         self.config = config
         self.progress = progress
+        self.said: set[str] = set()
         trackers = list(config.train.trackers)
         self.accelerator = Accelerator(
             log_with=trackers or None, project_dir=str(Path(config.memory) / WORK / TRACKERS) if trackers else None
@@ -87,6 +88,10 @@ class Session:
             "lora": self.config.lora.model_dump(mode="json"),
             "strategy": self.config.strategy.model_dump(mode="json"),
         }
+
+    def warn(self, lines: Sequence[str]) -> None:
+        """Report warnings, each once in the session's life; also where no progress is reported."""
+        say_once(self.said, lines, self.progress)
 
     def start_tracking(self) -> None:
         """Start the experiment trackers once; they write below the memory's directory, so the memory must exist."""
@@ -140,7 +145,7 @@ class Session:
         self,
         task: str,
         rows: Sequence[Row],
-        checker: str | None,
+        rule: Rule | None,
         *,
         generations: int,
         max_new_tokens: int,
@@ -154,7 +159,7 @@ class Session:
         Args:
             task: name.
             rows: held-out rows.
-            checker: name of the task's rule; None: it has none.
+            rule: of the task; None: it has none.
             generations: greedy answers; 0: none.
             max_new_tokens: longest answer, in tokens.
             title: of the progress stages.
@@ -169,7 +174,7 @@ class Session:
         encoded = {p.digest for p in pairs}
         fitting = [row for row in rows if row.digest in encoded]
         scores = score_rows(policy, reference, pairs, self.reward_beta, names, fitting)
-        scorer = AnswerScorer(None if checker is None else find_checker(checker), text_metrics)
+        scorer = AnswerScorer(rule, text_metrics)
         if not generations or not (scorer or always_answer):
             return TaskScores(task, scores)
         found = answer_rows(

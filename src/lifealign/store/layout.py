@@ -53,3 +53,6 @@ DIAGNOSTICS = "diagnostics.json"
 # Kinds of evaluation records.
 ROW_RECORD = "row"
 GUARD_RECORD = "guard"
+
+RULES = "checkers"
+"""Key of `DATA` and of evaluation records: rule from outside -> its origin, or a sentence that tells why it was missing."""

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -81,7 +81,8 @@ class Plan:
         models: names of base models.
         trees: (label, settings) -> complete run configuration; `_run` sets seed, model, order and split.
         files: path of each local file of rows -> sha256.
-        sources: name of each strategy and loss from outside, and `source_key` of each score -> sha256 of its source.
+        sources: name of each strategy and loss from outside, and `source_key` of each score, rule and row format -> sha256
+            of its source.
     """
 
     study: StudyConfig
@@ -159,10 +160,19 @@ class Plan:
         chosen = config["strategy"]
         content: list[Any] = [release, {**relevant, "stream": stream, "strategy": former_names(chosen)}, self.files]
         # Changed outside code makes another run; a run without outside code keeps its id.
-        scored = [source_key(n) for k in ("text_metrics", "scores") for n in config.get("evaluate", {}).get(k, ())]
-        if used := {n: self.sources[n] for n in (chosen["name"], chosen.get("loss"), *scored) if n in self.sources}:
+        names = (chosen["name"], chosen.get("loss"), *self._code_of_data(config))
+        if used := {n: self.sources[n] for n in names if n in self.sources}:
             content.append(used)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
+
+    def _code_of_data(self, config: Mapping[str, Any]) -> Iterator[str]:
+        """`source_key` of the row formats that read a run's rows, and of the scores and rules that it measures with."""
+        yield from (key for key in self.sources if key.startswith(source_key("format", "")))
+        evaluate, stream = config.get("evaluate", {}), config["stream"]
+        yield from (source_key("score", n) for k in ("text_metrics", "scores") for n in evaluate.get(k, ()))
+        if evaluate.get("generations") and stream["tasks"]:
+            rules = (stream["tasks"][i - 1].get("checker") for i in stream["order"])
+            yield from (source_key("checker", name) for name in rules if name is not None)
 
 
 def make_plan(path: Path) -> Plan:

@@ -57,28 +57,38 @@ def resolve(
     """Complete each tree to a configuration without memory, or list its mistakes; it comes with its place for messages.
 
     The second value is name -> sha256 of the source of each strategy and loss from outside that they use, and
-    `source_key` of a score's name -> the same of each score and text metric.
+    `source_key` of a name -> the same of each score and text metric, each task's rule and each row format.
     """
     _go(environment, directory, handed)
-    from lifealign.memory.code import find_scores, outside_code
+    from lifealign.core.config import StreamConfig
+    from lifealign.memory.code import data_code, find_scores, outside_code
     from lifealign.strategies.configure import check_tree
 
     found: list[dict[str, Any] | list[str]] = []
     sources: dict[str, str | None] = {}
+    streams: set[str] = set()
     for where, tree in trees:
         try:
             config = check_tree(tree, where).model_dump(mode="json", exclude={"memory"})
             sources |= {record["name"]: record["sha256"] for record in outside_code(config).values()}
-            sources |= {source_key(n): r["origin"]["sha256"] for n, r in find_scores(config["evaluate"]).items()}
+            sources |= {
+                source_key("score", n): r["origin"]["sha256"] for n, r in find_scores(config["evaluate"]).items()
+            }
+            stream = json.dumps(config["stream"])
+            if stream not in streams:  # its rows are read, so once
+                streams.add(stream)
+                code = data_code(StreamConfig.model_validate(config["stream"]), config["seed"])
+                for kind, found_code in code.items():
+                    sources |= {source_key(kind, n): origin["sha256"] for n, origin in found_code.items()}
             found.append(config)
         except ConfigError as error:
             found.append(str(error).splitlines())
     return found, sources
 
 
-def source_key(score: str) -> str:
-    """Key of the source of a score, which cannot be the name of a strategy."""
-    return f"score {score}"
+def source_key(kind: str, name: str) -> str:
+    """The key of the source of a score, rule or row format; its kind is in it, as another kind may have the same name."""
+    return f"{kind} {name}"
 
 
 def start(job: Path, environment: Mapping[str, str], directory: str, handed: Handed) -> None:

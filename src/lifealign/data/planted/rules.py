@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from lifealign.core.errors import DataError
+from lifealign.core.errors import ConfigError, DataError, UserError
 from lifealign.core.registry import Registry
 
 TASKS: tuple[str, ...] = ("data-json", "how-to-steps", "short-facts", "see-a-professional", "private-data", "myths")
@@ -139,11 +139,15 @@ def is_short_sentence(text: str) -> bool:
     return text[0] not in "{[" and _REFUSAL.search(text) is None and not any(shows(text) for shows in others)
 
 
+Rule = Callable[[str], bool]
+"""Answer -> whether it shows the behaviour."""
+
+
 def _check(value: Any) -> str | None:
     return None if callable(value) else f"expected a function answer -> bool, got {value!r}"
 
 
-CHECKERS: Registry[Callable[[str], bool]] = Registry("checker", "lifealign.checkers", check=_check, error=DataError)
+CHECKERS: Registry[Rule] = Registry("checker", "lifealign.checkers", check=_check, error=DataError)
 CHECKERS.built_in(
     {
         "data-json": is_json,
@@ -171,10 +175,41 @@ def register_checker(name: str, function: Any = None) -> Any:
     return CHECKERS.register(name, function)
 
 
-def checker(name: str) -> Callable[[str], bool]:
-    """The rule of this name; it returns True if an answer shows the behaviour.
+def checker(name: str) -> Rule:
+    """The rule of this name, or of a reference; it returns True if an answer shows the behaviour.
+
+    A rule from outside that fails, or returns neither True nor False, raises a `ConfigError` that names it.
 
     Raises:
         DataError: no such rule.
+        ConfigError: it cannot be loaded.
     """
-    return CHECKERS.find(name)
+    rule = CHECKERS.find(name)
+    if not CHECKERS.is_outside(name):
+        return rule
+    here = f"checker {name!r} ({CHECKERS.origin(name)})"
+
+    def checked(answer: str) -> bool:
+        try:
+            found = rule(answer)
+            known = found in (True, False)
+        except Exception as error:
+            raise ConfigError(f"{here} failed: {type(error).__name__}: {error}") from error
+        if not known:
+            raise ConfigError(f"{here}: expected True or False, got {found!r}")
+        return bool(found)
+
+    return checked
+
+
+def check_rule(task: str, name: str | None) -> None:
+    """Refuse a task whose rule cannot be used, before its rows are read; None: it has no rule.
+
+    Raises:
+        ConfigError: names the task, the rule and what is allowed.
+    """
+    if name is not None:
+        try:
+            checker(name)
+        except UserError as error:
+            raise ConfigError(f"task {task}: checker: {error}") from error
