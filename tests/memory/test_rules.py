@@ -99,12 +99,15 @@ def test_a_rule_is_kept_and_its_change_measured_anew(
     rules.write_text(NONE)
     new_process()
     again = Memory.open(memory.path)
+    assert "warnings" not in again.results()
     assert pass_rates(again)["bread"] == 0
     assert [score["task"] for score in again._store.evaluations()[-1]["scores"]] == ["bread"], (
         "the others are unchanged"
     )
     told = f"warning: checker '{rules}:any_answer' has changed since this memory was made (my_rules.py)"
     assert capfd.readouterr().err.count(told) == 1
+    kept = [told.removeprefix("warning: ")]
+    assert again._store.evaluations()[-1]["warnings"] == again.results()["warnings"] == kept
 
 
 def test_a_memory_opens_where_its_rule_is_missing_and_tells_of_it(
@@ -121,11 +124,13 @@ def test_a_memory_opens_where_its_rule_is_missing_and_tells_of_it(
     capfd.readouterr()
     gone = Memory.open(memory.path)
     rates = pass_rates(gone)
+    (kept,) = gone.results()["warnings"]
     assert rates["bread"] is None and rates["stars"] is not None and rates["trees"] is None
     (line,) = [text for text in capfd.readouterr().err.splitlines() if "any_answer" in text]
     assert line.startswith(
         f"warning: checker '{rules}:any_answer' cannot be found here, so pass rates are not measured"
     )
+    assert line == f"warning: {kept}"
     assert f"with it; the memory was made with {rules} (sha256 " in line
     assert line.endswith("put the file back, or set LIFEALIGN_CODE_PATH to the folder that it is in now")
     (answer,) = Memory.open(memory.path).answers(Asked(["bread"], count=1, max_new_tokens=2), progress=LineProgress())
@@ -137,13 +142,19 @@ def test_a_memory_opens_where_its_rule_is_missing_and_tells_of_it(
     assert pass_rates(Memory.open(memory.path), as_of="bread") == {"bread": None}
     assert f"any_answer' cannot be used here ({rules}:1: cannot be loaded: SyntaxError: " in capfd.readouterr().err
     rules.unlink()
-    gone.learn(make_task("moons", 4, 3), settings=["evaluate.generations=1"])
-    with pytest.raises(ConfigError, match=r"task suns: checker: .*no such file"):
-        gone.learn(ruled("suns", f"{rules}:any_answer"))
-    # Back again, it is measured.
+    # Back again, it is measured, and nothing is left to tell.
     monkeypatch.setenv("LIFEALIGN_CODE_PATH", str(moved))
     new_process()
-    assert pass_rates(Memory.open(memory.path), as_of="trees")["bread"] == 100
+    back = Memory.open(memory.path)
+    assert [pass_rates(back, as_of=point)["bread"] for point in ("bread", "trees")] == [100, 100]
+    assert "warnings" not in back.results()
+    # Without it, other tasks are learnt, but none with it.
+    monkeypatch.delenv("LIFEALIGN_CODE_PATH")
+    new_process()
+    gone = Memory.open(memory.path)
+    assert "moons.accuracy" in gone.learn(make_task("moons", 4, 3), settings=["evaluate.generations=1"]).scores
+    with pytest.raises(ConfigError, match=r"task suns: checker: .*no such file"):
+        gone.learn(ruled("suns", f"{rules}:any_answer"))
 
 
 def test_a_registered_rule_that_is_missing_is_named(

@@ -12,6 +12,7 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.memory.api import Memory
 from lifealign.memory.code import outside_code
+from lifealign.report.memories import build_results, render_html
 from lifealign.strategies import STRATEGIES, register_strategy
 from lifealign.training.losses import LOSSES
 from support.paths import ROOT
@@ -37,7 +38,7 @@ def test_learnt_reopened_exported_and_refused_when_missing(
     memory = Memory.create(tmp_path / "m", config("strategy.name=my_strategy.py:NearStart"))
     assert capfd.readouterr().err.count(f"running the code of {mine}") == 1
     for name in ("bread", "stars"):
-        memory.learn(make_task(name, train=6, test=2))
+        memory.learn(make_task(name, train=6, test=2, validation=2))
     record = memory._store.identity["code"]["strategy"]
     assert record["path"] == str(mine) and len(record["sha256"]) == 64
     assert memory._store.head.meta["code"]["strategy"]["sha256"] == record["sha256"]
@@ -50,6 +51,7 @@ def test_learnt_reopened_exported_and_refused_when_missing(
     mine.write_text(mine.read_text() + "\n# another version\n")
     Memory.open(tmp_path / "m").generate(["hi"], max_new_tokens=1)
     assert "has changed since this memory was made (my_strategy.py)" in capfd.readouterr().err
+    assert_the_change_is_kept_with_what_is_measured(tmp_path / "m", tmp_path, capfd)
     moved = tmp_path / "elsewhere" / "moved"
     mine.parent.rename(moved)
     from lifealign.core import origin
@@ -59,6 +61,23 @@ def test_learnt_reopened_exported_and_refused_when_missing(
         Memory.open(tmp_path / "m").generate(["hi"])
     monkeypatch.setenv("LIFEALIGN_CODE_PATH", str(moved))
     assert Memory.open(tmp_path / "m").generate(["hi"], max_new_tokens=1)
+
+
+def assert_the_change_is_kept_with_what_is_measured(
+    path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    change = "strategy 'my_strategy.py:NearStart' has changed since this memory was made (my_strategy.py)"
+    again = Memory.open(path)
+    assert "warnings" not in again.results(), "what is stored was measured with the first version"
+    text = tmp_path / "guard.txt"
+    text.write_text("One sentence of a text that no task trains on.")
+    found = again.evaluate(["bread"], split="validation", guard_text=text)
+    assert found.warnings == [change] and found.to_json()["warnings"] == [change]
+    assert [record["warnings"] for record in again._store.evaluations()[-3:]] == [[change]] * 3
+    assert capfd.readouterr().err.count(change) == 1
+    results = Memory.open(path).results("validation")
+    assert results["warnings"] == [change] and change in capfd.readouterr().err
+    assert f"{change}</li>" in render_html(build_results([results])).replace("&#39;", "'")
 
 
 def test_a_built_in_method_leaves_no_record(config: Build, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lifealign.evaluation.catalog import guard_scores, score
 from lifealign.evaluation.metrics import Array, Interval, percentile_interval
-from lifealign.store.layout import GUARD_RECORD, ROOT
+from lifealign.store.layout import GUARD_RECORD, ROOT, WARNINGS
 from lifealign.store.reader import MemoryReader
 
 SEED = 0
@@ -48,6 +48,16 @@ def guard_results(store: MemoryReader, stages: Sequence[str], resamples: int) ->
             same = {r["after"]: r["scores"] for r in records if same_probe(r["options"], newest)}
             found[name] = _column(name, newest, same, list(stages), resamples)
     return found
+
+
+def guard_warnings(store: MemoryReader) -> list[str]:
+    """Warnings of the newest record of each probe at each point."""
+    found: dict[tuple[str, str], Sequence[str]] = {}
+    for record in store.evaluations():
+        if record["kind"] == GUARD_RECORD:
+            found[record["after"], record["options"]["probe"]] = record.get(WARNINGS, ())
+    points = {manifest.directory for manifest in store.lineage()}
+    return [line for (after, _), lines in found.items() if after in points for line in lines]
 
 
 def _column(

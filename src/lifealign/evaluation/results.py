@@ -13,13 +13,14 @@ import numpy as np
 from lifealign.data.tasks import rows_sha256
 from lifealign.evaluation import catalog, metrics
 from lifealign.evaluation.answer_scores import FLOORS
-from lifealign.evaluation.guard_results import guard_results
+from lifealign.evaluation.guard_results import guard_results, guard_warnings
 from lifealign.evaluation.outside import KEY, recall
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import DATA, DIAGNOSTICS, ROOT, ROW_RECORD, TRAINING
+from lifealign.store.layout import DATA, DIAGNOSTICS, ROOT, ROW_RECORD, RULES, TRAINING, WARNINGS
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 
+PASS_RATE = "pass_rate"
 BOOTSTRAP_SEED = 0
 """Fixed, so that intervals are the same whenever they are computed."""
 
@@ -34,6 +35,7 @@ class ScoreTable:
         rows: the values. If a cell was scored more than once, the record with the most rows wins; ties go to the latest.
         floors: task -> trivial answer -> score -> values on the same rows, which are the same at every stage.
         outside: the records' descriptions of scores from outside; see `outside.recall`.
+        warnings: about these values, from their records: changed code, missing rules.
     """
 
     tasks: tuple[str, ...]
@@ -41,6 +43,7 @@ class ScoreTable:
     rows: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
     floors: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]] = field(default_factory=dict)
     outside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     def floor(self, task: str, floor: str, score: str) -> float:
         """Mean score of a trivial answer, in the score's unit; NaN if it was not measured."""
@@ -94,6 +97,7 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     stages = {name: m.directory for m in lineage[1:] for name in m.members}
     rows: dict[str, dict[str, dict[str, list[float]]]] = {}
     floors: dict[str, dict[str, dict[str, list[float]]]] = {}
+    warnings: dict[tuple[str, str, str], Sequence[str]] = {}
     tasks = {task.name: task for task in heldout(store)}
 
     @functools.cache
@@ -108,15 +112,23 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
                 if name in tasks and score["rows_sha256"] != kept_rows(name, record["options"].get("rows")):
                     continue  # scored on rows that a rollback removed
                 cell = rows.setdefault(record["after"], {}).setdefault(name, {})
-                _update(cell, score["rows"])
+                for measured in _update(cell, score["rows"]):
+                    warnings[record["after"], name, measured] = record.get(WARNINGS, ())
+                rule = record.get(RULES, {}).get(tasks[name].checker) if name in tasks else None
+                if isinstance(rule, str) and PASS_RATE not in cell:  # why it was missing
+                    warnings[record["after"], name, PASS_RATE] = [rule]
                 for floor, values in score.get("floors", {}).items():  # older records have none
                     _update(floors.setdefault(name, {}).setdefault(floor, {}), values)
-    return ScoreTable(tuple(stages), tuple(stages.values()), rows, floors, recall(evaluations))
+    points = {manifest.directory for manifest in lineage}
+    told = dict.fromkeys(line for (after, *_), lines in warnings.items() if after in points for line in lines)
+    return ScoreTable(tuple(stages), tuple(stages.values()), rows, floors, recall(evaluations), tuple(told))
 
 
-def _update(cell: dict[str, list[float]], found: Mapping[str, list[float]]) -> None:
-    """Take the values of a later record, unless it scored fewer rows than an earlier one."""
-    cell.update({m: v for m, v in found.items() if len(v) >= len(cell.get(m, ()))})
+def _update(cell: dict[str, list[float]], found: Mapping[str, list[float]]) -> list[str]:
+    """Take the values of a later record, unless it scored fewer rows than an earlier one; returns the scores taken."""
+    newer = {m: v for m, v in found.items() if len(v) >= len(cell.get(m, ()))}
+    cell.update(newer)
+    return list(newer)
 
 
 def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
@@ -136,6 +148,7 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         "summary": {name: _summaries(table, name, resamples) for name in names},
         **({"guard": guard} if guard else {}),
         **({KEY: outside} if (outside := _measured_outside(table, names)) else {}),
+        **({WARNINGS: told} if (told := list(dict.fromkeys([*table.warnings, *guard_warnings(store)]))) else {}),
         "floors": {name: floors for name in names if (floors := _floors(table, name))},
         "training": {m.name: store.load_lines(m, TRAINING) for m in lineage},
         "consolidation": {m.name: d for m in lineage if "summed" in (d := store.load_document(m, DIAGNOSTICS))},

@@ -19,6 +19,7 @@ from lifealign.core.progress import NullProgress, Progress, say_once
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import notes
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
+from lifealign.store.layout import WARNINGS
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.writer import MemoryStore
 
@@ -150,7 +151,9 @@ class Memory:
         point = self._point(as_of)
         chosen = tasks_to_score(self._store, point, tasks, split)
         self.score_notes(progress)
-        return score_tasks(self._session(config, progress), self._store, point, chosen, config)
+        evaluation = score_tasks(self._session(config, progress), self._store, point, chosen, config)
+        self._say(evaluation.warnings, progress)
+        return evaluation
 
     def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
         """`R[k][j]`, N x N: score on task j after task k; NaN if it was not measured."""
@@ -165,7 +168,9 @@ class Memory:
 
     def results(self, split: str | None = None) -> dict[str, Any]:
         """All results that the report shows of this memory, as plain values."""
-        return run_results(self._store, self._table(split))
+        found = run_results(self._store, self._table(split))
+        self._say(found.get(WARNINGS, ()), None)
+        return found
 
     def generate(
         self,
@@ -362,21 +367,23 @@ class Memory:
                 )
         return config
 
-    def _find_code(self, progress: Progress | None = None) -> None:
-        """Find the outside code that the memory was made with, and warn once about changes in it since."""
+    def _find_code(self, progress: Progress | None = None) -> list[str]:
+        """Find the outside code that the memory was made with; warn once about changes since, and return the warnings."""
         from lifealign.memory.code import find_code
 
-        self._say(find_code(self._store.identity, self.path), progress)
+        changed = find_code(self._store.identity, self.path)
+        self._say(changed, progress)
+        return changed
 
     def _session(self, config: RunConfig, progress: Progress | None) -> Session:
         """The loaded model, with the options of this call."""
         from lifealign.memory.session import Session
 
-        self._find_code(progress)
+        changed = self._find_code(progress)
         if self._loaded is None or self._loaded.config != config:
             session = Session(config, progress or NullProgress())
             session.check_identity(self._store.identity, self.path)
-            session.said = self._said
+            session.said, session.changed = self._said, changed
             self._loaded = session
         if progress is not None:
             self._loaded.progress = progress

@@ -19,7 +19,7 @@ from lifealign.data.sources import Record, expand_path, read_file
 from lifealign.data.tasks import Message, Row
 from lifealign.evaluation.guard_results import same_probe
 from lifealign.model.encoding import EncodedPair
-from lifealign.store.layout import GUARD_RECORD
+from lifealign.store.layout import GUARD_RECORD, WARNINGS
 
 if TYPE_CHECKING:
     from lifealign.memory.session import Session
@@ -130,9 +130,8 @@ def score_guard(session: Session, store: MemoryStore, after: TaskManifest, guard
         title = f"after {after.name}: guard, {probe}"
         scores = (_score_text if probe == "text" else _score_choices)(session, guard, title)
         if session.accelerator.is_main_process:
-            store.append_evaluation(
-                {"kind": GUARD_RECORD, "after": after.directory, "options": wanted, "scores": scores}
-            )
+            record = {"kind": GUARD_RECORD, "after": after.directory, "options": wanted, "scores": scores}
+            store.append_evaluation({**record, **({WARNINGS: list(session.changed)} if session.changed else {})})
         session.accelerator.wait_for_everyone()
 
 

@@ -94,6 +94,7 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
         config = settled(reader, config)
     check_scores(config, reader)
     session = Session(config, progress)
+    session.changed = changed
     session.warn(changed)
     store = MemoryStore.open(config.memory) if reader is not None else create_memory(config, session)
     config = session.config

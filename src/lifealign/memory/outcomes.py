@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Evaluation:
         tasks: task -> metric -> {"value", "low", "high", "rows"}; percent for rates.
         summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval; see `Memory.summary`.
         guard: of general ability, see `guard_results`; empty if none is measured.
+        warnings: about the memory's values, such as changed code; see `ScoreTable.warnings`.
     """
 
     after: str
@@ -50,10 +51,11 @@ class Evaluation:
     tasks: Mapping[str, Mapping[str, Mapping[str, float]]]
     summary: Mapping[str, Mapping[str, Any]]
     guard: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return dict(vars(self))
+        """Plain values; `warnings` only if there are some."""
+        return {key: value for key, value in vars(self).items() if key != "warnings" or value}
 
     def lines(self) -> list[str]:
         """A table for people."""

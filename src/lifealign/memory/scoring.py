@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lifealign.core.config import RunConfig
+from lifealign.core.config import EvaluateConfig, RunConfig
 from lifealign.core.errors import DataError
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.guard_results import with_guard
@@ -19,7 +19,7 @@ from lifealign.memory.row_scores import TaskScores
 from lifealign.memory.rules import Rules, find_rules
 from lifealign.memory.session import Session, locked
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import ROW_RECORD, RULES
+from lifealign.store.layout import ROW_RECORD, RULES, WARNINGS
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.writer import MemoryStore
@@ -69,7 +69,14 @@ def score_tasks(
         for t in tasks
     }
     results = run_results(store, table)
-    return Evaluation(after.directory, config.evaluate.split, cells, with_guard(results), results.get("guard", {}))
+    return Evaluation(
+        after.directory,
+        config.evaluate.split,
+        cells,
+        with_guard(results),
+        results.get("guard", {}),
+        results.get(WARNINGS, ()),
+    )
 
 
 def score_row(
@@ -77,13 +84,7 @@ def score_row(
 ) -> list[TaskScores]:
     """Score `tasks` with the weights as they were after `after` and append the record, unless it exists already."""
     options = config.evaluate
-    wanted: dict[str, Any] = {"split": options.split, "rows": options.rows, "generations": options.generations}
-    if options.generations:
-        wanted["max_new_tokens"] = options.max_new_tokens
-    if options.text_metrics:
-        wanted["text_metrics"] = list(options.text_metrics)
-    if options.scores:
-        wanted["scores"] = list(options.scores)
+    wanted = _wanted(options)
     outside = find_scores(wanted, store)
     rules = find_rules(tasks, store) if options.generations else Rules()
     known = {t.name: t for t in tasks}
@@ -128,10 +129,24 @@ def score_row(
         record[KEY] = outside
     if asked := [t.checker for t in missing if t.checker is not None and t.checker in rules.origins]:
         record[RULES] = {name: rules.origins[name] for name in asked}
+    if warnings := [*session.changed, *rules.changed]:
+        record[WARNINGS] = warnings
     if session.accelerator.is_main_process:
         store.append_evaluation(record)
     session.accelerator.wait_for_everyone()
     return scores
+
+
+def _wanted(options: EvaluateConfig) -> dict[str, Any]:
+    """The options that decide a row's values, as a record keeps them."""
+    wanted: dict[str, Any] = {"split": options.split, "rows": options.rows, "generations": options.generations}
+    if options.generations:
+        wanted["max_new_tokens"] = options.max_new_tokens
+    if options.text_metrics:
+        wanted["text_metrics"] = list(options.text_metrics)
+    if options.scores:
+        wanted["scores"] = list(options.scores)
+    return wanted
 
 
 def _same_code(record: Mapping[str, Any], outside: Mapping[str, Mapping[str, Any]]) -> bool:

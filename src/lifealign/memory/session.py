@@ -41,12 +41,17 @@ class Session:
     Args:
         config: of the run; `model.dtype` resolved or `auto`.
         progress: where to report.
+
+    Attributes:
+        said: warnings reported so far.
+        changed: a sentence for each change in outside code since the memory was made; kept with what is measured.
     """
 
     def __init__(self, config: RunConfig, progress: Progress) -> None:
         self.config = config
         self.progress = progress
         self.said: set[str] = set()
+        self.changed: Sequence[str] = ()
         trackers = list(config.train.trackers)
         self.accelerator = Accelerator(
             log_with=trackers or None, project_dir=str(Path(config.memory) / WORK / TRACKERS) if trackers else None

@@ -16,6 +16,7 @@ from lifealign.evaluation.metrics import seeds_interval
 from lifealign.evaluation.outside import recall
 from lifealign.report import charts, tables
 from lifealign.report.render import View, interval, limits, run_labels
+from lifealign.store.layout import WARNINGS
 
 
 def scores_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -50,6 +51,7 @@ def page(results: Mapping[str, Any]) -> View:
             }
             for label, run in zip(labels, runs, strict=True)
         ],
+        "warnings": [(v, label) for run, label in zip(runs, labels, strict=True) for v in run.get(WARNINGS, ())],
         "panels": [_panel(score, runs, labels) for score in scores_of(runs)],
         "training": charts.training(runs, labels),
         "commits": [v for run, label in zip(runs, labels, strict=True) if (v := tables.commits(run, label))],

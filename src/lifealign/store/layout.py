@@ -54,5 +54,7 @@ DIAGNOSTICS = "diagnostics.json"
 ROW_RECORD = "row"
 GUARD_RECORD = "guard"
 
+WARNINGS = "warnings"
+"""Key of evaluation records and of results: sentences about the values, such as changed code; missing if there are none."""
 RULES = "checkers"
 """Key of `DATA` and of evaluation records: rule from outside -> its origin, or a sentence that tells why it was missing."""

@@ -12,6 +12,7 @@ from lifealign.core.version import __version__
 from lifealign.evaluation import catalog
 from lifealign.evaluation.metrics import Interval
 from lifealign.evaluation.outside import KEY, recall
+from lifealign.store.layout import WARNINGS
 from lifealign.studies import stats
 from lifealign.studies.plan import Plan, Run, Settings, points
 
@@ -156,6 +157,7 @@ def _entry(plan: Plan, run: Run, records: Records) -> dict[str, Any]:
         "tasks": record.get("tasks", plan.task_order(run.order)),
         "scores": record.get("scores", {}),
         "summary": record.get("summary", {}),
+        **({WARNINGS: record[WARNINGS]} if WARNINGS in record else {}),
     }
 
 

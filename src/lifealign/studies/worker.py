@@ -154,7 +154,7 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
     from lifealign.evaluation.outside import KEY
     from lifealign.evaluation.results import point_results, read_scores
     from lifealign.memory.api import run_stream
-    from lifealign.store.layout import REPLAY, STATE
+    from lifealign.store.layout import REPLAY, STATE, WARNINGS
     from lifealign.store.reader import MemoryReader
 
     settings = RunConfig.model_validate({**config, "memory": str(memory)})
@@ -169,6 +169,7 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
         "scores": scores,
         "summary": summary,
         **({KEY: outside} if outside else {}),
+        **({WARNINGS: list(table.warnings)} if table.warnings else {}),
         # Reference log-probs are shared between runs: the first one would pay for all.
         "train_seconds": sum(m.meta["seconds"] - m.meta["reference_seconds"] for m in store.lineage()[1:]),
         "state_bytes": sum(files[name].size for name in (f"{STATE}.safetensors", REPLAY) if name in files),
