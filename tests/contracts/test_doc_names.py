@@ -24,7 +24,7 @@ TREES = ("src", "tests", "docs", "examples", "benchmarks", "results")
 ALLOWED = {
     "path/to/file.py": "stands for the reader's file",
     "my_losses.py": "stands for the reader's file",
-    "hinge": "the loss that the page writes",
+    "my_rules.py": "stands for the reader's file",
     "refunds": "a task of the tutorial",
     "path_or_None": "stands for an argument",
     "logps_B": "an example of a shape suffix",
