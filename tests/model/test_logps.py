@@ -22,7 +22,7 @@ from lifealign.model.base import load_base
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.logps import kl_to_base, probe, token_logps
 from lifealign.model.packing import Pack, pack_pairs
-from lifealign.training.losses import dpo_loss, focal_dpo_loss, preference_margin
+from lifealign.training.pair_losses import dpo_loss, focal_dpo_loss, preference_margin
 from support.records import RESPLIT
 from support.tiny import make_model, make_tokenizer
 

@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from lifealign.core.config import load_config
 from lifealign.core.errors import ConfigError
 from lifealign.model.batch import PairLogps
-from lifealign.training.losses import (
-    Objective,
-    ObjectiveConfig,
+from lifealign.training.losses import Objective, ObjectiveConfig
+from lifealign.training.pair_losses import (
     dpo_loss,
     focal_dpo_loss,
     focal_gradient,
