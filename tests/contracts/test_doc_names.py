@@ -24,7 +24,11 @@ TREES = ("src", "tests", "docs", "examples", "benchmarks", "results")
 ALLOWED = {
     "path/to/file.py": "stands for the reader's file",
     "my_losses.py": "stands for the reader's file",
-    "hinge": "the loss that the page writes",
+    "loss_type": "of TRL",
+    "f_divergence_type": "of TRL",
+    "js_divergence": "of TRL",
+    "alpha_divergence": "of TRL",
+    "f_alpha_divergence_coef": "of TRL",
     "refunds": "a task of the tutorial",
     "path_or_None": "stands for an argument",
     "logps_B": "an example of a shape suffix",

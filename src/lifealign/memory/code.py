@@ -19,6 +19,9 @@ from lifealign.store.reader import MemoryReader
 CODE = "code"
 """Key of the record, in store.json and in a commit's `meta`; missing if all code is built in."""
 
+BUILT_IN_LOSSES = ("dpo", "fpo", "ipo", "hinge", "robust", "simpo", "orpo")
+"""Names that are known without torch."""
+
 
 def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Kind -> origin, for the strategy and the loss of a run that are not built in.
@@ -30,7 +33,7 @@ def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     chosen = config["strategy"]
     named: list[tuple[Registry[Any], Any]] = [(STRATEGIES, chosen["name"])]
-    if isinstance(loss := chosen.get("loss"), str) and loss not in ("dpo", "fpo", "ipo", "simpo", "orpo"):
+    if isinstance(loss := chosen.get("loss"), str) and loss not in BUILT_IN_LOSSES:
         from lifealign.training.losses import LOSSES
 
         named.append((LOSSES, loss))

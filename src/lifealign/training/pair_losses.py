@@ -7,11 +7,19 @@ a step is the same however it is split into forwards.
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lifealign.model.batch import PairLogps
+
+DivergenceName = Literal["reverse_kl", "forward_kl", "js", "alpha"]
+
+STRAIGHT_FROM = 30.0
+"""Exponent from which exp goes on in a straight line, so that its value and gradient, squared, stay finite in float32."""
 
 
 def log_ratio(policy: PairLogps, reference: PairLogps) -> Tensor:
@@ -24,9 +32,93 @@ def preference_margin(policy: PairLogps, reference: PairLogps, beta: float) -> T
     return beta * log_ratio(policy, reference)
 
 
-def dpo_loss(margin: Tensor) -> Tensor:
-    """-log sigmoid(r) [B] (DPO, arXiv 2305.18290, eq. 7)."""
-    return -F.logsigmoid(margin)
+def length_normalised_log_ratio(
+    policy: PairLogps, reference: PairLogps, lengths_chosen: Tensor, lengths_rejected: Tensor
+) -> Tensor:
+    """[log pi(y_c|x) - log ref(y_c|x)] / |y_c| - [log pi(y_r|x) - log ref(y_r|x)] / |y_r| [B], nats per token.
+
+    Length-normalised DPO (Tulu 3, arXiv 2411.15124, where beta is 5).
+
+    Args:
+        policy: summed log-probs [B].
+        reference: the same of the reference.
+        lengths_chosen: response tokens behind each sum, [B], >= 1.
+        lengths_rejected: the same for the other answer.
+    """
+    chosen, rejected = policy.chosen - reference.chosen, policy.rejected - reference.rejected
+    return chosen / lengths_chosen - rejected / lengths_rejected
+
+
+def divergence_log_ratio(
+    policy: PairLogps, reference: PairLogps, divergence: DivergenceName, alpha: float | None = None
+) -> Tensor:
+    """f'(u_c) - f'(u_r) [B] of the ratios u = pi/ref, which takes the place of h (f-DPO, arXiv 2309.16240, table 1).
+
+    | divergence | f'(u), but for a constant |
+    |---|---|
+    | reverse_kl | log u: DPO |
+    | forward_kl | -1/u |
+    | js | log(2u / (1 + u)) |
+    | alpha | (1 - u^-alpha) / alpha; alpha towards 0 is reverse_kl, towards 1 forward_kl |
+
+    u^-alpha is a straight line below u = exp(-30 / alpha), so that an answer that the policy has all but lost keeps a finite
+    gradient.
+
+    Args:
+        policy: summed log-probs [B].
+        reference: the same of the reference.
+        divergence: name of f.
+        alpha: of `alpha` alone. 0 < alpha < 1.
+    """
+    if divergence == "reverse_kl":
+        return log_ratio(policy, reference)
+    chosen, rejected = policy.chosen - reference.chosen, policy.rejected - reference.rejected
+    if divergence == "js":
+        return F.logsigmoid(chosen) - F.logsigmoid(rejected)
+    power = 1.0 if divergence == "forward_kl" else alpha
+    assert power is not None
+    return (_expm1(-power * rejected) - _expm1(-power * chosen)) / power
+
+
+def _expm1(exponent: Tensor) -> Tensor:
+    """exp(x) - 1, from `STRAIGHT_FROM` on its tangent there."""
+    tangent = math.expm1(STRAIGHT_FROM) + (exponent - STRAIGHT_FROM) * math.exp(STRAIGHT_FROM)
+    return torch.where(exponent > STRAIGHT_FROM, tangent, torch.expm1(exponent.clamp(max=STRAIGHT_FROM)))
+
+
+def dpo_loss(margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """-(1 - e) log sigmoid(r) - e log sigmoid(-r) [B], e = label_smoothing.
+
+    e = 0 is DPO (arXiv 2305.18290, eq. 7); above, cDPO (E. Mitchell, "A note on DPO with noisy preferences and relationship
+    to IPO", 2023), least at r = log((1 - e) / e). Computed as -log sigmoid(r) + e r, which is the same.
+
+    Args:
+        margin: r, [B].
+        label_smoothing: share of pairs whose labels are taken to be swapped. 0 <= e < 0.5.
+    """
+    loss = -F.logsigmoid(margin)
+    return loss + label_smoothing * margin if label_smoothing else loss
+
+
+def robust_dpo_loss(margin: Tensor, label_smoothing: float) -> Tensor:
+    """[-(1 - e) log sigmoid(r) + e log sigmoid(-r)] / (1 - 2e) [B], e = label_smoothing (rDPO, arXiv 2403.00409).
+
+    If a share e of the labels is swapped at random, its mean over them is DPO's loss with the true labels. Computed as
+    -log sigmoid(r) - e r / (1 - 2e), which is the same: it has no lower bound, and pushes r up however large it is.
+
+    Args:
+        margin: r, [B].
+        label_smoothing: share of pairs whose labels are swapped. 0 <= e < 0.5; 0 is DPO.
+    """
+    return dpo_loss(margin) - label_smoothing / (1 - 2 * label_smoothing) * margin
+
+
+def hinge_loss(margin: Tensor) -> Tensor:
+    """max(0, 1 - r) [B] (the hinge of SLiC-HF, arXiv 2305.10425, on DPO's margin as in RSO, arXiv 2309.06657).
+
+    From r = 1 on there is no gradient.
+    """
+    return torch.relu(1 - margin)
 
 
 def focal_weight(margin: Tensor, gamma: float) -> Tensor:
