@@ -9,7 +9,7 @@ from types import FrameType
 
 import lifealign
 from lifealign.cli.learn import run
-from lifealign.training import losses
+from lifealign.training import pair_losses
 from support.rows import rows
 
 SOURCE = Path(lifealign.__file__).parent
@@ -23,14 +23,14 @@ PATH = [
     ("training/loop.py", "_preference_loss"),
     ("training/losses.py", "__call__"),
     ("training/losses.py", "_fpo"),
-    ("training/losses.py", "dpo_loss"),
+    ("training/pair_losses.py", "dpo_loss"),
 ]
 """The table in the page of the layout, call by call; `cli/output.py` wraps every command and is not counted."""
 
 
 def test_the_loss_is_at_most_nine_calls_and_five_files_from_the_command(tiny_dir: Path, tmp_path: Path) -> None:
     found: list[list[tuple[str, str]]] = []
-    original = losses.dpo_loss
+    original = pair_losses.dpo_loss
 
     def own_calls(frame: FrameType | None) -> list[tuple[str, str]]:
         calls = []

@@ -10,6 +10,7 @@ import pytest
 import lifealign
 from lifealign.core.config import RunConfig
 from lifealign.strategies import STRATEGIES
+from lifealign.training.losses import LOSSES, OPTIONS
 from site_commands import GROUPS, command_page, commands
 from site_python import api_page
 from site_scores import score_table, summary_table
@@ -74,6 +75,17 @@ def test_a_measured_row_is_that_of_the_main_table() -> None:
     cells = [cell.strip() for cell in row.split("|")]
     assert cells[2:4] == ["66 [43, 89]", "-31 [-62, 1]"]
     assert cells[5:8] == ["4.3 [3.8, 4.8]", "1.9", "9.8"]
+
+
+def test_every_loss_and_its_options_have_a_row() -> None:
+    def cells(heading: str) -> list[list[list[str]]]:
+        table = page("reference/losses.md").partition(f"## {heading}\n\n")[2].partition("\n\n")[0]
+        return [[re.findall("`(.+?)`", cell) for cell in row.split(" | ")] for row in table.splitlines()[2:]]
+
+    built_in = [name for name in LOSSES if not LOSSES.is_outside(name)]
+    assert [row[0] for row in cells("Names")] == [[name] for name in built_in]
+    readers = {option: set(row[1]) for row in cells("Options") for option in row[0] if option in OPTIONS}
+    assert readers == {option: {name for name in built_in if option in LOSSES[name].options} for option in OPTIONS}
 
 
 def test_strategies_are_listed_as_they_are() -> None:

@@ -126,6 +126,8 @@ RUN: dict[str, Case] = {
     "seed": case("1", "adapter replay identity", "strategy.name=replay"),
 }
 
+# A rate at which learning the second task goes against the first one's rows, or their gradients would change nothing.
+CONFLICT = "train.learning_rate=0.05"
 OBJECTIVE = {
     "loss": case("fpo", "adapter", keeps="replay"),
     "beta": case("0.5", "adapter scores", keeps="replay"),
@@ -134,6 +136,13 @@ OBJECTIVE = {
     "normalise_weights": case("true", "adapter norms", "strategy.loss=fpo", keeps="replay"),
     "simpo_margin": case("2.0", "adapter", "strategy.loss=simpo"),
     "orpo_weight": case("1.0", "adapter", "strategy.loss=orpo"),
+    "label_smoothing": case("0.3", "adapter losses", keeps="replay"),
+    "length_normalised": case("true", "adapter losses scores", keeps="replay"),
+    "ld_alpha": case("0.0", "adapter losses", keeps="replay"),
+    "f_divergence": case("js", "adapter losses", keeps="replay"),
+    # At the reference all of them have the same slope, so the policy must have left it by far.
+    "f_alpha": case("0.9", "adapter losses", "strategy.f_divergence=alpha", CONFLICT),
+    "rpo_alpha": case("1.0", "adapter losses", keeps="replay"),
     "reference": case("previous_task", "adapter losses"),
 }
 REPLAY = {
@@ -148,8 +157,6 @@ CONSOLIDATION = {
     "projection": case("shrink", "adapter", keeps="replay"),
     "basis_capacity": case("1", "state"),
 }
-# A rate at which learning the second task goes against the first one's rows, or their gradients would change nothing.
-CONFLICT = "train.learning_rate=0.05"
 MEMORY = {
     "memory_pairs": case("1", "replay adapter", CONFLICT),
     "target": case("update", "adapter", CONFLICT, keeps="replay"),
@@ -258,6 +265,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         # The focal loss is this method's own default, so these need no base to stand on.
         "gamma": case("1.0", "adapter"),
         "normalise_weights": case("true", "adapter norms", keeps="replay"),
+        "label_smoothing": case("0.3", "adapter losses", "strategy.loss=dpo", keeps="replay"),
         **REPLAY,
         **CONSOLIDATION,
         "consolidate": case("stage", "adapter state diagnostics", "sft.epochs=1"),
@@ -271,6 +279,40 @@ REFUSED = [
     (("strategy.simpo_margin=1",), ConfigError, r"simpo_margin is read by loss simpo only"),
     (("strategy.orpo_weight=1",), ConfigError, r"orpo_weight is read by loss orpo only"),
     (("strategy.loss=orpo", "strategy.beta=1.0"), ConfigError, r"loss orpo reads no beta"),
+    (
+        ("strategy.loss=hinge", "strategy.label_smoothing=0.1"),
+        ConfigError,
+        r"label_smoothing is read by the losses dpo and robust only, got label_smoothing 0.1 with loss hinge",
+    ),
+    (
+        ("strategy.loss=simpo", "strategy.length_normalised=true"),
+        ConfigError,
+        r"length_normalised is read by the losses dpo, fpo, ipo, hinge and robust only",
+    ),
+    (("strategy.loss=orpo", "strategy.ld_alpha=0.5"), ConfigError, r"ld_alpha is read by the losses dpo, fpo"),
+    (
+        ("strategy.loss=ipo", "strategy.f_divergence=js"),
+        ConfigError,
+        r"f_divergence is read by the losses dpo, fpo, hinge",
+    ),
+    (("strategy.f_alpha=0.3",), ConfigError, r"f_alpha is read by f_divergence alpha only, got f_alpha 0.3"),
+    (("strategy.loss=orpo", "strategy.rpo_alpha=1"), ConfigError, r"rpo_alpha is read by .* robust and simpo only"),
+    (
+        ("strategy.length_normalised=true", "strategy.f_divergence=js"),
+        ConfigError,
+        r"length_normalised and f_divergence each define the reward of an answer",
+    ),
+    (("strategy.rpo_alpha=1", "strategy.ld_alpha=0.5"), ConfigError, r"but ld_alpha takes part of their tokens out"),
+    (
+        ("strategy.loss=fpo", "strategy.rpo_alpha=1", "strategy.normalise_weights=true"),
+        ConfigError,
+        r"normalise_weights would divide the likelihood term of rpo_alpha",
+    ),
+    (
+        ("strategy.loss=fpo", "strategy.rpo_alpha=1", "train.skip_weight_below=0.1"),
+        ConfigError,
+        r"skip_weight_below=0.1 skips pairs by their focal weight, and with them the likelihood term of rpo_alpha",
+    ),
     (("strategy.loss=simpo", "strategy.reference=task_start"), ConfigError, r"simpo reads no reference"),
     (("strategy.name=lifealign", "strategy.consolidate=stage"), ConfigError, r"sft.epochs=0 leaves only one"),
     (("strategy.name=replay", "strategy.replay_share=0"), ConfigError, r"replay_share: .* greater than 0"),

@@ -20,9 +20,9 @@ from lifealign.model import packed_attention as packed
 from lifealign.model.adapters import adapter_off, attach_lora, trainable
 from lifealign.model.base import load_base
 from lifealign.model.encoding import EncodedPair, Encoder
-from lifealign.model.logps import kl_to_base, probe, token_logps
+from lifealign.model.logps import TokenLogps, kl_to_base, probe, token_logps
 from lifealign.model.packing import Pack, pack_pairs
-from lifealign.training.losses import dpo_loss, focal_dpo_loss, preference_margin
+from lifealign.training.pair_losses import dpo_loss, focal_dpo_loss, preference_margin
 from support.records import RESPLIT
 from support.tiny import make_model, make_tokenizer
 
@@ -224,6 +224,15 @@ def test_pad_id_does_not_matter() -> None:
     before = token_logps(model, plain).sums()
     plain.input_ids[plain.mask == 0] = 5
     torch.testing.assert_close(token_logps(model, plain).sums(), before)
+
+
+def test_tokens_beyond_the_shorter_answer_are_weighted_by_hand() -> None:
+    """Sizes 3 and 1: -1 + .5 (-2 - 4) = -4 against -8; sizes 1 and 2: -16 against -32 + .5 (-64) = -64."""
+    token_T = torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0, -32.0, -64.0], requires_grad=True)
+    found = TokenLogps(token_T, (3, 1, 1, 2)).pairs(0.5)
+    assert (found.chosen.tolist(), found.rejected.tolist()) == ([-4.0, -16.0], [-8.0, -64.0])
+    (found.chosen.sum() + found.rejected.sum()).backward()
+    assert token_T.grad.tolist() == [1.0, 0.5, 0.5, 1.0, 1.0, 1.0, 0.5]
 
 
 @pytest.mark.parametrize("shared_prefix", [False, True])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,8 @@ def run(
     model = method.attach(make_model("llama"))
     pairs, _ = Encoder(make_tokenizer(), "chat", 256).encode(rows("bread", count))
     accelerator = Accelerator(cpu=True)
-    reference = pair_logps(model, pairs, shared_prefix=shared_prefix, tokens_per_pack=512, accelerator=accelerator)
+    packing: dict[str, Any] = {"shared_prefix": shared_prefix, "tokens_per_pack": 512, "accelerator": accelerator}
+    reference = pair_logps(model, pairs, **packing, beyond=method.objective.beyond)
     loop = Loop("bread", model, method, config, 0, shared_prefix, accelerator, checkpoints)
     if change:
         change(loop)
@@ -92,6 +94,31 @@ def test_first_step_is_ln2_and_training_lowers_the_loss() -> None:
     _, focal = run(strategy=StrategyChoice(name="sequential", loss="fpo", gamma=2.0), epochs=1)
     assert focal.log[0]["loss"] == pytest.approx(math.log(2) / 4, abs=1e-6)
     assert focal.log[0]["focal_weight"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        ({"label_smoothing": 0.1}, math.log(2)),
+        ({"loss": "robust"}, math.log(2)),
+        ({"loss": "hinge"}, 1.0),
+        ({"length_normalised": True}, math.log(2)),
+        ({"ld_alpha": 0.5}, math.log(2)),
+        ({"ld_alpha": 0.0}, math.log(2)),
+        ({"f_divergence": "forward_kl"}, math.log(2)),
+        ({"f_divergence": "js"}, math.log(2)),
+        ({"f_divergence": "alpha"}, math.log(2)),
+        ({"rpo_alpha": 1.0}, None),
+    ],
+    ids=str,
+)
+def test_every_variant_starts_at_the_reference_and_lowers_its_loss(
+    options: dict[str, Any], first: float | None
+) -> None:
+    _, loop = run(strategy=StrategyChoice(name="sequential", **options), epochs=6)
+    assert first is None or loop.log[0]["loss"] == pytest.approx(first, abs=1e-6)
+    assert loop.log[0]["margin"] == 0
+    assert loop.log[-1]["loss"] < 0.9 * loop.log[0]["loss"] and loop.log[-1]["accuracy"] == 1
 
 
 def test_packing_does_not_change_the_result() -> None:

@@ -12,17 +12,21 @@ from pydantic import ValidationError
 from lifealign.core.config import load_config
 from lifealign.core.errors import ConfigError
 from lifealign.model.batch import PairLogps
-from lifealign.training.losses import (
-    Objective,
-    ObjectiveConfig,
+from lifealign.training.losses import LOSSES, Objective, ObjectiveConfig, Pairs, register_loss
+from lifealign.training.pair_losses import (
+    STRAIGHT_FROM,
+    divergence_log_ratio,
     dpo_loss,
     focal_dpo_loss,
     focal_gradient,
     focal_weight,
+    hinge_loss,
     ipo_loss,
+    length_normalised_log_ratio,
     log_ratio,
     orpo_loss,
     preference_margin,
+    robust_dpo_loss,
     sft_nll,
     simpo_loss,
 )
@@ -159,6 +163,92 @@ def test_orpo_survives_certainty() -> None:
     )
 
 
+def test_label_smoothing_by_hand() -> None:
+    """sigmoid(ln 3) = 3/4 and e = .1: -.9 ln(3/4) - .1 ln(1/4); gradient -.9/4 + .1 * 3/4 = -.15, none at r = ln 9."""
+    margin = torch.tensor([math.log(3), math.log(9)], dtype=torch.float64, requires_grad=True)
+    loss = dpo_loss(margin, 0.1)
+    loss.sum().backward()
+    assert loss[0].item() == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25), abs=1e-12)
+    assert margin.grad.tolist() == pytest.approx([-0.15, 0.0], abs=1e-12)
+
+
+def test_robust_by_hand() -> None:
+    """r = ln 3, e = .1: (-.9 ln(3/4) + .1 ln(1/4)) / .8; gradient -(.9/4 + .1 * 3/4) / .8 = -.375."""
+    margin = torch.tensor([math.log(3)], dtype=torch.float64, requires_grad=True)
+    loss = robust_dpo_loss(margin, 0.1)
+    loss.backward()
+    assert loss.item() == pytest.approx((-0.9 * math.log(0.75) + 0.1 * math.log(0.25)) / 0.8, abs=1e-12)
+    assert margin.grad.item() == pytest.approx(-0.375, abs=1e-12)
+
+
+def test_robust_is_unbiased_under_swapped_labels() -> None:
+    margin = torch.linspace(-20, 20, 81, dtype=torch.float64)
+    mean = 0.7 * robust_dpo_loss(margin, 0.3) + 0.3 * robust_dpo_loss(-margin, 0.3)
+    torch.testing.assert_close(mean, dpo_loss(margin), rtol=0, atol=1e-12)
+
+
+def test_without_smoothing_both_are_dpo_bit_for_bit() -> None:
+    margin = torch.linspace(-60, 60, 999)
+    assert torch.equal(dpo_loss(margin, 0.0), dpo_loss(margin))
+    assert torch.equal(robust_dpo_loss(margin, 0.0), dpo_loss(margin))
+
+
+def test_hinge_by_hand() -> None:
+    """Short of 1 by .85 and by 3; met at 1.5, without a gradient."""
+    margin = torch.tensor([0.15, -2.0, 1.5], dtype=torch.float64, requires_grad=True)
+    loss = hinge_loss(margin)
+    loss.sum().backward()
+    assert loss.tolist() == pytest.approx([0.85, 3.0, 0.0], abs=1e-12)
+    assert margin.grad.tolist() == [-1.0, -1.0, 0.0]
+
+
+def test_length_normalised_by_hand() -> None:
+    """(-10 + 11) / 5 - (-12 + 11.5) / 4 = .2 + .125."""
+    h = length_normalised_log_ratio(
+        pairs([-10.0], [-12.0]), pairs([-11.0], [-11.5]), torch.tensor([5]), torch.tensor([4])
+    )
+    assert h.item() == pytest.approx(0.325, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "alpha", "expected", "slopes"),
+    [
+        # u_c = 2, u_r = 1/2. The slope is u f''(u): 1, 1/u, 1/(1 + u), u^-alpha.
+        ("reverse_kl", None, 2 * math.log(2), (1.0, -1.0)),
+        ("forward_kl", None, -1 / 2 + 2, (1 / 2, -2.0)),
+        ("js", None, math.log(4 / 3) - math.log(2 / 3), (1 / 3, -2 / 3)),
+        ("alpha", 0.5, math.sqrt(2), (math.sqrt(1 / 2), -math.sqrt(2))),
+    ],
+)
+def test_divergences_by_hand(
+    divergence: Any, alpha: float | None, expected: float, slopes: tuple[float, float]
+) -> None:
+    chosen = torch.tensor([-10 + math.log(2)], dtype=torch.float64, requires_grad=True)
+    rejected = torch.tensor([-12 - math.log(2)], dtype=torch.float64, requires_grad=True)
+    value = divergence_log_ratio(PairLogps(chosen, rejected), pairs([-10.0], [-12.0]), divergence, alpha)
+    value.backward()
+    assert value.item() == pytest.approx(expected, abs=1e-12)
+    assert (chosen.grad.item(), rejected.grad.item()) == pytest.approx(slopes, abs=1e-12)
+
+
+def test_alpha_lies_between_the_two_kl() -> None:
+    policy, reference = pairs([-10.0, -22.0], [-12.0, -20.0]), pairs([-11.0, -21.0], [-11.5, -20.5])
+    for alpha, name in ((1e-9, "reverse_kl"), (1 - 1e-9, "forward_kl")):
+        got = divergence_log_ratio(policy, reference, "alpha", alpha)
+        torch.testing.assert_close(got, divergence_log_ratio(policy, reference, name), rtol=1e-6, atol=1e-6)
+
+
+def test_a_lost_answer_has_a_finite_gradient() -> None:
+    """u^-1 = e^1000 is infinite in float32: from e^30 on it is a straight line, and its square is finite."""
+    chosen = torch.tensor([-STRAIGHT_FROM - 2, -1000.0], requires_grad=True)
+    zeros = torch.zeros(2)
+    value = divergence_log_ratio(PairLogps(chosen, zeros), PairLogps(zeros, zeros), "forward_kl")
+    value.sum().backward()
+    assert value[0].item() == pytest.approx(1 - 3 * math.exp(STRAIGHT_FROM), rel=1e-6)
+    assert chosen.grad.tolist() == pytest.approx([math.exp(STRAIGHT_FROM)] * 2, rel=1e-6)
+    assert bool((chosen.grad**2).isfinite().all())
+
+
 def test_sft_nll_is_per_token() -> None:
     assert sft_nll(torch.tensor([-6.0, -6.0]), torch.tensor([2, 4])).tolist() == [3.0, 1.5]
 
@@ -186,6 +276,16 @@ MARGIN = torch.tensor([0.15, -0.15], dtype=torch.float64)
         ({"loss": "ipo"}, (MARGIN * 10 - 5) ** 2, torch.ones(2)),
         ({"loss": "simpo"}, simpo_loss(POLICY, *LENGTHS, 2.0, 0.5), torch.ones(2)),
         ({"loss": "simpo", "simpo_margin": 1.0}, simpo_loss(POLICY, *LENGTHS, 2.0, 1.0), torch.ones(2)),
+        ({"loss": "hinge"}, 1 - MARGIN, torch.ones(2)),
+        ({"loss": "robust"}, dpo_loss(MARGIN) - 0.125 * MARGIN, torch.ones(2)),
+        ({"loss": "robust", "label_smoothing": 0.0}, dpo_loss(MARGIN), torch.ones(2)),
+        ({"label_smoothing": 0.2}, dpo_loss(MARGIN) + 0.2 * MARGIN, torch.ones(2)),
+        ({"rpo_alpha": 0.5}, dpo_loss(MARGIN) + 0.5 * torch.tensor([2.0, 2.0]), torch.ones(2)),
+        (
+            {"loss": "simpo", "rpo_alpha": 1.0},
+            simpo_loss(POLICY, *LENGTHS, 2.0, 0.5) + torch.tensor([2.0, 2.0]),
+            torch.ones(2),
+        ),
         ({"loss": "orpo"}, orpo_loss(POLICY, *LENGTHS, 0.1), torch.ones(2)),
         ({"loss": "orpo", "orpo_weight": 0.3}, orpo_loss(POLICY, *LENGTHS, 0.3), torch.ones(2)),
     ],
@@ -198,7 +298,93 @@ def test_objective(options: dict[str, Any], expected: torch.Tensor, weight: torc
     torch.testing.assert_close(got.margin, MARGIN * config.beta / 0.1, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss", ["dpo", "fpo", "ipo", "simpo", "orpo"])
+VARIANTS: list[dict[str, Any]] = [
+    {"label_smoothing": 0.3},
+    {"loss": "robust", "label_smoothing": 0.3},
+    {"loss": "hinge"},
+    {"length_normalised": True},
+    {"loss": "ipo", "length_normalised": True},
+    {"f_divergence": "forward_kl"},
+    {"f_divergence": "js"},
+    {"f_divergence": "alpha", "f_alpha": 0.9},
+    {"loss": "hinge", "f_divergence": "forward_kl"},
+    {"loss": "fpo", "f_divergence": "forward_kl"},
+    {"loss": "robust", "f_divergence": "forward_kl"},
+    {"rpo_alpha": 1.0},
+]
+
+
+@pytest.mark.parametrize(
+    ("loss", "link", "options"),
+    [
+        ("dpo", dpo_loss, {"length_normalised": True, "beta": 0.1}),
+        ("hinge", hinge_loss, {"length_normalised": True, "beta": 0.1}),
+        ("fpo", focal_dpo_loss, {"length_normalised": True, "beta": 0.1}),
+        ("ipo", lambda r: (10 * r - 5) ** 2, {"length_normalised": True, "beta": 0.1}),
+        ("dpo", dpo_loss, {"f_divergence": "forward_kl"}),
+        ("hinge", hinge_loss, {"f_divergence": "forward_kl"}),
+        ("fpo", focal_dpo_loss, {"f_divergence": "forward_kl"}),
+    ],
+)
+def test_an_option_of_the_reward_reaches_every_loss_that_reads_it(
+    loss: str, link: Any, options: dict[str, Any]
+) -> None:
+    got = Objective(ObjectiveConfig(loss=loss, **options))(POLICY, REFERENCE, *LENGTHS)
+    by_length = [0.325, -1 / 11 - 0.05]
+    by_divergence = [-math.exp(-1) + math.exp(0.5), -math.exp(1) + math.exp(-0.5)]
+    h = torch.tensor(by_length if "length_normalised" in options else by_divergence, dtype=torch.float64)
+    torch.testing.assert_close(got.loss, link(0.1 * h), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got.margin, 0.1 * h, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_gradients_of_variants_are_those_of_finite_differences(options: dict[str, Any]) -> None:
+    objective = Objective(ObjectiveConfig(**options))
+
+    def loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+        return objective(PairLogps(chosen, rejected), REFERENCE, *LENGTHS).loss
+
+    start = (POLICY.chosen.clone().requires_grad_(), POLICY.rejected.clone().requires_grad_())
+    assert torch.autograd.gradcheck(loss, start, eps=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_variants_stay_finite_far_from_the_reference_and_at_it(options: dict[str, Any]) -> None:
+    far = [-5000.0, -1.0, -5000.0, -5000.0, -30.0]
+    chosen, rejected = torch.tensor(far, requires_grad=True), torch.tensor(far[::-1], requires_grad=True)
+    reference = PairLogps(
+        torch.tensor([-1.0, -5000.0, -5000.0, -1.0, -30.0]), torch.tensor([-30.0, -1.0, -1.0, -1.0, -1.0])
+    )
+    objective, lengths = Objective(ObjectiveConfig(**options)), torch.full((5,), 3.0)
+    losses = objective(PairLogps(chosen, rejected), reference, lengths, lengths)
+    losses.loss.sum().backward()
+    for values in (losses.loss, losses.margin, losses.weight, chosen.grad**2, rejected.grad**2):
+        assert bool(values.isfinite().all())
+    start = PairLogps(chosen.detach(), rejected.detach())
+    at_start = objective(start, start, lengths, lengths)
+    assert at_start.margin.tolist() == [0.0] * 5 and bool(at_start.loss.isfinite().all())
+
+
+def test_a_loss_from_outside_names_the_options_it_reads() -> None:
+    def squared_hinge(pairs: Pairs, options: ObjectiveConfig) -> torch.Tensor:
+        return hinge_loss(pairs.margin) ** 2
+
+    with pytest.raises(ConfigError, match=r"unknown options \['rpo'\]; allowed: \['gamma', "):
+        register_loss("squared_hinge", squared_hinge, options=["rpo"])
+    register_loss("squared_hinge", squared_hinge, options=["rpo_alpha", "length_normalised"])
+    try:
+        config = ObjectiveConfig(loss="squared_hinge", rpo_alpha=0.5, length_normalised=True, beta=2.0)
+        got = Objective(config)(POLICY, REFERENCE, *LENGTHS)
+        assert got.loss[0].item() == pytest.approx((1 - 0.65) ** 2 + 0.5 * 2)
+        with pytest.raises(
+            ValidationError, match="ld_alpha is read by the losses dpo, fpo, ipo, hinge and robust only"
+        ):
+            ObjectiveConfig(loss="squared_hinge", ld_alpha=0.5)
+    finally:
+        del LOSSES._entries["squared_hinge"]
+
+
+@pytest.mark.parametrize("loss", ["dpo", "fpo", "ipo", "hinge", "robust", "simpo", "orpo"])
 def test_objective_pushes_the_right_way(loss: str) -> None:
     chosen = torch.tensor([-10.0, -22.0], requires_grad=True)
     rejected = torch.tensor([-12.0, -20.0], requires_grad=True)
@@ -222,7 +408,21 @@ def test_objective_pushes_the_right_way(loss: str) -> None:
         ({"loss": "orpo", "beta": 0.2}, "reads no beta"),
         ({"loss": "fpo", "gamma": -1.0}, "greater than or equal to 0"),
         ({"beta": 0.0}, "greater than 0"),
-        ({"loss": "kto"}, "unknown loss 'kto'; allowed: dpo, fpo, ipo, orpo, simpo"),
+        ({"loss": "kto"}, "unknown loss 'kto'; allowed: dpo, fpo, hinge, ipo, orpo, robust, simpo"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing is read by the losses dpo and robust only"),
+        ({"loss": "robust", "label_smoothing": 0.5}, "less than 0.5"),
+        ({"loss": "ipo", "f_divergence": "js"}, "f_divergence is read by the losses dpo, fpo, hinge and robust only"),
+        ({"loss": "simpo", "length_normalised": True}, "length_normalised is read by the losses dpo, fpo, ipo, hinge"),
+        (
+            {"loss": "orpo", "rpo_alpha": 1.0},
+            "rpo_alpha is read by the losses dpo, fpo, ipo, hinge, robust and simpo only",
+        ),
+        ({"f_alpha": 0.5}, "f_alpha is read by f_divergence alpha only"),
+        ({"f_divergence": "alpha", "f_alpha": 1.0}, "less than 1"),
+        ({"ld_alpha": 1.1}, "less than or equal to 1"),
+        ({"ld_alpha": 0.5, "f_divergence": "js"}, "ld_alpha and f_divergence each define the reward of an answer"),
+        ({"ld_alpha": 0.5, "rpo_alpha": 1.0}, "ld_alpha takes part of their tokens out"),
+        ({"loss": "fpo", "normalise_weights": True, "rpo_alpha": 1.0}, "divide the likelihood term of rpo_alpha"),
         ({"loss": ["dpo"]}, "valid string"),
     ],
 )
@@ -238,8 +438,24 @@ class FocalByDefault(ObjectiveConfig):
 
 
 def test_defaults_are_filled_in_and_round_trip() -> None:
+    assert ObjectiveConfig(loss="robust").label_smoothing == 0.1
+    assert ObjectiveConfig(length_normalised=True).beta == 5.0
+    assert ObjectiveConfig(length_normalised=True, beta=1.0).beta == 1.0
+    assert ObjectiveConfig(f_divergence="alpha").f_alpha == 0.5
+    for options in (*VARIANTS, {"loss": "robust", "label_smoothing": 0.0}, {"ld_alpha": 0.0}):
+        made = ObjectiveConfig(**options)
+        assert ObjectiveConfig.model_validate_json(made.model_dump_json()) == made
     assert FocalByDefault().gamma == 2.0
     assert FocalByDefault(loss="dpo").gamma is None
     assert (ObjectiveConfig().beta, ObjectiveConfig(loss="simpo").beta) == (0.1, 2.0)
     for config in (FocalByDefault(), FocalByDefault(gamma=1.0), *(FocalByDefault(loss=n) for n in ("simpo", "orpo"))):
         assert FocalByDefault.model_validate_json(config.model_dump_json()) == config
+
+
+def test_later_options_are_left_out_of_a_configuration_that_does_not_use_them() -> None:
+    """Or the ids of studies, and what a memory has recorded, would change."""
+    first = {"loss", "beta", "gamma", "normalise_weights", "simpo_margin", "orpo_weight", "reference"}
+    for loss in ("dpo", "fpo", "ipo", "simpo", "orpo"):
+        assert set(ObjectiveConfig(loss=loss).model_dump()) == first
+    assert set(ObjectiveConfig(loss="robust").model_dump()) == first | {"label_smoothing"}
+    assert set(ObjectiveConfig(rpo_alpha=1.0).model_dump(mode="json")) == first | {"rpo_alpha"}

@@ -164,6 +164,35 @@ def test_losses_on_rows_are_the_objective_and_the_mean_over_tokens(session: Sess
     assert float(session.view.loss_on(rows).detach()) == pytest.approx(float(loss_N.mean()), abs=1e-5)
 
 
+def test_tokens_beyond_the_shorter_answer_count_by_their_weight(session: Session) -> None:
+    """Also through the cache, which knows the same pairs without a weight."""
+    pairs = session.encoder.encode(TASK.train[:3])[0]
+    both = [min(len(p.chosen), len(p.rejected)) for p in pairs]
+    assert any(len(p.chosen) != len(p.rejected) for p in pairs)
+    cut = [replace(p, chosen=p.chosen[:n], rejected=p.rejected[:n]) for p, n in zip(pairs, both, strict=True)]
+    for base in (True, False):
+        whole, common = (session.view.logps(p, base=base, title="whole") for p in (pairs, cut))
+        for weight in (0.0, 0.25):
+            found = session.view.logps(pairs, base=base, title="weighted", beyond=weight)
+            torch.testing.assert_close(found, weight * whole + (1 - weight) * common, rtol=1e-5, atol=1e-4)
+        assert torch.equal(session.view.logps(pairs, base=base, title="again"), whole)
+
+
+def test_ld_dpo_without_excess_tokens_is_dpo_of_answers_cut_to_the_shorter_one(config: Build) -> None:
+    session = Session(config("strategy.name=sequential", "strategy.ld_alpha=0"), NullProgress())
+    with torch.no_grad():
+        for i, parameter in enumerate(trainable(session.model).values()):
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+    rows = TASK.train[:3]
+    pairs = session.encoder.encode(rows)[0]
+    both = [min(len(p.chosen), len(p.rejected)) for p in pairs]
+    cut = [replace(p, chosen=p.chosen[:n], rejected=p.rejected[:n]) for p, n in zip(pairs, both, strict=True)]
+    policy, reference = (session.view.logps(cut, base=base, title="cut") for base in (False, True))
+    h_N2 = policy - reference
+    expected = -torch.nn.functional.logsigmoid(0.1 * (h_N2[:, 0] - h_N2[:, 1])).mean()
+    assert float(session.view.loss_on(rows).detach()) == pytest.approx(float(expected), abs=1e-5)
+
+
 @pytest.mark.parametrize("strategy", ["lifealign", "derpp", "lwf"])
 def test_a_row_is_tokenised_once_in_a_session(strategy: str, config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, scores, the replay and what strategies measure share the ids; a signature reads its prompts again."""

@@ -323,14 +323,14 @@ def _data_document(work: _Work) -> dict[str, Any]:
 
 
 def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], config: RunConfig) -> Tensor:
-    """Summed log-probs [N, 2] of the reference policy that the strategy's objective names."""
-    which = session.strategy.reference
+    """Log-probs [N, 2] of the reference policy that the strategy's objective names, summed as the objective asks."""
+    which, beyond = session.strategy.reference, session.strategy.objective.beyond
     if which == "base":
-        return session.view.logps(pairs, base=True, title="reference log-probs")
+        return session.view.logps(pairs, base=True, title="reference log-probs", beyond=beyond)
     if which == "task_start":
-        return session.view.logps(pairs, base=False, title="reference log-probs (after SFT)")
+        return session.view.logps(pairs, base=False, title="reference log-probs (after SFT)", beyond=beyond)
     with session.as_of(store, store.head):
-        return session.view.logps(pairs, base=False, title="reference log-probs (previous task)")
+        return session.view.logps(pairs, base=False, title="reference log-probs (previous task)", beyond=beyond)
 
 
 def _update(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:

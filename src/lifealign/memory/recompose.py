@@ -154,7 +154,7 @@ def _forecast_stage(session: Session, rows: Sequence[Row], steps: int) -> tuple[
         window, _ = session.encoder.encode([rows[i] for i in drawn])
         windows.append(range(len(pairs), len(pairs) + len(window)))
         pairs += window
-        references.append(session.view.logps(window, base=True, title="reference"))
+        references.append(session.view.logps(window, base=True, title="reference", beyond=plain.objective.beyond))
     shared_prefix = session.view.shared_prefix(pairs)
     loop = Loop("forecast", session.model, plain, config, session.config.seed, shared_prefix, session.accelerator)
     rates = [config.learning_rate] * steps

@@ -112,10 +112,11 @@ def pair_logps(
     accelerator: Accelerator,
     progress: Progress | None = None,
     title: str = "log-probs",
+    beyond: float = 1.0,
 ) -> Tensor:
     """Summed log-probs [N, 2] (chosen, rejected), float32 on the CPU, under `model` as it is; dropout off.
 
-    The packs are divided over the processes of `accelerator`; every process gets the whole result.
+    `beyond` is that of `TokenLogps.pairs`. The packs are divided over the processes of `accelerator`; every process gets the whole result.
     """
     training = model.training
     model.eval()
@@ -124,7 +125,7 @@ def pair_logps(
     found: list[tuple[int, float, float]] = []
     with (progress or NullProgress()).stage(title, sum(map(len, mine)), "pairs") as stage:
         for group in mine:
-            logps = token_logps(model, pack_pairs(pairs, group, shared_prefix).to(accelerator.device)).pairs()
+            logps = token_logps(model, pack_pairs(pairs, group, shared_prefix).to(accelerator.device)).pairs(beyond)
             found += list(zip(group, logps.chosen.tolist(), logps.rejected.tolist(), strict=True))
             stage.advance(len(group))
     model.train(training)
@@ -147,6 +148,7 @@ def cached_logps(
     accelerator: Accelerator,
     progress: Progress | None = None,
     title: str = "log-probs",
+    beyond: float = 1.0,
 ) -> Tensor:
     """`pair_logps` through the cache: only unknown pairs are computed, and all of them are stored at once.
 
@@ -161,8 +163,9 @@ def cached_logps(
         accelerator: divides the work.
         progress: where to report.
         title: of the progress stage.
+        beyond: see `TokenLogps.pairs`; part of the key.
     """
-    keys = pair_keys(pairs, base, adapter)
+    keys = pair_keys(pairs, base, adapter if beyond == 1 else f"{adapter} beyond {beyond}")
     known = cache.get(keys)
     missing = [i for i, key in enumerate(keys) if key not in known]
     # All processes must agree on what is missing, or they would wait for each other for ever.
@@ -176,6 +179,7 @@ def cached_logps(
             accelerator=accelerator,
             progress=progress,
             title=title,
+            beyond=beyond,
         )
         for i, (chosen, rejected) in zip(missing, fresh.tolist(), strict=True):
             known[keys[i]] = (chosen, rejected)

@@ -84,10 +84,22 @@ class TokenLogps:
         """Summed log-prob of each answer, [answers], float32."""
         return torch.stack([part.sum() for part in torch.split(self.token_T, list(self.sizes))])
 
-    def pairs(self) -> PairLogps:
-        """Summed log-probs as pairs; the pack must hold both answers of every pair."""
-        sums = self.sums()
-        return PairLogps(sums[0::2], sums[1::2])
+    def pairs(self, beyond: float = 1.0) -> PairLogps:
+        """Summed log-probs as pairs; the pack must hold both answers of every pair.
+
+        Args:
+            beyond: weight of the longer answer's tokens beyond the length of the shorter one, in [0, 1] (LD-DPO,
+                arXiv 2409.06411).
+        """
+        if beyond == 1:
+            sums = self.sums()
+            return PairLogps(sums[0::2], sums[1::2])
+        parts = torch.split(self.token_T, list(self.sizes))
+        found = []
+        for chosen, rejected in zip(parts[0::2], parts[1::2], strict=True):
+            both = min(len(chosen), len(rejected))
+            found += [part[:both].sum() + beyond * part[both:].sum() for part in (chosen, rejected)]
+        return PairLogps(torch.stack(found[0::2]), torch.stack(found[1::2]))
 
 
 def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:

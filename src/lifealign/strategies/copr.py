@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lifealign.data.tasks import Row, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
-from lifealign.training.losses import Losses, Objective, ObjectiveConfig, sft_nll
+from lifealign.training.losses import Losses, Objective, ObjectiveConfig
+from lifealign.training.pair_losses import sft_nll
 from lifealign.training.replay import ReplayBuffer, ReplayConfig, update_buffer
 from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 

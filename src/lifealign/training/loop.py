@@ -61,7 +61,7 @@ class Stage:
         windows: for each optimizer step, the positions in `pairs` that it takes.
         rates: for each optimizer step, its learning rate.
         pairs: encoded rows.
-        reference: summed reference log-probs [N, 2] (chosen, rejected), float32.
+        reference: summed reference log-probs [N, 2] (chosen, rejected), float32, with `Objective.beyond`.
         losses_on: see `training.strategy.Step`.
         dropout: whether the adapter's dropout is on in its steps.
     """
@@ -254,11 +254,12 @@ def _preference_loss(
 ) -> tuple[Tensor, _Seen, float]:
     """This pack's part of the step's mean loss, its values for the log, and the largest |dL/dr| left out."""
     tokens = token_logps(loop.model, pack)
-    policy = tokens.pairs()
+    policy, beyond = tokens.pairs(), loop.strategy.objective.beyond
+    weighted = policy if beyond == 1 else tokens.pairs(beyond)
     values = stage.reference[list(group)].to(policy.chosen.device)
     reference = PairLogps(values[:, 0], values[:, 1])
     batch = replace(pack.batch, token_T=tokens.token_T)
-    objective = loop.strategy.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
+    objective = loop.strategy.objective(weighted, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
     loss_B = loop.strategy.loss(batch, policy, reference, objective)
     skip = objective.weight < loop.config.skip_weight_below
     bound = 0.0
@@ -271,8 +272,8 @@ def _preference_loss(
     seen = _Seen(
         objective.margin,
         objective.weight,
-        policy.chosen.detach() - reference.chosen,
-        policy.rejected.detach() - reference.rejected,
+        weighted.chosen.detach() - reference.chosen,
+        weighted.rejected.detach() - reference.rejected,
         batch.chosen_lengths_B,
         batch.rejected_lengths_B,
         skip.float(),

@@ -1,25 +1,36 @@
-"""Preference losses: pure functions of log-probs, one value per pair, float32.
+"""Preference losses by name, and the objective that a configuration makes of one; the formulas are in `pair_losses`.
 
-Shapes: B pairs. A log-prob is the sum over the response tokens of one answer, in nats; a margin is in units of reward
-(beta times nats). Nothing here is reduced over the batch and no weight is detached: the training loop averages, so that
-a step is the same however it is split into forwards.
+Shapes: B pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from lifealign.core.config import Frozen
 from lifealign.core.errors import ConfigError, TrainingError
 from lifealign.core.registry import Registry
 from lifealign.model.batch import PairLogps
+from lifealign.training.pair_losses import (
+    DivergenceName,
+    divergence_log_ratio,
+    dpo_loss,
+    focal_gradient,
+    focal_weight,
+    hinge_loss,
+    ipo_loss,
+    length_normalised_log_ratio,
+    orpo_loss,
+    robust_dpo_loss,
+    sft_nll,
+    simpo_loss,
+)
 
 ReferenceName = Literal["base", "task_start", "previous_task"]
 
@@ -28,17 +39,19 @@ class Pairs(NamedTuple):
     """The inputs of a loss for B pairs.
 
     Attributes:
-        policy: summed log-probs with gradient, [B] each.
-        reference: summed log-probs of the reference, [B] each.
+        policy: log-probs with gradient, [B] each: summed over an answer's tokens, each times its weight (`ld_alpha`).
+        reference: the same of the reference.
         lengths_chosen: response tokens of the chosen answers, [B], >= 1.
         lengths_rejected: response tokens of the rejected answers, [B], >= 1.
-        margin: `preference_margin`, [B], with gradient.
+        log_ratio: h [B], with gradient: `pair_losses.log_ratio`, or what `length_normalised` or `f_divergence` puts there.
+        margin: beta h, [B], with gradient.
     """
 
     policy: PairLogps
     reference: PairLogps
     lengths_chosen: Tensor
     lengths_rejected: Tensor
+    log_ratio: Tensor
     margin: Tensor
 
 
@@ -53,10 +66,12 @@ class Loss:
     Attributes:
         function: computes it.
         reads_reference: False: the reference's log-probs are not used.
+        options: names of the options it reads, besides `beta` and `reference`; the others are refused.
     """
 
     function: LossFunction
     reads_reference: bool = True
+    options: frozenset[str] = frozenset()
 
 
 def _check_loss(value: Any) -> str | None:
@@ -73,20 +88,23 @@ LOSSES: Registry[Loss] = Registry(
 )
 
 
-def register_loss(name: str, function: Any = None, *, reads_reference: bool = True) -> Any:
+def register_loss(name: str, function: Any = None, *, reads_reference: bool = True, options: Iterable[str] = ()) -> Any:
     """Register a loss under a name for `strategy.loss`; a decorator if `function` is left out.
 
     Args:
         name: lower-case letters, digits, - and _.
         function: (`Pairs`, options) -> loss [B], or (loss, weight). The options are the strategy's Config.
         reads_reference: False: no reference log-probs are needed, and an option `reference` is refused.
+        options: those of `OPTIONS` that it reads; others are refused. `rpo_alpha` is added to any loss that names it.
 
     Raises:
-        ConfigError: the name is taken or malformed, or `function` is not a function.
+        ConfigError: the name is taken or malformed, `function` is not a function, or there is no such option.
     """
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise ConfigError(f"loss {name!r} cannot be registered: unknown options {unknown}; allowed: {list(OPTIONS)}")
     if function is None:
-        return lambda function: register_loss(name, function, reads_reference=reads_reference)
-    LOSSES.register(name, Loss(function, reads_reference))
+        return lambda function: register_loss(name, function, reads_reference=reads_reference, options=options)
+    LOSSES.register(name, Loss(function, reads_reference, frozenset(options)))
     return function
 
 
@@ -101,94 +119,21 @@ def _known_loss(name: str) -> str:
 ObjectiveName = Annotated[str, AfterValidator(_known_loss)]
 
 
-def log_ratio(policy: PairLogps, reference: PairLogps) -> Tensor:
-    """Log-ratio h [B] = [log pi(y_c|x) - log ref(y_c|x)] - [log pi(y_r|x) - log ref(y_r|x)], nats."""
-    return (policy.chosen - reference.chosen) - (policy.rejected - reference.rejected)
+OPTIONS = (
+    "gamma",
+    "normalise_weights",
+    "simpo_margin",
+    "orpo_weight",
+    "label_smoothing",
+    "length_normalised",
+    "ld_alpha",
+    "f_divergence",
+    "rpo_alpha",
+)
+"""Options of `ObjectiveConfig` that some losses read and others refuse."""
 
-
-def preference_margin(policy: PairLogps, reference: PairLogps, beta: float) -> Tensor:
-    """Implicit reward margin r [B] = beta h (DPO, arXiv 2305.18290, eq. 7). 0 < beta."""
-    return beta * log_ratio(policy, reference)
-
-
-def dpo_loss(margin: Tensor) -> Tensor:
-    """-log sigmoid(r) [B] (DPO, arXiv 2305.18290, eq. 7)."""
-    return -F.logsigmoid(margin)
-
-
-def focal_weight(margin: Tensor, gamma: float) -> Tensor:
-    """(1 - sigmoid(r))^gamma [B], in [0, 1] (FPO, arXiv 2509.17183, eq. 3). 0 <= gamma.
-
-    Computed as exp(gamma log sigmoid(-r)): 1 - sigmoid(r) itself is 0 in float32 from r = 17 on.
-    """
-    return torch.exp(gamma * F.logsigmoid(-margin))
-
-
-def focal_dpo_loss(margin: Tensor, gamma: float = 2.0) -> Tensor:
-    """-(1 - sigmoid(r))^gamma log sigmoid(r) [B] (FPO, arXiv 2509.17183, eq. 3); gamma = 0 is DPO, bit for bit.
-
-    The gradient flows through the weight too. With policy == reference the loss is ln 2 * 0.5^gamma.
-    """
-    return focal_weight(margin, gamma) * dpo_loss(margin)
-
-
-def focal_gradient(margin: Tensor, gamma: float) -> Tensor:
-    """dL_FPO/dr [B] = -(1-p)^gamma [(1-p) - gamma p ln p], p = sigmoid(r): the gradient lost by skipping a pair."""
-    p = torch.sigmoid(margin)
-    return -focal_weight(margin, gamma) * (torch.sigmoid(-margin) - gamma * p * F.logsigmoid(margin))
-
-
-def ipo_loss(h: Tensor, beta: float) -> Tensor:
-    """(h - 1/(2 beta))^2 [B] (IPO, arXiv 2310.12036, eq. 17).
-
-    Args:
-        h: `log_ratio`, [B], nats: NOT scaled by beta.
-        beta: the paper's tau. 0 < beta. The loss pulls h to 1/(2 beta) and no further.
-    """
-    return (h - 1 / (2 * beta)) ** 2
-
-
-def simpo_loss(
-    policy: PairLogps, lengths_chosen: Tensor, lengths_rejected: Tensor, beta: float, target_margin: float
-) -> Tensor:
-    """-log sigmoid(beta/|y_c| log pi(y_c|x) - beta/|y_r| log pi(y_r|x) - target) [B] (SimPO, arXiv 2405.14734, eq. 6).
-
-    Args:
-        policy: summed log-probs [B]; no reference is used.
-        lengths_chosen: response tokens behind each sum, [B], >= 1.
-        lengths_rejected: the same for the other answer.
-        beta: reward scale; 2.0 to 2.5 in the paper.
-        target_margin: the paper's gamma, reward units. 0 <= target_margin.
-    """
-    return -F.logsigmoid(
-        beta * policy.chosen / lengths_chosen - beta * policy.rejected / lengths_rejected - target_margin
-    )
-
-
-def sft_nll(logps: Tensor, lengths: Tensor) -> Tensor:
-    """Negative log-likelihood per response token, [B], nats: every row weighs the same, long or short.
-
-    Args:
-        logps: summed log-probs [B].
-        lengths: response tokens behind each sum, [B], >= 1.
-    """
-    return -logps / lengths
-
-
-def orpo_loss(policy: PairLogps, lengths_chosen: Tensor, lengths_rejected: Tensor, weight: float) -> Tensor:
-    """NLL(y_c) - weight log sigmoid(log odds(y_c) - log odds(y_r)) [B] (ORPO, arXiv 2403.07691, eq. 6 and 7).
-
-    odds = P / (1 - P), log P the mean log-prob per response token (eq. 3 and 4). 0 <= weight (the paper's lambda).
-    """
-    nll = sft_nll(policy.chosen, lengths_chosen)
-    odds_ratio = _log_odds(-nll) - _log_odds(policy.rejected / lengths_rejected)
-    return nll - weight * F.logsigmoid(odds_ratio)
-
-
-def _log_odds(mean_logp: Tensor) -> Tensor:
-    """log(P / (1 - P)) of log P; an answer of probability one (log P = 0) counts as 1 - eps, which keeps it finite."""
-    mean_logp = mean_logp.clamp(max=-torch.finfo(mean_logp.dtype).eps)
-    return mean_logp - torch.log(-torch.expm1(mean_logp))
+REWARDS = ("length_normalised", "ld_alpha", "f_divergence")
+"""Options that change how an answer's log-probs become its reward, of which one may be set."""
 
 
 class ObjectiveConfig(Frozen):
@@ -198,15 +143,17 @@ class ObjectiveConfig(Frozen):
         "fpo": {"gamma": 2.0},
         "simpo": {"beta": 2.0, "simpo_margin": 0.5},
         "orpo": {"orpo_weight": 0.1},
+        "robust": {"label_smoothing": 0.1},
     }
     own_terms: ClassVar[bool] = False
     """Whether the strategy's loss of a pair has terms besides the objective, to which no focal weight applies."""
-    readers: ClassVar[Mapping[str, str]] = {"gamma": "fpo", "simpo_margin": "simpo", "orpo_weight": "orpo"}
+    later: ClassVar[frozenset[str]] = frozenset(["label_smoothing", "rpo_alpha", "f_alpha", *REWARDS])
+    """Options younger than the first memories."""
 
     loss: ObjectiveName = "dpo"
-    """`dpo`, `fpo` (focal DPO), `ipo`, `simpo` or `orpo`; the last two read no reference."""
+    """`dpo`, `fpo` (focal DPO), `ipo`, `hinge`, `robust`, `simpo` or `orpo`; the last two read no reference."""
     beta: float = Field(0.1, gt=0)
-    """Reward per nat of log-ratio; IPO's tau. 0 < beta. 0.1, for simpo 2.0; orpo has none."""
+    """Reward per nat of log-ratio; IPO's tau. 0 < beta. 0.1, for simpo 2.0, with length_normalised 5.0; orpo has none."""
     gamma: float | None = Field(None, ge=0)
     """Focal exponent, fpo only; 0 is DPO. 0 <= gamma. 2.0."""
     normalise_weights: bool = False
@@ -215,6 +162,18 @@ class ObjectiveConfig(Frozen):
     """Target reward margin, simpo only (the paper's gamma). 0 <= simpo_margin. 0.5."""
     orpo_weight: float | None = Field(None, ge=0)
     """Weight of the odds-ratio term beside the likelihood, orpo only. 0 <= orpo_weight. 0.1."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of pairs taken to be labelled the wrong way round, dpo (cDPO) and robust. 0 <= label_smoothing < 0.5. 0, for robust 0.1."""
+    length_normalised: bool = False
+    """Reward per token of an answer, not per answer: dpo, fpo, ipo, hinge, robust."""
+    ld_alpha: float = Field(1.0, ge=0, le=1)
+    """Weight of the longer answer's tokens beyond the shorter one's length (LD-DPO): dpo, fpo, ipo, hinge, robust. 0 to 1; 1: none."""
+    f_divergence: DivergenceName = "reverse_kl"
+    """Divergence from the reference (f-DPO) for dpo, fpo, hinge, robust: `reverse_kl`, `forward_kl`, `js` or `alpha`."""
+    f_alpha: float | None = Field(None, gt=0, lt=1)
+    """Of the divergence `alpha` only: towards 0 it is reverse_kl, towards 1 forward_kl. 0 < f_alpha < 1. 0.5."""
+    rpo_alpha: float = Field(0.0, ge=0)
+    """Weight of the chosen answer's NLL per token, added to any loss but orpo. 0 <= rpo_alpha; 1 in the RPO paper."""
     reference: ReferenceName = "base"
     """Reference policy: `base` (adapter off), `task_start` (after the SFT stage), `previous_task` (before the task)."""
 
@@ -225,26 +184,64 @@ class ObjectiveConfig(Frozen):
         if not isinstance(values, Mapping):
             return values
         loss = values.get("loss", cls.model_fields["loss"].default)
-        own = cls.defaults.get(loss, {}) if isinstance(loss, str) else {}
+        own = dict(cls.defaults.get(loss, {})) if isinstance(loss, str) else {}
+        if values.get("length_normalised") is True:
+            own["beta"] = 5.0
+        if values.get("f_divergence") == "alpha":
+            own["f_alpha"] = 0.5
         return {**values, **{key: value for key, value in own.items() if values.get(key) is None}}
 
     @model_validator(mode="after")
     def _refuse_foreign_options(self) -> ObjectiveConfig:
-        for key, owner in self.readers.items():
-            value = getattr(self, key)
-            if value is not None and self.loss != owner:
-                raise ValueError(f"{key} is read by loss {owner} only, got {key} {value} with loss {self.loss}")
-        if self.normalise_weights and self.loss != "fpo":
-            raise ValueError(f"normalise_weights is read by loss fpo only, got loss {self.loss}")
+        loss = LOSSES[self.loss]
+        for key in self._changed(OPTIONS):
+            if key not in loss.options:
+                raise ValueError(
+                    f"{key} is read by {_readers(key)} only, got {key} {getattr(self, key)} with loss {self.loss}"
+                )
         if self.normalise_weights and self.own_terms:
             raise ValueError(
                 "normalise_weights would divide this strategy's own terms by the mean focal weight, too; leave it at false"
             )
-        if self.reference != "base" and not LOSSES[self.loss].reads_reference:
+        if self.reference != "base" and not loss.reads_reference:
             raise ValueError(f"loss {self.loss} reads no reference, got reference {self.reference}; leave it at base")
         if self.loss == "orpo" and self.beta != type(self).model_fields["beta"].default:
             raise ValueError(f"loss orpo reads no beta, got beta {self.beta}; its only option is orpo_weight")
         return self
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> ObjectiveConfig:
+        if len(rewards := self._changed(REWARDS)) > 1:
+            raise ValueError(f"{rewards[0]} and {rewards[1]} each define the reward of an answer; set only one of them")
+        if self.f_alpha is not None and self.f_divergence != "alpha":
+            raise ValueError(
+                f"f_alpha is read by f_divergence alpha only, got f_alpha {self.f_alpha} with f_divergence {self.f_divergence}"
+            )
+        if self.rpo_alpha and self.normalise_weights:
+            raise ValueError(
+                "normalise_weights would divide the likelihood term of rpo_alpha by the mean focal weight, too; set only one"
+            )
+        if self.rpo_alpha and self.ld_alpha != 1:
+            raise ValueError(
+                "rpo_alpha raises the likelihood of whole chosen answers, but ld_alpha takes part of their tokens out; "
+                "set only one of them"
+            )
+        return self
+
+    def _changed(self, keys: Iterable[str]) -> list[str]:
+        return [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_variants(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later options where they do nothing: memories and studies that use none keep their bytes and their ids."""
+        values: dict[str, Any] = handler(self)
+        kept = {*self._changed(self.later), *self.defaults.get(self.loss, {})}
+        return {key: value for key, value in values.items() if key not in self.later or key in kept}
+
+
+def _readers(option: str) -> str:
+    names = [name for name in LOSSES if not LOSSES.is_outside(name) and option in LOSSES[name].options]
+    return f"loss {names[0]}" if len(names) == 1 else f"the losses {', '.join(names[:-1])} and {names[-1]}"
 
 
 class Losses(NamedTuple):
@@ -252,7 +249,7 @@ class Losses(NamedTuple):
 
     Attributes:
         loss: [B], with gradient.
-        margin: [B], detached: the implicit reward margin against the reference, whatever the objective.
+        margin: [B], detached: the implicit reward margin against the reference, also of objectives that do not read it.
         weight: [B], detached: the focal weight; ones for objectives without one.
     """
 
@@ -271,24 +268,36 @@ class Objective:
 
     config: ObjectiveConfig
 
+    @property
+    def beyond(self) -> float:
+        """Weight of the longer answer's tokens beyond the shorter one's length, in the log-probs that it is given."""
+        return self.config.ld_alpha
+
     def __call__(
         self, policy: PairLogps, reference: PairLogps, lengths_chosen: Tensor, lengths_rejected: Tensor
     ) -> Losses:
         """Losses of B pairs.
 
         Args:
-            policy: summed log-probs with gradient, [B].
-            reference: summed log-probs of the reference, [B]; the reference-free objectives use them for `margin` only.
+            policy: log-probs with gradient, [B], summed over tokens with the weight `beyond` (`TokenLogps.pairs`).
+            reference: the same of the reference; the reference-free objectives use them for `margin` only.
             lengths_chosen: response tokens of the chosen answers, [B], >= 1.
             lengths_rejected: response tokens of the rejected answers, [B], >= 1.
         """
-        name, margin = self.config.loss, preference_margin(policy, reference, self.config.beta)
-        found = LOSSES[name].function(Pairs(policy, reference, lengths_chosen, lengths_rejected, margin), self.config)
+        c, lengths = self.config, (lengths_chosen, lengths_rejected)
+        if c.length_normalised:
+            log_ratio = length_normalised_log_ratio(policy, reference, *lengths)
+        else:
+            log_ratio = divergence_log_ratio(policy, reference, c.f_divergence, c.f_alpha)
+        margin = c.beta * log_ratio
+        found = LOSSES[c.loss].function(Pairs(policy, reference, *lengths, log_ratio, margin), c)
         loss, weight = found if isinstance(found, tuple) else (found, torch.ones_like(margin))
         if loss.shape != margin.shape or weight.shape != margin.shape:
             raise TrainingError(
-                f"loss {name!r} returned shape {list(loss.shape)} for {len(margin)} pairs; return one value per pair"
+                f"loss {c.loss!r} returned shape {list(loss.shape)} for {len(margin)} pairs; return one value per pair"
             )
+        if c.rpo_alpha:  # RPO, arXiv 2404.19733, eq. 1
+            loss = loss + c.rpo_alpha * sft_nll(policy.chosen, lengths_chosen)
         return Losses(loss, margin.detach(), weight.detach())
 
     def margin_gradient(self, margin: Tensor) -> Tensor:
@@ -297,7 +306,7 @@ class Objective:
 
 
 def _dpo(pairs: Pairs, options: ObjectiveConfig) -> Tensor:
-    return dpo_loss(pairs.margin)
+    return dpo_loss(pairs.margin, options.label_smoothing)
 
 
 def _fpo(pairs: Pairs, options: ObjectiveConfig) -> tuple[Tensor, Tensor]:
@@ -307,7 +316,15 @@ def _fpo(pairs: Pairs, options: ObjectiveConfig) -> tuple[Tensor, Tensor]:
 
 
 def _ipo(pairs: Pairs, options: ObjectiveConfig) -> Tensor:
-    return ipo_loss(log_ratio(pairs.policy, pairs.reference), options.beta)
+    return ipo_loss(pairs.log_ratio, options.beta)
+
+
+def _hinge(pairs: Pairs, options: ObjectiveConfig) -> Tensor:
+    return hinge_loss(pairs.margin)
+
+
+def _robust(pairs: Pairs, options: ObjectiveConfig) -> Tensor:
+    return robust_dpo_loss(pairs.margin, options.label_smoothing)
 
 
 def _simpo(pairs: Pairs, options: ObjectiveConfig) -> Tensor:
@@ -321,12 +338,18 @@ def _orpo(pairs: Pairs, options: ObjectiveConfig) -> Tensor:
     return orpo_loss(pairs.policy, pairs.lengths_chosen, pairs.lengths_rejected, options.orpo_weight)
 
 
+def _against_reference(function: LossFunction, *options: str) -> Loss:
+    return Loss(function, options=frozenset(["length_normalised", "ld_alpha", "rpo_alpha", *options]))
+
+
 LOSSES.built_in(
     {
-        "dpo": Loss(_dpo),
-        "fpo": Loss(_fpo),
-        "ipo": Loss(_ipo),
-        "simpo": Loss(_simpo, reads_reference=False),
-        "orpo": Loss(_orpo, reads_reference=False),
+        "dpo": _against_reference(_dpo, "f_divergence", "label_smoothing"),
+        "fpo": _against_reference(_fpo, "f_divergence", "gamma", "normalise_weights"),
+        "ipo": _against_reference(_ipo),
+        "hinge": _against_reference(_hinge, "f_divergence"),
+        "robust": _against_reference(_robust, "f_divergence", "label_smoothing"),
+        "simpo": Loss(_simpo, reads_reference=False, options=frozenset(["simpo_margin", "rpo_alpha"])),
+        "orpo": Loss(_orpo, reads_reference=False, options=frozenset(["orpo_weight"])),
     }
 )

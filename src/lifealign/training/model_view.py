@@ -77,8 +77,11 @@ class LoadedView:
         """The pairs as the policy sees them."""
         return with_prefix(pairs, self.strategy.prefix([p.prompt for p in pairs]))
 
-    def logps(self, pairs: Sequence[EncodedPair], *, base: bool, title: str) -> Tensor:
-        """Summed log-probs [N, 2] under the model as it is, or (`base`) with the adapter off; through the cache."""
+    def logps(self, pairs: Sequence[EncodedPair], *, base: bool, title: str, beyond: float = 1.0) -> Tensor:
+        """Summed log-probs [N, 2] under the model as it is, or (`base`) with the adapter off; through the cache.
+
+        `beyond` is that of `TokenLogps.pairs`; the objective's own for its reference.
+        """
         state = {} if base else {f"state/{name}": tensor for name, tensor in self.strategy.state_dict().items()}
         adapter = "off" if base else adapter_sha256({**snapshot(self.model), **state})
         if adapter != "off":  # the same tensors at another scale, or used in another way, are another policy
@@ -95,6 +98,7 @@ class LoadedView:
                 accelerator=self.accelerator,
                 progress=self.progress,
                 title=title,
+                beyond=beyond,
             )
 
     def usable(self, rows: Sequence[Row]) -> list[Row]:
@@ -108,11 +112,12 @@ class LoadedView:
     def losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
         """Parts that add up to `loss_on(rows)`, each with a graph: one for each pack of `train.tokens_per_pack`."""
         pairs, _ = self.encoder.encode(rows)
-        reference_N2 = self.logps(pairs, base=True, title="reference").to(self.accelerator.device)
+        beyond = self.strategy.objective.beyond
+        reference_N2 = self.logps(pairs, base=True, title="reference", beyond=beyond).to(self.accelerator.device)
         for group in self._split(pairs):
             pack = self._pack([pairs[i] for i in group])
             with dropout_off(self.model):
-                policy = token_logps(self.model, pack).pairs()
+                policy = token_logps(self.model, pack).pairs(beyond)
             reference = PairLogps(*reference_N2[group].unbind(1))
             # The plain objective: terms that a strategy adds for its own training rows have no meaning for others.
             losses = self.strategy.objective(

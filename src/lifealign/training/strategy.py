@@ -222,6 +222,11 @@ class Strategy:
                 f"train.skip_weight_below={skip} skips pairs by their focal weight, but loss {options.loss!r} has none; "
                 "set it to 0, or set strategy.loss=fpo"
             )
+        if skip > 0 and options.rpo_alpha:
+            raise ConfigError(
+                f"train.skip_weight_below={skip} skips pairs by their focal weight, and with them the likelihood term of "
+                "rpo_alpha; set one of them to 0"
+            )
         if skip > 0 and options.own_terms:
             raise ConfigError(
                 f"train.skip_weight_below={skip} skips pairs by their focal weight, and with them the terms that strategy "
@@ -253,7 +258,7 @@ class Strategy:
         Args:
             batch: the pairs.
             policy: summed log-probs [B] with a graph.
-            reference: summed log-probs [B] of the reference policy.
+            reference: summed log-probs [B] of the reference policy, as the objective sums them (`Objective.beyond`).
             objective: result of `self.objective` for these pairs, computed once by the loop.
         """
         return objective.loss
