@@ -22,9 +22,6 @@ from lifealign.store.reader import MemoryReader
 CODE = "code"
 """Key of the record, in store.json and in a commit's `meta`; missing if all code is built in."""
 
-BUILT_IN_LOSSES = ("dpo", "fpo", "ipo", "hinge", "robust", "simpo", "orpo")
-"""Names that are known without torch."""
-
 
 def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Kind -> origin, for the strategy and the loss of a run that are not built in.
