@@ -45,7 +45,11 @@ from support.records import RESPLIT, assistant, numbered, read, user
             "rejected is not exactly one assistant message after the prompt",
         ),
         (
-            {"prompt": [{"role": "tool", "content": "a"}], "chosen": [assistant("b")], "rejected": [assistant("c")]},
+            {
+                "prompt": [{"role": "narrator", "content": "a"}],
+                "chosen": [assistant("b")],
+                "rejected": [assistant("c")],
+            },
             "a message has a role other than system, user, assistant",
         ),
         (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lifealign.core.errors import ConfigError
+from lifealign.core.errors import ConfigError, DataError
 from lifealign.data.cleaning import clean
-from lifealign.data.formats import FORMATS, Triple, UnusableRowError, parse_dialogue, register_format
+from lifealign.data.formats import FORMATS, NO_PROMPT_END, SHARED_BEGINNING, Triple, UnusableRowError, register_format
 from lifealign.data.tasks import DataReport, Message, Row
+from lifealign.data.turns import parse_dialogue
 from support.records import assistant, user
 
 
@@ -41,10 +42,18 @@ def test_implicit_prompt_is_the_common_prefix():
 @pytest.mark.parametrize(
     ("chosen", "rejected", "wanted"),
     [
-        ("The sky is blue.", "The sky is green.", ("The sky is", "blue.", "green.")),
-        ("Name a colour: grey", "Name a colour: green", ("Name a colour:", "grey", "green")),
-        ("What is it?\nIt is this.", "What is it?\nThat.", ("What is it?", "It is this.", "That.")),
-        ("Say it now", "Say it  then", ("Say it", "now", "then")),
+        (
+            "What is the sky? It's blue.",
+            "What is the sky? Green, perhaps.",
+            ("What is the sky?", "It's blue.", "Green, perhaps."),
+        ),
+        ("Name one colour\nBlue", "Name one colour\nNo", ("Name one colour", "Blue", "No")),
+        ("Is it so?\nAnswer: yes", "Is it so?\nAnswer: no", ("Is it so?\nAnswer:", "yes", "no")),
+        ("The sky is blue.", "The sky is green.", None),  # the beginning of two answers, or half a question
+        ("The correct answer is: B", "The correct answer is: C", None),
+        ("Sure. It is B", "Sure. It is C", None),
+        ("Sure. Here you are", "Sure. No", None),  # too short for a question
+        ("1. Take a pan", "1. Buy a pan", None),
         ("Blue.", "Black.", None),  # no whole word in common
         ("Go on", "Go on and on", None),  # nothing is left to prefer
     ],
@@ -52,15 +61,36 @@ def test_implicit_prompt_is_the_common_prefix():
 def test_strings_without_a_prompt_column_begin_with_their_prompt(
     chosen: str, rejected: str, wanted: tuple[str, str, str] | None
 ) -> None:
-    found = clean([{"chosen": chosen, "rejected": rejected}], "x")
+    record = {"chosen": chosen, "rejected": rejected}
     if wanted is None:
-        assert not found.rows and found.report.dropped
+        with pytest.raises(DataError, match="x: no prompt: the columns are chosen, rejected, and in 1 of 1 rows"):
+            clean([record], "x")
     else:
+        found = clean([record], "x")
         prompt, *answers = wanted
         assert [(r.prompt[0].content, r.chosen, r.rejected) for r in found.rows] == [(prompt, *answers)]
+        assert found.report.repaired == {SHARED_BEGINNING: (1,)}
     # In a file that has the column, a prompt that is not there is missing.
-    others = clean([{"chosen": chosen, "rejected": rejected}, {"prompt": "a", "chosen": "b", "rejected": "c"}], "x")
+    others = clean([record, {"prompt": "a", "chosen": "b", "rejected": "c"}], "x")
     assert others.report.dropped == {"prompt is missing": (1,)}
+
+
+def test_a_beginning_is_no_prompt_where_a_column_may_hold_it() -> None:
+    record = {"chosen": "What is it? A cat.", "rejected": "What is it? No idea."}
+    for beside in ({}, {"id": "a7"}, {"note": None}, {"system": "Be brief, please."}):
+        assert clean([{**record, **beside}], "x").rows, beside
+    with pytest.raises(DataError, match=r"x: no prompt: .* \(passage, chosen, rejected\).* rename .* to `prompt`"):
+        clean([{"passage": "A text of some words", **record}], "x")
+    for beside in ({"country": "France"}, {"source": "A text of some words"}):
+        with pytest.raises(DataError, match="x: no prompt"):
+            clean([{**beside, **record}], "x")
+
+
+def test_rows_without_a_beginning_are_left_out_among_rows_with_one() -> None:
+    good = [{"chosen": f"What is {i} and {i}? Good", "rejected": f"What is {i} and {i}? Bad"} for i in range(3)]
+    found = clean([*good, {"chosen": "The sky is blue.", "rejected": "The sky is green."}], "x")
+    assert found.report.dropped == {NO_PROMPT_END: (4,)}
+    assert len(found.rows) == 3
 
 
 def test_dialogue_with_empty_lines_keeps_single_breaks_inside_turns():
@@ -94,7 +124,7 @@ def test_a_report_names_the_formats_from_outside_that_were_used(registered: None
     joking = clean([*rows, {**rows[1], "joke": True}], "here").report
     assert list(joking.formats) == ["no_jokes", "qab"] and joking.dropped == {"a joke": (3,)}
     plain = clean(rows[1:], "here").report
-    assert "formats" not in plain.to_json() and len(plain.lines()) == 1
+    assert "formats" not in plain.to_json() and not any("read by format" in line for line in plain.lines())
 
 
 def test_a_format_that_fails_ends_in_one_sentence(registered: None) -> None:

@@ -98,8 +98,8 @@ def test_a_rewritten_file_is_read_anew(tmp_path):
         ("latin.jsonl", b'{"prompt": "\xe9"}', "not UTF-8 text (byte 12)"),
         (
             "columns.jsonl",
-            '{"question": "a", "answer": "b"}',
-            "wrong columns: found question, answer; needed prompt (or query), chosen, rejected",
+            '{"ask": "a", "better": "b"}',
+            "wrong columns: found ask, better; needed prompt (or query), chosen, rejected",
         ),
         (
             "hc3.jsonl",

@@ -16,9 +16,9 @@ from typing import Any
 
 from lifealign.core.errors import DataError
 from lifealign.core.files import replace_file, writing
-from lifealign.data.formats import UnusableRowError, parse_prompt
 from lifealign.data.sources import Record, read_file
 from lifealign.data.tasks import Message
+from lifealign.data.turns import UnusableRowError, parse_prompt
 
 BASE = "base"
 """Point of the answers given before the first task."""

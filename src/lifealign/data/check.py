@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 from os import PathLike, fspath
 from typing import Any
 
-from lifealign.data.cleaning import read_source
+from lifealign.data.cleaning import Cleaned, read_source
+from lifealign.data.formats import SHARED_BEGINNING
 from lifealign.data.splits import prompt_key
 from lifealign.data.tasks import DataReport, Row, shorten_numbers
+
+SHOWN_PROMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class DataCheck:
         one_sided_prefix_share: their share of the rows read, 0..1.
         longer_chosen: of the kept rows whose answers differ in length, the share with the longer answer chosen, 0..1;
             None if there are no such rows. Far from 0.5, a model can score well by length alone.
+        implicit_prompts: the first prompts that were taken from the common beginning of two answers.
         repeated_prompts: kept rows whose prompt is also in an earlier kept row.
         prompts_on_both_sides: kept rows whose prompt is also in the test source; None without a test source.
         test: report of the test source; None without one.
@@ -46,6 +50,7 @@ class DataCheck:
     one_sided_prefix: tuple[int, ...]
     one_sided_prefix_share: float
     longer_chosen: float | None
+    implicit_prompts: tuple[str, ...]
     repeated_prompts: tuple[int, ...]
     prompts_on_both_sides: tuple[int, ...] | None = None
     test: DataReport | None = None
@@ -55,11 +60,13 @@ class DataCheck:
         both = self.prompts_on_both_sides
         return {
             "report": self.report.to_json(),
+            "layouts": dict(self.report.layouts),
             "formats": dict(self.formats),
             "lengths": {what: asdict(lengths) for what, lengths in self.lengths.items()},
             "one_sided_prefix": list(self.one_sided_prefix),
             "one_sided_prefix_share": self.one_sided_prefix_share,
             "longer_chosen": self.longer_chosen,
+            "implicit_prompts": list(self.implicit_prompts),
             "repeated_prompts": list(self.repeated_prompts),
             "prompts_on_both_sides": None if both is None else list(both),
             "test": None if self.test is None else self.test.to_json(),
@@ -69,6 +76,7 @@ class DataCheck:
         """The check as lines of text; long lists of row numbers are shortened."""
         lines = self.report.lines()
         lines += [f"format: {name} ({count} of {self.report.read} rows)" for name, count in self.formats.items()]
+        lines += [f"prompt taken from the answers: {prompt!r}" for prompt in self.implicit_prompts]
         lines += [
             f"length of {what}, characters: {n.shortest} to {n.longest}, median {n.median:g}, mean {n.mean:.0f}"
             for what, n in self.lengths.items()
@@ -132,10 +140,16 @@ def check_data(
         one_sided_prefix=found.one_sided,
         one_sided_prefix_share=len(found.one_sided) / found.report.read if found.report.read else 0.0,
         longer_chosen=sum(longer) / len(longer) if longer else None,
+        implicit_prompts=_implicit_prompts(found),
         repeated_prompts=tuple(repeated),
         prompts_on_both_sides=both,
         test=test_report,
     )
+
+
+def _implicit_prompts(found: Cleaned) -> tuple[str, ...]:
+    numbers = set(found.report.repaired.get(SHARED_BEGINNING, ())[:SHOWN_PROMPTS])
+    return tuple(r.prompt[-1].content for r, n in zip(found.rows, found.numbers, strict=True) if n in numbers)
 
 
 def _lengths(rows: Sequence[Row]) -> dict[str, Lengths]:

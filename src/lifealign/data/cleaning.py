@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lifealign.core.errors import DataError
-from lifealign.data.formats import FORMATS, Parsed, Triple, UnusableRowError, columns, parse, read_outside
-from lifealign.data.sources import Record, columns_of, expand_path, is_file_path, read_file, read_hub
+from lifealign.data.formats import Parsed, Triple, parse
+from lifealign.data.reading import Reader
+from lifealign.data.sources import Record, expand_path, is_file_path, read_hub, read_table
+from lifealign.data.tables import Table
 from lifealign.data.tasks import DataReport, Row
+from lifealign.data.turns import UnusableRowError
+from lifealign.data.unread import unsupported
 
 if TYPE_CHECKING:
     from lifealign.core.config import SourceConfig
@@ -33,6 +36,7 @@ class Cleaned:
         report: what was dropped and repaired.
         formats: format name -> number of rows (kept or not) that had it.
         one_sided: 1-based numbers of rows in which exactly one answer had the "Assistant: " prefix.
+        scores: for each of `rows`, scores of its chosen and its rejected answer, if the source has them; not stored.
     """
 
     rows: tuple[Row, ...]
@@ -40,6 +44,7 @@ class Cleaned:
     report: DataReport
     formats: Mapping[str, int]
     one_sided: tuple[int, ...]
+    scores: tuple[tuple[float, float] | None, ...]
 
 
 def read_rows(source: SourceConfig, seed: int = 0) -> Cleaned:
@@ -67,17 +72,21 @@ def read_source(source: SourceConfig, seed: int = 0) -> Cleaned:
     if is_file_path(path):
         if source.split != "train":
             raise DataError(f"{path}: unknown split {source.split!r}; a file has only the split 'train'")
-        records: Sequence[Record] = read_file(path)
+        table = read_table(path)
     else:
         hub = recipe.hub if recipe is not None and recipe.hub.id == path else None
-        records = read_hub(
+        rows = read_hub(
             path,
             source.split,
             data_dir=source.data_dir or (hub.data_dir if hub else None),
             name=hub.config if hub else None,
             revision=hub.revision if hub else None,
         )
-    return clean(records, path, recipe, seed)
+        table = Table(rows)
+    found = clean(table.records, path, recipe, seed)
+    if not table.beside:
+        return found
+    return replace(found, report=replace(found.report, unread={**found.report.unread, **table.beside}))
 
 
 def require_rows(report: DataReport) -> None:
@@ -88,50 +97,46 @@ def require_rows(report: DataReport) -> None:
 
 
 def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, seed: int = 0) -> Cleaned:
-    """Turn records into rows; `formats` lists the accepted columns.
+    """Turn records into rows; `layouts` lists the accepted columns.
 
     Args:
         records: as read, in order; record i has row number i + 1.
         source: file or hub id, for messages.
-        recipe: maps the upstream columns of a public set; None for the formats of `formats`.
+        recipe: maps the upstream columns of a public set; None: layouts are recognised by their columns.
         seed: for recipes that choose one of several answers; the choice depends only on it and the row.
 
     Raises:
-        DataError: the columns match no format.
+        DataError: the columns match no layout, or no layout of pairs.
     """
-    found_columns = columns_of(records)
-    if records and not (recipe is None and any(_known_outside(record) for record in records)):
-        _check_columns(found_columns, source, recipe)
+    reader = Reader.of(records, source, recipe, seed)
     rows: list[Row] = []
     kept: list[int] = []
+    scores: list[tuple[float, float] | None] = []
     seen: set[str] = set()
     dropped: dict[str, list[int]] = {}
     repaired: dict[str, list[int]] = {}
     formats: Counter[str] = Counter()
     one_sided: list[int] = []
-    registered: set[str | None] = set()
     for number, record in enumerate(records, 1):
         try:
-            name, outside = (read_outside(record) if recipe is None else None) or (None, None)
-            registered |= {name}
-            triple = outside if isinstance(outside, Triple) else _triple(record, recipe, seed)
-            if outside is None and recipe is None and not {"prompt", "query"} & set(found_columns):
-                triple = replace(triple, no_prompt_column=True)
-            parsed = outside if isinstance(outside, Parsed) else parse(triple)
+            found = reader.read(record)
+            parsed = found if isinstance(found, Parsed) else parse(found)
             formats[parsed.format] += 1
             if (PREFIX.match(parsed.chosen) is None) != (PREFIX.match(parsed.rejected) is None):
                 one_sided.append(number)
             row, repairs = _finish(parsed, f"{source}:{number}")
+            if reason := unsupported(record):
+                raise UnusableRowError(reason)
             if row.digest in seen:
                 raise UnusableRowError("duplicate row")
-        except UnusableRowError as reason:
-            registered |= {reason.format}
-            dropped.setdefault(str(reason), []).append(number)
+        except UnusableRowError as fault:
+            dropped.setdefault(str(fault), []).append(number)
             continue
         seen.add(row.digest)
         rows.append(row)
         kept.append(number)
-        for repair in dict.fromkeys((*triple.repairs, *repairs)):
+        scores.append(found.scores if isinstance(found, Triple) else None)
+        for repair in dict.fromkeys((*found.repairs, *repairs)):
             repaired.setdefault(repair, []).append(number)
     report = DataReport(
         source,
@@ -139,39 +144,11 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
         len(rows),
         {reason: tuple(numbers) for reason, numbers in dropped.items()},
         {repair: tuple(numbers) for repair, numbers in repaired.items()},
-        {name: FORMATS.origin(name).to_json() for name in sorted(filter(None, registered))},
+        reader.formats(),
+        reader.named_layouts(),
+        reader.unread(),
     )
-    return Cleaned(tuple(rows), tuple(kept), report, dict(formats), tuple(one_sided))
-
-
-def _check_columns(found: Sequence[str], source: str, recipe: Recipe | None) -> None:
-    from lifealign.data.recipes import RECIPES
-
-    if {"chosen", "rejected"} <= set(found) or (recipe is not None and recipe.reads(found)):
-        return
-    needed = "prompt (or query), chosen, rejected; or chosen and rejected that both begin with the prompt"
-    if recipe is not None:
-        needed += f"; or, for recipe {recipe.name}, {recipe.upstream}"
-    fitting = [r.name for r in RECIPES.values() if recipe is None and r.reads(found)]
-    hint = f"; these columns match recipe: {', '.join(fitting)}" if fitting else ""
-    raise DataError(f"{source}: wrong columns: found {', '.join(found) or 'none'}; needed {needed}{hint}")
-
-
-def _known_outside(record: Record) -> bool:
-    try:
-        return read_outside(record) is not None
-    except UnusableRowError:  # a format knows the record and rejects it
-        return True
-
-
-def _triple(record: Record, recipe: Recipe | None, seed: int) -> Triple:
-    if recipe is None:
-        return columns(record)
-    prompt = columns(record).prompt
-    if recipe.reads(list(record)):
-        return recipe.from_upstream(record, random.Random(f"{seed}/{recipe.name}/{sorted(map(str, record.items()))}"))
-    triple = Triple(prompt, record.get("chosen"), record.get("rejected"))
-    return recipe.repair(triple, random.Random(f"{seed}/{recipe.name}/{prompt}/{triple.rejected}"))
+    return Cleaned(tuple(rows), tuple(kept), report, dict(formats), tuple(one_sided), tuple(scores))
 
 
 def _finish(parsed: Parsed, source: str) -> tuple[Row, tuple[str, ...]]:

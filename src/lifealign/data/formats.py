@@ -1,13 +1,14 @@
-"""Column formats: turn a record's prompt and answers into conversation turns and two answer texts.
+"""Row formats: turn a record's prompt and answers into conversation turns and two answer texts.
 
-Formats (a file may mix them):
+`FORMATS` holds every format by name: the built-in ones are the table of `layouts`, which finds the columns; others are
+registered. What the cells hold is recognised here, so every layout takes texts, messages and whole conversations:
 
-- explicit prompt: `prompt` (or `query`), `chosen`, `rejected`, each a string or a list of {role, content};
-- implicit prompt: `chosen` and `rejected` are whole conversations and begin with the same messages; or both are
-  "Human: ... Assistant: ..." dialogues that share all but their last assistant turn (hh-rlhf); or, in a file without a
-  prompt column, both are other strings that begin with the same words (TRL's form; cut where a word ends).
+- explicit prompt: the prompt and both answers, each a text or messages;
+- implicit prompt: both answers are whole conversations that begin with the same messages; or both are
+  "Human: ... Assistant: ..." dialogues that share all but their last assistant turn (hh-rlhf); or, in a file without
+  another text column, both are texts with a common beginning that ends at a turn or a sentence (TRL's form).
 
-A string prompt that is a "Human: / Assistant:" dialogue is parsed into turns; any other string is one user turn.
+A prompt that is a "Human: / Assistant:" dialogue is parsed into turns; any other text is one user turn.
 """
 
 from __future__ import annotations
@@ -19,28 +20,41 @@ from typing import Any
 
 from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.registry import Registry
-from lifealign.data.tasks import Message, Role
+from lifealign.data.tasks import Message
+from lifealign.data.turns import (
+    DIALOGUE_PARSED,
+    TURNS_JOINED,
+    UnusableRowError,
+    parse_dialogue,
+    parse_prompt,
+    turns_or_text,
+)
 
-DIALOGUE_PARSED = "dialogue parsed into turns"
-TURNS_JOINED = "consecutive turns of one role joined"
-
-
-class UnusableRowError(Exception):
-    """The reason why a row is left out; `clean` catches and counts it, so it never reaches the user.
-
-    Attributes:
-        format: the registered format that rejected the record, if one did.
-    """
-
-    format: str | None = None
+SHARED_BEGINNING = "prompt taken from the common beginning of both answers"
+NO_PROMPT_END = "the common beginning of both answers does not end at a turn or a sentence"
+LEAST_WORDS = 3
+"""Words of a common beginning below which it is no prompt: both answers may begin with "Sure." or "1."."""
+PROMPT_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]*\u201d\u2019]*$")
+"""A sentence's end."""
+LABEL_END = re.compile(r"\n[ \t]*\w+( \w+)?:$")
+"""A line such as "Answer:", after which the answer begins."""
 
 
 @dataclass(frozen=True)
 class Triple:
-    """One record's prompt and answers as found: strings, lists of messages, or None if absent.
+    """One record's prompt and answers as found: texts, messages, or None if absent.
 
-    `no_prompt_column`: the file has no prompt column, so the prompt is taken from the start of the answers; otherwise
-    a row without a prompt is left out.
+    Attributes:
+        prompt: the conversation so far.
+        chosen: the preferred answer.
+        rejected: the other answer.
+        repairs: what was changed.
+        no_prompt_column: the file has no prompt column, so the prompt is taken from the start of the answers; otherwise
+            a row without a prompt is left out.
+        system: the system turn, if it has a column of its own.
+        scores: of the chosen and the rejected answer, if the record has them; not stored, for checks.
+        read: names of the columns that were read; None: not known, so none is reported as not read.
+        unread: parts of a column that were not read, e.g. "data.topic".
     """
 
     prompt: Any
@@ -48,6 +62,10 @@ class Triple:
     rejected: Any
     repairs: tuple[str, ...] = ()
     no_prompt_column: bool = False
+    system: Any = None
+    scores: tuple[float, float] | None = None
+    read: tuple[str, ...] | None = None
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,12 +88,13 @@ def _check_format(value: Any) -> str | None:
 
 
 FORMATS: Registry[RowFormat] = Registry("format", "lifealign.formats", check=_check_format)
+"""Every row format by name; `layouts` adds the built-in ones."""
 
 
 def register_format(name: str, function: Any = None) -> Any:
     """Register your own row format; without `function`, returns a decorator.
 
-    Registered formats are tried before the built-in one, in order of name; the first that does not return None is used.
+    Registered formats are tried before the built-in ones, in order of name; the first that does not return None is used.
 
     Args:
         name: lower-case letters, digits, - and _.
@@ -90,23 +109,18 @@ def register_format(name: str, function: Any = None) -> Any:
     return FORMATS.register(name, function)
 
 
-def columns(record: Mapping[str, Any]) -> Triple:
-    """The built-in format: columns `prompt` (or `query`), `chosen` and `rejected`."""
-    prompt = record.get("prompt") if record.get("prompt") is not None else record.get("query")
-    return Triple(prompt, record.get("chosen"), record.get("rejected"))
-
-
-FORMATS.built_in({"columns": columns})
-
-
-def read_outside(record: Mapping[str, Any]) -> tuple[str, Triple | Parsed] | None:
+def read_outside(record: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Triple | Parsed] | None:
     """Read a record with the first registered format that knows it: its name and the result; None if none does.
+
+    Args:
+        record: as read.
+        names: the registered formats, in the order in which they are tried.
 
     Raises:
         UnusableRowError: the format knows the record and rejects it.
         ConfigError: the format fails, or returns something else; names it.
     """
-    for name in sorted(FORMATS.outside()):
+    for name in names:
         try:
             found: Any = FORMATS[name](record)
         except UnusableRowError as reason:
@@ -127,32 +141,47 @@ def read_outside(record: Mapping[str, Any]) -> tuple[str, Triple | Parsed] | Non
 
 
 def parse(triple: Triple) -> Parsed:
-    """Recognise the format of one record.
+    """Recognise the prompt and the answers of one record.
 
     Raises:
         UnusableRowError: the row cannot be used; gives the reason.
     """
-    chosen, rejected = triple.chosen, triple.rejected
-    for side, value in (("chosen", chosen), ("rejected", rejected)):
+    for side, value in (("chosen", triple.chosen), ("rejected", triple.rejected)):
         if value is None:
             raise UnusableRowError(f"{side} is missing")
+    chosen, rejected = turns_or_text(triple.chosen), turns_or_text(triple.rejected)
     if isinstance(chosen, str) and isinstance(rejected, str):
-        return _parse_strings(triple, chosen, rejected)
-    if isinstance(chosen, list) and isinstance(rejected, list):
-        return _parse_messages(triple.prompt, _messages(chosen), _messages(rejected))
-    raise UnusableRowError("chosen and rejected are not both strings or both lists of messages")
+        parsed = _parse_strings(triple, chosen, rejected)
+    elif isinstance(chosen, tuple) and isinstance(rejected, tuple):
+        parsed = _parse_messages(triple.prompt, chosen, rejected)
+    else:
+        raise UnusableRowError("chosen and rejected are not both strings or both lists of messages")
+    return _with_system(parsed, triple.system)
+
+
+def _with_system(parsed: Parsed, system: Any) -> Parsed:
+    """`parsed` with the text of a system column in front."""
+    if system is None or system == "":
+        return parsed
+    if not isinstance(system, str):
+        raise UnusableRowError("the system column does not hold text")
+    if not system.strip():
+        return parsed
+    if parsed.prompt and parsed.prompt[0].role == "system":
+        if parsed.prompt[0].content.strip() == system.strip():
+            return parsed
+        raise UnusableRowError("the system column and the system turn differ")
+    return replace(parsed, prompt=(Message("system", system), *parsed.prompt))
 
 
 def _parse_strings(triple: Triple, chosen: str, rejected: str) -> Parsed:
-    prompt = triple.prompt
+    prompt = turns_or_text(triple.prompt)
     if prompt is None or prompt == "":
         left, right = parse_dialogue(chosen), parse_dialogue(rejected)
         if left is None or right is None:
-            shared = _shared_words(chosen, rejected) if triple.no_prompt_column else ""
-            if not shared.strip():
+            if not triple.no_prompt_column:
                 raise UnusableRowError("prompt is missing")
-            answers = chosen[len(shared) :].lstrip(), rejected[len(shared) :].lstrip()
-            return Parsed((Message("user", shared.strip()),), *answers, "strings, implicit prompt")
+            return _shared_beginning(chosen, rejected)
         if left.turns[-1].role != "assistant" or right.turns[-1].role != "assistant":
             raise UnusableRowError("dialogue does not end with an assistant turn")
         if left.turns[:-1] != right.turns[:-1]:
@@ -167,6 +196,21 @@ def _parse_strings(triple: Triple, chosen: str, rejected: str) -> Parsed:
     )
 
 
+def _shared_beginning(chosen: str, rejected: str) -> Parsed:
+    """The common beginning of two texts as the prompt of what follows.
+
+    Raises:
+        UnusableRowError: it does not end at a turn or a sentence, or is too short for a prompt.
+    """
+    shared = _shared_words(chosen, rejected)
+    text = shared.strip()
+    broken = all("\n" in side[len(shared.rstrip()) :][:2] for side in (chosen, rejected))
+    if not (broken or PROMPT_END.search(text) or LABEL_END.search(text)) or len(text.split()) < LEAST_WORDS:
+        raise UnusableRowError(NO_PROMPT_END)
+    answers = chosen[len(shared) :].lstrip(), rejected[len(shared) :].lstrip()
+    return Parsed((Message("user", text),), *answers, "strings, implicit prompt", (SHARED_BEGINNING,))
+
+
 def _shared_words(one: str, other: str) -> str:
     """The common beginning of two texts, cut back to whole words."""
     differs = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
@@ -176,20 +220,24 @@ def _shared_words(one: str, other: str) -> str:
 
 
 def _parse_messages(prompt: Any, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> Parsed:
-    # A string prompt beside whole conversations only repeats one of their turns, so it is ignored.
     whole = len(chosen) > 1 or len(rejected) > 1
     repairs: tuple[str, ...] = ()
-    if prompt is None or prompt == "" or prompt == [] or (whole and isinstance(prompt, str)):
+    given = turns_or_text(prompt)
+    if isinstance(given, tuple) and whole and given in (chosen, rejected):
+        given = None  # the whole chosen conversation once more
+    if given is None or given == "" or given == () or (whole and isinstance(given, str)):
         shared = 0
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
             shared += 1
         turns, kind = chosen[:shared], "messages, implicit prompt"
         if shared == 0:
             raise UnusableRowError("prompt is missing")
+        if isinstance(given, str) and not _repeats(given, turns):
+            raise UnusableRowError("the prompt is not in the conversations of chosen and rejected")
         chosen, rejected = chosen[shared:], rejected[shared:]
     else:
-        turns, repairs = parse_prompt(prompt)
-        kind = "string prompt, message answers" if isinstance(prompt, str) else "messages"
+        turns, repairs = parse_prompt(given)
+        kind = "string prompt, message answers" if isinstance(given, str) else "messages"
         if len(chosen) > 1 and chosen[: len(turns)] == turns == rejected[: len(turns)]:
             chosen, rejected = chosen[len(turns) :], rejected[len(turns) :]
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
@@ -198,63 +246,10 @@ def _parse_messages(prompt: Any, chosen: tuple[Message, ...], rejected: tuple[Me
     return Parsed(turns, chosen[0].content, rejected[0].content, kind, repairs)
 
 
-def parse_prompt(prompt: Any) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-    """Turns of a prompt (a string or a list of messages), and the repairs made.
-
-    Raises:
-        UnusableRowError: the prompt cannot be used; gives the reason.
-    """
-    if isinstance(prompt, list):
-        return _messages(prompt), ()
-    if not isinstance(prompt, str):
-        raise UnusableRowError("prompt is neither a string nor a list of messages")
-    dialogue = parse_dialogue(prompt)
-    if dialogue is None:
-        return (Message("user", prompt),), ()
-    turns = dialogue.turns
-    if len(turns) > 1 and turns[-1].role == "assistant" and not turns[-1].content:
-        turns = turns[:-1]  # "... Assistant:" is where the answer goes, not a turn
-    return turns, (DIALOGUE_PARSED, *((TURNS_JOINED,) if dialogue.joined else ()))
-
-
-def _messages(value: Sequence[Any]) -> tuple[Message, ...]:
-    roles: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-    messages = []
-    for item in value:
-        if not isinstance(item, Mapping) or not isinstance(item.get("content"), str):
-            raise UnusableRowError("a message is not {role, content} with text content")
-        if not isinstance(item.get("role"), str) or item["role"] not in roles:
-            raise UnusableRowError("a message has a role other than system, user, assistant")
-        messages.append(Message(roles[item["role"]], item["content"]))
-    return tuple(messages)
-
-
-@dataclass(frozen=True)
-class Dialogue:
-    """Turns of a "Human: / Assistant:" text; `joined`: whether consecutive turns of one role were joined."""
-
-    turns: tuple[Message, ...]
-    joined: bool
-
-
-def parse_dialogue(text: str) -> Dialogue | None:
-    """Turns of a text that starts with "Human:"; None for any other text.
-
-    Upstream hh-rlhf separates turns with an empty line, the paper's resplit with a line break. Consecutive turns of one
-    role are joined with a line break, because chat templates require alternating roles.
-    """
-    text = text.strip()
-    if not text.startswith("Human:"):
-        return None
-    gap = r"\n\n" if re.search(r"\n\n(Human|Assistant):", text) else r"\n"
-    pieces = re.split(rf"(?:\A|{gap}[ \t]*)(Human|Assistant):", text)
-    turns: list[Message] = []
-    joined = False
-    for speaker, content in zip(pieces[1::2], pieces[2::2], strict=True):
-        role: Role = "user" if speaker == "Human" else "assistant"
-        if turns and turns[-1].role == role:
-            joined = True
-            turns[-1] = replace(turns[-1], content=f"{turns[-1].content}\n{content.strip()}".strip())
-        else:
-            turns.append(Message(role, content.strip()))
-    return Dialogue(tuple(turns), joined)
+def _repeats(prompt: str, turns: tuple[Message, ...]) -> bool:
+    """Whether a text prompt beside whole conversations only repeats a part of them."""
+    text = " ".join(prompt.split())
+    said = [" ".join(m.content.split()) for m in turns]
+    return text in " ".join(said) or any(
+        turn and turn in text for turn, m in zip(said, turns, strict=True) if m.role == "user"
+    )

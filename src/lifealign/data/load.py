@@ -86,10 +86,15 @@ def load_rows(
     if isinstance(rows, str | PathLike):
         found = read_source(SourceConfig(path=fspath(rows), recipe=recipe), seed)
     else:
-        records = [row.to_json() if isinstance(row, Row) else row for row in rows]
+        records = [_record(row) if isinstance(row, Row) else row for row in rows]
         found = clean(records, label, find_recipe(recipe) if recipe else None, seed)
     require_rows(found.report)
     return found
+
+
+def _record(row: Row) -> Mapping[str, Any]:
+    """A row as a record; its source is no column."""
+    return {name: value for name, value in row.to_json().items() if name != "source"}
 
 
 def task_from_rows(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lifealign.core.errors import DataError
-from lifealign.data.formats import UnusableRowError, parse_prompt
 from lifealign.data.sources import Record, read_file
 from lifealign.data.tasks import Message
+from lifealign.data.turns import UnusableRowError, parse_prompt
 
 COLUMNS = ("prompt", "messages")
 

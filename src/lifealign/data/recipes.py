@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lifealign.core.errors import ConfigError
-from lifealign.data.formats import Triple, UnusableRowError
+from lifealign.data.formats import Triple
 from lifealign.data.sources import Record
+from lifealign.data.turns import UnusableRowError
 
 DETOKENISED = "tokenised text joined"
 ONE_WRONG_ANSWER = "one of several wrong answers chosen"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lifealign.core.errors import DataError
+from lifealign.data.tables import Table, table_of
 
 Record = Mapping[str, Any]
 
@@ -49,7 +50,14 @@ def is_file_path(path: str) -> bool:
 
 
 def read_file(path: str) -> list[Record]:
-    """Read the records of a json (a list, or one row per line), jsonl, parquet or csv file, in order.
+    """The records of `read_table`."""
+    return read_table(path).records
+
+
+def read_table(path: str) -> Table:
+    """Read the records of a json, jsonl, parquet or csv file, in order.
+
+    A json file holds a list of rows, one row per line, a list of rows under a key, or an object of columns.
 
     Raises:
         DataError: no such file, an unknown extension, or content that does not match the extension.
@@ -63,9 +71,9 @@ def read_file(path: str) -> list[Record]:
     if extension in (".json", ".jsonl"):
         return _read_json(path)
     if extension == ".csv":
-        return _read_csv(path)
+        return Table(_read_csv(path))
     if extension == ".parquet":
-        return _load_local("parquet", path)
+        return Table(_load_local("parquet", path))
     raise DataError(f"{path}: unknown extension {file.suffix!r}; allowed: {', '.join(EXTENSIONS)}")
 
 
@@ -106,36 +114,51 @@ def _text(path: str) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _read_json(path: str) -> list[Record]:
+def _read_json(path: str) -> Table:
     text = _text(path)
-    numbered: list[tuple[int, Any]] = []
     if text.lstrip().startswith("["):
-        try:
-            numbered = list(enumerate(json.loads(text), 1))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested too deeply
-            raise DataError(f"{path}: cannot parse JSON: {_why(error)}") from None
+        numbered = list(enumerate(_parse_json(path, text), 1))
     else:
-        # Not str.splitlines: it also splits at U+2028 and similar characters, which a JSON string may contain.
-        for line_number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    numbered.append((line_number, json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise DataError(
-                        f"{path}:{line_number}: not valid JSON: {error.msg} (column {error.colno}); "
-                        "expected a list of rows, or one row per line"
-                    ) from None
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{path}:{line_number}: cannot parse JSON: {_why(error)}") from None
+        single = _single_object(text)
+        table = None if single is None else table_of(single, path)
+        if table is not None:
+            return table
+        numbered = [(1, single)] if single is not None else _lines(path, text)
     for number, value in numbered:
         if not isinstance(value, dict):
             raise DataError(
                 f"{path}:{number}: a row must be an object such as {{'prompt': ..., 'chosen': ..., 'rejected': ...}}, "
                 f"got {type(value).__name__}"
             )
-    return [value for _, value in numbered]
+    return Table([value for _, value in numbered])
+
+
+def _single_object(text: str) -> dict[str, Any] | None:
+    """The object that a text consists of; None if it is anything else, e.g. one object per line."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _parse_json(path: str, text: str, line: int | None = None) -> Any:
+    """The value of a text, or of one line of it."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        hint = "" if line is None else "; expected a list of rows, or one row per line"
+        where = f"{path}:{line or error.lineno}"
+        raise DataError(f"{where}: not valid JSON: {error.msg} (column {error.colno}){hint}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested too deeply
+        raise DataError(f"{path}{f':{line}' if line else ''}: cannot parse JSON: {_why(error)}") from None
+
+
+def _lines(path: str, text: str) -> list[tuple[int, Any]]:
+    """Line number and value of every line that is not blank."""
+    # Not str.splitlines: it also splits at U+2028 and similar characters, which a JSON string may contain.
+    lines = enumerate(text.split("\n"), 1)
+    return [(number, _parse_json(path, line, number)) for number, line in lines if line.strip()]
 
 
 def _read_csv(path: str) -> list[Record]:

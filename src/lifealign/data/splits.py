@@ -28,18 +28,20 @@ def drop_shared_prompts(train: Cleaned, test: Sequence[Row]) -> Cleaned:
     held_out = {prompt_key(row) for row in test}
     kept: list[Row] = []
     kept_numbers: list[int] = []
+    kept_scores: list[tuple[float, float] | None] = []
     dropped_numbers: list[int] = []
-    for row, number in zip(train.rows, train.numbers, strict=True):
+    for row, number, scores in zip(train.rows, train.numbers, train.scores, strict=True):
         if prompt_key(row) in held_out:
             dropped_numbers.append(number)
         else:
             kept.append(row)
             kept_numbers.append(number)
+            kept_scores.append(scores)
     if not dropped_numbers:
         return train
     dropped = {**train.report.dropped, PROMPT_IN_TEST: tuple(dropped_numbers)}
     report = replace(train.report, kept=len(kept), dropped=dropped)
-    return replace(train, rows=tuple(kept), numbers=tuple(kept_numbers), report=report)
+    return replace(train, rows=tuple(kept), numbers=tuple(kept_numbers), scores=tuple(kept_scores), report=report)
 
 
 def split_task(

@@ -14,6 +14,14 @@ from typing import Any, Literal
 from lifealign.core.origin import described
 
 SHOWN_ROW_NUMBERS = 10
+PLAIN_LAYOUTS = frozenset(
+    {
+        "TRL preference (prompt, chosen, rejected)",
+        "the paper's names (query, chosen, rejected)",
+        "TRL preference, implicit prompt (chosen, rejected)",
+    }
+)
+"""Layouts that a stored report does not name, as it did not before there were others."""
 
 Role = Literal["system", "user", "assistant"]
 
@@ -89,6 +97,8 @@ class DataReport:
         dropped: reason -> 1-based row numbers that were left out.
         repaired: repair -> 1-based row numbers that were changed and kept.
         formats: row format from outside that read rows -> its origin, as a record keeps it.
+        layouts: layout and the columns read -> rows that had it; not compared, as plain ones are not stored.
+        unread: column that holds something and was not read -> what it may mean.
     """
 
     source: str
@@ -97,16 +107,22 @@ class DataReport:
     dropped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     repaired: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    layouts: Mapping[str, int] = field(default_factory=dict, compare=False)
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The report as lines of text: a summary, then one line per reason and per repair; long lists are shortened."""
         lines = [f"{self.source}: read {_rows(self.read)}, kept {self.kept}"]
         for done, what in (("dropped", self.dropped), ("repaired", self.repaired)):
             lines += [f"{done} {_rows(len(n))}: {reason} ({shorten_numbers(n)})" for reason, n in what.items()]
+        lines += [f"layout: {layout}, {_rows(count)}" for layout, count in self.layouts.items()]
+        if self.unread:
+            lines.append("columns not read: " + ", ".join(f"{name} ({what})" for name, what in self.unread.items()))
         return lines + [f"read by format {name!r} of {described(origin)}" for name, origin in self.formats.items()]
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain values, row numbers in full."""
+        """The report as plain values, row numbers in full; without `layouts` and `unread` where they tell nothing."""
+        plain = all(name in PLAIN_LAYOUTS or name.startswith("recipe ") for name in self.layouts)
         return {
             "source": self.source,
             "read": self.read,
@@ -114,6 +130,8 @@ class DataReport:
             "dropped": {reason: list(numbers) for reason, numbers in self.dropped.items()},
             "repaired": {repair: list(numbers) for repair, numbers in self.repaired.items()},
             **({"formats": dict(self.formats)} if self.formats else {}),
+            **({} if plain else {"layouts": dict(self.layouts)}),
+            **({"unread": dict(self.unread)} if self.unread else {}),
         }
 
     @classmethod
@@ -126,6 +144,8 @@ class DataReport:
             {reason: tuple(numbers) for reason, numbers in value["dropped"].items()},
             {repair: tuple(numbers) for repair, numbers in value["repaired"].items()},
             value.get("formats", {}),
+            value.get("layouts", {}),
+            value.get("unread", {}),
         )
 
 
