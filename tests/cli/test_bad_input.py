@@ -61,6 +61,14 @@ GOOD = {"prompt": "p", "chosen": "yes", "rejected": "no"}
 
 BAD_ROWS: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "bad JSON": ((GOOD, "{not json"), ("bad.jsonl:2",)),
+    "unpaired": (
+        ({"prompt": "p", "completion": "a", "label": True},),
+        ("unpaired feedback", "prompt, completion, label", "needed pairs"),
+    ),
+    "demonstrations": (
+        ({"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]},),
+        ("demonstrations", "messages", "needed pairs"),
+    ),
     "wrong columns": (({"question": "p", "good": "a"},), ("question", "chosen", "rejected")),
     "empty answers": (({**GOOD, "chosen": " "},), ("empty",)),
     "equal answers": (({**GOOD, "chosen": "no"},), ("equal",)),

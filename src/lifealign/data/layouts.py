@@ -84,7 +84,8 @@ class Layout:
         triple = self.read(record, plain)
         system = next((name for name in SYSTEM if not is_empty(record.get(name))), None)
         groups = (name for option in plain for name in option)
-        read = (*((system,) if system else ()), *(triple.read or ()), *groups)
+        first = system or next((name for name in SYSTEM if name in record), None)
+        read = (*((first,) if first else ()), *(triple.read or ()), *groups)
         scores = triple.scores or _scores(record)
         return replace(
             triple, system=record[system] if system else None, scores=scores, read=tuple(dict.fromkeys(read))

@@ -73,7 +73,7 @@ def _of_columns(value: Mapping[str, Any], path: str) -> list[Mapping[str, Any]] 
     for name, cells in value.items():
         if isinstance(cells, Mapping) and cells and all(str(key).isdigit() for key in cells):
             cells = list(cells.values())
-        if not isinstance(cells, list) or any(map(is_message, cells)):
+        if not isinstance(cells, list) or not cells or any(map(is_message, cells)):
             return None
         columns[name] = cells
     if not columns:
@@ -87,5 +87,6 @@ def _of_columns(value: Mapping[str, Any], path: str) -> list[Mapping[str, Any]] 
 
 def _kind(value: Any) -> str:
     if isinstance(value, list | Mapping):
-        return f"{len(value)} entries; rows of it belong in a file of their own"
+        entries = "1 entry" if len(value) == 1 else f"{len(value)} entries"
+        return f"{entries}; rows of it belong in a file of their own"
     return "not a row"
