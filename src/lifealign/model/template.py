@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Literal
 
-from jinja2 import TemplateError
-
 from lifealign.core.errors import DataError, ModelError
 from lifealign.data.reasoning import closing_tag, leaves_open, opened_tag, split_reasoning
 from lifealign.data.tasks import Message
@@ -87,7 +85,7 @@ class ChatTemplate:
                     turns, chat_template=self._pinned, tokenize=False, add_generation_prompt=generation
                 )
             )
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        except Exception as error:  # a template is a program of others; whatever it raises is its refusal
             raise DataError(_refusal(messages, str(error))) from None
 
     @functools.cached_property
