@@ -322,8 +322,8 @@ class Encoder:
             return turns
         prompt_ids = self._open_ids(text)
         responses = [self._response(prompt_ids, text, turn) for turn in turns]
-        if None in responses and self.chat is not None and all(turn.text.startswith(text) for turn in turns):
-            # What the template writes may merge over the boundary where the answer alone does not.
+        if None in responses and self.chat is not None and not any(a[:1].isspace() for a in answers):
+            # What the template writes before an answer may merge over the boundary where the answer alone does not.
             again = [self.chat.continued(prompt, text, answer) for answer in answers]
             responses = [None if turn is None else self._response(prompt_ids, text, turn) for turn in again]
             turns = [turn for turn in again if turn is not None]
