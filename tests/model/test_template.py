@@ -328,6 +328,15 @@ def test_a_date_is_fixed_in_the_templates_own_language(before: str, monkeypatch:
     assert ours.chat.render((USER,), generation=True) == theirs.replace("07:08", "00:00")
 
 
+def test_of_several_templates_the_default_is_used_or_one_is_asked_for() -> None:
+    tokenizer = make_tokenizer(TEMPLATE)
+    tokenizer.chat_template = {"default": TEMPLATE, "other": "x"}
+    assert Encoder(tokenizer, "chat", 256).encode([PLAIN])[0] == encoder(TEMPLATE).encode([PLAIN])[0]
+    tokenizer.chat_template = {"one": TEMPLATE, "other": "x"}
+    with pytest.raises(ModelError, match="several chat templates and none is named default"):
+        Encoder(tokenizer, "chat", 256)
+
+
 def test_a_template_without_a_clock_keeps_its_text() -> None:
     enc = encoder(TEMPLATE)
     assert not enc.writes_date and enc.chat is not None and enc.chat.pinned == TEMPLATE

@@ -52,11 +52,19 @@ class ChatTemplate:
     Args:
         tokenizer: with a chat template.
         day: that the template writes as today's date.
+
+    Raises:
+        ModelError: several templates, and none is the default.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, day: date) -> None:
         self.tokenizer = tokenizer
-        self.text = str(tokenizer.get_chat_template())
+        try:
+            self.text = str(tokenizer.get_chat_template())
+        except ValueError:
+            raise ModelError(
+                "the tokenizer has several chat templates and none is named default; name one so, or set model.template=plain"
+            ) from None
         self.writes_date = CLOCK in self.text
         self._pinned = with_date(self.text, day) if self.writes_date else None
         added = {str(token.content) for token in tokenizer.added_tokens_decoder.values()}
@@ -237,7 +245,7 @@ def once(template: ChatTemplate) -> list[str]:
     if template.opens:
         lines.append(
             f"the chat template opens {template.opens} in the generation prompt; answers without reasoning are learnt and "
-            "generated behind the block that the template closes by itself"
+            "generated outside of it, where the template writes them in a finished turn"
         )
     elif template.starts_at == "answer":
         lines.append("the chat template has no generation prompt; prompts end where the template writes the answer")
