@@ -68,7 +68,7 @@ WITH_SYSTEM = {"prompt": [{"role": "system", "content": "be brief"}, {"role": "u
 def test_a_refused_role_is_one_message_and_leaves_nothing(
     split: str, base: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    bad = rows(tmp_path, "bad.jsonl", *[pair(f"q{i}") for i in range(45)], pair("q", **WITH_SYSTEM))
+    bad = rows(tmp_path, "bad.jsonl", *[pair(f"q{i}") for i in range(45)], pair("q") | WITH_SYSTEM)
     good = rows(tmp_path, "good.jsonl", *[pair(f"r{i}") for i in range(45)])
     files = (bad, good) if split == "train" else (good, bad)
     result = learn(tmp_path / "memory", base(NO_SYSTEM + TEMPLATE), *files)
@@ -87,7 +87,7 @@ def test_a_stream_with_a_refused_row_in_its_last_task_writes_nothing(
     base: Callable[[str], Path], tmp_path: Path
 ) -> None:
     good, held = (rows(tmp_path, f"{n}.jsonl", *[pair(f"{n}{i}") for i in range(4)]) for n in ("good", "held"))
-    bad = rows(tmp_path, "bad.jsonl", pair("q", **WITH_SYSTEM))
+    bad = rows(tmp_path, "bad.jsonl", pair("q") | WITH_SYSTEM)
     tasks = [
         {"name": p.stem, "train": {"path": str(p)}, "test": {"path": str(held)}, "validation_rows": 0}
         for p in (good, bad)
@@ -118,12 +118,12 @@ def test_an_answer_behind_a_block_that_the_template_closes_is_learnt_scored_and_
 def a_month_later(patch: pytest.MonkeyPatch) -> None:
     """Move every clock that a prompt could be made with."""
 
-    class Date(lifealign.model.encoding.date):  # type: ignore[name-defined,misc]
+    class Date(lifealign.model.encoding.date):  # type: ignore[name-defined]
         @classmethod
         def today(cls) -> Any:
             return cls(2031, 5, 6)
 
-    class Clock(chat_template_utils.datetime):  # type: ignore[name-defined,misc]
+    class Clock(chat_template_utils.datetime):  # type: ignore[misc]
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return cls(2031, 5, 6, 7, 8, 9)

@@ -302,7 +302,7 @@ def test_reasoning_is_what_an_answer_begins_with(text: str, parts: Reasoned | No
     assert split_reasoning(text) == parts
 
 
-class Later(chat_template_utils.datetime):  # type: ignore[name-defined,misc]
+class Later(chat_template_utils.datetime):  # type: ignore[misc]
     """The clock of transformers, a month later."""
 
     @classmethod

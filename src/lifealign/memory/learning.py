@@ -64,10 +64,10 @@ KL_PAIRS = 4
 
 def create_memory(config: RunConfig, session: Session, tasks: Sequence[Task] = ()) -> MemoryStore:
     """Make a memory at `config.memory` with no task yet; a row of `tasks` that cannot be encoded leaves none behind."""
-    settled = session.settle()
     for group in session.strategy.schedule(tasks):
         for split in ("train", "validation", "test"):
             session.encoder.encode([row for task in group for row in getattr(task, split)])
+    settled = session.settle()
     identity = {**session.identity, "seed": config.seed, "config": settled.model_dump(mode="json")}
     if outside := outside_code(identity["config"]):
         identity[CODE] = outside
