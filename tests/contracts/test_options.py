@@ -87,12 +87,17 @@ RUN: dict[str, Case] = {
     "model.revision": refused("main", ConfigError, r"model.revision='main' is for hub ids, but .* is a local model"),
     "model.dtype": case("bfloat16", "adapter scores identity"),
     "model.template": case("plain", "adapter identity"),
+    "model.template_date": case("2026-03-04", "adapter date", "model.name={dated}", "model.template_date=2025-01-02"),
     "lora.r": case("3", "shapes identity"),
     "lora.alpha": case("8", "adapter identity"),
     "lora.dropout": case("0.3", "adapter identity"),
     "lora.target_modules": case("[o_proj]", "shapes identity"),
     "data.max_length": case("120", "encoding adapter"),
     "data.long_prompts": refused("error", DataError, r"leaves no room .*data.long_prompts=drop", "data.max_length=70"),
+    "data.reasoning": case(
+        "mask", "adapter encoding", "stream.planted=null", "stream.order=null", "stream.tasks={own}"
+    ),
+    "data.system": case("merge", "adapter", "stream.planted=null", "stream.order=null", "stream.tasks={own}"),
     "sft.epochs": case("1", "adapter stages"),
     "sft.learning_rate": case("0.05", "adapter", "sft.epochs=1"),
     "train.epochs": case("2", "adapter steps"),
@@ -392,7 +397,19 @@ def places(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     own_scores.write_text("def chosen_tokens(pairs):\n    return pairs.tokens[:, 0]\n")
     ask = {"question": "how do I bake bread?", "choices": ["at home", "in one sentence"], "answer": 0}
     questions.write_text(f"{json.dumps(ask)}\n{json.dumps(ask | {'answer': 1})}\n")
+    dated = save_tiny(folder / "dated")
+    template = dated / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}" + template.read_text())
+    system, chosen = {"role": "system", "content": "be brief"}, "<think>so</think>at home"
+    lines = [
+        {"prompt": [system, {"role": "user", "content": f"bake {i}?"}], "chosen": chosen, "rejected": "no"}
+        for i in range(6)
+    ]
+    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    own = {"name": "own", "train": {"path": str(folder / "own.jsonl")}, "validation_rows": 1, "test_rows": 2}
     return {
+        "dated": str(dated),
+        "own": json.dumps([own]),
         "text": str(text),
         "questions": str(questions),
         "scores": str(own_scores),
@@ -478,6 +495,7 @@ def fingerprint(config: RunConfig, patch: pytest.MonkeyPatch) -> Fingerprint:
         "adapter": _tensors(adapter),
         "shapes": str(sorted((k, list(v.shape)) for k, v in adapter.items())),
         "state": _tensors(state),
+        "date": str(memory.config.model.template_date),
         "identity": json.dumps([identity, store.identity["base"]["dtype"], store.identity["seed"]], sort_keys=True),
         "replay": str([store.load_lines(m, "replay.jsonl") for m in commits]),
         "encoding": str([store.load_document(m, "data.json")["encoding"] for m in commits]),

@@ -57,7 +57,7 @@ class FakeMemory:
         self.path, self.config = path, config or RunConfig(model=ModelConfig(name="smollm2-135m"))
 
     @classmethod
-    def create(cls, path, config):
+    def create(cls, path, config, *, first=None, progress=None):
         cls.calls.append(("create", path, config))
         path.mkdir(parents=True, exist_ok=True)
         (path / "HEAD").write_text("{}")

@@ -213,12 +213,17 @@ def test_a_row_is_tokenised_once_in_a_session(strategy: str, config: Build, monk
             store = learn_group(session, store, [task], session.config)[1]
             score_row(session, store, store.head, tasks, session.config)
     rows = [row for task in tasks for row in (*task.train, *task.validation, *task.test)]
-    answers = [session.encoder._full_text(r.prompt, answer) for r in rows for answer in (r.chosen, r.rejected)]
-    prompts = [session.encoder._prompt_text(r.prompt) for r in rows]
+    encoder = session.encoder
+    prompts = [encoder._prompt_text(r.prompt) for r in rows]
+    turns = [
+        encoder._turns(r.prompt, text, (r.chosen, r.rejected), False) for r, text in zip(rows, prompts, strict=True)
+    ]
+    answers = [turn.text for both in turns for turn in both]
     assert len(set(answers)) == len(answers) == 2 * len(rows)
     assert {text: read[text] for text in answers} == dict.fromkeys(answers, 1)
     assert {read[text] for text in prompts} == {1, 2}
-    assert sum(read.values()) == 3 * len(rows) + sum(len(task.train) for task in tasks)
+    # Two more: once in a session, the template is asked whether an answer changes how a prompt's end is read.
+    assert sum(read.values()) == 3 * len(rows) + sum(len(task.train) for task in tasks) + 2
 
 
 def test_a_held_out_prompt_that_is_too_long_is_refused_before_training(

@@ -75,7 +75,9 @@ def learn(
     config = found.config if found else _new_config(memory, base_model, settings or ())
     # Rows first: a mistake in them leaves no empty memory behind.
     task = task_from_rows(name, rows, test, recipe=recipe, seed=config.seed, requirement=requirement, checker=checker)
-    result = (found or Memory.create(memory, config)).learn(task, settings=settings or (), progress=make_progress())
+    progress = make_progress()
+    found = found or Memory.create(memory, config, first=task, progress=progress)
+    result = found.learn(task, settings=settings or (), progress=progress)
     lines = [line for report in task.reports for line in report.lines()]
     lines.append(f"learnt {result.name} in {result.seconds:.0f} s: {result.directory}")
     lines += [f"  {score}: {value:.2f}" for score, value in result.scores.items()]

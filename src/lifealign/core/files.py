@@ -182,3 +182,15 @@ def sweep(directory: Path) -> None:
             shutil.rmtree(child)
         else:
             child.unlink()
+
+
+def free_directory(out: str | Path) -> Path:
+    """The directory to write to.
+
+    Raises:
+        ConfigError: it is neither missing nor empty.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target}: not an empty directory; give one that is missing or empty")
+    return target

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
+from lifealign.core.files import free_directory
 from lifealign.core.progress import NullProgress, Progress, say_once
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import notes
@@ -54,10 +55,18 @@ class Memory:
         self._said: set[str] = set() if session is None else session.said
 
     @classmethod
-    def create(cls, path: str | Path, config: RunConfig | None = None, *, progress: Progress | None = None) -> Memory:
+    def create(
+        cls,
+        path: str | Path,
+        config: RunConfig | None = None,
+        *,
+        first: Task | None = None,
+        progress: Progress | None = None,
+    ) -> Memory:
         """Make a memory for the base model and strategy of `config`.
 
         Raises:
+            DataError: a row of `first`, the task to be learnt first, cannot be encoded; then nothing is written.
             ModelError: the base model cannot be loaded.
             StoreError: `path` holds something already, or cannot be written.
         """
@@ -70,7 +79,7 @@ class Memory:
         config = read_config(None, base={**tree, "memory": str(path)})
         check_scores(config)
         session = Session(config, progress or NullProgress())
-        return cls(create_memory(config, session), session)
+        return cls(create_memory(config, session, (first,) if first else ()), session)
 
     @classmethod
     def open(cls, path: str | Path) -> Memory:
@@ -279,7 +288,7 @@ class Memory:
         """
         from lifealign.memory.recompose import recompose
 
-        target = None if out is None else _free(out)
+        target = None if out is None else free_directory(out)
         config = self._with_options(evaluate={"split": split})
         made = recompose(
             lambda: self._session(config, progress), self._store, self._point(as_of), weights, space, split, target
@@ -290,7 +299,7 @@ class Memory:
 
     def export(self, out: str | Path, *, merged: bool = False, as_of: str | None = None) -> Path:
         """Write a PEFT adapter, or (`merged`) a whole model; both can be used without this package."""
-        target = _free(out)
+        target = free_directory(out)
         session = self._session(self.config, None)
         session.load(self._store, self._point(as_of))
         session.export(target, merged=merged)
@@ -382,17 +391,9 @@ class Memory:
         changed = self._find_code(progress)
         if self._loaded is None or self._loaded.config != config:
             session = Session(config, progress or NullProgress())
-            session.check_identity(self._store.identity, self.path)
+            session.join(self._store)
             session.said, session.changed = self._said, changed
             self._loaded = session
         if progress is not None:
             self._loaded.progress = progress
         return self._loaded
-
-
-def _free(out: str | Path) -> Path:
-    """The directory to write to, refused unless missing or empty."""
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target}: not an empty directory; give one that is missing or empty")
-    return target

@@ -170,7 +170,7 @@ def _score_choices(session: Session, guard: GuardConfig, title: str) -> dict[str
     means: dict[int, dict[int, float]] = {}
     for pair, value in zip(pairs, sums, strict=True):
         question, choice = owners[pair.position]
-        means.setdefault(question, {})[choice] = value / len(pair.chosen)
+        means.setdefault(question, {})[choice] = value / pair.chosen_tokens
     whole = {k: found for k, found in means.items() if len(found) == len(questions[k].choices)}
     correct = [float(max(found, key=found.__getitem__) == questions[k].answer) for k, found in sorted(whole.items())]
     return {"correct": correct, "left_out": len(questions) - len(correct)}

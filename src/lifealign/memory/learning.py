@@ -35,7 +35,8 @@ from lifealign.memory.rules import find_rules
 from lifealign.memory.scoring import learnt, score_row
 from lifealign.memory.session import Session, locked
 from lifealign.model.adapters import snapshot
-from lifealign.model.encoding import EncodedPair, EncodingReport
+from lifealign.model.encoded import EncodingReport
+from lifealign.model.encoding import EncodedPair
 from lifealign.store.heldout import heldout, heldout_lines
 from lifealign.store.layout import (
     ADAPTER,
@@ -61,11 +62,12 @@ KL_PAIRS = 4
 """Training pairs on which the exact KL to the base model is measured after each task."""
 
 
-def create_memory(config: RunConfig, session: Session) -> MemoryStore:
-    """Make a memory at `config.memory` with the initial adapter and no task."""
-    dtype = session.base.identity["dtype"]
-    settled = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
-    session.config = settled  # `auto` is decided once in a memory's life
+def create_memory(config: RunConfig, session: Session, tasks: Sequence[Task] = ()) -> MemoryStore:
+    """Make a memory at `config.memory` with no task yet; a row of `tasks` that cannot be encoded leaves none behind."""
+    for group in session.strategy.schedule(tasks):
+        for split in ("train", "validation", "test"):
+            session.encoder.encode([row for task in group for row in getattr(task, split)])
+    settled = session.settle()
     identity = {**session.identity, "seed": config.seed, "config": settled.model_dump(mode="json")}
     if outside := outside_code(identity["config"]):
         identity[CODE] = outside
@@ -96,9 +98,9 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     session = Session(config, progress)
     session.changed = changed
     session.warn(changed)
-    store = MemoryStore.open(config.memory) if reader is not None else create_memory(config, session)
+    store = MemoryStore.open(config.memory) if reader is not None else create_memory(config, session, tasks)
     config = session.config
-    session.check_identity(store.identity, store.path)
+    session.join(store)
     with locked(session, store):
         if config.evaluate.before:
             score_row(session, store, store.lineage()[0], tasks, config)

@@ -73,10 +73,9 @@ def settled(store: MemoryReader, config: RunConfig) -> RunConfig:
         ConfigError: lists the keys that differ.
     """
     stored = RunConfig.model_validate(store.identity["config"])
-    model = config.model
-    if model.dtype == "auto":
-        model = model.model_copy(update={"dtype": stored.model.dtype})
-    config = config.model_copy(update={"model": model})
+    undecided = {"dtype": "auto", "template_date": None}
+    kept = {key: getattr(stored.model, key) for key, value in undecided.items() if getattr(config.model, key) == value}
+    config = config.model_copy(update={"model": config.model.model_copy(update=kept)})
     fixed = ("seed", "model", "lora", "data", "strategy", "sft", "train")
     differing = []
     for key in fixed:

@@ -75,7 +75,7 @@ def score_rows(
     Raises:
         ConfigError: see `outside.values_of`.
     """
-    tokens = torch.tensor([[len(p.chosen), len(p.rejected)] for p in pairs], dtype=torch.float64).reshape(-1, 2)
+    tokens = torch.tensor([[p.chosen_tokens, p.rejected_tokens] for p in pairs], dtype=torch.float64).reshape(-1, 2)
     values = policy.detach().double().numpy(), reference.detach().double().numpy(), tokens.numpy()
     logps = PairLogProbs(*values, beta, tuple(rows))
 
@@ -133,6 +133,7 @@ def answer_rows(
         title: of the progress stage.
         prefix: see `generate.generate`.
     """
+    rows = [encoder.as_learnt(row) for row in rows]
     asked = rows[:count]
     texts = generate(
         model,
@@ -142,6 +143,7 @@ def answer_rows(
         progress=progress,
         title=title,
         prefix=prefix,
+        reasons=[encoder.reasons(row) for row in asked],
     )
     scores = scorer(texts, asked)
     answers = [

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, s
 from lifealign.model.adapters import causal_lm, restore, snapshot
 from lifealign.model.base import load_base
 from lifealign.model.encoding import Encoder
-from lifealign.model.generate import generate
+from lifealign.model.generate import generate, stop_at
 from lifealign.model.logp_cache import ReferenceCache
+from lifealign.model.template import once
 from lifealign.model.wheels import needs_conversion
 from lifealign.store.layout import ADAPTER, STATE, TRACKERS, WORK
 from lifealign.store.manifest import TaskManifest
@@ -65,7 +67,7 @@ class Session:
             progress.say(
                 f"data.max_length={config.data.max_length} exceeds the base model's context; using {longest} tokens"
             )
-        self.encoder = Encoder(self.base.tokenizer, self.base.template, longest, config.data.long_prompts)
+        self.encoder = self._encoder(longest)
         self.strategy = make_strategy(config.strategy, config.lora, config.seed)
         self.strategy.check(config)
         self.model = self.strategy.attach(self.base.model).to(self.accelerator.device)
@@ -83,6 +85,21 @@ class Session:
         )
         self.strategy.view = self.view
         self.reward_beta = self.strategy.reward_beta
+
+    def _encoder(self, longest: int) -> Encoder:
+        data, day = self.config.data, self.config.model.template_date
+        encoder = Encoder(
+            self.base.tokenizer,
+            self.base.template,
+            longest,
+            data.long_prompts,
+            reasoning=data.reasoning,
+            system=data.system,
+            day=day,
+        )
+        if day is not None and not encoder.writes_date:
+            raise ConfigError(f"model.template_date={day}: the model's template writes no date; remove the setting")
+        return encoder
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -106,6 +123,34 @@ class Session:
                 raise ConfigError(f"train.trackers: {missing} not installed; pip install {' '.join(missing)}")
             self.accelerator.init_trackers("lifealign")
             self._tracking = True
+
+    def settle(self) -> RunConfig:
+        """The configuration of a new memory, with what is decided once in its life; says it."""
+        chosen: dict[str, Any] = {"dtype": self.base.identity["dtype"]}
+        if self.encoder.writes_date:
+            chosen["template_date"] = self.config.model.template_date or self.encoder.day
+            self.progress.say(
+                f"the chat template writes today's date; this memory's prompts keep {chosen['template_date']} for its whole life"
+            )
+        for line in once(self.encoder.chat) if self.encoder.chat else ():
+            self.progress.say(line)
+        self.config = self.config.model_copy(update={"model": self.config.model.model_copy(update=chosen)})
+        return self.config
+
+    def join(self, store: MemoryReader) -> None:
+        """Serve this memory; one that does not keep its template's date yet gets the day on which it was made.
+
+        Raises:
+            StoreError: see `check_identity`.
+        """
+        self.check_identity(store.identity, store.path)
+        if self.encoder.writes_date and self.config.model.template_date is None:
+            day = datetime.fromisoformat(store.lineage()[0].created).date()
+            self.encoder.fix_date(day)
+            self.progress.say(
+                f"warning: the chat template writes today's date, and this memory does not keep its own; its prompts have {day}, "
+                "the day on which it was made"
+            )
 
     def check_identity(self, identity: Mapping[str, Any], where: Path) -> None:
         """Refuse a memory with another base model, tokenizer, template, adapter shape or strategy.
@@ -221,6 +266,7 @@ class Session:
             # In float32 whatever the base was loaded in: small updates would be lost in bfloat16.
             model = model.float().merge_and_unload()
             assert model is causal_lm(model)
+            stop_at(model, self.encoder.ends)
         else:
             model.peft_config["default"].base_model_name_or_path = self.base.model.config._name_or_path
         with writing(out):
@@ -234,6 +280,8 @@ class Session:
                     raise StoreError(
                         f"{out}: cannot be written: {error}; what was stored before is untouched"
                     ) from error
+                if self.encoder.chat is not None and self.encoder.writes_date:
+                    self.base.tokenizer.chat_template = self.encoder.chat.pinned  # the prompts that were learnt
                 self.base.tokenizer.save_pretrained(str(staged))
         return out
 

@@ -8,19 +8,30 @@ import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-from jinja2 import TemplateError
+from datetime import date
+from typing import TYPE_CHECKING, Any, Literal
 
 from lifealign.core.errors import DataError
+from lifealign.data.reasoning import split_reasoning
 from lifealign.data.tasks import Message, Row
+from lifealign.model.encoded import (
+    BOUNDARY,
+    CUT_REASONING,
+    EMPTY,
+    MIXED,
+    NO_ROOM,
+    NOT_WHOLE,
+    EncodingReport,
+    Reasoning,
+    Sides,
+    Tally,
+)
+from lifealign.model.template import ChatTemplate, Turn, merge_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Template = Literal["chat", "plain"]
-Sides: TypeAlias = "tuple[array[int], array[int], array[int]]"
-"""Prompt, chosen and rejected answer of a row as ids, not cut."""
 
 FRAMED = "framed"
 """Placeholder for any user turn; no template writes it by itself."""
@@ -39,6 +50,9 @@ class EncodedPair:
         chosen_cut: the chosen answer was cut at `max_length`, so its EOS is not trained.
         rejected_cut: the rejected answer was cut at `max_length`, so its EOS is not trained.
         digest: content of the row (`Row.digest`).
+        chosen_context: number of ids that the chosen answer begins with and that are neither trained nor scored (reasoning
+            with `data.reasoning=mask`); less than its length.
+        rejected_context: the same of the rejected answer.
         position: of the row among those that were encoded together.
         opening: number of ids that all prompts encoded together begin with. Every packed row branches there at the
             latest, even a row of one pair: in half precision, the place where a prompt is cut changes how attention
@@ -54,40 +68,18 @@ class EncodedPair:
     digest: str
     position: int = field(default=0, compare=False)
     opening: int = field(default=0, compare=False)
+    chosen_context: int = 0
+    rejected_context: int = 0
 
+    @property
+    def chosen_tokens(self) -> int:
+        """Number of the chosen answer's tokens that are trained and scored."""
+        return len(self.chosen) - self.chosen_context
 
-@dataclass(frozen=True)
-class EncodingReport:
-    """Rows of one task that encoding cut or left out; each value lists their sources (``file:row``).
-
-    Attributes:
-        cut: at least one answer was cut at `max_length`.
-        long_prompt: left out, the prompt leaves no room for an answer.
-        boundary: left out, no token boundary between prompt and answer, EOS inside the answer, or answers that were cut to
-            the same tokens.
-    """
-
-    cut: tuple[str, ...] = ()
-    long_prompt: tuple[str, ...] = ()
-    boundary: tuple[str, ...] = ()
-
-    def lines(self, what: str) -> list[str]:
-        """Lines for people about the cut and left-out rows of `what`; empty if every row is whole."""
-        causes = {
-            "an answer was cut at data.max_length": self.cut,
-            "left out because the prompt leaves no room for an answer": self.long_prompt,
-            "left out because no token boundary separates prompt and answers, or the answers are equal within "
-            "data.max_length": self.boundary,
-        }
-        return [
-            f"{what}: {len(rows)} row{'s' * (len(rows) > 1)}: {cause} ({rows[0]}{', ...' * (len(rows) > 1)})"
-            for cause, rows in causes.items()
-            if rows
-        ]
-
-    def to_json(self) -> dict[str, list[str]]:
-        """The report as plain lists."""
-        return {"cut": list(self.cut), "long_prompt": list(self.long_prompt), "boundary": list(self.boundary)}
+    @property
+    def rejected_tokens(self) -> int:
+        """Number of the rejected answer's tokens that are trained and scored."""
+        return len(self.rejected) - self.rejected_context
 
 
 class Encoder:
@@ -101,6 +93,9 @@ class Encoder:
         template: `chat` (the tokenizer's own) or `plain` (role names and line breaks).
         max_length: tokens of prompt plus one answer.
         long_prompts: `error` raises `DataError` for a prompt that leaves no room for an answer, `drop` leaves it out.
+        reasoning: of answers: `train` it, `mask` it (read, but not trained), or `drop` it.
+        system: `merge` puts system texts at the head of the first user turn, `keep` leaves them to the template.
+        day: that the template writes as today's date; None: today.
     """
 
     def __init__(
@@ -109,6 +104,10 @@ class Encoder:
         template: Template,
         max_length: int,
         long_prompts: Literal["error", "drop"] = "error",
+        *,
+        reasoning: Reasoning = "train",
+        system: Literal["keep", "merge"] = "keep",
+        day: date | None = None,
     ) -> None:
         if template == "chat" and not tokenizer.chat_template:
             raise DataError("model.template is 'chat', but the tokenizer has no chat template; allowed: plain, auto")
@@ -118,11 +117,32 @@ class Encoder:
         self.template = template
         self.max_length = max_length
         self.long_prompts = long_prompts
-        self._known: dict[str, Sides | None] = {}
+        self.reasoning = reasoning
+        self.system = system
         self._eos = int(tokenizer.eos_token_id)
         # Tokenizers disagree on whether they add BOS by themselves; an empty text shows what they add in front.
         added = [int(i) for i in tokenizer("", add_special_tokens=True)["input_ids"]]
         self._bos = [i for i in added if i == tokenizer.bos_token_id][:1]
+        self.fix_date(date.today() if day is None else day)
+
+    def fix_date(self, day: date) -> None:
+        """Let the template write this date from now on."""
+        self.day = day
+        self.chat = ChatTemplate(self.tokenizer, day) if self.template == "chat" else None
+        self._known: dict[str, Sides | str] = {}
+        for name in ("_frame", "_joins"):
+            self.__dict__.pop(name, None)
+
+    @property
+    def writes_date(self) -> bool:
+        """Whether the template can write today's date."""
+        return self.chat is not None and self.chat.writes_date
+
+    @property
+    def ends(self) -> list[int]:
+        """Ids that end an answer: the tokenizer's EOS, and the end of a turn that the template writes."""
+        own = self.chat.end if self.chat else ""
+        return sorted({self._eos, int(self.tokenizer.convert_tokens_to_ids(own)) if own else self._eos})
 
     @functools.cached_property
     def _frame(self) -> tuple[str, str]:
@@ -143,9 +163,25 @@ class Encoder:
             "template_sha256": hashlib.sha256(str(text).encode()).hexdigest(),
         }
 
-    def prompt_ids(self, prompt: Sequence[Message]) -> list[int]:
-        """Ids of a prompt as it is fed to the model for generation."""
-        return self._ids(self._prompt_text(prompt))
+    def prompt_ids(self, prompt: Sequence[Message], reasons: bool = False) -> list[int]:
+        """Ids of a prompt as it is fed to the model for generation.
+
+        Args:
+            prompt: the conversation.
+            reasons: an answer with reasoning is wanted; matters only to templates that open it in the prompt.
+
+        Raises:
+            DataError: the template refuses the prompt; has its own words.
+        """
+        return self._open_ids(self._prompt_text(self._merged(prompt), reasons))
+
+    def as_learnt(self, row: Row) -> Row:
+        """The row with the answers that are learnt: without their reasoning if it is dropped."""
+        return replace(row, chosen=_last(row.chosen), rejected=_last(row.rejected)) if self.reasoning == "drop" else row
+
+    def reasons(self, row: Row) -> bool:
+        """Whether the row is learnt with reasoning in an answer."""
+        return self.reasoning != "drop" and any(split_reasoning(a) is not None for a in (row.chosen, row.rejected))
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a text without a template; BOS comes first if the tokenizer uses one."""
@@ -170,105 +206,183 @@ class Encoder:
             DataError: a prompt is too long and `long_prompts` is `error`, or no row is left and `allow_none` is not set.
         """
         pairs: list[EncodedPair] = []
-        cut: list[str] = []
-        long_prompt: list[str] = []
-        boundary: list[str] = []
+        found = Tally()
         for position, row in enumerate(rows):
-            digest = row.digest
-            sides = self._sides(row, digest)
-            if sides is None:
-                boundary.append(row.source)
-                continue
-            prompt, chosen, rejected = sides
-            room = self.max_length - len(prompt)
-            if room < 1:
-                if self.long_prompts == "error":
-                    raise DataError(
-                        f"{row.source}: the prompt has {len(prompt)} tokens, which leaves no room for an answer within "
-                        f"data.max_length={self.max_length}; raise it, or set data.long_prompts=drop to leave such rows out"
-                    )
-                long_prompt.append(row.source)
-                continue
-            pair = EncodedPair(
-                tuple(prompt),
-                tuple(chosen[:room]),
-                tuple(rejected[:room]),
-                len(chosen) > room,
-                len(rejected) > room,
-                digest,
-                position,
-            )
-            if pair.chosen == pair.rejected:
-                boundary.append(row.source)  # cut to the same tokens: nothing left to prefer
-                continue
-            if pair.chosen_cut or pair.rejected_cut:
-                cut.append(row.source)
-            pairs.append(pair)
+            pair = self._pair(row, position, found)
+            if pair is not None:
+                pairs.append(pair)
         if rows and not pairs and not allow_none:
+            reasons = "".join(f", {len(rows)} are left out because {reason}" for reason, rows in found.refused.items())
             raise DataError(
-                f"none of {len(rows)} rows can be used: {len(long_prompt)} prompts leave no room within data.max_length="
-                f"{self.max_length}, {len(boundary)} rows have no token boundary between prompt and answer (first: {rows[0].source})"
+                f"none of {len(rows)} rows can be used: {len(found.long_prompt)} prompts leave no room within data.max_length="
+                f"{self.max_length}, {len(found.boundary)} rows have no token boundary between prompt and answer{reasons} "
+                f"(first: {rows[0].source})"
             )
         opening = common_prefix([p.prompt for p in pairs]) if len(pairs) > 1 else 0
         pairs = [replace(p, opening=opening) for p in pairs]
-        return pairs, EncodingReport(tuple(cut), tuple(long_prompt), tuple(boundary))
+        return pairs, found.report(self.reasoning)
 
-    def _prompt_text(self, prompt: Sequence[Message]) -> str:
-        if self.template == "chat":
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [{"role": m.role, "content": m.content} for m in prompt], tokenize=False, add_generation_prompt=True
+    def _pair(self, row: Row, position: int, found: Tally) -> EncodedPair | None:
+        """One row, cut to `max_length`; None if it is left out. Its part of the report goes into `found`."""
+        digest = row.digest
+        sides = self._sides(row, digest)
+        if isinstance(sides, str):
+            found.leave_out(sides, row.source)
+            return None
+        room = self.max_length - len(sides.prompt)
+        if room < 1:
+            if self.long_prompts == "error":
+                raise DataError(
+                    f"{row.source}: the prompt has {len(sides.prompt)} tokens, which leaves no room for an answer within "
+                    f"data.max_length={self.max_length}; raise it, or set data.long_prompts=drop to leave such rows out"
                 )
-            )
+            found.long_prompt.append(row.source)
+            return None
+        if room <= max(sides.context):
+            found.leave_out(NO_ROOM, row.source)
+            return None
+        chosen, rejected = sides.answers
+        pair = EncodedPair(
+            tuple(sides.prompt),
+            tuple(chosen[:room]),
+            tuple(rejected[:room]),
+            len(chosen) > room,
+            len(rejected) > room,
+            digest,
+            position,
+            chosen_context=sides.context[0],
+            rejected_context=sides.context[1],
+        )
+        if pair.chosen == pair.rejected:
+            found.leave_out(BOUNDARY, row.source)  # cut to the same tokens: nothing left to prefer
+            return None
+        found.keep(row.source, cut=pair.chosen_cut or pair.rejected_cut, part=sides.part, reasons=sides.reasons)
+        return pair
+
+    def _merged(self, prompt: Sequence[Message]) -> Sequence[Message]:
+        return merge_system(prompt) if self.system == "merge" else prompt
+
+    def _prompt_text(self, prompt: Sequence[Message], reasons: bool = False) -> str:
+        if self.chat is not None:
+            return self.chat.prompt(prompt, reasons)
         turns = [f"{PLAIN_ROLES[m.role]}: {m.content}\n" for m in prompt]
         return "".join(turns) + f"{PLAIN_ROLES['assistant']}:"
-
-    def _full_text(self, prompt: Sequence[Message], answer: str) -> str:
-        if self.template == "chat":
-            messages = [{"role": m.role, "content": m.content} for m in prompt]
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [*messages, {"role": "assistant", "content": answer}], tokenize=False, add_generation_prompt=False
-                )
-            )
-        return self._prompt_text(prompt) + " " + answer
 
     def _ids(self, text: str) -> list[int]:
         ids = [int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
         # A chat template may or may not write BOS itself; it must come first, exactly once, if the tokenizer uses one.
         return ids if not self._bos or ids[:1] == self._bos else self._bos + ids
 
-    def _sides(self, row: Row, digest: str) -> Sides | None:
+    def _open_ids(self, text: str) -> list[int]:
+        """Ids of a prompt as they are with an answer behind it.
+
+        Some tokenizers join line breaks at the end of a text, but not before a word. Then the prompt is read with one.
+        """
+        return self._before_word(text) if self._joins else self._ids(text)
+
+    def _before_word(self, text: str) -> list[int]:
+        whole = self._ids(text + FRAMED)
+        word = [int(i) for i in self.tokenizer(FRAMED, add_special_tokens=False)["input_ids"]]
+        return whole[: -len(word)] if whole[-len(word) :] == word else self._ids(text)
+
+    @functools.cached_property
+    def _joins(self) -> bool:
+        """Whether a prompt's end is read in another way if an answer follows."""
+        if self.chat is None:
+            return False
+        if self.chat.starts_at == "answer":
+            return True
+        try:
+            text = self._prompt_text((Message("user", FRAMED),))
+        except DataError:
+            return False  # the template wants more than one turn
+        alone = self._ids(text)
+        return self._ids(text + FRAMED)[: len(alone)] != alone
+
+    def _sides(self, row: Row, digest: str) -> Sides | str:
         """The result of `_split`, computed once for rows of equal content."""
         if digest not in self._known:
-            self._known[digest] = self._split(row)
+            try:
+                self._known[digest] = self._split(row)
+            except DataError as error:
+                raise DataError(f"{row.source}: {error}") from None
         return self._known[digest]
 
-    def _split(self, row: Row) -> Sides | None:
-        """Prompt and the two answers as ids, or None if no token boundary separates them."""
-        try:
-            prompt = self.prompt_ids(row.prompt)
-        except TemplateError as error:
-            raise DataError(f"{row.source}: the model's chat template refuses the prompt: {error}") from None
-        answers = []
-        for answer in (row.chosen, row.rejected):
-            full = self._ids(self._full_text(row.prompt, answer))
-            if full[: len(prompt)] != prompt:
-                return None
+    def _split(self, row: Row) -> Sides | str:
+        """Prompt and the two answers as ids, or the reason why they cannot be told apart or are not whole."""
+        parts = [split_reasoning(answer) for answer in (row.chosen, row.rejected)]
+        learnt = self.as_learnt(row)
+        answers = (learnt.chosen, learnt.rejected)
+        if not all(a.strip() for a in answers):
+            return EMPTY
+        prompt, reasons = self._merged(row.prompt), self.reasons(row)
+        text = self._prompt_text(prompt, reasons)
+        turns = self._turns(prompt, text, answers, reasons)
+        if isinstance(turns, str):
+            return turns
+        prompt_ids = self._open_ids(text)
+        responses = [self._response(prompt_ids, text, turn) for turn in turns]
+        if None in responses and self.chat is not None and not any(a[:1].isspace() for a in answers):
+            # What the template writes before an answer may merge over the boundary where the answer alone does not.
+            again = [self.chat.continued(prompt, text, answer) for answer in answers]
+            responses = [None if turn is None else self._response(prompt_ids, text, turn) for turn in again]
+            turns = [turn for turn in again if turn is not None]
+        if None in responses:
+            return BOUNDARY
+        masked = [self.reasoning == "mask" and part is not None for part in parts]
+        context = [self._context(prompt_ids, t) if m else 0 for t, m in zip(turns, masked, strict=True)]
+        chosen, rejected = (array("i", response or ()) for response in responses)
+        return Sides(
+            array("i", prompt_ids),
+            (chosen, rejected),
+            (context[0], context[1]),
+            any(part is not None for part in parts),
+            self.chat is not None and self.chat.left_out(prompt, text),
+        )
+
+    def _turns(self, prompt: Sequence[Message], text: str, answers: Sequence[str], reasons: bool) -> list[Turn] | str:
+        """The prompt with each of its answers, as text; or the reason why the template cannot write them."""
+        if self.chat is None:
+            return [Turn(f"{text} {a}", len(text) + 1 + len(a) - len(_last(a)), "") for a in answers]
+        if self.chat.opens and reasons:
+            continued = [self.chat.continued(prompt, text, a) for a in answers]
+            return MIXED if None in continued else [turn for turn in continued if turn is not None]
+        finished = [self.chat.finished(prompt, a) for a in answers]
+        if None in finished:
+            return CUT_REASONING if reasons else NOT_WHOLE
+        turns = [turn for turn in finished if turn is not None]
+        if all(turn.text.startswith(text) for turn in turns):
+            return turns
+        continued = [self.chat.continued(prompt, text, a) for a in answers]
+        return MIXED if None in continued else [turn for turn in continued if turn is not None]
+
+    def _response(self, prompt: Sequence[int], text: str, turn: Turn) -> list[int] | None:
+        """Ids of an answer with one end; None without a token boundary, or if the answer itself spells an end."""
+        full = self._ids(turn.text)
+        if full[: len(prompt)] == prompt:
             response = full[len(prompt) :]
-            if self._eos in response:
-                # A template writes EOS and perhaps a line break after the answer: the answer ends with the EOS.
-                end = response.index(self._eos)
-                tail = self.tokenizer.decode(response[end:], skip_special_tokens=True)
-                if tail.strip():
-                    return None  # the answer itself spells EOS
-                response = response[: end + 1]
-            else:
-                response = [*response, self._eos]
-            if len(response) < 2:
-                return None
-            answers.append(response)
-        return array("i", prompt), array("i", answers[0]), array("i", answers[1])
+        elif self.chat is not None and text.rstrip().endswith(self.chat.opens or "\0"):
+            # What closes the reasoning (a line break) would merge with the prompt's end, which generation never sees.
+            response = [int(i) for i in self.tokenizer(turn.text[len(text) :], add_special_tokens=False)["input_ids"]]
+        else:
+            return None
+        if not turn.end:
+            response = [*response, self._eos]
+        if len(response) < 2 or any(i in self.ends for i in response[:-1]):
+            return None
+        return response
+
+    def _context(self, prompt: Sequence[int], turn: Turn) -> int:
+        """Number of ids of an answer that come before what follows its reasoning."""
+        full, before = self._ids(turn.text), self._before_word(turn.text[: turn.answer])
+        same = next((i for i, (a, b) in enumerate(zip(full, before, strict=False)) if a != b), len(before))
+        return max(0, same - len(prompt))
+
+
+def _last(answer: str) -> str:
+    """An answer without its reasoning."""
+    parts = split_reasoning(answer)
+    return answer if parts is None else parts.answer
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:

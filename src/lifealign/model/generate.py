@@ -33,6 +33,7 @@ def generate(
     progress: Progress | None = None,
     title: str = "generate",
     prefix: Prefix | None = None,
+    reasons: Sequence[bool] | None = None,
 ) -> list[str]:
     """Generate one answer per prompt, without special tokens, in the order of the prompts.
 
@@ -48,6 +49,7 @@ def generate(
         progress: where to report.
         title: of the progress stage.
         prefix: of the strategy, if prompts have virtual tokens before them.
+        reasons: for each prompt, whether an answer with reasoning is wanted (`Encoder.prompt_ids`); None: for none.
 
     Raises:
         DataError: a prompt longer than the encoder's `max_length`, or an option out of range.
@@ -57,12 +59,12 @@ def generate(
             f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: "
             "allowed: max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
         )
-    ids = _prompt_ids(encoder, prompts, prefix)
+    ids = _prompt_ids(encoder, prompts, prefix, reasons)
     # Prompts of similar length go together: a batch is as wide as its longest prompt.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     lm = causal_lm(model)
     eos = int(encoder.tokenizer.eos_token_id)
-    options = _generation_config(lm, eos, max_new_tokens, temperature, top_p)
+    options = _generation_config(lm, encoder.ends, eos, max_new_tokens, temperature, top_p)
     answers = [""] * len(ids)
     model.eval()
     with (progress or NullProgress()).stage(title, len(ids), "answers") as stage, torch.random.fork_rng():
@@ -76,43 +78,57 @@ def generate(
     return answers
 
 
-def _prompt_ids(encoder: Encoder, prompts: Sequence[Sequence[Message]], prefix: Prefix | None) -> list[list[int]]:
+def _prompt_ids(
+    encoder: Encoder, prompts: Sequence[Sequence[Message]], prefix: Prefix | None, reasons: Sequence[bool] | None
+) -> list[list[int]]:
     """Token ids of each prompt, with its virtual tokens before it.
 
     Raises:
-        DataError: a prompt leaves no room for an answer.
+        DataError: a prompt leaves no room for an answer, or the template refuses it.
     """
-    ids = [list(encoder.prompt_ids(prompt)) for prompt in prompts]
-    for number, prompt_ids in enumerate(ids, 1):
+    ids = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            prompt_ids = list(encoder.prompt_ids(prompt, bool(reasons and reasons[number - 1])))
+        except DataError as error:
+            raise DataError(f"prompt {number}: {error}") from None
         if len(prompt_ids) >= encoder.max_length:
             raise DataError(
                 f"prompt {number} has {len(prompt_ids)} tokens, which leaves no room for an answer within "
                 f"data.max_length={encoder.max_length}; shorten the prompt"
             )
+        ids.append(prompt_ids)
     if prefix is None:
         return ids
     return [[*before, *prompt] for before, prompt in zip(prefix(ids), ids, strict=True)]
 
 
 def _generation_config(
-    lm: PreTrainedModel, eos: int, max_new_tokens: int, temperature: float, top_p: float
+    lm: PreTrainedModel, own: Sequence[int], eos: int, max_new_tokens: int, temperature: float, top_p: float
 ) -> GenerationConfig:
     """Our own configuration: a model's may have a repetition penalty or the like, and greedy must mean greedy."""
-    ends = lm.generation_config.eos_token_id if lm.generation_config is not None else None
-    if ends is None:
-        ends = []
-    elif not isinstance(ends, list):
-        ends = [ends]
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         pad_token_id=eos,
-        eos_token_id=sorted({eos, *ends}),
+        eos_token_id=sorted({eos, *own, *_stops(lm)}),
         repetition_penalty=1.0,
         **sampling,
     )
+
+
+def _stops(lm: PreTrainedModel) -> list[int]:
+    """Ids at which the model's own generation configuration stops."""
+    ends = lm.generation_config.eos_token_id if lm.generation_config is not None else None
+    return [] if ends is None else list(ends) if isinstance(ends, list) else [ends]
+
+
+def stop_at(lm: PreTrainedModel, ends: Sequence[int]) -> None:
+    """Let whoever loads the model later stop where an answer was learnt to end."""
+    if lm.generation_config is not None and not set(ends) <= set(_stops(lm)):
+        lm.generation_config.eos_token_id = sorted({*_stops(lm), *ends})
 
 
 def _answer_batch(
@@ -127,4 +143,10 @@ def _answer_batch(
         mask[row, width - len(ids) :] = 1
     device = next(lm.parameters()).device
     output = lm.generate(input_ids=input_ids.to(device), attention_mask=mask.to(device), generation_config=options)
-    return [str(encoder.tokenizer.decode(tokens[width:], skip_special_tokens=True)).strip() for tokens in output]
+    answers = [_until(tokens[width:].tolist(), encoder.ends) for tokens in output]
+    return [str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
+
+
+def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """The ids before the first end: not every template's end is a special token, which decoding leaves out."""
+    return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]

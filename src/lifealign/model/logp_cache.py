@@ -98,8 +98,14 @@ def pair_keys(pairs: Sequence[EncodedPair], base: Mapping[str, Any], adapter: st
     """
     scope = json.dumps([base["weights"], base["dtype"], adapter]).encode()
     exact = base["dtype"] == "float32"
-    contents = [[p.prompt, p.chosen, p.rejected, *([] if exact else [p.opening])] for p in pairs]
+    contents = [[p.prompt, p.chosen, p.rejected, *([] if exact else [p.opening]), *_context(p)] for p in pairs]
     return [hashlib.sha256(scope + json.dumps(content).encode()).hexdigest() for content in contents]
+
+
+def _context(pair: EncodedPair) -> list[list[int]]:
+    """The ids that are not scored, if there are any; as a list, so that they cannot be taken for an opening."""
+    context = [pair.chosen_context, pair.rejected_context]
+    return [context] if any(context) else []
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ say) occurs once per row. So a row is a small tree of token spans, and attention
          |- prompt 2 + chosen 2
                   \- rejected 2
 
-The last token of an answer is only a target, so it is not fed in.
+The last token of an answer is only a target, so it is not fed in. Reasoning that is not trained
+(`EncodedPair.chosen_context`) is fed in, and is no target.
 """
 
 from __future__ import annotations
@@ -113,8 +114,8 @@ def pack_pairs(
     chosen = [pairs[i] for i in index]
     batch = PreferenceBatch(
         torch.tensor([p.position for p in chosen]),
-        torch.tensor([float(len(p.chosen)) for p in chosen]),
-        torch.tensor([float(len(p.rejected)) for p in chosen]),
+        torch.tensor([float(p.chosen_tokens) for p in chosen]),
+        torch.tensor([float(p.rejected_tokens) for p in chosen]),
         prompts=tuple(p.prompt for p in chosen),
     )
     build = _packed if shared_prefix else _plain
@@ -137,9 +138,9 @@ def _packed(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: b
         positions += range(root, len(pair.prompt) + len(pair.chosen) - 1)
         segments.append(Segment(start, len(ids), context))
         first = start + len(own) - 1  # last prompt column; predicts the first token of either answer
-        source += range(first, first + len(pair.chosen))
-        target += pair.chosen
-        sizes.append(len(pair.chosen))
+        source += range(first + pair.chosen_context, first + len(pair.chosen))
+        target += pair.chosen[pair.chosen_context :]
+        sizes.append(pair.chosen_tokens)
         if chosen_only:
             continue
         branch = len(ids)
@@ -147,9 +148,9 @@ def _packed(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: b
         positions += range(len(pair.prompt), len(pair.prompt) + len(pair.rejected) - 1)
         if len(ids) > branch:
             segments.append(Segment(branch, len(ids), (*context, (start, start + len(own)))))
-        source += [first, *range(branch, len(ids))]
-        target += pair.rejected
-        sizes.append(len(pair.rejected))
+        source += [first, *range(branch, len(ids))][pair.rejected_context :]
+        target += pair.rejected[pair.rejected_context :]
+        sizes.append(pair.rejected_tokens)
     return Pack(
         torch.tensor([ids]),
         torch.tensor([positions]),
@@ -164,22 +165,24 @@ def _packed(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: b
 
 def _plain(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: bool) -> Pack:
     rows = [
-        (pair.prompt, answer)
+        (pair.prompt, answer, context)
         for pair in pairs
-        for answer in ((pair.chosen,) if chosen_only else (pair.chosen, pair.rejected))
+        for answer, context in ((pair.chosen, pair.chosen_context), (pair.rejected, pair.rejected_context))[
+            : 1 if chosen_only else 2
+        ]
     ]
-    width = max(len(prompt) + len(answer) - 1 for prompt, answer in rows)
+    width = max(len(prompt) + len(answer) - 1 for prompt, answer, _ in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)  # any id does where the mask is 0
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     source: list[int] = []
     target: list[int] = []
-    for i, (prompt, answer) in enumerate(rows):
+    for i, (prompt, answer, context) in enumerate(rows):
         row = [*prompt, *answer[:-1]]
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
         first = i * width + len(prompt) - 1
-        source += range(first, first + len(answer))
-        target += answer
+        source += range(first + context, first + len(answer))
+        target += answer[context:]
     positions = torch.arange(width).expand(len(rows), width)
-    sizes = tuple(len(answer) for _, answer in rows)
+    sizes = tuple(len(answer) - context for _, answer, context in rows)
     return Pack(ids, positions, mask, (), torch.tensor(source), torch.tensor(target), sizes, batch)

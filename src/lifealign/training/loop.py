@@ -180,7 +180,7 @@ def _step(
     groups = list(split_by_budget(stage.pairs, window, config.tokens_per_pack, loop.shared_prefix, chosen_only))
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
     bound = 0.0
-    response_tokens = sum(len(stage.pairs[i].chosen) for i in window)
+    response_tokens = sum(stage.pairs[i].chosen_tokens for i in window)
     for group in groups[accelerator.process_index :: accelerator.num_processes]:
         pack = _policy_pack(loop, stage, group, chosen_only)
         if chosen_only:

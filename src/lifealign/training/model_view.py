@@ -128,7 +128,7 @@ class LoadedView:
     def sft_losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
         """Parts that add up to the mean NLL per response token of the chosen answers, without dropout."""
         pairs, _ = self.encoder.encode(rows)
-        tokens = sum(len(pair.chosen) for pair in pairs)
+        tokens = sum(pair.chosen_tokens for pair in pairs)
         for group in self._split(pairs, chosen_only=True):
             pack = self._pack([pairs[i] for i in group], chosen_only=True)
             with dropout_off(self.model):
@@ -174,7 +174,7 @@ class LoadedView:
         with self._with(weights):
             for pairs in self._groups(rows):
                 pack = self._pack(pairs)
-                sizes = [len(p.chosen) + len(p.rejected) for p in pairs]
+                sizes = [p.chosen_tokens + p.rejected_tokens for p in pairs]
                 parts = torch.split(token_logps(self.model, pack).token_T.cpu(), sizes)
                 for pair, part in zip(pairs, parts, strict=True):
                     found[pair.position] = part.clone()
