@@ -10,8 +10,9 @@ from typing import Any
 
 from lifealign.data.cleaning import Cleaned, read_source
 from lifealign.data.formats import SHARED_BEGINNING
+from lifealign.data.quality import contradictions, near_duplicates
 from lifealign.data.splits import prompt_key
-from lifealign.data.tasks import DataReport, Row, shorten_numbers
+from lifealign.data.tasks import SHOWN_ROW_NUMBERS, DataReport, Row, shorten_numbers
 
 SHOWN_PROMPTS = 3
 
@@ -40,6 +41,9 @@ class DataCheck:
             None if there are no such rows. Far from 0.5, a model can score well by length alone.
         implicit_prompts: the first prompts that were taken from the common beginning of two answers.
         repeated_prompts: kept rows whose prompt is also in an earlier kept row.
+        contradictions: number of a kept row and of the earlier row that it contradicts: chosen and rejected swapped.
+        near_duplicates: number of a kept row and of the test row (without a test source: of an earlier row) that it
+            nearly repeats, as `quality.near_duplicates` defines it.
         prompts_on_both_sides: kept rows whose prompt is also in the test source; None without a test source.
         test: report of the test source; None without one.
     """
@@ -52,6 +56,8 @@ class DataCheck:
     longer_chosen: float | None
     implicit_prompts: tuple[str, ...]
     repeated_prompts: tuple[int, ...]
+    contradictions: tuple[tuple[int, int], ...]
+    near_duplicates: tuple[tuple[int, int], ...]
     prompts_on_both_sides: tuple[int, ...] | None = None
     test: DataReport | None = None
 
@@ -68,6 +74,8 @@ class DataCheck:
             "longer_chosen": self.longer_chosen,
             "implicit_prompts": list(self.implicit_prompts),
             "repeated_prompts": list(self.repeated_prompts),
+            "contradictions": [list(pair) for pair in self.contradictions],
+            "near_duplicates": [list(pair) for pair in self.near_duplicates],
             "prompts_on_both_sides": None if both is None else list(both),
             "test": None if self.test is None else self.test.to_json(),
         }
@@ -90,6 +98,11 @@ class DataCheck:
             )
         if self.repeated_prompts:
             lines.append(f"prompt also in an earlier row: {shorten_numbers(self.repeated_prompts)}")
+        if self.contradictions:
+            lines.append(f"chosen and rejected swapped: {_pairs(self.contradictions, 'against row')}")
+        if self.near_duplicates:
+            of = "of row" if self.test is None else "of test row"
+            lines.append(f"near-duplicate: {_pairs(self.near_duplicates, of)}")
         if self.prompts_on_both_sides is not None:
             numbers = shorten_numbers(self.prompts_on_both_sides) if self.prompts_on_both_sides else "none"
             lines.append(f"prompt also in the test rows: {numbers}")
@@ -124,8 +137,11 @@ def check_data(
     if test is not None:
         held_out = read_source(SourceConfig(path=fspath(test), recipe=recipe), seed)
         test_report = held_out.report
+        near = near_duplicates(rows, found.numbers, held_out.rows, held_out.numbers)
         test_keys = {prompt_key(row) for row in held_out.rows}
         both = tuple(number for number, key in zip(found.numbers, keys, strict=True) if key in test_keys)
+    else:
+        near = near_duplicates(rows, found.numbers)
     longer = [len(row.chosen) > len(row.rejected) for row in rows if len(row.chosen) != len(row.rejected)]
     seen: set[str] = set()
     repeated = []
@@ -142,9 +158,18 @@ def check_data(
         longer_chosen=sum(longer) / len(longer) if longer else None,
         implicit_prompts=_implicit_prompts(found),
         repeated_prompts=tuple(repeated),
+        contradictions=tuple(contradictions(rows, found.numbers)),
+        near_duplicates=tuple(near),
         prompts_on_both_sides=both,
         test=test_report,
     )
+
+
+def _pairs(pairs: Sequence[tuple[int, int]], between: str) -> str:
+    """Pairs of row numbers as text, e.g. "row 4 of test row 2"; a long list is shortened."""
+    shown = ", ".join(f"row {one} {between} {other}" for one, other in pairs[:SHOWN_ROW_NUMBERS])
+    more = len(pairs) - SHOWN_ROW_NUMBERS
+    return shown + (f" and {more} more" if more > 0 else "")
 
 
 def _implicit_prompts(found: Cleaned) -> tuple[str, ...]:

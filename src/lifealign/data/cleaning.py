@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lifealign.core.errors import DataError
 from lifealign.data.formats import Parsed, Triple, parse
+from lifealign.data.quality import doubts
 from lifealign.data.reading import Reader
 from lifealign.data.sources import Record, expand_path, is_file_path, read_hub, read_table
 from lifealign.data.tables import Table
@@ -147,6 +148,7 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
         reader.formats(),
         reader.named_layouts(),
         reader.unread(),
+        doubts(rows, kept, scores),
     )
     return Cleaned(tuple(rows), tuple(kept), report, dict(formats), tuple(one_sided), tuple(scores))
 

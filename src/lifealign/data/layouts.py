@@ -16,7 +16,8 @@ from lifealign.core.errors import DataError
 from lifealign.data import comparisons, exports
 from lifealign.data.comparisons import PROMPT, SIDES, VERDICT, Columns
 from lifealign.data.formats import FORMATS, Triple
-from lifealign.data.turns import UnusableRowError, as_list, is_empty, number_of
+from lifealign.data.quality import scores_of
+from lifealign.data.turns import UnusableRowError, as_list, is_empty
 from lifealign.data.unread import is_metadata
 
 Kind = Literal["pairs", "unpaired", "demonstrations", "prompts", "records"]
@@ -27,11 +28,6 @@ CHAT = "messages|conversations|conversation"
 LISTS = "completions[]|responses[]|answers[]|generations[]|outputs[]|candidates[]|output[]"
 ANSWER = "completion|response|answer|output|generation|reply"
 LABEL = "label|kto_tag|thumb|thumbs|thumbs_up|feedback|vote|liked|desirable|is_good|rating|score"
-SCORES = tuple(
-    (name.format("chosen"), name.format("rejected"))
-    for name in ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}_avg_rating", "reward_{}", "{}_reward")
-)
-"""Names of the columns with the scores of the two answers."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +81,8 @@ class Layout:
         system = next((name for name in SYSTEM if not is_empty(record.get(name))), None)
         groups = (name for option in plain for name in option)
         first = system or next((name for name in SYSTEM if name in record), None)
-        read = (*((first,) if first else ()), *(triple.read or ()), *groups)
-        scores = triple.scores or _scores(record)
+        scores, scored = (triple.scores, ()) if triple.scores else scores_of(record) or (None, ())
+        read = (*((first,) if first else ()), *(triple.read or ()), *groups, *scored)
         return replace(
             triple, system=record[system] if system else None, scores=scores, read=tuple(dict.fromkeys(read))
         )
@@ -95,15 +91,6 @@ class Layout:
 @functools.cache
 def _groups(needs: tuple[str, ...]) -> tuple[tuple[tuple[str, ...], ...], ...]:
     return tuple(tuple(tuple(option.split("+")) for option in group.split("|")) for group in needs)
-
-
-def _scores(record: Mapping[str, Any]) -> tuple[float, float] | None:
-    for names in SCORES:
-        if names[0] in record:
-            chosen, rejected = (number_of(record.get(name)) for name in names)
-            if chosen is not None and rejected is not None:
-                return chosen, rejected
-    return None
 
 
 def names_of(record: Mapping[str, Any]) -> set[str]:

@@ -40,7 +40,10 @@ def drop_shared_prompts(train: Cleaned, test: Sequence[Row]) -> Cleaned:
     if not dropped_numbers:
         return train
     dropped = {**train.report.dropped, PROMPT_IN_TEST: tuple(dropped_numbers)}
-    report = replace(train.report, kept=len(kept), dropped=dropped)
+    left = set(kept_numbers)
+    doubtful = {r: tuple(n for n in numbers if n in left) for r, numbers in train.report.doubtful.items()}
+    doubtful = {reason: numbers for reason, numbers in doubtful.items() if numbers}
+    report = replace(train.report, kept=len(kept), dropped=dropped, doubtful=doubtful)
     return replace(train, rows=tuple(kept), numbers=tuple(kept_numbers), scores=tuple(kept_scores), report=report)
 
 

@@ -99,6 +99,7 @@ class DataReport:
         formats: row format from outside that read rows -> its origin, as a record keeps it.
         layouts: layout and the columns read -> rows that had it; not compared, as plain ones are not stored.
         unread: column that holds something and was not read -> what it may mean.
+        doubtful: reason -> 1-based row numbers that were kept and may teach the wrong thing.
     """
 
     source: str
@@ -109,19 +110,21 @@ class DataReport:
     formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     layouts: Mapping[str, int] = field(default_factory=dict, compare=False)
     unread: Mapping[str, str] = field(default_factory=dict)
+    doubtful: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The report as lines of text: a summary, then one line per reason and per repair; long lists are shortened."""
         lines = [f"{self.source}: read {_rows(self.read)}, kept {self.kept}"]
         for done, what in (("dropped", self.dropped), ("repaired", self.repaired)):
             lines += [f"{done} {_rows(len(n))}: {reason} ({shorten_numbers(n)})" for reason, n in what.items()]
+        lines += [f"doubtful, but kept: {reason} ({shorten_numbers(n)})" for reason, n in self.doubtful.items()]
         lines += [f"layout: {layout}, {_rows(count)}" for layout, count in self.layouts.items()]
         if self.unread:
             lines.append("columns not read: " + ", ".join(f"{name} ({what})" for name, what in self.unread.items()))
         return lines + [f"read by format {name!r} of {described(origin)}" for name, origin in self.formats.items()]
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain values, row numbers in full; without `layouts` and `unread` where they tell nothing."""
+        """The report as plain values, row numbers in full; without what tells nothing."""
         plain = all(name in PLAIN_LAYOUTS or name.startswith("recipe ") for name in self.layouts)
         return {
             "source": self.source,
@@ -132,6 +135,7 @@ class DataReport:
             **({"formats": dict(self.formats)} if self.formats else {}),
             **({} if plain else {"layouts": dict(self.layouts)}),
             **({"unread": dict(self.unread)} if self.unread else {}),
+            **({"doubtful": {reason: list(n) for reason, n in self.doubtful.items()}} if self.doubtful else {}),
         }
 
     @classmethod
@@ -146,6 +150,7 @@ class DataReport:
             value.get("formats", {}),
             value.get("layouts", {}),
             value.get("unread", {}),
+            {reason: tuple(numbers) for reason, numbers in value.get("doubtful", {}).items()},
         )
 
 
