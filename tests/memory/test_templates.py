@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_an_answer_behind_a_block_that_the_template_closes_is_learnt_scored_and_
 def a_month_later(patch: pytest.MonkeyPatch) -> None:
     """Move every clock that a prompt could be made with."""
 
-    class Date(lifealign.model.encoding.date):  # type: ignore[name-defined]
+    class Date(date):
         @classmethod
         def today(cls) -> Any:
             return cls(2031, 5, 6)
