@@ -71,8 +71,8 @@ class FakeMemory:
             raise StoreError(f"{path}: no memory")
         return cls(path)
 
-    def learn(self, task, *, settings=(), progress=None):
-        self.calls.append(("learn", task, settings))
+    def learn(self, task, *, settings=(), note=None, progress=None):
+        self.calls.append(("learn", task, settings) if note is None else ("learn", task, settings, note))
         print("a library that prints")
         progress.say("working")
         return TaskResult()
@@ -117,8 +117,9 @@ class FakeMemory:
 
     def log(self):
         entry = {"directory": "0001-tone", "created": "2030-01-01", "bytes": 2_500_000, "head": False, "current": True}
-        head = {**entry, "directory": "0002-style", "head": True}
-        return [entry, {**entry, "directory": "0002-old", "current": False}, head]
+        entry |= {"tags": ["production", "v1"], "note": "rows of March\nby the help desk"}
+        head = {**entry, "directory": "0002-style", "head": True, "tags": [], "note": None}
+        return [entry, {**entry, "directory": "0002-old", "current": False, "tags": ["old"], "note": None}, head]
 
     def show(self, name):
         return {"task": name, "scores": {"accuracy": math.nan}, "order": (1, 2)}
@@ -129,6 +130,18 @@ class FakeMemory:
     def rollback(self, name):
         self.calls.append(("rollback", name))
         return f"0001-{name}"
+
+    def tags(self):
+        entry = {"directory": "0001-tone", "created": "2030-01-01", "current": True}
+        return {"production": entry, "old": {**entry, "directory": "0002-old", "current": False}}
+
+    def tag(self, task, name):
+        self.calls.append(("tag", task, name))
+        return f"0001-{task}", {"production": "0002-old", "v1": f"0001-{task}"}.get(name)
+
+    def untag(self, name):
+        self.calls.append(("untag", name))
+        return "0001-tone"
 
 
 def lifealign(*arguments):
