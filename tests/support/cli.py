@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from lifealign.cli.app import app
 from lifealign.core.config import ModelConfig, RunConfig
 from lifealign.core.errors import StoreError
+from lifealign.evaluation.differences import PointDifference, ScoreDifference
+from lifealign.evaluation.gates import check_gates
 
 
 class Evaluation:
@@ -18,14 +20,27 @@ class Evaluation:
             "last": {"value": 80.0, "low": 75.0, "high": 85.0},
             "bwt": {"value": -1.5},
             "ap": {"value": math.nan},
+            "task:tone": {"value": 80.0, "low": 75.0, "high": 85.0, "task": "tone"},
+            "min": {"value": 80.0, "low": 75.0, "high": 85.0, "task": "tone"},
+            "drop": {"value": 10.0, "low": 0.0, "high": 20.0, "task": "tone"},
         }
     }
 
     def to_json(self):
-        return {"scores": {"accuracy": math.nan}}
+        cell = {"value": 80.0, "low": 75.0, "high": 85.0, "rows": 20}
+        return {"after": "0002-style", "split": "test", "tasks": {"tone": {"accuracy": cell}}, "unknown": math.nan}
 
     def lines(self):
         return ["accuracy 80.0"]
+
+
+DIFFERENCE = PointDifference(
+    "0001-tone",
+    "0002-style",
+    "test",
+    {"tone": {"accuracy": ScoreDifference(90.0, 80.0, -10.0, -20.0, 0.0, 20, [], [{"row": 7, "prompt": "hi"}])}},
+    {"law|x": "learnt after 0001-tone, and not scored before"},
+)
 
 
 class Result:
@@ -97,6 +112,17 @@ class FakeMemory:
             ("evaluate", tasks, split, as_of, generations, text_metrics, scores, guard_text, guard_choices)
         )
         return Evaluation()
+
+    def tasks(self, as_of=None):
+        return ["tone", "style"] if as_of is None else ["tone"]
+
+    def check(self, gates, *, split=None, against=None, no_value="fail"):
+        self.calls.append(("check", split, against, no_value))
+        return check_gates(gates, Evaluation.summary, no_value=no_value, tasks=2, since=against or "")
+
+    def diff(self, a, b, split=None):
+        self.calls.append(("diff", a, b, split))
+        return DIFFERENCE
 
     def generate(self, prompts, **options):
         options.pop("progress")

@@ -9,8 +9,13 @@ from typing import Any
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress, Progress, say_once
+from lifealign.evaluation import catalog
+from lifealign.evaluation.differences import PointDifference, compare_points
+from lifealign.evaluation.gate_values import gate_values
+from lifealign.evaluation.gates import Gate, GateResult, NoValue, check_gates
+from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import notes
-from lifealign.evaluation.results import ScoreTable, read_scores, task_results
+from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.writer import MemoryStore
 
@@ -82,6 +87,52 @@ class MemoryLife:
         """
         with self._store.writer():
             return self._store.untag(name).directory
+
+    def tasks(self, as_of: str | None = None) -> list[str]:
+        """Names of the tasks learnt up to a point, in order; None: all."""
+        point = self._point(as_of)
+        return [name for m in self._store.lineage() if m.index <= point.index for name in m.members]
+
+    def diff(self, a: str, b: str, split: str | None = None) -> PointDifference:
+        """Compare the scores of two points that were measured before, task by task and row by row.
+
+        Args:
+            a: a task, a tag, `base` or `now`.
+            b: another point, earlier or later.
+            split: ``test`` or ``validation``; None: as configured.
+
+        Raises:
+            StoreError: no such point.
+        """
+        points, used = (self._point(a), self._point(b)), split or self.config.evaluate.split
+        return compare_points(self._store, self._table(used), *points, used, self.config.evaluate.bootstrap)
+
+    def check(
+        self,
+        gates: Sequence[Gate],
+        *,
+        split: str | None = None,
+        against: str | None = None,
+        no_value: NoValue = "fail",
+    ) -> list[GateResult]:
+        """Whether conditions hold for the memory as it is now, by scores that were measured before.
+
+        Args:
+            gates: see `Gate.parse`.
+            split: ``test`` or ``validation``; None: as configured.
+            against: a point that `drop` and `change` compare with; None: each task with itself when it was learnt.
+            no_value: whether a gate whose value is missing holds.
+
+        Raises:
+            StoreError: no such point.
+        """
+        table, since = self._table(split), None if against is None else self._point(against).directory
+        resamples = self.config.evaluate.bootstrap
+        values = with_guard(run_results(self._store, table))
+        for score in {gate.score for gate in gates} & values.keys() - catalog.guard_scores().keys():
+            values[score] = values[score] | gate_values(table, score, resamples, since)
+        named = f"{against} ({since})" if against != since else against or ""
+        return check_gates(gates, values, no_value=no_value, tasks=len(table.tasks), since=named)
 
     def score_notes(self, progress: Progress | None = None) -> list[str]:
         """A sentence for each stored score from outside that is not installed here or has changed; said once to stderr."""
