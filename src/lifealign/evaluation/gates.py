@@ -75,8 +75,8 @@ class Gate:
         """Read one condition.
 
         Args:
-            text: ``LEFT OPERATOR NUMBER``, where ``LEFT`` is ``SUMMARY[.SCORE]``, ``TASK[.SCORE]``, ``SCORE`` (short for
-                ``last.SCORE``), or one of these in ``low(...)`` or ``high(...)``. ``task:`` before a task's name tells it
+            text: ``LEFT OPERATOR NUMBER``, where ``LEFT`` is ``SUMMARY[.SCORE]``, ``TASK[.SCORE]``, ``SCORE`` (short
+                for that score of `last`), or one of these in ``low(...)`` or ``high(...)``. ``task:`` before a task's name tells it
                 from a summary of the same name.
             tasks: names of the tasks that were learnt.
             against: whether there is a point to compare with.
