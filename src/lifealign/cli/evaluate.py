@@ -125,7 +125,7 @@ def diff(
     split: Split = "test",
     as_json: AsJson = False,
 ) -> Reply:
-    """Compare the stored scores of two points: each task's change with its interval, and the rows gained and lost."""
+    """Compare the stored scores of two points. Lists each task's change and the rows gained and lost."""
     from lifealign.memory.api import Memory
 
     _check_split(split)

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 @command
 def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
-    """List the tasks learnt, oldest first, with their tags and notes, and any rolled back."""
+    """List the tasks, with tags and notes. Those rolled back are marked."""
     from lifealign.memory.api import Memory
 
     entries = Memory.open(memory).log()
@@ -44,7 +44,7 @@ def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
 @command
 def show(
     memory: MemoryPath,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of a task in the memory.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of a task in the memory, or a tag.")],
     as_json: AsJson = False,
 ) -> Reply:
     """Show a task's configuration, data report and scores. Include the diagnostics of its consolidation."""
@@ -95,7 +95,7 @@ def tag(
     delete: Annotated[str | None, typer.Option(metavar="NAME", help="Remove this tag; the task stays.")] = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Name a point of the memory's life, or move a name to it. A tag works wherever a task's name does."""
+    """Name a point of the memory's life, or move the name. A tag works wherever a task's name does."""
     from lifealign.memory.api import Memory
 
     if delete is not None and task is not None:
