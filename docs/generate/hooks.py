@@ -20,7 +20,7 @@ from lifealign.judging.llm.reply import REASONS
 from lifealign.strategies import STRATEGIES
 from site_commands import command_page
 from site_python import api_page
-from site_scores import score_table, summary_table
+from site_scores import gate_summary_table, score_table, summary_table
 from site_settings import settings_table
 from site_strategies import shared_table, strategy_page
 from site_text import escape, table
@@ -59,6 +59,7 @@ PARTS: Mapping[str, Callable[..., str]] = {
     "python": api_page,
     "scores": score_table,
     "summaries": summary_table,
+    "gate-summaries": gate_summary_table,
     "reasons": lambda: table(("reason", "meaning"), ((f"`{name}`", escape(text)) for name, text in REASONS.items())),
 }
 ROOT_PAGES = {"project/contributing.md": "CONTRIBUTING.md", "project/changelog.md": "CHANGELOG.md"}

@@ -13,7 +13,7 @@ GROUPS = {
     "Learn": ("run", "learn", "check-data", "strategies"),
     "Measure and report": ("evaluate", "report", "study", "study-report"),
     "Use the model": ("generate", "export", "related", "compose"),
-    "Look at a memory": ("log", "show", "verify", "rollback"),
+    "Look at a memory": ("log", "show", "diff", "tag", "verify", "rollback"),
     "Read answers, judge and rate": ("answers", "compare", "judge", "judge-check", "annotate", "ratings"),
 }
 """Commands by purpose; one that stands in none of them is listed last, under "Other"."""

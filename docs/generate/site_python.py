@@ -13,6 +13,8 @@ TITLES = {
     "evaluation": "Scores and text metrics",
 }
 """Folder of a name's home -> its heading on the page."""
+INHERITS = ("Memory",)
+"""Names whose methods come from a second class of the package."""
 
 
 def api_page() -> str:
@@ -20,7 +22,8 @@ def api_page() -> str:
     found: dict[str, list[str]] = {title: [] for title in TITLES.values()}
     for name in sorted(lifealign.__all__):
         home = str(getattr(lifealign, name).__module__)
-        found[TITLES[home.split(".")[1]]].append(f"::: {home}.{name}")
+        more = "\n    options:\n      inherited_members: true" if name in INHERITS else ""
+        found[TITLES[home.split(".")[1]]].append(f"::: {home}.{name}{more}")
     found["Tests of your own strategy"] = ["::: lifealign.testing"]
     parts = ((f"## {title}", *names) for title, names in found.items() if names)
     return "\n\n".join(line for part in parts for line in part)

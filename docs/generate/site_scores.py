@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifealign.evaluation.catalog import Score, scores, summaries
+from lifealign.evaluation.catalog import GATE_SUMMARIES, Score, scores, summaries
 from site_text import escape, table
 
 
@@ -22,6 +22,11 @@ def summary_table() -> str:
         for name, s in summaries().items()
     )
     return table(("name", "label", "better", "meaning"), rows)
+
+
+def gate_summary_table() -> str:
+    """Every summary that only gates know."""
+    return table(("name", "meaning"), ((f"`{name}`", f"{escape(text)}.") for name, text in GATE_SUMMARIES.items()))
 
 
 def _needs(name: str, score: Score) -> str:

@@ -150,6 +150,34 @@ def test_a_newer_format_is_refused_by_both_versions(memory: Path) -> None:
     refused(lifealign("log", memory), "store.json", "99", "version 2")
 
 
+TAGS_AND_NOTES: dict[str, tuple[tuple[str, ...], str]] = {
+    "unknown task": (("tag", "MEMORY", "none", "production"), "no task 'none'; known: initial"),
+    "name with spaces": (("tag", "MEMORY", "first", "in production"), "tag 'in production': allowed: 1 to 64 letters"),
+    "name of a task": (("tag", "MEMORY", "first", "first"), "tag 'first': the memory has a task of that name"),
+    "reserved name": (("tag", "MEMORY", "first", "now"), "tag 'now': this word already names a point"),
+    "no such tag": (("tag", "MEMORY", "--delete", "production"), "no tag 'production'; tags: none"),
+    "as of no tag": (("evaluate", "MEMORY", "--as-of", "production"), "no task 'production'; known: initial"),
+    "diff with no tag": (("diff", "MEMORY", "now", "production"), "no task 'production'; known: initial"),
+    "against no tag": (("evaluate", "MEMORY", "--against", "production"), "no task 'production'; known: initial"),
+    "empty note": (("learn", "MEMORY", "DATA", "--name", "next", "--note", " "), "note of 0 characters"),
+}
+
+
+@pytest.mark.parametrize("case", list(TAGS_AND_NOTES))
+def test_bad_tags_and_notes(case: str, memory: Path, data: Path) -> None:
+    arguments, message = TAGS_AND_NOTES[case]
+    places = {"MEMORY": memory, "DATA": data}
+    refused(lifealign(*(places.get(argument, argument) for argument in arguments)), message, memory=memory)
+    assert not (memory / "tags.json").exists()
+
+
+def test_a_note_that_cannot_be_kept_leaves_no_new_memory(tmp_path: Path, tiny_dir: Path, data: Path) -> None:
+    path = tmp_path / "new"
+    result = lifealign("learn", path, data, "--name", "x", "--base-model", tiny_dir, "--note", "a\x1b[31m")
+    refused(result, "is a control character")
+    assert not path.exists()
+
+
 def test_a_second_writer(memory: Path, data: Path) -> None:
     with MemoryStore.open(memory).writer():
         more = data.parent / "more.jsonl"

@@ -50,15 +50,49 @@ def test_export_passes_its_options_on(memory, fake):
 
 def test_log_show_rollback(memory, fake):
     assert lifealign("log", memory).stdout.splitlines() == [
-        "0001-tone   2030-01-01     2.50 MB",
-        "0002-old    2030-01-01     2.50 MB  (rolled back)",
+        "0001-tone   2030-01-01     2.50 MB  [production, v1]",
+        "            rows of March",
+        "            by the help desk",
+        "0002-old    2030-01-01     2.50 MB  (rolled back)  [old]",
         "0002-style  2030-01-01     2.50 MB  <- now",
     ]
     assert [entry["head"] for entry in json.loads(lifealign("log", memory, "--json").stdout)] == [False, False, True]
     assert "accuracy: null" in lifealign("show", memory, "tone").stdout
     assert json.loads(lifealign("show", memory, "tone", "--json").stdout)["order"] == [1, 2]
-    assert "now at 0001-tone" in lifealign("rollback", memory, "tone").stdout
-    assert fake.calls == [("rollback", "tone")]
+    assert lifealign("rollback", memory, "tone").stdout.splitlines() == [
+        f"{memory}: now at 0001-tone",
+        "tag old names 0002-old, which is rolled back now and cannot be used",
+    ]
+    assert json.loads(lifealign("rollback", memory, "tone", "--json").stdout)["tags_rolled_back"] == {"old": "0002-old"}
+    assert fake.calls == 2 * [("rollback", "tone")]
+
+
+def test_tags_are_listed_given_moved_and_removed(memory, fake):
+    assert lifealign("tag", memory).stdout.splitlines() == [
+        "production: 0001-tone, since 2030-01-01",
+        "old: 0002-old, since 2030-01-01 (rolled back)",
+    ]
+    assert list(json.loads(lifealign("tag", memory, "--json").stdout)["tags"]) == ["production", "old"]
+    assert lifealign("tag", memory, "style", "new").stdout == "new: 0001-style\n"
+    assert lifealign("tag", memory, "style", "production").stdout == "production: 0001-style; was 0002-old\n"
+    assert lifealign("tag", memory, "style", "v1").stdout == "v1: 0001-style; as before\n"
+    assert lifealign("tag", memory, "--delete", "v1").stdout == "v1: removed; was 0001-tone\n"
+    assert fake.calls == [*(("tag", "style", name) for name in ("new", "production", "v1")), ("untag", "v1")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tone",), "no name for 'tone'; give both: lifealign tag "),
+        (("tone", "--delete", "v1"), "--delete v1 takes no TASK or NAME; give either"),
+        (("tone", "v2", "--delete", "v1"), "--delete v1 takes no TASK or NAME; give either"),
+    ],
+)
+def test_a_tag_needs_a_task_and_a_name_or_delete(memory, fake, arguments, message):
+    result = lifealign("tag", memory, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert fake.calls == []
 
 
 def test_verify_names_every_problem(memory, fake):

@@ -13,7 +13,7 @@ from lifealign.strategies import STRATEGIES
 from lifealign.training.losses import LOSSES, OPTIONS
 from site_commands import GROUPS, command_page, commands
 from site_python import api_page
-from site_scores import score_table, summary_table
+from site_scores import gate_summary_table, score_table, summary_table
 from site_settings import MODELS, settings, settings_table
 from site_strategies import own_settings, shared_settings, strategy_page
 from site_text import escape
@@ -110,11 +110,12 @@ def test_every_public_name_is_on_the_python_page() -> None:
 
 def test_every_score_and_summary_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     from lifealign.evaluation import catalog
-    from lifealign.evaluation.catalog import scores, summaries
+    from lifealign.evaluation.catalog import GATE_SUMMARIES, scores, summaries
 
     monkeypatch.setattr(catalog, "_met", {})  # scores from outside that other tests measured in this process
     assert re.findall(r"^\| `(\w+)`", score_table(), re.MULTILINE) == list(scores())
     assert re.findall(r"^\| `(\w+)`", summary_table(), re.MULTILINE) == list(summaries())
+    assert re.findall(r"^\| `(\w+)`", gate_summary_table(), re.MULTILINE) == list(GATE_SUMMARIES)
     assert "| `nll` | NLL per token | nats | lower |" in score_table()
 
 

@@ -132,3 +132,17 @@ def test_seeds_interval_is_students_t() -> None:
     # t at 11 degrees of freedom is 2.201
     twelve = m.seeds_interval([float(v) for v in range(12)])
     assert (twelve.high - twelve.value) / (np.std(range(12), ddof=1) / math.sqrt(12)) == pytest.approx(2.201, abs=0.02)
+
+
+def test_the_lowest_the_highest_and_the_largest_drop_by_hand() -> None:
+    R = [[90.0], [80.0, 70.0], [85.0, 40.0, 60.0]]
+    assert (m.lowest(R), m.highest(R)) == (40.0, 85.0)
+    assert m.drops(R).tolist() == [5.0, 30.0]
+    assert m.largest_drop(R) == 30.0
+    assert m.largest_drop([[10.0], [20.0, 5.0]]) == -10.0  # it rose
+    assert m.largest_drop([[None], [20.0, 8.0], [5.0, 6.0, 9.0]]) == 2.0  # only the second task was measured twice
+
+
+@pytest.mark.parametrize("R", [[], [[]], [[None]], [[50.0], [None, None]]])
+def test_what_was_not_measured_has_no_lowest_and_no_drop(R) -> None:
+    assert math.isnan(m.lowest(R)) and math.isnan(m.highest(R)) and math.isnan(m.largest_drop(R))

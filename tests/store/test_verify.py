@@ -10,7 +10,7 @@ import pytest
 
 from lifealign.core.errors import StoreError
 from lifealign.core.json_codec import seal, sealed
-from lifealign.store import writer as store_module
+from lifealign.store import contents
 from lifealign.store.writer import MemoryStore
 from support.store import (
     FILES,
@@ -111,7 +111,7 @@ def test_a_record_replaced_by_another_valid_one_breaks_the_chain(tmp_path: Path,
 def test_a_file_that_was_never_safetensors_is_refused_although_its_checksum_holds(tmp_path: Path) -> None:
     store = create(tmp_path / "memory")
     with pytest.MonkeyPatch.context() as patch, store.writer():
-        patch.setattr(store_module, "encode_tensors", lambda tensors: b"not tensors")
+        patch.setattr(contents, "encode_tensors", lambda tensors: b"not tensors")
         learn(store, "bad")
     assert [p for p in store.verify() if "0001-bad/adapter.safetensors: damaged: not a safetensors file" in p]
     with pytest.raises(StoreError, match="not a safetensors file"):

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from lifealign.cli.app import app
 from lifealign.core.config import ModelConfig, RunConfig
 from lifealign.core.errors import StoreError
+from lifealign.evaluation.differences import PointDifference, ScoreDifference
+from lifealign.evaluation.gates import check_gates
 
 
 class Evaluation:
@@ -18,14 +20,27 @@ class Evaluation:
             "last": {"value": 80.0, "low": 75.0, "high": 85.0},
             "bwt": {"value": -1.5},
             "ap": {"value": math.nan},
+            "task:tone": {"value": 80.0, "low": 75.0, "high": 85.0, "task": "tone"},
+            "min": {"value": 80.0, "low": 75.0, "high": 85.0, "task": "tone"},
+            "drop": {"value": 10.0, "low": 0.0, "high": 20.0, "task": "tone"},
         }
     }
 
     def to_json(self):
-        return {"scores": {"accuracy": math.nan}}
+        cell = {"value": 80.0, "low": 75.0, "high": 85.0, "rows": 20}
+        return {"after": "0002-style", "split": "test", "tasks": {"tone": {"accuracy": cell}}, "unknown": math.nan}
 
     def lines(self):
         return ["accuracy 80.0"]
+
+
+DIFFERENCE = PointDifference(
+    "0001-tone",
+    "0002-style",
+    "test",
+    {"tone": {"accuracy": ScoreDifference(90.0, 80.0, -10.0, -20.0, 0.0, 20, [], [{"row": 7, "prompt": "hi"}])}},
+    {"law|x": "learnt after 0001-tone, and not scored before"},
+)
 
 
 class Result:
@@ -71,8 +86,8 @@ class FakeMemory:
             raise StoreError(f"{path}: no memory")
         return cls(path)
 
-    def learn(self, task, *, settings=(), progress=None):
-        self.calls.append(("learn", task, settings))
+    def learn(self, task, *, settings=(), note=None, progress=None):
+        self.calls.append(("learn", task, settings) if note is None else ("learn", task, settings, note))
         print("a library that prints")
         progress.say("working")
         return TaskResult()
@@ -98,6 +113,17 @@ class FakeMemory:
         )
         return Evaluation()
 
+    def tasks(self, as_of=None):
+        return ["tone", "style"] if as_of is None else ["tone"]
+
+    def check(self, gates, *, split=None, against=None, no_value="fail"):
+        self.calls.append(("check", split, against, no_value))
+        return check_gates(gates, Evaluation.summary, no_value=no_value, tasks=2, since=against or "")
+
+    def diff(self, a, b, split=None):
+        self.calls.append(("diff", a, b, split))
+        return DIFFERENCE
+
     def generate(self, prompts, **options):
         options.pop("progress")
         self.calls.append(("generate", prompts, options))
@@ -117,8 +143,9 @@ class FakeMemory:
 
     def log(self):
         entry = {"directory": "0001-tone", "created": "2030-01-01", "bytes": 2_500_000, "head": False, "current": True}
-        head = {**entry, "directory": "0002-style", "head": True}
-        return [entry, {**entry, "directory": "0002-old", "current": False}, head]
+        entry |= {"tags": ["production", "v1"], "note": "rows of March\nby the help desk"}
+        head = {**entry, "directory": "0002-style", "head": True, "tags": [], "note": None}
+        return [entry, {**entry, "directory": "0002-old", "current": False, "tags": ["old"], "note": None}, head]
 
     def show(self, name):
         return {"task": name, "scores": {"accuracy": math.nan}, "order": (1, 2)}
@@ -129,6 +156,18 @@ class FakeMemory:
     def rollback(self, name):
         self.calls.append(("rollback", name))
         return f"0001-{name}"
+
+    def tags(self):
+        entry = {"directory": "0001-tone", "created": "2030-01-01", "current": True}
+        return {"production": entry, "old": {**entry, "directory": "0002-old", "current": False}}
+
+    def tag(self, task, name):
+        self.calls.append(("tag", task, name))
+        return f"0001-{task}", {"production": "0002-old", "v1": f"0001-{task}"}.get(name)
+
+    def untag(self, name):
+        self.calls.append(("untag", name))
+        return "0001-tone"
 
 
 def lifealign(*arguments):

@@ -82,8 +82,9 @@ def answers(
     """
     from lifealign.core.progress import make_progress
     from lifealign.data.answers import check_extension, write_answers
-    from lifealign.memory.answering import NOW, Asked
+    from lifealign.memory.answering import Asked
     from lifealign.memory.api import Memory
+    from lifealign.store.reader import NOW
 
     check_extension(out)
     if at and every_point:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lifealign.cli.options import AsJson, AsOf, MemoryPath, N, Split
 from lifealign.cli.output import command
 from lifealign.core.errors import EXIT_GATE_FAILED, ConfigError
+from lifealign.core.files import replace_file, writing
 from lifealign.core.reply import Reply
+
+if TYPE_CHECKING:
+    from lifealign.evaluation.gates import NoValue
 
 GuardText = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Text for measuring perplexity, to guard general ability.")
@@ -27,11 +31,36 @@ Gates = Annotated[
     ),
 ]
 Tasks = Annotated[list[str] | None, typer.Option(metavar="TASK", help="Task to score; repeatable. Default: all.")]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TASK|TAG",
+        help="Also compare with this point. The gates `drop` and `change` are then since that point.",
+    ),
+]
+WithoutValue = Annotated[
+    str, typer.Option(metavar="pass|fail", help="Whether a gate whose value is missing holds (pass) or not (fail).")
+]
+Summary = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write gates, scores and changes as a Markdown page, held or not.")
+]
+Generations = Annotated[
+    int | None,
+    typer.Option(min=0, metavar=N, help="Greedy answers per task, for its pass rate and the text metrics."),
+]
+TextMetrics = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Text metric of the greedy answers, e.g. chrf; repeatable.")
+]
+Scores = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Your own score, by name or path/to/file.py:function; repeatable."),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(evaluate)
+    app.command()(diff)
 
 
 @command
@@ -40,47 +69,90 @@ def evaluate(
     task: Tasks = None,
     split: Split = "test",
     as_of: AsOf = None,
-    generations: Annotated[
-        int | None,
-        typer.Option(min=0, metavar=N, help="Greedy answers per task, for its pass rate and the text metrics."),
-    ] = None,
-    text_metric: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Text metric of the greedy answers, e.g. chrf; repeatable.")
-    ] = None,
-    score: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Your own score, by name or path/to/file.py:function; repeatable."),
-    ] = None,
+    generations: Generations = None,
+    text_metric: TextMetrics = None,
+    score: Scores = None,
     guard_text: GuardText = None,
     guard_choices: GuardChoices = None,
     gate: Gates = None,
+    no_value: WithoutValue = "fail",
+    against: Against = None,
+    summary: Summary = None,
     as_json: AsJson = False,
 ) -> Reply:
     """Score a memory on held-out rows and check gates."""
     from lifealign.core.progress import make_progress
-    from lifealign.evaluation.gates import Gate, check_gates
+    from lifealign.evaluation.gates import Gate
     from lifealign.memory.api import Memory
+    from lifealign.report.gate_page import gate_page
 
-    if split not in ("test", "validation"):
-        raise ConfigError(f"--split {split!r}: allowed: test, validation")
-    if gate and as_of is not None:
-        raise ConfigError("--gate checks the memory as it is now and cannot be combined with --as-of; drop one of them")
+    _check_split(split)
+    settled = _settled(no_value, bool(gate), summary, as_of, against)
     store = Memory.open(memory)
     store.score_notes()  # a gate may name a score from outside that only the memory's records know
-    gates = [Gate.parse(text) for text in gate or ()]
-    evaluation = store.evaluate(
-        task or None,
-        split=split,
-        as_of=as_of,
-        generations=generations,
-        text_metrics=text_metric or None,
-        scores=score or None,
-        guard_text=guard_text,
-        guard_choices=guard_choices,
-        progress=make_progress(),
-    )
-    results = check_gates(gates, evaluation.summary)
+    gates = [Gate.parse(text, store.tasks(), against=against is not None) for text in gate or ()]
+    options: dict[str, Any] = {
+        "split": split,
+        "generations": generations,
+        "text_metrics": text_metric or None,
+        "scores": score or None,
+        "guard_text": guard_text,
+        "guard_choices": guard_choices,
+        "progress": make_progress(),
+    }
+    if against is not None and (then := [name for name in store.tasks(against) if not task or name in task]):
+        store.evaluate(then, as_of=against, **options)
+    evaluation = store.evaluate(task or None, as_of=as_of, **options)
+    results = store.check(gates, split=split, against=against, no_value=settled) if gates else []
+    difference = None if against is None else store.diff(against, "now", split)
     document = {**evaluation.to_json(), "gates": [result.to_json() for result in results]}
     failed = [result.line() for result in results if not result.held]
     lines = [*evaluation.lines(), *(result.line() for result in results if result.held)]
+    if difference is not None:
+        document["against"] = difference.to_json()
+        lines[len(evaluation.lines()) : len(evaluation.lines())] = difference.lines()
+    if summary is not None:
+        with writing(summary):
+            replace_file(summary, gate_page(str(memory), document, results, difference).encode())
     return Reply(document, lines, EXIT_GATE_FAILED if failed else 0, failed)
+
+
+@command
+def diff(
+    memory: MemoryPath,
+    a: Annotated[str, typer.Argument(metavar="A", help="A point: a task, a tag, `base` or `now`.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another point.")],
+    split: Split = "test",
+    as_json: AsJson = False,
+) -> Reply:
+    """Compare the stored scores of two points. Lists each task's change and the rows gained and lost."""
+    from lifealign.memory.api import Memory
+
+    _check_split(split)
+    found = Memory.open(memory).diff(a, b, split)
+    return Reply(found.to_json(), found.lines())
+
+
+def _check_split(split: str) -> None:
+    if split not in ("test", "validation"):
+        raise ConfigError(f"--split {split!r}: allowed: test, validation")
+
+
+def _settled(no_value: str, gated: bool, summary: Path | None, as_of: str | None, against: str | None) -> NoValue:
+    """Whether a gate without a value holds, after a look at the options before any work.
+
+    Raises:
+        ConfigError: options that cannot be combined, or a page that cannot be written.
+    """
+    for option, given in (("--gate", gated), ("--against", against is not None)):
+        if given and as_of is not None:
+            raise ConfigError(
+                f"{option} checks the memory as it is now and cannot be combined with --as-of; drop one of them"
+            )
+    if summary is not None and (summary.is_dir() or not summary.absolute().parent.is_dir()):
+        raise ConfigError(f"--summary {summary}: give a file in a directory that exists")
+    if no_value == "pass":
+        return "pass"
+    if no_value != "fail":
+        raise ConfigError(f"--no-value {no_value!r}: allowed: pass, fail")
+    return "fail"

@@ -10,7 +10,7 @@ import typer
 
 from lifealign.cli.options import AsJson, AsOf, MemoryPath
 from lifealign.cli.output import command
-from lifealign.core.errors import EXIT_USER_ERROR
+from lifealign.core.errors import EXIT_USER_ERROR, ConfigError
 from lifealign.core.json_codec import to_json
 from lifealign.core.reply import Reply
 
@@ -21,12 +21,13 @@ def register(app: typer.Typer) -> None:
     app.command()(show)
     app.command()(verify)
     app.command()(rollback)
+    app.command()(tag)
     app.command()(export)
 
 
 @command
 def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
-    """List the tasks learnt, oldest first, and any rolled back."""
+    """List the tasks, with tags and notes. Those rolled back are marked."""
     from lifealign.memory.api import Memory
 
     entries = Memory.open(memory).log()
@@ -34,14 +35,16 @@ def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
     lines = []
     for entry in entries:
         state = "  <- now" if entry["head"] else "" if entry["current"] else "  (rolled back)"
-        lines.append(f"{entry['directory']:<{width}}  {entry['created']}  {entry['bytes'] / 1e6:7.2f} MB{state}")
+        tags = f"  [{', '.join(entry['tags'])}]" if entry["tags"] else ""
+        lines.append(f"{entry['directory']:<{width}}  {entry['created']}  {entry['bytes'] / 1e6:7.2f} MB{state}{tags}")
+        lines += [f"{'':<{width}}  {line}" for line in (entry["note"] or "").splitlines()]
     return Reply(entries, lines)
 
 
 @command
 def show(
     memory: MemoryPath,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of a task in the memory.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of a task in the memory, or a tag.")],
     as_json: AsJson = False,
 ) -> Reply:
     """Show a task's configuration, data report and scores. Include the diagnostics of its consolidation."""
@@ -68,14 +71,53 @@ def verify(memory: MemoryPath, as_json: AsJson = False) -> Reply:
 @command
 def rollback(
     memory: MemoryPath,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Task to roll back to.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Task or tag to roll back to.")],
     as_json: AsJson = False,
 ) -> Reply:
     """Roll back to an earlier task. Nothing is deleted."""
     from lifealign.memory.api import Memory
 
-    head = Memory.open(memory).rollback(task)
-    return Reply({"memory": memory, "head": head}, [f"{memory}: now at {head}"])
+    store = Memory.open(memory)
+    head = store.rollback(task)
+    left = {name: tag["directory"] for name, tag in store.tags().items() if not tag["current"]}
+    lines = [f"{memory}: now at {head}"]
+    lines += [f"tag {name} names {at}, which is rolled back now and cannot be used" for name, at in left.items()]
+    return Reply({"memory": memory, "head": head, "tags_rolled_back": left}, lines)
+
+
+@command
+def tag(
+    memory: MemoryPath,
+    task: Annotated[
+        str | None, typer.Argument(metavar="TASK", help="Task to name, `now`, or another tag. Default: list the tags.")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The tag, e.g. production.")] = None,
+    delete: Annotated[str | None, typer.Option(metavar="NAME", help="Remove this tag; the task stays.")] = None,
+    as_json: AsJson = False,
+) -> Reply:
+    """Name a point of the memory's life, or move the name. A tag works wherever a task's name does."""
+    from lifealign.memory.api import Memory
+
+    if delete is not None and task is not None:
+        raise ConfigError(f"--delete {delete} takes no TASK or NAME; give either --delete, or a task and a name")
+    if task is not None and name is None:
+        raise ConfigError(f"no name for {task!r}; give both: lifealign tag {memory} {task} NAME, e.g. production")
+    store = Memory.open(memory)
+    if delete is not None:
+        was = store.untag(delete)
+        return Reply(
+            {"memory": memory, "tag": delete, "directory": None, "was": was}, [f"{delete}: removed; was {was}"]
+        )
+    if task is not None and name is not None:
+        at, old = store.tag(task, name)
+        moved = "" if old is None else "; as before" if old == at else f"; was {old}"
+        return Reply({"memory": memory, "tag": name, "directory": at, "was": old}, [f"{name}: {at}{moved}"])
+    tags = store.tags()
+    lines = [
+        f"{one}: {entry['directory']}, since {entry['created']}{'' if entry['current'] else ' (rolled back)'}"
+        for one, entry in tags.items()
+    ]
+    return Reply({"memory": memory, "tags": tags}, lines or [f"{memory}: no tags"])
 
 
 @command

@@ -63,6 +63,9 @@ def learn(
         str | None,
         typer.Option(metavar="NAME", help="Rule that greedy answers must pass, by name or path/to/file.py:function."),
     ] = None,
+    note: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A note to keep with the task; `log` and `show` print it.")
+    ] = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> Reply:
@@ -70,14 +73,16 @@ def learn(
     from lifealign.core.progress import make_progress
     from lifealign.data.load import task_from_rows
     from lifealign.memory.api import Memory
+    from lifealign.memory.life import checked_note
 
+    kept = checked_note(note)
     found = _open(memory, base_model)
     config = found.config if found else _new_config(memory, base_model, settings or ())
     # Rows first: a mistake in them leaves no empty memory behind.
     task = task_from_rows(name, rows, test, recipe=recipe, seed=config.seed, requirement=requirement, checker=checker)
     progress = make_progress()
     found = found or Memory.create(memory, config, first=task, progress=progress)
-    result = found.learn(task, settings=settings or (), progress=progress)
+    result = found.learn(task, settings=settings or (), note=kept, progress=progress)
     lines = [line for report in task.reports for line in report.lines()]
     lines.append(f"learnt {result.name} in {result.seconds:.0f} s: {result.directory}")
     lines += [f"  {score}: {value:.2f}" for score, value in result.scores.items()]

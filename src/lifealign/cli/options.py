@@ -13,7 +13,9 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=3; repeatable."),
 ]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="Recipe for the columns of a public data set.")]
-AsOf = Annotated[str | None, typer.Option(metavar="TASK", help="Use the model as it was after this task.")]
+AsOf = Annotated[
+    str | None, typer.Option(metavar="TASK|TAG", help="Use the model as it was after this task, or at this tag.")
+]
 Split = Annotated[str, typer.Option(metavar="test|validation", help="Held-out rows to use.")]
 N = "N"
 """Metavar of counts and other whole numbers."""

@@ -310,6 +310,13 @@ GUARD_SUMMARIES: Mapping[str, str] = {
     "tax": "loss of the score since before any task; positive is worse",
 }
 """Summaries of a score of general ability, which has no R: name in results.json -> definition."""
+GATE_SUMMARIES: Mapping[str, str] = {
+    "min": "lowest score of a task now",
+    "max": "highest score of a task now",
+    "drop": "largest loss of a task since right after it was learnt; with `--against`, since that point",
+    "change": "mean change, since the point of `--against`, of the tasks that were learnt there",
+}
+"""Summaries that only gates know, because a report shows every task: name -> definition. See `gate_values`."""
 
 
 def summaries() -> dict[str, Summary]:

@@ -38,9 +38,13 @@ def as_matrix(R: Any) -> Array:
     return matrix
 
 
-def _mean(values: Any) -> float:
+def _present(values: Any) -> Array:
     array = np.asarray(values, dtype=np.float64)
-    present = array[~np.isnan(array)]
+    return array[~np.isnan(array)]
+
+
+def _mean(values: Any) -> float:
+    present = _present(values)
     return float(present.mean()) if present.size else float("nan")
 
 
@@ -79,6 +83,31 @@ def forgetting(R: Any) -> float:
         earlier = matrix[j:final, j]
         drops.append(np.nanmax(earlier) - matrix[final, j] if not np.isnan(earlier).all() else np.nan)
     return _mean(drops)
+
+
+def lowest(R: Any) -> float:
+    """Lowest score of a task after the last stage: min_{j<=N} R[N][j]."""
+    matrix = as_matrix(R)
+    present = _present(matrix[-1, : len(matrix)]) if len(matrix) else np.empty(0)
+    return float(present.min()) if present.size else float("nan")
+
+
+def highest(R: Any) -> float:
+    """Highest score of a task after the last stage: max_{j<=N} R[N][j]."""
+    return -lowest(-as_matrix(R))
+
+
+def drops(R: Any) -> Array:
+    """Fall of each task but the last since right after it was learnt, R[j][j] - R[N][j]; NaN where one is missing."""
+    matrix = as_matrix(R)
+    final = len(matrix) - 1
+    return np.asarray([matrix[j, j] - matrix[final, j] for j in range(min(final, matrix.shape[1]))], dtype=np.float64)
+
+
+def largest_drop(R: Any) -> float:
+    """Largest of `drops`; negative if every task rose, NaN for one task."""
+    present = _present(drops(R))
+    return float(present.max()) if present.size else float("nan")
 
 
 def learning_accuracy(R: Any) -> float:

@@ -17,7 +17,7 @@ from lifealign.evaluation.guard_results import guard_results, guard_warnings
 from lifealign.evaluation.outside import KEY, recall
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import DATA, DIAGNOSTICS, ROOT, ROW_RECORD, RULES, TRAINING, WARNINGS
-from lifealign.store.manifest import TaskManifest
+from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
 
 PASS_RATE = "pass_rate"
@@ -226,6 +226,8 @@ def task_results(store: MemoryReader, manifest: TaskManifest, table: ScoreTable)
         "directory": at,
         "name": manifest.name,
         "members": list(manifest.members),
+        "note": manifest.meta.get(NOTE),
+        "tags": [name for name, tag in store.tags().items() if tag.directory == at],
         "parent": manifest.parent,
         "created": manifest.created,
         "seed": manifest.seed,

@@ -14,13 +14,13 @@ from lifealign.memory.rules import find_rules
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ROOT, ROW_RECORD
 from lifealign.store.manifest import TaskManifest
+from lifealign.store.reader import NOW
 
 if TYPE_CHECKING:
     from lifealign.data.planted.rules import Rule
     from lifealign.memory.session import Session
     from lifealign.store.writer import MemoryStore
 
-NOW = "now"
 COUNT = 20
 """Prompts per task if neither the call nor the memory's configuration (`evaluate.generations`) gives a number."""
 ROW_SCORES = ("accuracy", "margin")
@@ -33,7 +33,7 @@ class Asked:
 
     Attributes:
         tasks: names; empty: all learnt tasks.
-        at: points, each a task's name, `BASE` or `NOW`.
+        at: points, each a task's name, a tag, `BASE` or `NOW`.
         every_point: instead, for each task: before any task, after it was learnt, and after each later one.
         count: prompts per task, the first of the split; None: the memory's `evaluate.generations`, else `COUNT`. 1 <= count.
         max_new_tokens: longest answer, in tokens; None: as in the memory's evaluations. 1 <= max_new_tokens.

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.files import free_directory
-from lifealign.core.progress import NullProgress, Progress, say_once
+from lifealign.core.progress import NullProgress, Progress
 from lifealign.evaluation.guard_results import with_guard
-from lifealign.evaluation.outside import notes
-from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
+from lifealign.evaluation.results import run_results
+from lifealign.memory.life import MemoryLife, checked_note
 from lifealign.store.layout import WARNINGS
-from lifealign.store.manifest import TaskManifest
 from lifealign.store.writer import MemoryStore
 
 if TYPE_CHECKING:
@@ -45,14 +44,13 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
     return Memory(store, session)
 
 
-class Memory:
+class Memory(MemoryLife):
     """A durable memory with its model."""
 
     def __init__(self, store: MemoryStore, session: Session | None = None) -> None:
         """Called by `create`, `open` and `run_stream`."""
-        self._store = store
+        super().__init__(store, set() if session is None else session.said)
         self._loaded = session
-        self._said: set[str] = set() if session is None else session.said
 
     @classmethod
     def create(
@@ -90,32 +88,31 @@ class Memory:
         """
         return cls(MemoryStore.open(path))
 
-    @property
-    def path(self) -> Path:
-        """The memory's directory."""
-        return self._store.path
-
-    @property
-    def config(self) -> RunConfig:
-        """The configuration that the memory was made with."""
-        return RunConfig.model_validate({**self._store.identity["config"], "memory": str(self.path)})
-
-    def learn(self, task: Task, *, settings: Sequence[str] = (), progress: Progress | None = None) -> TaskResult:
+    def learn(
+        self,
+        task: Task,
+        *,
+        settings: Sequence[str] = (),
+        note: str | None = None,
+        progress: Progress | None = None,
+    ) -> TaskResult:
         """Learn one more task, commit it, and score a row of R; call it again after a kill to resume.
 
         Args:
             task: rows to learn and to hold out.
             settings: ``KEY=VALUE`` overrides of the memory's configuration for this task.
+            note: a sentence to keep with the task, such as where its rows came from.
             progress: where to report.
 
         Raises:
-            ConfigError: a setting that would make another memory (base model, LoRA shape, seed, strategy).
-            DataError: the memory has another task of that name.
+            ConfigError: a setting that would make another memory (base model, LoRA shape, seed, strategy), or a note that
+                cannot be kept.
+            DataError: the memory has another task, or a tag, of that name.
         """
         from lifealign.memory.learning import learn_task
 
-        config = self._with_settings(settings)
-        result, self._store = learn_task(self._session(config, progress), self._store, task, config)
+        kept, config = checked_note(note), self._with_settings(settings)
+        result, self._store = learn_task(self._session(config, progress), self._store, task, config, kept)
         return result
 
     def evaluate(
@@ -309,35 +306,6 @@ class Memory:
     def log(self) -> list[dict[str, Any]]:
         """One small record for each task on disk; ``current`` is False for rolled-back tasks."""
         return self._store.log()
-
-    def show(self, name: str) -> dict[str, Any]:
-        """One task: manifest, data report, diagnostics, the last training step, and its scores."""
-        return task_results(self._store, self._store.find(name), self._table(None))
-
-    def verify(self) -> list[str]:
-        """List the problems, each with its file; empty if every byte is as it was written."""
-        return self._store.verify()
-
-    def rollback(self, name: str) -> str:
-        """Go back to a task (or forward again, by directory); nothing is deleted. Returns the directory HEAD is at."""
-        with self._store.writer():
-            return self._store.rollback(name).directory
-
-    def score_notes(self, progress: Progress | None = None) -> list[str]:
-        """A sentence for each stored score from outside that is not installed here or has changed; said once to stderr."""
-        found = notes(self._store)
-        self._say(found, progress)
-        return found
-
-    def _say(self, lines: Sequence[str], progress: Progress | None) -> None:
-        say_once(self._said, lines, progress or NullProgress())
-
-    def _table(self, split: str | None) -> ScoreTable:
-        self.score_notes()
-        return read_scores(self._store, split or self.config.evaluate.split)
-
-    def _point(self, as_of: str | None) -> TaskManifest:
-        return self._store.head if as_of is None else self._store.find(as_of)
 
     def _with_options(self, **sections: Mapping[str, Any]) -> RunConfig:
         """The memory's configuration with these options of some sections, checked like a file; None: as configured."""

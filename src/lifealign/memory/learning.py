@@ -52,7 +52,7 @@ from lifealign.store.layout import (
     UPDATE,
     WORK,
 )
-from lifealign.store.manifest import TaskManifest
+from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.writer import MemoryStore
 from lifealign.training.loop import Loop, Stage, stage_reached, train_stage
@@ -102,6 +102,7 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     config = session.config
     session.join(store)
     with locked(session, store):
+        store.refuse_tags(task.name for task in tasks)
         if config.evaluate.before:
             score_row(session, store, store.lineage()[0], tasks, config)
         score_guard(session, store, store.lineage()[0], config.guard)
@@ -146,13 +147,15 @@ class _Work:
     reference_seconds: float = 0.0
 
 
-def learn_task(session: Session, store: MemoryStore, task: Task, config: RunConfig) -> tuple[TaskResult, MemoryStore]:
+def learn_task(
+    session: Session, store: MemoryStore, task: Task, config: RunConfig, note: str | None = None
+) -> tuple[TaskResult, MemoryStore]:
     """Learn one more task of a memory and score a row of R; a killed run is resumed. See `Memory.learn`.
 
     Returns the result and the store that shows the task.
 
     Raises:
-        DataError: the memory has another task of that name.
+        DataError: the memory has another task, or a tag, of that name.
     """
     started = time.perf_counter()
     check_scores(config, store)
@@ -162,14 +165,19 @@ def learn_task(session: Session, store: MemoryStore, task: Task, config: RunConf
         score_guard(session, store, root, config.guard)
         known = {name: m for m in store.lineage() for name in m.members}
         if task.name not in known:
+            store.refuse_tags([task.name])
             if config.evaluate.before:
                 for point in dict.fromkeys((root.directory, head.directory)):
                     score_row(session, store, store.find(point), [task], config)
-            head, store = learn_group(session, store, [task], config)
+            head, store = learn_group(session, store, [task], config, note)
         elif known[task.name] is not head or not same_task(store, head, task, config):
             raise DataError(
                 f"{store.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
                 f"name, or roll back to the task before it"
+            )
+        elif note is not None and note != head.meta.get(NOTE):
+            session.progress.say(
+                f"warning: {head.directory} was committed before, with the note {head.meta.get(NOTE)!r}"
             )
         # else: a killed run committed it; only the row of R may be missing.
         score_row(session, store, head, heldout(store), config)
@@ -186,7 +194,7 @@ def learn_task(session: Session, store: MemoryStore, task: Task, config: RunConf
 
 
 def learn_group(
-    session: Session, store: MemoryStore, group: Sequence[Task], config: RunConfig
+    session: Session, store: MemoryStore, group: Sequence[Task], config: RunConfig, note: str | None = None
 ) -> tuple[TaskManifest, MemoryStore]:
     """Learn one group of tasks (usually one) on top of HEAD and commit it: steps 1 to 5 of the method.
 
@@ -233,6 +241,7 @@ def learn_group(
                 "shared_prefix": work.loop.shared_prefix,
                 "processes": accelerator.num_processes,
                 **({CODE: outside} if outside else {}),
+                **({NOTE: note} if note else {}),
             },
         )
         store.clear_workspace(work.workspace)

@@ -6,6 +6,7 @@ tasks/<index>-<slug>/          TASKS        one commit each; 0000-initial (ROOT)
 tasks/*/task.json              TASK         the manifest, written last
 tasks/*/adapter.safetensors    ADAPTER      ... and the other files below
 evaluations/<number>.json      EVALUATIONS  append-only: rows of R and guards
+tags.json                      TAGS         names for points; missing until the first one is given
 work/                          WORK         checkpoints of unfinished work and trackers' files; not verified
 .lock, CREATING, PENDING                    the writer's lock, and marks of a writer that was killed
 """
@@ -18,6 +19,7 @@ TASKS = "tasks"
 TASK = "task.json"
 ROOT = "0000-initial"
 EVALUATIONS = "evaluations"
+TAGS = "tags.json"
 WORK = "work"
 TRACKERS = "trackers"
 """Below `WORK`: files of experiment trackers."""

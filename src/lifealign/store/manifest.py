@@ -21,8 +21,10 @@ from lifealign.core.option_names import current_names
 from lifealign.store.layout import EVALUATIONS, HEAD, ROOT, STORE, TASK, TASKS
 
 FORMAT_VERSION = 2
+NOTE = "note"
+"""Key in a manifest's `meta`: a sentence by the user about the task; missing if none was given."""
 
-Kind = Literal["store", "task", "evaluation"]
+Kind = Literal["store", "task", "evaluation", "tags"]
 Migration = Callable[[Kind, dict[str, Any]], dict[str, Any]]
 
 

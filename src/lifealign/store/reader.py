@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lifealign.core import files
-from lifealign.core.errors import StoreError
+from lifealign.core.errors import DataError, StoreError
 from lifealign.core.json_codec import decode_json
 from lifealign.core.tensors import decode_tensors, tensor_names
+from lifealign.data.answers import BASE
 from lifealign.store import manifest
 from lifealign.store.layout import CREATING, HEAD, STORE, TASKS
-from lifealign.store.manifest import TaskManifest
+from lifealign.store.manifest import NOTE, TaskManifest
+from lifealign.store.tags import Tag, compare, read_tags
 from lifealign.store.verify import find_problems, find_strays
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+NOW = "now"
+"""Name of the point after the last task learnt."""
 
 
 class MemoryReader:
@@ -32,6 +38,7 @@ class MemoryReader:
         self._identity: dict[str, Any] = {}
         self._lineage: tuple[TaskManifest, ...] = ()
         self._checked: dict[Path, tuple[int, ...]] = {}
+        self._tags: dict[str, Tag] | StoreError = {}
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -59,10 +66,10 @@ class MemoryReader:
         return self._lineage
 
     def find(self, name_or_directory: str) -> TaskManifest:
-        """A manifest of the lineage by directory, by task name (the latest) or by a member of joint training.
+        """A manifest of the lineage by directory, task name (the latest), member of joint training, tag, `base` or `now`.
 
         Raises:
-            StoreError: no such task; lists the known ones.
+            StoreError: no such task or tag (lists the known ones), or a tag of a task that was rolled back.
         """
         newest_first = self._lineage[::-1]
         for matches in (
@@ -72,8 +79,38 @@ class MemoryReader:
         ):
             if matches:
                 return matches[0]
+        tags = self.tags()
+        if name_or_directory in tags:
+            return self._tagged(name_or_directory, tags[name_or_directory])
+        if name_or_directory in (BASE, NOW):
+            return self._lineage[0] if name_or_directory == BASE else self.head
         known = ", ".join(f"{m.name} ({m.directory})" for m in self._lineage)
-        raise StoreError(f"{self.path}: no task {name_or_directory!r}; known: {known}")
+        named = "; tags: " + ", ".join(f"{name} ({tag.directory})" for name, tag in tags.items()) if tags else ""
+        raise StoreError(f"{self.path}: no task {name_or_directory!r}; known: {known}{named}")
+
+    def tags(self) -> dict[str, Tag]:
+        """Every tag by name, also those of tasks that were rolled back.
+
+        Raises:
+            StoreError: their file is damaged; nothing else of the memory depends on it.
+        """
+        if isinstance(self._tags, StoreError):
+            raise self._tags
+        return dict(self._tags)
+
+    def refuse_tags(self, names: Iterable[str]) -> None:
+        """Refuse names for new tasks that are tags: each name must mean one point.
+
+        Raises:
+            DataError: names the first of them.
+        """
+        tags = self.tags()
+        for name in names:
+            if name in tags:
+                raise DataError(
+                    f"{self.path}: {name!r} is a tag of this memory ({tags[name].directory}), so no task can have that "
+                    f"name; choose another, or remove the tag: lifealign tag {self.path} --delete {name}"
+                )
 
     def load_tensors(self, task: TaskManifest, stem: str) -> dict[str, Tensor]:
         """All tensors of ``<stem>.safetensors``, on the CPU, from the same bytes whose checksum was compared."""
@@ -117,7 +154,7 @@ class MemoryReader:
 
     def log(self) -> list[dict[str, Any]]:
         """One small dict for each task on disk, by number; ``current`` is False for rolled-back tasks."""
-        current = {m.directory for m in self._lineage}
+        current, tags = {m.directory for m in self._lineage}, self.tags()
         return [
             {
                 "directory": m.directory,
@@ -130,6 +167,8 @@ class MemoryReader:
                 "bytes": sum(entry.size for entry in m.files.values()),
                 "head": m.directory == self.head.directory,
                 "current": m.directory in current,
+                "tags": [name for name, tag in tags.items() if tag.directory == m.directory],
+                "note": m.meta.get(NOTE),
             }
             for m in (manifest.read_manifest(self.path, d) for d in manifest.task_directories(self.path))
         ]
@@ -148,9 +187,24 @@ class MemoryReader:
         with files.reading(self.path):
             if not (self.path / HEAD).exists():
                 raise StoreError(f"{self.path}: {self._why_no_memory()}")
+        try:
+            self._tags = read_tags(self.path)  # before HEAD: a tag never names a task that this reader has not seen
+        except StoreError as error:
+            self._tags = error
         record, _ = manifest.read_record(self.path / STORE, "store")
         self._lineage = manifest.read_lineage(self.path, manifest.read_head(self.path))
         self._identity = record.get("identity", {})
+
+    def _tagged(self, name: str, tag: Tag) -> TaskManifest:
+        """The manifest of the lineage that a tag names."""
+        found = next((m for m in self._lineage if m.directory == tag.directory), None)
+        if found is None:
+            raise StoreError(
+                f"{self.path}: tag {name!r} names {tag.directory}, which was rolled back; go forward to it "
+                f"(lifealign rollback {self.path} {tag.directory}) or move the tag"
+            )
+        compare(self.path, name, tag, found.sha256)
+        return found
 
     def _why_no_memory(self) -> str:
         if not self.path.exists():

@@ -9,7 +9,7 @@ from typing import TypeVar
 from lifealign.core.errors import StoreError
 from lifealign.core.files import TEMPORARY, check_file
 from lifealign.core.tensors import tensor_names
-from lifealign.store.layout import CREATING, EVALUATIONS, HEAD, LOCK, PENDING, STORE, TASK, TASKS, WORK
+from lifealign.store.layout import CREATING, EVALUATIONS, HEAD, LOCK, PENDING, STORE, TAGS, TASK, TASKS, WORK
 from lifealign.store.manifest import (
     TaskManifest,
     check_parent,
@@ -20,8 +20,9 @@ from lifealign.store.manifest import (
     read_record,
     task_directories,
 )
+from lifealign.store.tags import check_tag, read_tags
 
-_KNOWN = {STORE, HEAD, TASKS, EVALUATIONS, WORK, LOCK, PENDING, CREATING}
+_KNOWN = {STORE, HEAD, TASKS, EVALUATIONS, TAGS, WORK, LOCK, PENDING, CREATING}
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ def find_problems(memory: Path) -> list[str]:
 
     Checks the seals of store.json, of every manifest and of every evaluation, HEAD against its manifest, every manifest
     against its parent, every task file against its manifest (also of tasks that were rolled back), that safetensors
-    files parse, and that no evaluation is missing between the first and the last.
+    files parse, that no evaluation is missing between the first and the last, and every tag against the task it names.
     """
     found = _Findings()
     missing = [memory / name for name in (TASKS, EVALUATIONS) if not (memory / name).is_dir()]
@@ -59,6 +60,8 @@ def find_problems(memory: Path) -> list[str]:
         found.attempt(lambda: read_evaluation(path))  # noqa: B023 - called at once
     absent = set(range(1, int(files[-1].stem) + 1)) - {int(path.stem) for path in files} if files else set()
     found.extend(f"{memory / EVALUATIONS / f'{number:06d}.json'}: missing" for number in sorted(absent))
+    for name, tag in (found.attempt(lambda: read_tags(memory)) or {}).items():
+        found.attempt(lambda: check_tag(memory, name, tag))  # noqa: B023 - called at once
     return found
 
 

@@ -4,6 +4,7 @@
     memory/tasks/0000-initial/    the adapter before any task
     memory/tasks/0003-<slug>/     tensors, documents and rows after a task; task.json (the manifest) is written last
     memory/evaluations/000007.json
+    memory/tags.json              names for points, if any were given
     memory/HEAD                   "<task directory> <sha256 of its task.json>"
     memory/work/                  checkpoints of unfinished work, not verified
     memory/.lock                  held by the one writer
@@ -27,12 +28,13 @@ import filelock
 
 from lifealign.core import files
 from lifealign.core.errors import StoreError
-from lifealign.core.json_codec import encode_json, seal
-from lifealign.core.tensors import encode_tensors
+from lifealign.core.json_codec import seal
 from lifealign.store import manifest
-from lifealign.store.layout import CREATING, EVALUATIONS, HEAD, LOCK, PENDING, ROOT, STORE, TASK, TASKS, WORK
+from lifealign.store.contents import encode, head_line, slug
+from lifealign.store.layout import CREATING, EVALUATIONS, HEAD, LOCK, PENDING, ROOT, STORE, TAGS, TASK, TASKS, WORK
 from lifealign.store.manifest import FORMAT_VERSION, MIGRATIONS, TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.tags import Tag, check_name, check_tag, encode_tags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +77,7 @@ class MemoryStore(MemoryReader):
             StoreError: the directory holds a memory or other files, or it cannot be written.
         """
         store = cls(Path(path))
-        contents = _encode(tensors, documents or {}, {})
+        contents = encode(tensors, documents or {}, {})
         with files.writing(store.path):
             store.path.mkdir(parents=True, exist_ok=True)
             files.fsync_directory(store.path.parent)
@@ -138,10 +140,10 @@ class MemoryStore(MemoryReader):
             StoreError: the operating system refused a write; HEAD and all earlier tasks are unchanged.
         """
         self._assert_locked()
-        contents = _encode(tensors, documents, lines)
+        contents = encode(tensors, documents, lines)
         index = manifest.next_number(self.path)
         record = {
-            "directory": f"{index:04d}-{_slug(name)}",
+            "directory": f"{index:04d}-{slug(name)}",
             "index": index,
             "name": name,
             "members": list(members),
@@ -165,14 +167,19 @@ class MemoryStore(MemoryReader):
     def rollback(self, name_or_directory: str) -> TaskManifest:
         """Move HEAD to a task and delete nothing.
 
-        Takes a task of the lineage, by name or directory, or the directory of any other task on disk, so a rollback can
-        be undone. Later commits get new numbers, never those of tasks that exist.
+        Takes a task of the lineage, by name or directory, or the directory or tag of any other task on disk, so a
+        rollback can be undone. Later commits get new numbers, never those of tasks that exist.
 
         Raises:
             StoreError: no such task, or one of its files is damaged.
         """
         self._assert_locked()
-        if manifest.is_directory_name(name_or_directory) and name_or_directory in manifest.task_directories(self.path):
+        if (tag := self.tags().get(name_or_directory)) is not None:
+            check_tag(self.path, name_or_directory, tag)
+            target = manifest.read_manifest(self.path, tag.directory)
+        elif manifest.is_directory_name(name_or_directory) and name_or_directory in manifest.task_directories(
+            self.path
+        ):
             target = manifest.read_manifest(self.path, name_or_directory)
         else:
             target = self.find(name_or_directory)
@@ -183,6 +190,45 @@ class MemoryStore(MemoryReader):
             self._move_head(target.directory, target.sha256)
         self._load()
         return self.head
+
+    def tag(self, name_or_directory: str, name: str) -> tuple[Tag, Tag | None]:
+        """Give a task a name, or move the name to it.
+
+        Args:
+            name_or_directory: a task of the lineage, or another tag of one.
+            name: the tag.
+
+        Returns:
+            The tag, and the one it replaces; the two are the same if the task had that name already.
+
+        Raises:
+            ConfigError: see `tags.check_name`.
+            StoreError: no such task in the lineage, or it is damaged.
+        """
+        self._assert_locked()
+        tags = self.tags()
+        check_name(name, {n for entry in self.log() for n in (entry["name"], *entry["members"])})
+        target = self.find(name_or_directory)
+        old = tags.get(name)
+        if old is not None and (old.directory, old.sha256) == (target.directory, target.sha256):
+            return old, old
+        tags[name] = Tag(target.directory, target.sha256, _now())
+        self._write_tags(tags)
+        return tags[name], old
+
+    def untag(self, name: str) -> Tag:
+        """Remove a tag and return it; the task that it names stays.
+
+        Raises:
+            StoreError: no such tag; lists the known ones.
+        """
+        self._assert_locked()
+        tags = self.tags()
+        if name not in tags:
+            raise StoreError(f"{self.path}: no tag {name!r}; tags: {', '.join(tags) or 'none'}")
+        removed = tags.pop(name)
+        self._write_tags(tags)
+        return removed
 
     def append_evaluation(self, record: Mapping[str, Any]) -> Path:
         """Store one record permanently, as the next file of evaluations/.
@@ -242,12 +288,17 @@ class MemoryStore(MemoryReader):
             entries = {name: vars(files.write_file(temporary / name, data)) for name, data in contents.items()}
             stamp = {"format_version": FORMAT_VERSION, "versions": _versions(), "created": _now()}
             entry = files.write_file(temporary / TASK, seal({**record, "files": entries, **stamp}))
-            files.replace_file(self.path / PENDING, _line(directory, entry.sha256))
+            files.replace_file(self.path / PENDING, head_line(directory, entry.sha256))
         self._move_head(directory, entry.sha256)
         self._remove_mark(PENDING)
 
+    def _write_tags(self, tags: Mapping[str, Tag]) -> None:
+        with files.writing(self.path):
+            files.replace_file(self.path / TAGS, encode_tags(dict(sorted(tags.items()))))
+        self._load()
+
     def _move_head(self, directory: str, sha256: str) -> None:
-        files.replace_file(self.path / HEAD, _line(directory, sha256))
+        files.replace_file(self.path / HEAD, head_line(directory, sha256))
 
     def _remove_mark(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
@@ -275,7 +326,7 @@ class MemoryStore(MemoryReader):
         if directory in {m.directory for m in self._lineage} or not (self.path / TASKS / directory).exists():
             return
         # The checksum keeps a damaged PENDING from removing a task that was committed and rolled back.
-        if line != _line(directory, manifest.read_manifest(self.path, directory).sha256):
+        if line != head_line(directory, manifest.read_manifest(self.path, directory).sha256):
             raise StoreError(
                 f"{self.path / PENDING}: does not match {self.path / TASKS / directory / TASK}; one of the two was changed"
             )
@@ -332,27 +383,6 @@ class MemoryStore(MemoryReader):
         self._assert_locked()
         assert _KEY.fullmatch(key), f"workspace key {key!r}"
         return self.path / WORK / key
-
-
-def _encode(
-    tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any], lines: Mapping[str, Iterable[Any]]
-) -> dict[str, bytes]:
-    """File name -> bytes, all in memory: invalid JSON or a lack of memory shows before the disk is touched."""
-    contents = {f"{stem}.safetensors": encode_tensors(named) for stem, named in tensors.items()}
-    contents |= {name: encode_json(value) for name, value in documents.items()}
-    contents |= {name: b"".join(map(encode_json, values)) for name, values in lines.items()}
-    for name in contents:
-        suffix = ".json" if name in documents else ".jsonl" if name in lines else ".safetensors"
-        assert manifest.is_file_name(name) and name.endswith(suffix), f"{name!r} is not a valid name for a task's file"
-    return dict(sorted(contents.items()))
-
-
-def _line(directory: str, sha256: str) -> bytes:
-    return f"{directory} {sha256}\n".encode()
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-_")[:40] or "task"
 
 
 def _versions() -> dict[str, str | None]:

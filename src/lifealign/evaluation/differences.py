@@ -1,0 +1,170 @@
+"""Compare two points of a memory's life, row by row, by scores that were measured before; no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lifealign.data.tasks import Row, shorten_numbers
+from lifealign.evaluation import catalog, metrics
+from lifealign.evaluation.results import BOOTSTRAP_SEED, ScoreTable
+from lifealign.store.heldout import heldout
+from lifealign.store.layout import DATA
+from lifealign.store.manifest import TaskManifest, directory_number
+from lifealign.store.reader import MemoryReader
+
+
+@dataclass(frozen=True)
+class ScoreDifference:
+    """One score of one task at two points, on the same rows.
+
+    Attributes:
+        a: mean at the first point, in the score's unit (percent for rates).
+        b: mean at the second point.
+        difference: mean of b - a.
+        low: lower end of its 95% interval, paired by row.
+        high: upper end.
+        rows: number of rows that both means are over.
+        gained: for a rate, the rows that became better, as {"row", "prompt"}; None for other scores.
+        lost: for a rate, the rows that became worse.
+    """
+
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    rows: int
+    gained: Sequence[Mapping[str, Any]] | None = None
+    lost: Sequence[Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class PointDifference:
+    """Two points of a memory's life, compared.
+
+    Attributes:
+        a: directory of the first point.
+        b: directory of the second point.
+        split: held-out split.
+        tasks: task -> score -> the comparison.
+        missing: task -> why it cannot be compared.
+        later: tasks that were learnt after the earlier point, so their change is mainly what was learnt.
+    """
+
+    a: str
+    b: str
+    split: str
+    tasks: Mapping[str, Mapping[str, ScoreDifference]]
+    missing: Mapping[str, str]
+    later: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        tasks = {task: {name: vars(found) for name, found in scores.items()} for task, scores in self.tasks.items()}
+        return {**vars(self), "tasks": tasks, "missing": dict(self.missing), "later": list(self.later)}
+
+    def lines(self) -> list[str]:
+        """A table for people; rows are numbered from 1, in the order in which the memory keeps them."""
+        lines = [f"{self.a} -> {self.b}, {self.split} rows"]
+        width = max((len(name) for name in [*self.tasks, *self.missing]), default=0)
+        for task, scores in self.tasks.items():
+            for i, (name, found) in enumerate(scores.items()):
+                text = f"{name} {found.a:.2f} -> {found.b:.2f}: {found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+                later = "; learnt in between" if task in self.later and not i else ""
+                lines.append(f"  {'' if i else task:<{width}}  {text}{_changed(found)}{later}")
+        return lines + [f"  {task:<{width}}  {why}" for task, why in self.missing.items()]
+
+
+def _changed(found: ScoreDifference) -> str:
+    if found.gained is None or found.lost is None:
+        return ""
+    parts = []
+    for what, rows in (("gained", found.gained), ("lost", found.lost)):
+        numbers = [row["row"] for row in rows]
+        parts.append(f"{what} {len(rows)}" + (f" ({shorten_numbers(numbers)})" if numbers else ""))
+    return f" over {found.rows} rows; {', '.join(parts)}"
+
+
+def compare_points(
+    store: MemoryReader, table: ScoreTable, a: TaskManifest, b: TaskManifest, split: str, resamples: int
+) -> PointDifference:
+    """Every score of every task that was measured at both points.
+
+    Args:
+        store: the memory.
+        table: its scores on the split.
+        a: a point of the lineage.
+        b: another one, earlier or later.
+        split: `test` or `validation`.
+        resamples: bootstrap samples.
+    """
+    tasks: dict[str, dict[str, ScoreDifference]] = {}
+    missing: dict[str, str] = {}
+    scored = scored_rows(store, split)
+    first = min(a, b, key=lambda m: m.index)
+    later = [t for t, stage in zip(table.tasks, table.stages, strict=True) if directory_number(stage) > first.index]
+    for task in table.tasks:
+        at_b = table.measured(b.directory, task)
+        if both := [name for name in table.measured(a.directory, task) if name in at_b]:
+            tasks[task] = {name: _compare(table, task, name, a, b, scored.get(task, ()), resamples) for name in both}
+        elif task in later:
+            missing[task] = f"learnt after {first.directory}, and not scored before"
+        else:
+            at = a if at_b else b
+            missing[task] = (
+                f"not scored at both points; run lifealign evaluate {store.path} --as-of {at.directory} --split {split}"
+            )
+    return PointDifference(a.directory, b.directory, split, tasks, missing, later)
+
+
+def _compare(
+    table: ScoreTable,
+    task: str,
+    score: str,
+    a: TaskManifest,
+    b: TaskManifest,
+    rows: Sequence[tuple[int, Row]],
+    resamples: int,
+) -> ScoreDifference:
+    before, after = paired(table, a.directory, b.directory, task, score)
+    interval = metrics.paired_difference(after, before, resamples=resamples, seed=BOOTSTRAP_SEED)
+    gained = lost = None
+    if catalog.score(score).rate:
+        sign = catalog.score(score).sign
+        change = [sign * (y - x) for x, y in zip(before, after, strict=True)]
+        gained = [_row(rows, i) for i, value in enumerate(change) if value > 0]
+        lost = [_row(rows, i) for i, value in enumerate(change) if value < 0]
+    count = len(before)
+    return ScoreDifference(
+        math.fsum(before) / count, math.fsum(after) / count, *interval, rows=count, gained=gained, lost=lost
+    )
+
+
+def paired(table: ScoreTable, a: str, b: str, task: str, score: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Per-row values at two stages on the rows that both scored: the first ones, as scoring takes rows in order."""
+    before, after = table.values(a, task, score), table.values(b, task, score)
+    count = min(len(before), len(after))
+    return before[:count], after[:count]
+
+
+def scored_rows(store: MemoryReader, split: str) -> dict[str, list[tuple[int, Row]]]:
+    """Task -> its held-out rows that fit into the context, in the order of their scores, with their numbers from 1."""
+    left_out: set[str] = set()
+    for m in store.lineage()[1:]:
+        report = store.load_document(m, DATA).get("encoding_held_out", {}).get(split, {})
+        left_out |= {source for cause, sources in report.items() if cause != "cut" for source in sources}
+    rows = {task.name: task.test if split == "test" else task.validation for task in heldout(store)}
+    return {
+        name: [(i, row) for i, row in enumerate(found, 1) if not row.source or row.source not in left_out]
+        for name, found in rows.items()
+    }
+
+
+def _row(rows: Sequence[tuple[int, Row]], position: int) -> dict[str, Any]:
+    if position >= len(rows):
+        return {"row": position + 1, "prompt": None}
+    number, row = rows[position]
+    return {"row": number, "prompt": row.prompt[-1].content}

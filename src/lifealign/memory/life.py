@@ -1,0 +1,169 @@
+"""A memory without its model: what was learnt, tags, rollback, and scores that were measured before; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError
+from lifealign.core.progress import NullProgress, Progress, say_once
+from lifealign.evaluation import catalog
+from lifealign.evaluation.differences import PointDifference, compare_points
+from lifealign.evaluation.gate_values import gate_values
+from lifealign.evaluation.gates import Gate, GateResult, NoValue, check_gates
+from lifealign.evaluation.guard_results import with_guard
+from lifealign.evaluation.outside import notes
+from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
+from lifealign.store.manifest import TaskManifest
+from lifealign.store.writer import MemoryStore
+
+NOTE_LENGTH = 1000
+"""Longest note of a task, in characters."""
+
+
+class MemoryLife:
+    """The part of a `Memory` that needs no model."""
+
+    def __init__(self, store: MemoryStore, said: set[str]) -> None:
+        self._store = store
+        self._said = said
+
+    @property
+    def path(self) -> Path:
+        """The memory's directory."""
+        return self._store.path
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration that the memory was made with."""
+        return RunConfig.model_validate({**self._store.identity["config"], "memory": str(self.path)})
+
+    def show(self, name: str) -> dict[str, Any]:
+        """One task: manifest, data report, diagnostics, the last training step, and its scores."""
+        return task_results(self._store, self._store.find(name), self._table(None))
+
+    def verify(self) -> list[str]:
+        """List the problems, each with its file; empty if every byte is as it was written."""
+        return self._store.verify()
+
+    def rollback(self, name: str) -> str:
+        """Go back to a task (or forward again, by directory or tag); nothing is deleted. Returns HEAD's directory."""
+        with self._store.writer():
+            return self._store.rollback(name).directory
+
+    def tags(self) -> dict[str, dict[str, Any]]:
+        """Tag -> the directory that it names, since when, and whether that task is `current` or was rolled back."""
+        current = {m.directory for m in self._store.lineage()}
+        return {
+            name: {"directory": tag.directory, "created": tag.created, "current": tag.directory in current}
+            for name, tag in self._store.tags().items()
+        }
+
+    def tag(self, task: str, name: str) -> tuple[str, str | None]:
+        """Give a point a name, such as ``production``, or move the name to it. It can be used wherever a task's can.
+
+        Args:
+            task: a task, another tag, `base` or `now`.
+            name: letters, digits, ``-``, ``_`` and ``.``; not the name of a task.
+
+        Returns:
+            The directory that the tag names now, and the one before; None if the tag is new.
+
+        Raises:
+            ConfigError: a name that cannot be a tag.
+            StoreError: no such task, or it was rolled back.
+        """
+        with self._store.writer():
+            made, old = self._store.tag(task, name)
+        return made.directory, None if old is None else old.directory
+
+    def untag(self, name: str) -> str:
+        """Remove a tag; the task stays. Returns the directory that it named.
+
+        Raises:
+            StoreError: no such tag.
+        """
+        with self._store.writer():
+            return self._store.untag(name).directory
+
+    def tasks(self, as_of: str | None = None) -> list[str]:
+        """Names of the tasks learnt up to a point, in order; None: all."""
+        point = self._point(as_of)
+        return [name for m in self._store.lineage() if m.index <= point.index for name in m.members]
+
+    def diff(self, a: str, b: str, split: str | None = None) -> PointDifference:
+        """Compare the scores of two points that were measured before, task by task and row by row.
+
+        Args:
+            a: a task, a tag, `base` or `now`.
+            b: another point, earlier or later.
+            split: ``test`` or ``validation``; None: as configured.
+
+        Raises:
+            StoreError: no such point.
+        """
+        points, used = (self._point(a), self._point(b)), split or self.config.evaluate.split
+        return compare_points(self._store, self._table(used), *points, used, self.config.evaluate.bootstrap)
+
+    def check(
+        self,
+        gates: Sequence[Gate],
+        *,
+        split: str | None = None,
+        against: str | None = None,
+        no_value: NoValue = "fail",
+    ) -> list[GateResult]:
+        """Whether conditions hold for the memory as it is now, by scores that were measured before.
+
+        Args:
+            gates: see `Gate.parse`.
+            split: ``test`` or ``validation``; None: as configured.
+            against: a point that `drop` and `change` compare with; None: each task with itself when it was learnt.
+            no_value: whether a gate whose value is missing holds.
+
+        Raises:
+            StoreError: no such point.
+        """
+        table, since = self._table(split), None if against is None else self._point(against).directory
+        resamples = self.config.evaluate.bootstrap
+        values = with_guard(run_results(self._store, table))
+        for score in {gate.score for gate in gates} & values.keys() - catalog.guard_scores().keys():
+            values[score] = values[score] | gate_values(table, score, resamples, since)
+        named = f"{against} ({since})" if against != since else against or ""
+        return check_gates(gates, values, no_value=no_value, tasks=len(table.tasks), since=named)
+
+    def score_notes(self, progress: Progress | None = None) -> list[str]:
+        """A sentence for each stored score from outside that is not installed here or has changed; said once to stderr."""
+        found = notes(self._store)
+        self._say(found, progress)
+        return found
+
+    def _say(self, lines: Sequence[str], progress: Progress | None) -> None:
+        say_once(self._said, lines, progress or NullProgress())
+
+    def _table(self, split: str | None) -> ScoreTable:
+        self.score_notes()
+        return read_scores(self._store, split or self.config.evaluate.split)
+
+    def _point(self, as_of: str | None) -> TaskManifest:
+        return self._store.head if as_of is None else self._store.find(as_of)
+
+
+def checked_note(text: str | None) -> str | None:
+    """A note as it is kept, without spaces around it; None if none is given.
+
+    Raises:
+        ConfigError: an empty or too long note, or one with control characters.
+    """
+    if text is None:
+        return None
+    note = text.strip()
+    if not 1 <= len(note) <= NOTE_LENGTH:
+        raise ConfigError(f"note of {len(note)} characters: allowed: 1 to {NOTE_LENGTH}; shorten it or leave it out")
+    if wrong := [c for c in note if not c.isprintable() and c != "\n"]:
+        raise ConfigError(
+            f"note {note[:60]!r}: {wrong[0]!r} is a control character; allowed: printable text and line breaks"
+        )
+    return note
