@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.files import free_directory
-from lifealign.core.progress import NullProgress, Progress, say_once
+from lifealign.core.progress import NullProgress, Progress, make_progress
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import notes
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
@@ -274,8 +274,7 @@ class Memory:
 
         Args:
             weights: task -> weight of its update; 0 withdraws it, 1 (the default) leaves it as it is.
-            space: `factors` (exact, on A and on B) or `delta_w` (on B A, cut to the adapter's rank); None: the space that
-                the memory was consolidated in, else `factors`.
+            space: `factors` (exact, on A and on B) or `delta_w` (on B A, cut to the adapter's rank); None: the memory's own.
             out: a directory that is missing or empty.
             as_of: the memory as it was after this task; None: as it is.
             split: held-out rows to score, `test` or `validation`.
@@ -290,21 +289,36 @@ class Memory:
 
         target = None if out is None else free_directory(out)
         config = self._with_options(evaluate={"split": split})
-        made = recompose(
-            lambda: self._session(config, progress), self._store, self._point(as_of), weights, space, split, target
-        )
-        if target is not None:
-            self._loaded = None  # its adapter has another form now
-        return made
+        try:
+            return recompose(
+                lambda: self._session(config, progress), self._store, self._point(as_of), weights, space, split, target
+            )
+        finally:
+            if target is not None:
+                self._loaded = None  # its model is given up
 
-    def export(self, out: str | Path, *, merged: bool = False, as_of: str | None = None) -> Path:
-        """Write a PEFT adapter, or (`merged`) a whole model; both can be used without this package."""
-        target = free_directory(out)
+    def export(
+        self, out: str | Path, *, format: str | None = None, merged: bool = False, as_of: str | None = None
+    ) -> Path:
+        """Write what was learnt for use without this package, load it again and compare it with the memory.
+
+        Args:
+            out: a directory that is missing or empty; its `export.json` states the difference from the memory.
+            format: a key of `exporting.FORMATS`; None: `peft`.
+            merged: the same as `format="merged"`.
+            as_of: the model as it was after this task; None: as it is.
+
+        Raises:
+            ConfigError, ModelError, StoreError: see `exporting.write_export`.
+        """
+        from lifealign.memory.exporting import which_format, write_export
+
+        form = which_format(format, merged)
+        target, point = free_directory(out), self._point(as_of)
         session = self._session(self.config, None)
-        session.load(self._store, self._point(as_of))
-        session.export(target, merged=merged)
-        self._loaded = None  # its adapter has another form now, or is gone
-        return target
+        self._loaded = None  # its model is given up
+        session.load(self._store, point)
+        return write_export(session, self._store, point, target, form)
 
     def log(self) -> list[dict[str, Any]]:
         """One small record for each task on disk; ``current`` is False for rolled-back tasks."""
