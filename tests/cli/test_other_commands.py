@@ -46,12 +46,12 @@ def test_export_passes_its_options_on(memory, fake, tmp_path):
     there = tmp_path / "there"
     assert lifealign("export", memory, "--out", there, "--merged", "--as-of", "t").exit_code == 0
     assert lifealign("export", memory, "--out", there).exit_code == 0
-    result = lifealign("export", memory, "--out", there, "--format", "merged")
+    result = lifealign("export", memory, "--out", there, "--format", "gguf", "--gguf-type", "f32")
     assert result.stdout.splitlines() == [f"written: {there}", "loaded again"]
     assert fake.calls == [
-        ("export", there, None, True, "t"),
-        ("export", there, None, False, None),
-        ("export", there, "merged", False, None),
+        ("export", there, None, True, "t", None),
+        ("export", there, None, False, None, None),
+        ("export", there, "gguf", False, None, "f32"),
     ]
     document = json.loads(lifealign("export", memory, "--out", there, "--merged", "--json").stdout)
     assert document["merged"] and document["report"]["format"] == "merged"

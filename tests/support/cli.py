@@ -104,8 +104,8 @@ class FakeMemory:
         self.calls.append(("generate", prompts, options))
         return [f"<{turns[-1].content}>" for turns in prompts]
 
-    def export(self, out, *, format=None, merged=False, as_of=None):
-        self.calls.append(("export", out, format, merged, as_of))
+    def export(self, out, *, format=None, merged=False, as_of=None, gguf_type=None):
+        self.calls.append(("export", out, format, merged, as_of, gguf_type))
         out.mkdir(exist_ok=True)
         report = {"format": "merged" if merged else format or "peft", "notes": ["loaded again"]}
         (out / "export.json").write_text(json.dumps(report))

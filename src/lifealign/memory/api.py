@@ -298,27 +298,28 @@ class Memory:
                 self._loaded = None  # its model is given up
 
     def export(
-        self, out: str | Path, *, format: str | None = None, merged: bool = False, as_of: str | None = None
+        self,
+        out: str | Path,
+        *,
+        format: str | None = None,
+        merged: bool = False,
+        as_of: str | None = None,
+        gguf_type: str | None = None,
     ) -> Path:
-        """Write what was learnt for use without this package, load it again and compare it with the memory.
+        """Write the model for use without this package, load it again and compare it; errors as of `write_export`.
 
         Args:
             out: a directory that is missing or empty; its `export.json` states the difference from the memory.
-            format: a key of `exporting.FORMATS`; None: `peft`.
-            merged: the same as `format="merged"`.
+            format: a key of `exporting.FORMATS`; None: `peft`; `merged`: the same as `format="merged"`.
             as_of: the model as it was after this task; None: as it is.
-
-        Raises:
-            ConfigError, ModelError, StoreError: see `exporting.write_export`.
+            gguf_type: numbers of `gguf`, one of `gguf_files.TYPES`; None: `f16`.
         """
         from lifealign.memory.exporting import which_format, write_export
 
-        form = which_format(format, merged)
-        target, point = free_directory(out), self._point(as_of)
-        session = self._session(self.config, None)
-        self._loaded = None  # its model is given up
+        form, target, point = which_format(format, merged), free_directory(out), self._point(as_of)
+        session, self._loaded = self._session(self.config, None), None  # its model is given up
         session.load(self._store, point)
-        return write_export(session, self._store, point, target, form)
+        return write_export(session, self._store, point, target, form, gguf_type)
 
     def log(self) -> list[dict[str, Any]]:
         """One small record for each task on disk; ``current`` is False for rolled-back tasks."""

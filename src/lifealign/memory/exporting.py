@@ -18,10 +18,13 @@ from lifealign.core.json_codec import to_json
 from lifealign.core.version import __version__
 from lifealign.data.tasks import Message
 from lifealign.memory.session import Session
-from lifealign.model import reloading
+from lifealign.model import gguf_files, reloading
 from lifealign.model.adapters import causal_lm
+from lifealign.model.gguf_files import TYPES
+from lifealign.model.gguf_layout import Layout
+from lifealign.model.gguf_tokenizer import copy_fields, write_tokenizer
 from lifealign.model.reloading import Answers
-from lifealign.model.wheels import quiet
+from lifealign.model.wheels import WHEELS, quiet, wheel_gguf
 from lifealign.store.heldout import heldout
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
@@ -29,6 +32,7 @@ from lifealign.training.strategy import Strategy
 
 REPORT = "export.json"
 """File of an export that names what was written, of which memory, and how it compares with it."""
+MODEL_FILE, ADAPTER_FILE = "model.gguf", "adapter.gguf"
 TEXTS = 4
 """Most texts that an export is compared on."""
 TOKENS = 256
@@ -45,6 +49,7 @@ class Work:
         staged: where to write.
         out: where it will be; for messages.
         before: logits of the memory.
+        number: format of the numbers of a merged GGUF.
         notes: what a user must know of the export; written into its report.
     """
 
@@ -53,10 +58,18 @@ class Work:
     staged: Path
     out: Path
     before: Answers
+    number: str
     notes: list[str] = field(default_factory=list)
 
 
-def write_export(session: Session, store: MemoryReader, until: TaskManifest, out: Path, form: str) -> Path:
+def write_export(
+    session: Session,
+    store: MemoryReader,
+    until: TaskManifest,
+    out: Path,
+    form: str,
+    number: str | None = None,
+) -> Path:
     """Write the model that a session holds, load it again, and keep how it compares with the memory in `REPORT`.
 
     The session cannot be used for anything else afterwards.
@@ -67,13 +80,18 @@ def write_export(session: Session, store: MemoryReader, until: TaskManifest, out
         until: the point of the memory's life that the weights belong to.
         out: a directory that is missing or empty.
         form: a key of `FORMATS`.
+        number: one of `gguf_files.TYPES` for `gguf`; None: the first.
 
     Raises:
-        ConfigError: an unknown format, or the strategy's adapter has no such form.
+        ConfigError: an unknown format, or the strategy's adapter or the base model has no such form.
         ModelError: loaded again, the export lacks what was learnt; then nothing is left at `out`.
         StoreError: `out` cannot be written; then nothing is left there.
     """
     write = FORMATS[which_format(form)]
+    if number is not None and (form != "gguf" or number not in TYPES):
+        raise ConfigError(f"--gguf-type {number}: only with --format gguf; allowed: {', '.join(TYPES)}")
+    if form in GGUF:
+        Layout(session.base.model.config)  # refused before any work
     before = _answers(session, store, until, form)
     model: Any = session.strategy.to_peft(session.model)
     if form != "peft" and not hasattr(model, "merge_and_unload"):
@@ -84,10 +102,10 @@ def write_export(session: Session, store: MemoryReader, until: TaskManifest, out
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with staged_directory(out) as staged:
-            work = Work(session, model, staged, out, before)
+            work = Work(session, model, staged, out, before, number or TYPES[0])
             trained, found = write(work)
             difference = before.compared(found)
-            reloading.check_difference(out, difference)
+            reloading.check_difference(out, difference, form == "gguf" and work.number != "f32")
             report = {
                 "format": form,
                 "memory": str(store.path),
@@ -182,5 +200,56 @@ def _write_merged(work: Work) -> Written:
     return trained, reloading.logits(loaded, work.before.texts)
 
 
-FORMATS: Mapping[str, Callable[[Work], Written]] = {"peft": _write_peft, "merged": _write_merged}
+def _write_gguf(work: Work) -> Written:
+    """The merged model as one GGUF file."""
+    modules = reloading.adapted_modules(work.model)
+    model: Any = work.model.merge_and_unload()
+    path = work.staged / MODEL_FILE
+    trained = gguf_files.write_model(model, path, work.number, lambda writer: _describe(work.session, writer), modules)
+    reloading.check_modules(work.out, trained, gguf_files.put_model(model, path))
+    work.notes += [f"matrices in {work.number}", *_gguf_notes(work.session)]
+    return trained, reloading.logits(model, work.before.texts)
+
+
+def _write_gguf_lora(work: Work) -> Written:
+    """The adapter as a GGUF file, for the base model as another one."""
+    path = work.staged / ADAPTER_FILE
+    trained = gguf_files.write_adapter(work.model, path, f"LoRA for {_base_name(work.session)}")
+    reloading.check_modules(work.out, trained, gguf_files.put_adapter(work.model, path))
+    work.notes += _gguf_notes(work.session)
+    return trained, reloading.logits(work.model, work.before.texts)
+
+
+def _gguf_notes(session: Session) -> list[str]:
+    notes = ["the file was read back and computed by transformers; llama.cpp was not run"]
+    if session.encoder.template == "plain":
+        notes.append("no chat template: the memory was trained on plain text with the roles User and Assistant")
+    return [*notes, *Layout(session.base.model.config).notes()]
+
+
+def _base_name(session: Session) -> str:
+    return Path(session.config.model.name).name
+
+
+def _describe(session: Session, writer: Any) -> None:
+    """The name, the licence and the tokenizer of a merged model; where a GGUF file carries the base, from that file."""
+    name, chat = session.config.model.name, session.encoder.template == "chat"
+    writer.add_name(f"{_base_name(session)} aligned by lifealign")
+    if name in WHEELS:
+        with wheel_gguf(name) as source:
+            copy_fields(source, writer, "general.license")
+            copy_fields(source, writer, "tokenizer.", () if chat else ("tokenizer.chat_template",))
+        return
+    rows = session.base.model.get_input_embeddings().weight.shape[0]
+    write_tokenizer(session.base.tokenizer, rows, chat, writer)
+
+
+GGUF = ("gguf", "gguf-lora")
+"""Formats for llama.cpp."""
+FORMATS: Mapping[str, Callable[[Work], Written]] = {
+    "peft": _write_peft,
+    "merged": _write_merged,
+    "gguf": _write_gguf,
+    "gguf-lora": _write_gguf_lora,
+}
 """Format of `lifealign export` -> what writes it."""

@@ -20,8 +20,8 @@ from lifealign.model.wheels import quiet
 
 NOISE = 1e-4
 """Mean difference of logits that is rounding, whatever was learnt: float32 sums in another order differ by less."""
-LOST = 0.5
-"""Share of the learnt change that a difference must stay below; where all of it is lost, it is 1."""
+LOST, LOST_ROUNDED = 0.02, 0.5
+"""Share of the learnt change that a difference must stay below: in float32, and where numbers are rounded to 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Difference:
         """One sentence for people."""
         learnt = f"learning changed them by {self.learnt_mean:.2g}" if self.learnt_mean else "nothing was learnt"
         return (
-            f"loaded again and compared on {self.tokens} tokens of {self.texts} texts: logits differ from the memory's "
+            f"loaded again and compared on {self.tokens} tokens of {self.texts} text{'s' * (self.texts > 1)}: logits differ from the memory's "
             f"by {self.mean:.2g} on average and {self.largest:.2g} at most ({learnt}); "
             f"{100 * self.same_first:.1f}% of the most likely tokens are the same"
         )
@@ -190,20 +190,22 @@ def check_modules(out: Path, trained: Mapping[str, str], found: Mapping[str, str
         )
 
 
-def check_difference(out: Path, difference: Difference, hint: str = "") -> None:
+def check_difference(out: Path, difference: Difference, rounded: bool = False) -> None:
     """Refuse an export that does not answer with what was learnt.
 
     Args:
         out: the export, for the message.
         difference: of its logits from the memory's.
-        hint: what to do next.
+        rounded: its weights are rounded to 16 bits.
 
     Raises:
-        ModelError: it differs from the memory by as much as the memory from the base model.
+        ModelError: a share of the learnt change is lost.
     """
     if not difference.learnt_mean:
         return
-    if not difference.mean <= max(NOISE, LOST * difference.learnt_mean):  # also refuses NaN
+    hint = "; export with --gguf-type f32" if rounded else ""
+    share = LOST_ROUNDED if rounded else LOST
+    if not difference.mean <= max(NOISE, share * difference.learnt_mean):  # also refuses NaN
         raise ModelError(
             f"{out}: not written: loaded again, its logits differ from the memory's by {difference.mean:.2g} on average, "
             f"and learning changed them by {difference.learnt_mean:.2g}: the learnt change is lost{hint}"
