@@ -216,8 +216,7 @@ class Memory:
             return session.generate(prompts, **options)
         from lifealign.memory.recompose import TEMPERATURE, generate_recomposed
 
-        temperature = TEMPERATURE if route_temperature is None else route_temperature
-        routed = temperature if route else None
+        routed = (TEMPERATURE if route_temperature is None else route_temperature) if route else None
         return generate_recomposed(session, self._store, point, prompts, weights or {}, routed, options)
 
     def answers(self, asked: Asked, *, progress: Progress | None = None) -> list[AnswerRecord]:
@@ -310,7 +309,8 @@ class Memory:
 
         Args:
             out: a directory that is missing or empty; its `export.json` states the difference from the memory.
-            format: a key of `exporting.FORMATS`; None: `peft`; `merged`: the same as `format="merged"`.
+            format: a key of `exporting.FORMATS`; None: `peft`.
+            merged: the same as `format="merged"`.
             as_of: the model as it was after this task; None: as it is.
             gguf_type: numbers of `gguf`, one of `gguf_files.TYPES`; None: `f16`.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,13 +18,15 @@ from lifealign.core.files import open_to_umask, staged_directory, write_file, wr
 from lifealign.core.json_codec import to_json
 from lifealign.core.version import __version__
 from lifealign.data.tasks import Message
+from lifealign.memory.card import CARD, card
+from lifealign.memory.modelfile import MODELFILE, modelfile
 from lifealign.memory.session import Session
 from lifealign.model import gguf_files, reloading
 from lifealign.model.adapters import causal_lm
 from lifealign.model.gguf_files import TYPES
-from lifealign.model.gguf_layout import Layout
+from lifealign.model.gguf_layout import Layout, load_gguf
 from lifealign.model.gguf_tokenizer import copy_fields, write_tokenizer
-from lifealign.model.reloading import Answers
+from lifealign.model.reloading import Answers, Difference
 from lifealign.model.wheels import WHEELS, quiet, wheel_gguf
 from lifealign.store.heldout import heldout
 from lifealign.store.manifest import TaskManifest
@@ -69,6 +72,7 @@ def write_export(
     out: Path,
     form: str,
     number: str | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write the model that a session holds, load it again, and keep how it compares with the memory in `REPORT`.
 
@@ -81,6 +85,7 @@ def write_export(
         out: a directory that is missing or empty.
         form: a key of `FORMATS`.
         number: one of `gguf_files.TYPES` for `gguf`; None: the first.
+        notes: more that a user must know, for the report and the card.
 
     Raises:
         ConfigError: an unknown format, or the strategy's adapter or the base model has no such form.
@@ -102,23 +107,37 @@ def write_export(
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with staged_directory(out) as staged:
-            work = Work(session, model, staged, out, before, number or TYPES[0])
+            work = Work(session, model, staged, out, before, number or TYPES[0], list(notes))
             trained, found = write(work)
             difference = before.compared(found)
             reloading.check_difference(out, difference, form == "gguf" and work.number != "f32")
-            report = {
-                "format": form,
-                "memory": str(store.path),
-                "task": until.directory,
-                "base": dict(session.base.identity),
-                "lifealign_version": __version__,
-                "trained_parts": len(trained),
-                "difference": difference.to_json(),
-                "notes": [difference.line(), *work.notes],
-            }
-            write_file(staged / REPORT, (to_json(report) + "\n").encode())
+            _describe_export(work, store, until, form, difference, len(trained))
             open_to_umask(staged)
     return out
+
+
+def _describe_export(
+    work: Work, store: MemoryReader, until: TaskManifest, form: str, difference: Difference, parts: int
+) -> None:
+    """Write the report, the model card and, beside a merged GGUF, the Modelfile."""
+    session = work.session
+    if form == "gguf":
+        text, said = modelfile(session.base.tokenizer, session.encoder.template == "chat", MODEL_FILE)
+        write_file(work.staged / MODELFILE, text.encode())
+        work.notes += said
+    report = {
+        "format": form,
+        "memory": store.path.name,
+        "task": until.directory,
+        "base": dict(session.base.identity),
+        "lifealign_version": __version__,
+        "trained_parts": parts,
+        "difference": difference.to_json(),
+        "notes": [difference.line(), *work.notes],
+    }
+    write_file(work.staged / REPORT, (to_json(report) + "\n").encode())
+    source = str(session.base.model.config._name_or_path)
+    write_file(work.staged / CARD, card(store, until, report, source, _licence(session)).encode())
 
 
 def which_format(form: str | None, merged: bool = False) -> str:
@@ -225,6 +244,19 @@ def _gguf_notes(session: Session) -> list[str]:
     if session.encoder.template == "plain":
         notes.append("no chat template: the memory was trained on plain text with the roles User and Assistant")
     return [*notes, *Layout(session.base.model.config).notes()]
+
+
+def _licence(session: Session) -> str | None:
+    """The licence of the base model, from the GGUF file or the model card that it came with; None: not known."""
+    name = session.config.model.name
+    if name in WHEELS:
+        with wheel_gguf(name) as source:
+            field = load_gguf().GGUFReader(source).fields.get("general.license")
+            return None if field is None else str(field.contents())
+    path = Path(name).expanduser() / CARD
+    head = path.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if path.is_file() else []
+    found = re.search(r"^license: *['\"]?([\w.+-]+)", head[0], re.MULTILINE) if head else None
+    return found and found[1]
 
 
 def _base_name(session: Session) -> str:

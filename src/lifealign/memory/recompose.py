@@ -339,7 +339,9 @@ def recompose(
     else:
         loaded.load(store, until)
         restore(loaded.model, made.adapter)
-        write_export(loaded, store, until, out, "peft")
+        given = ", ".join(f"{name}={weight:g}" for name, weight in every.items())
+        note = f"composed with the weights {given}; the scores of the card are those of the memory as it is stored"
+        write_export(loaded, store, until, out, "peft", notes=[note])
     return Composition(until.directory, every, composer.space, made.truncation_error, made.change, out, scores)
 
 
