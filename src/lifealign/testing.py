@@ -28,6 +28,7 @@ from lifealign.core.config import RunConfig
 from lifealign.core.progress import NullProgress
 from lifealign.core.tensors import decode_tensors, encode_tensors
 from lifealign.data.tasks import Message, Row, Task
+from lifealign.memory.exporting import write_export
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.learning import create_memory, learn_group
 from lifealign.memory.session import Session, locked
@@ -324,7 +325,7 @@ class StrategyContract:
         ids = torch.arange(2, 42)[None]
         with torch.no_grad():
             live = session.model(input_ids=ids).logits
-        session.export(tmp_path / "adapter", merged=False)
+        write_export(session, store, store.head, tmp_path / "adapter", "peft")
         base = transformers.AutoModelForCausalLM.from_pretrained(tiny_dir, dtype=torch.float32)
         with torch.no_grad():
             bare = base(input_ids=ids).logits

@@ -42,10 +42,19 @@ def test_weights_that_cannot_be_read(memory, fake, arguments, message):
     assert fake.calls == []
 
 
-def test_export_passes_its_options_on(memory, fake):
-    assert lifealign("export", memory, "--out", "there", "--merged", "--as-of", "t").exit_code == 0
-    assert lifealign("export", memory, "--out", "there").exit_code == 0
-    assert fake.calls == [("export", Path("there"), True, "t"), ("export", Path("there"), False, None)]
+def test_export_passes_its_options_on(memory, fake, tmp_path):
+    there = tmp_path / "there"
+    assert lifealign("export", memory, "--out", there, "--merged", "--as-of", "t").exit_code == 0
+    assert lifealign("export", memory, "--out", there).exit_code == 0
+    result = lifealign("export", memory, "--out", there, "--format", "gguf", "--gguf-type", "f32")
+    assert result.stdout.splitlines() == [f"written: {there}", "loaded again"]
+    assert fake.calls == [
+        ("export", there, None, True, "t", None),
+        ("export", there, None, False, None, None),
+        ("export", there, "gguf", False, None, "f32"),
+    ]
+    document = json.loads(lifealign("export", memory, "--out", there, "--merged", "--json").stdout)
+    assert document["merged"] and document["report"]["format"] == "merged"
 
 
 def test_log_show_rollback(memory, fake):

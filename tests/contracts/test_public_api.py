@@ -18,7 +18,8 @@ HEAVY = {"accelerate", "peft", "torch", "transformers"}
 WITHOUT_TORCH = ["cli", "core", "data", "evaluation", "judging", "memory", "report", "store", "studies"]
 """Folders that can be used without them: reports, checks of data, judging, `--help`."""
 WITH_TORCH = {
-    f"lifealign.memory.{name}" for name in ["learning", "recompose", "row_scores", "scoring", "session", "signatures"]
+    f"lifealign.memory.{name}"
+    for name in ["exporting", "learning", "recompose", "row_scores", "scoring", "session", "signatures"]
 }
 """The part of a light folder that holds a loaded model or computes with tensors."""
 

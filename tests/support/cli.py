@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import ClassVar
 
@@ -129,8 +130,11 @@ class FakeMemory:
         self.calls.append(("generate", prompts, options))
         return [f"<{turns[-1].content}>" for turns in prompts]
 
-    def export(self, out, *, merged=False, as_of=None):
-        self.calls.append(("export", out, merged, as_of))
+    def export(self, out, *, format=None, merged=False, as_of=None, gguf_type=None):
+        self.calls.append(("export", out, format, merged, as_of, gguf_type))
+        out.mkdir(exist_ok=True)
+        report = {"format": "merged" if merged else format or "peft", "notes": ["loaded again"]}
+        (out / "export.json").write_text(json.dumps(report))
         return out
 
     def related(self, rows, **options):

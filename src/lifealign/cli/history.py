@@ -124,12 +124,21 @@ def tag(
 def export(
     memory: MemoryPath,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write to.")],
-    merged: Annotated[bool, typer.Option("--merged", help="Write the whole model instead of a PEFT adapter.")] = False,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="peft|merged|gguf|gguf-lora", help="What to write; peft unless you name one."),
+    ] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="The same as --format merged.")] = False,
+    gguf_type: Annotated[
+        str | None, typer.Option(metavar="f16|bf16|f32", help="Numbers of --format gguf; f16 unless you name one.")
+    ] = None,
     as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Export a PEFT adapter or the merged model for use elsewhere."""
+    """Export an adapter or the merged model for PEFT, transformers or llama.cpp. Load it again and compare it with the memory."""
     from lifealign.memory.api import Memory
 
-    written = Memory.open(memory).export(out, merged=merged, as_of=as_of)
-    return Reply({"memory": memory, "merged": merged, "as_of": as_of, "out": written}, [f"written: {written}"])
+    written = Memory.open(memory).export(out, format=form, merged=merged, as_of=as_of, gguf_type=gguf_type)
+    report = json.loads((written / "export.json").read_text(encoding="utf-8"))
+    document = {"memory": memory, "merged": report["format"] == "merged", "as_of": as_of, "out": written}
+    return Reply({**document, "report": report}, [f"written: {written}", *report["notes"]])

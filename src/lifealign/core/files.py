@@ -58,6 +58,18 @@ def keep_apart(out: Path, *read: Path) -> None:
         raise ConfigError(f"--out {out} is an input of this command and would be overwritten; choose another file")
 
 
+def free_directory(out: str | Path) -> Path:
+    """The directory to write to.
+
+    Raises:
+        ConfigError: there is something at `out`.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target}: not an empty directory; give one that is missing or empty")
+    return target
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn read errors of the operating system into a StoreError."""
@@ -165,6 +177,14 @@ def staged_directory(final: Path) -> Iterator[Path]:
     fsync_directory(final.parent)
 
 
+def open_to_umask(directory: Path) -> None:
+    """Let whom the umask allows read the files of a new directory, and those below; some libraries write them private."""
+    allowed = directory.stat().st_mode & 0o666  # the directory was made under the same umask
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(allowed | (path.stat().st_mode & 0o111))
+
+
 def discard_directory(path: Path) -> None:
     """Remove a directory; its name is gone at once, even if the process is killed while its files are removed."""
     aside = path.with_name(TEMPORARY + "discarded-" + path.name)
@@ -182,15 +202,3 @@ def sweep(directory: Path) -> None:
             shutil.rmtree(child)
         else:
             child.unlink()
-
-
-def free_directory(out: str | Path) -> Path:
-    """The directory to write to.
-
-    Raises:
-        ConfigError: it is neither missing nor empty.
-    """
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target}: not an empty directory; give one that is missing or empty")
-    return target

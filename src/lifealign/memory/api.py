@@ -213,8 +213,7 @@ class Memory(MemoryLife):
             return session.generate(prompts, **options)
         from lifealign.memory.recompose import TEMPERATURE, generate_recomposed
 
-        temperature = TEMPERATURE if route_temperature is None else route_temperature
-        routed = temperature if route else None
+        routed = (TEMPERATURE if route_temperature is None else route_temperature) if route else None
         return generate_recomposed(session, self._store, point, prompts, weights or {}, routed, options)
 
     def answers(self, asked: Asked, *, progress: Progress | None = None) -> list[AnswerRecord]:
@@ -271,8 +270,7 @@ class Memory(MemoryLife):
 
         Args:
             weights: task -> weight of its update; 0 withdraws it, 1 (the default) leaves it as it is.
-            space: `factors` (exact, on A and on B) or `delta_w` (on B A, cut to the adapter's rank); None: the space that
-                the memory was consolidated in, else `factors`.
+            space: `factors` (exact, on A and on B) or `delta_w` (on B A, cut to the adapter's rank); None: the memory's own.
             out: a directory that is missing or empty.
             as_of: the memory as it was after this task; None: as it is.
             split: held-out rows to score, `test` or `validation`.
@@ -287,21 +285,38 @@ class Memory(MemoryLife):
 
         target = None if out is None else free_directory(out)
         config = self._with_options(evaluate={"split": split})
-        made = recompose(
-            lambda: self._session(config, progress), self._store, self._point(as_of), weights, space, split, target
-        )
-        if target is not None:
-            self._loaded = None  # its adapter has another form now
-        return made
+        try:
+            return recompose(
+                lambda: self._session(config, progress), self._store, self._point(as_of), weights, space, split, target
+            )
+        finally:
+            if target is not None:
+                self._loaded = None  # its model is given up
 
-    def export(self, out: str | Path, *, merged: bool = False, as_of: str | None = None) -> Path:
-        """Write a PEFT adapter, or (`merged`) a whole model; both can be used without this package."""
-        target = free_directory(out)
-        session = self._session(self.config, None)
-        session.load(self._store, self._point(as_of))
-        session.export(target, merged=merged)
-        self._loaded = None  # its adapter has another form now, or is gone
-        return target
+    def export(
+        self,
+        out: str | Path,
+        *,
+        format: str | None = None,
+        merged: bool = False,
+        as_of: str | None = None,
+        gguf_type: str | None = None,
+    ) -> Path:
+        """Write the model for use without this package, load it again and compare it; errors as of `write_export`.
+
+        Args:
+            out: a directory that is missing or empty; its `export.json` states the difference from the memory.
+            format: a key of `exporting.FORMATS`; None: `peft`.
+            merged: the same as `format="merged"`.
+            as_of: the model as it was after this task; None: as it is.
+            gguf_type: numbers of `gguf`, one of `gguf_files.TYPES`; None: `f16`.
+        """
+        from lifealign.memory.exporting import which_format, write_export
+
+        form, target, point = which_format(format, merged), free_directory(out), self._point(as_of)
+        session, self._loaded = self._session(self.config, None), None  # its model is given up
+        session.load(self._store, point)
+        return write_export(session, self._store, point, target, form, gguf_type)
 
     def log(self) -> list[dict[str, Any]]:
         """One small record for each task on disk; ``current`` is False for rolled-back tasks."""

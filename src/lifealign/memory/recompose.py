@@ -18,6 +18,7 @@ from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.data.tasks import Message, Row, Task, turns_of
 from lifealign.evaluation import catalog
 from lifealign.memory import signatures
+from lifealign.memory.exporting import write_export
 from lifealign.memory.outcomes import Composition, Related, RelatedTask
 from lifealign.memory.rules import Rules, find_rules
 from lifealign.memory.scoring import check_rows
@@ -338,7 +339,9 @@ def recompose(
     else:
         loaded.load(store, until)
         restore(loaded.model, made.adapter)
-        loaded.export(out, merged=False)
+        given = ", ".join(f"{name}={weight:g}" for name, weight in every.items())
+        note = f"composed with the weights {given}; the scores of the card are those of the memory as it is stored"
+        write_export(loaded, store, until, out, "peft", notes=[note])
     return Composition(until.directory, every, composer.space, made.truncation_error, made.change, out, scores)
 
 

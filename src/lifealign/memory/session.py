@@ -10,22 +10,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, StoreError
-from lifealign.core.files import cache_dir, staged_directory, writing
+from lifealign.core.files import cache_dir
 from lifealign.core.progress import Progress, say_once
 from lifealign.data.planted.rules import Rule
 from lifealign.data.tasks import Message, Row, turns_of
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
-from lifealign.model.adapters import causal_lm, restore, snapshot
+from lifealign.model.adapters import restore, snapshot
 from lifealign.model.base import load_base
 from lifealign.model.encoding import Encoder
-from lifealign.model.generate import generate, stop_at
+from lifealign.model.generate import generate
 from lifealign.model.logp_cache import ReferenceCache
 from lifealign.model.template import once
 from lifealign.model.wheels import needs_conversion
@@ -245,45 +243,6 @@ class Session:
         self.strategy.select(self.model, None)
         turns = [turns_of(p) for p in prompts]
         return generate(self.model, self.encoder, turns, progress=self.progress, prefix=self.strategy.prefix, **options)
-
-    def export(self, out: Path, *, merged: bool) -> Path:
-        """Write a PEFT adapter, or the base model with the adapter merged in (float32), with its tokenizer.
-
-        The session cannot be used for anything else afterwards.
-
-        Raises:
-            ConfigError: the strategy's adapter cannot be merged.
-            StoreError: `out` cannot be written; then nothing is left at `out`.
-        """
-        self.strategy.select(self.model, None)
-        model: Any = self.strategy.to_peft(self.model)
-        if merged and not hasattr(model, "merge_and_unload"):
-            raise ConfigError(
-                f"the adapter of strategy {self.config.strategy.name} cannot be merged into the model's weights; "
-                "export without --merged"
-            )
-        if merged:
-            # In float32 whatever the base was loaded in: small updates would be lost in bfloat16.
-            model = model.float().merge_and_unload()
-            assert model is causal_lm(model)
-            stop_at(model, self.encoder.ends)
-        else:
-            model.peft_config["default"].base_model_name_or_path = self.base.model.config._name_or_path
-        with writing(out):
-            if not out.parent.exists():
-                out.parent.mkdir(parents=True)
-            with staged_directory(out) as staged:
-                try:
-                    with torch.no_grad():
-                        model.save_pretrained(str(staged))
-                except SafetensorError as error:  # raised when the disk is full
-                    raise StoreError(
-                        f"{out}: cannot be written: {error}; what was stored before is untouched"
-                    ) from error
-                if self.encoder.chat is not None and self.encoder.writes_date:
-                    self.base.tokenizer.chat_template = self.encoder.chat.pinned  # the prompts that were learnt
-                self.base.tokenizer.save_pretrained(str(staged))
-        return out
 
 
 def stored_strategy(store: MemoryReader) -> Strategy:

