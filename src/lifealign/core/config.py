@@ -16,30 +16,15 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from lifealign.core.config_files import explain, merge, nearest, parse_yaml, read_yaml
 from lifealign.core.errors import ConfigError
+from lifealign.core.frozen import Frozen as Frozen
 from lifealign.core.option_names import current_names
-
-
-class Frozen(BaseModel):
-    """Base of every configuration model: immutable, unknown keys refused, field docstrings kept as descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-    _newer: ClassVar[frozenset[str]] = frozenset()
-    """Keys left out at their default: memories and studies that do not use them keep their bytes and their ids."""
-
-    @model_serializer(mode="wrap")
-    def _without_unused_newer_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        unused = {key for key in self._newer if getattr(self, key) == type(self).model_fields[key].default}
-        return {key: value for key, value in values.items() if key not in unused}
 
 
 class LoraConfig(Frozen):
@@ -80,6 +65,7 @@ class DataConfig(Frozen):
 class SourceConfig(Frozen):
     """Source of the rows of one split."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"map"})
     path: str
     """A json, jsonl, parquet or csv file, or a hub data set id."""
     recipe: str | None = None
@@ -88,6 +74,8 @@ class SourceConfig(Frozen):
     """Split of a hub data set; a file has only `train`."""
     data_dir: str | None = None
     """Sub-folder of a hub data set."""
+    map: Mapping[str, str] | None = Field(None, min_length=1)
+    """New names of columns, given before the layout is recognised: `{prompt: instruction}` renames `instruction`."""
 
 
 class TaskConfig(Frozen):
