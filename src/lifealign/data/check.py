@@ -11,8 +11,7 @@ from typing import Any
 from lifealign.data.cleaning import Cleaned, read_source
 from lifealign.data.formats import SHARED_BEGINNING
 from lifealign.data.quality import contradictions, near_duplicates
-from lifealign.data.splits import prompt_key
-from lifealign.data.tasks import SHOWN_ROW_NUMBERS, DataReport, Row, shorten_numbers
+from lifealign.data.tasks import SHOWN_ROW_NUMBERS, DataReport, Row, prompt_key, shorten_numbers
 
 SHOWN_PROMPTS = 3
 
@@ -46,6 +45,7 @@ class DataCheck:
             nearly repeats, as `quality.near_duplicates` defines it.
         prompts_on_both_sides: kept rows whose prompt is also in the test source; None without a test source.
         test: report of the test source; None without one.
+        rows: the kept rows themselves; not part of `to_json`.
     """
 
     report: DataReport
@@ -60,6 +60,7 @@ class DataCheck:
     near_duplicates: tuple[tuple[int, int], ...]
     prompts_on_both_sides: tuple[int, ...] | None = None
     test: DataReport | None = None
+    rows: Cleaned | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, row numbers in full."""
@@ -114,6 +115,7 @@ def check_data(
     recipe: str | None = None,
     test: str | PathLike[str] | None = None,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> DataCheck:
     """Read rows as `learn` would and report everything found; a file without usable rows is not an error.
 
@@ -122,6 +124,7 @@ def check_data(
         recipe: name of a recipe for upstream columns.
         test: file of held-out rows, to find prompts that are in both.
         seed: for recipes that choose one of several answers.
+        columns: new name -> column of both files, renamed before the layout is recognised.
 
     Raises:
         ConfigError: unknown recipe.
@@ -129,13 +132,13 @@ def check_data(
     """
     from lifealign.core.config import SourceConfig
 
-    found = read_source(SourceConfig(path=fspath(path), recipe=recipe), seed)
+    found = read_source(SourceConfig(path=fspath(path), recipe=recipe, map=columns or None), seed)
     rows = found.rows
     keys = [prompt_key(row) for row in rows]
     both: tuple[int, ...] | None = None
     test_report = None
     if test is not None:
-        held_out = read_source(SourceConfig(path=fspath(test), recipe=recipe), seed)
+        held_out = read_source(SourceConfig(path=fspath(test), recipe=recipe, map=columns or None), seed)
         test_report = held_out.report
         near = near_duplicates(rows, found.numbers, held_out.rows, held_out.numbers)
         test_keys = {prompt_key(row) for row in held_out.rows}
@@ -162,6 +165,7 @@ def check_data(
         near_duplicates=tuple(near),
         prompts_on_both_sides=both,
         test=test_report,
+        rows=found,
     )
 
 
