@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lifealign.cli.options import AsJson, MemoryPath, Recipe, Rows, Settings
+from lifealign.cli.options import AsJson, MemoryPath, Recipe, Renamed, Rows, Settings
 from lifealign.cli.output import command
 from lifealign.cli.scores import report_reply
 from lifealign.core.errors import EXIT_USER_ERROR, ConfigError, StoreError
@@ -56,6 +56,7 @@ def learn(
         typer.Option(metavar="MODEL", help="Create the memory on this model: a path, hub id or built-in name."),
     ] = None,
     recipe: Recipe = None,
+    renamed: Renamed = None,
     requirement: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The task's requirement in words, for strategies that read it.")
     ] = None,
@@ -72,6 +73,7 @@ def learn(
     """Learn one more task into a memory. With --base-model, create the memory if it does not exist."""
     from lifealign.core.progress import make_progress
     from lifealign.data.load import task_from_rows
+    from lifealign.data.renaming import parse_map
     from lifealign.memory.api import Memory
     from lifealign.memory.life import checked_note
 
@@ -79,7 +81,16 @@ def learn(
     found = _open(memory, base_model)
     config = found.config if found else _new_config(memory, base_model, settings or ())
     # Rows first: a mistake in them leaves no empty memory behind.
-    task = task_from_rows(name, rows, test, recipe=recipe, seed=config.seed, requirement=requirement, checker=checker)
+    task = task_from_rows(
+        name,
+        rows,
+        test,
+        recipe=recipe,
+        columns=parse_map(renamed or ()),
+        seed=config.seed,
+        requirement=requirement,
+        checker=checker,
+    )
     progress = make_progress()
     found = found or Memory.create(memory, config, first=task, progress=progress)
     result = found.learn(task, settings=settings or (), note=kept, progress=progress)
@@ -129,13 +140,15 @@ def _same_model(one: str, other: str) -> bool:
 def check_data(
     rows: Rows,
     recipe: Recipe = None,
+    renamed: Renamed = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows to check for shared prompts.")] = None,
     as_json: AsJson = False,
 ) -> Reply:
     """Check preference rows and report problems by row number."""
     from lifealign.data import check
+    from lifealign.data.renaming import parse_map
 
-    found = check.check_data(rows, recipe, test)
+    found = check.check_data(rows, recipe, test, columns=parse_map(renamed or ()))
     if found.report.kept:
         return Reply(found.to_json(), found.lines())
     return Reply(found.to_json(), found.lines(), EXIT_USER_ERROR, [f"{rows}: no usable row"])

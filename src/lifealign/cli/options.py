@@ -13,6 +13,14 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=3; repeatable."),
 ]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="Recipe for the columns of a public data set.")]
+Renamed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="NAME=COLUMN",
+        help="Rename a column before its layout is recognised, e.g. prompt=instruction; repeatable.",
+    ),
+]
 AsOf = Annotated[
     str | None, typer.Option(metavar="TASK|TAG", help="Use the model as it was after this task, or at this tag.")
 ]

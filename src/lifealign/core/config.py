@@ -74,6 +74,7 @@ class DataConfig(Frozen):
 class SourceConfig(Frozen):
     """Source of the rows of one split."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"map"})
     path: str
     """A json, jsonl, parquet or csv file, or a hub data set id."""
     recipe: str | None = None
@@ -82,6 +83,8 @@ class SourceConfig(Frozen):
     """Split of a hub data set; a file has only `train`."""
     data_dir: str | None = None
     """Sub-folder of a hub data set."""
+    map: Mapping[str, str] | None = Field(None, min_length=1)
+    """New names of columns, given before the layout is recognised: `{prompt: instruction}` renames `instruction`."""
 
 
 class TaskConfig(Frozen):

@@ -114,6 +114,7 @@ def check_data(
     recipe: str | None = None,
     test: str | PathLike[str] | None = None,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> DataCheck:
     """Read rows as `learn` would and report everything found; a file without usable rows is not an error.
 
@@ -122,6 +123,7 @@ def check_data(
         recipe: name of a recipe for upstream columns.
         test: file of held-out rows, to find prompts that are in both.
         seed: for recipes that choose one of several answers.
+        columns: new name -> column of both files, renamed before the layout is recognised.
 
     Raises:
         ConfigError: unknown recipe.
@@ -129,13 +131,13 @@ def check_data(
     """
     from lifealign.core.config import SourceConfig
 
-    found = read_source(SourceConfig(path=fspath(path), recipe=recipe), seed)
+    found = read_source(SourceConfig(path=fspath(path), recipe=recipe, map=columns or None), seed)
     rows = found.rows
     keys = [prompt_key(row) for row in rows]
     both: tuple[int, ...] | None = None
     test_report = None
     if test is not None:
-        held_out = read_source(SourceConfig(path=fspath(test), recipe=recipe), seed)
+        held_out = read_source(SourceConfig(path=fspath(test), recipe=recipe, map=columns or None), seed)
         test_report = held_out.report
         near = near_duplicates(rows, found.numbers, held_out.rows, held_out.numbers)
         test_keys = {prompt_key(row) for row in held_out.rows}

@@ -12,6 +12,7 @@ from lifealign.core.errors import DataError
 from lifealign.data.formats import Parsed, Triple, parse
 from lifealign.data.quality import doubts
 from lifealign.data.reading import Reader
+from lifealign.data.renaming import rename
 from lifealign.data.sources import Record, expand_path, is_file_path, read_hub, read_table
 from lifealign.data.tables import Table
 from lifealign.data.tasks import DataReport, Row
@@ -84,10 +85,9 @@ def read_source(source: SourceConfig, seed: int = 0) -> Cleaned:
             revision=hub.revision if hub else None,
         )
         table = Table(rows)
-    found = clean(table.records, path, recipe, seed)
-    if not table.beside:
-        return found
-    return replace(found, report=replace(found.report, unread={**found.report.unread, **table.beside}))
+    found = clean(rename(table.records, source.map, path), path, recipe, seed)
+    unread = {**found.report.unread, **table.beside}
+    return replace(found, report=replace(found.report, unread=unread, renamed=source.map or {}))
 
 
 def require_rows(report: DataReport) -> None:

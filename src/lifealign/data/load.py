@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
@@ -14,6 +15,7 @@ from lifealign.data.formats import FORMATS
 from lifealign.data.planted.rules import check_rule
 from lifealign.data.planted.suite import planted_stream
 from lifealign.data.recipes import find_recipe
+from lifealign.data.renaming import rename
 from lifealign.data.splits import DEFAULT_TEST_ROWS, drop_shared_prompts, split_task
 from lifealign.data.tasks import Row, Task, TaskStream
 
@@ -75,6 +77,7 @@ def load_rows(
     label: str,
     *,
     recipe: str | None = None,
+    columns: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Cleaned:
     """Usable rows of a file (or hub data set id), or of a list of rows (called `label` in messages).
@@ -84,10 +87,11 @@ def load_rows(
         DataError: the rows cannot be used, or none is left (lists the reasons).
     """
     if isinstance(rows, str | PathLike):
-        found = read_source(SourceConfig(path=fspath(rows), recipe=recipe), seed)
+        found = read_source(SourceConfig(path=fspath(rows), recipe=recipe, map=columns or None), seed)
     else:
         records = [_record(row) if isinstance(row, Row) else row for row in rows]
-        found = clean(records, label, find_recipe(recipe) if recipe else None, seed)
+        found = clean(rename(records, columns, label), label, find_recipe(recipe) if recipe else None, seed)
+        found = replace(found, report=replace(found.report, renamed=columns or {}))
     require_rows(found.report)
     return found
 
@@ -103,6 +107,7 @@ def task_from_rows(
     test: str | PathLike[str] | Sequence[Row | Mapping[str, Any]] | None = None,
     *,
     recipe: str | None = None,
+    columns: Mapping[str, str] | None = None,
     seed: int = 0,
     train_rows: int | None = None,
     validation_rows: int = 0,
@@ -117,6 +122,7 @@ def task_from_rows(
         rows: path, or rows (`Row`, or mappings in one of the formats of `lifealign.data.formats`).
         test: held-out rows, given in the same way; None takes them from `rows` with the seed.
         recipe: name of a recipe for upstream columns.
+        columns: new name -> column of `rows` and `test`, renamed before the layout is recognised.
         seed: for all draws.
         train_rows: maximum number of training rows; None: all.
         validation_rows: number of validation rows, taken from `rows`.
@@ -145,12 +151,12 @@ def task_from_rows(
         mistakes = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise ConfigError("task " + "; ".join(mistakes)) from None
     check_rule(name, checker)
-    found = load_rows(rows, name, recipe=recipe, seed=seed)
+    found = load_rows(rows, name, recipe=recipe, columns=columns, seed=seed)
     if test is None:
         if test_rows is None:
             config = config.model_copy(update={"test_rows": max(1, min(DEFAULT_TEST_ROWS, len(found.rows) // 5))})
         return split_task(config, found.rows, None, (found.report,), seed)
-    held_out = load_rows(test, f"{name} (test)", recipe=recipe, seed=seed)
+    held_out = load_rows(test, f"{name} (test)", recipe=recipe, columns=columns, seed=seed)
     train = drop_shared_prompts(found, held_out.rows)
     require_rows(train.report)
     return split_task(config, train.rows, held_out.rows, (train.report, held_out.report), seed)

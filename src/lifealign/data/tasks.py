@@ -100,6 +100,7 @@ class DataReport:
         layouts: layout and the columns read -> rows that had it; not compared, as plain ones are not stored.
         unread: column that holds something and was not read -> what it may mean.
         doubtful: reason -> 1-based row numbers that were kept and may teach the wrong thing.
+        renamed: new name -> column that was read under it.
     """
 
     source: str
@@ -111,6 +112,7 @@ class DataReport:
     layouts: Mapping[str, int] = field(default_factory=dict, compare=False)
     unread: Mapping[str, str] = field(default_factory=dict)
     doubtful: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The report as lines of text: a summary, then one line per reason and per repair; long lists are shortened."""
@@ -118,6 +120,8 @@ class DataReport:
         for done, what in (("dropped", self.dropped), ("repaired", self.repaired)):
             lines += [f"{done} {_rows(len(n))}: {reason} ({shorten_numbers(n)})" for reason, n in what.items()]
         lines += [f"doubtful, but kept: {reason} ({shorten_numbers(n)})" for reason, n in self.doubtful.items()]
+        if self.renamed:
+            lines.append("columns renamed: " + ", ".join(f"{old} to {new}" for new, old in self.renamed.items()))
         lines += [f"layout: {layout}, {_rows(count)}" for layout, count in self.layouts.items()]
         if self.unread:
             lines.append("columns not read: " + ", ".join(f"{name} ({what})" for name, what in self.unread.items()))
@@ -136,6 +140,7 @@ class DataReport:
             **({} if plain else {"layouts": dict(self.layouts)}),
             **({"unread": dict(self.unread)} if self.unread else {}),
             **({"doubtful": {reason: list(n) for reason, n in self.doubtful.items()}} if self.doubtful else {}),
+            **({"renamed": dict(self.renamed)} if self.renamed else {}),
         }
 
     @classmethod
@@ -151,6 +156,7 @@ class DataReport:
             value.get("layouts", {}),
             value.get("unread", {}),
             {reason: tuple(numbers) for reason, numbers in value.get("doubtful", {}).items()},
+            value.get("renamed", {}),
         )
 
 
