@@ -125,6 +125,28 @@ def test_check_data_says_what_is_wrong_by_row(tmp_path):
     assert (report["read"], report["kept"]) == (2, 1)
 
 
+def test_check_data_renames_columns_and_writes_the_cleaned_rows(tmp_path):
+    path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    path.write_text(
+        '{"ask": "a", "good": "b", "chosen": 1, "rejected": "c"}\n{"ask": "a", "good": "b", "rejected": ""}\n'
+    )
+    columns = ("--map", "prompt=ask", "--map", "chosen=good", "--map", "mark=chosen")
+    result = lifealign("check-data", path, *columns, "--fix", out, "--json")
+    assert result.exit_code == 0
+    value = json.loads(result.stdout)
+    assert value["fixed"] == {"path": str(out), "rows": 1, "not_written": []}
+    assert value["report"]["renamed"] == {"prompt": "ask", "chosen": "good", "mark": "chosen"}
+    assert f"written: {out}, 1 row\n" in lifealign("check-data", path, *columns, "--fix", out).stdout
+    assert json.loads(lifealign("check-data", out, "--json").stdout)["report"]["kept"] == 1
+    before = path.read_bytes()
+    refused = lifealign("check-data", path, *columns, "--fix", path)
+    assert refused.exit_code == 2 and "is an input of this command" in refused.stderr
+    assert path.read_bytes() == before
+    unknown = lifealign("check-data", path, "--map", "prompt=asked", "--fix", tmp_path / "none.jsonl")
+    assert unknown.exit_code == 2 and "found: ask, good, chosen, rejected" in unknown.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
+
+
 def test_check_data_without_a_usable_row_ends_with_2(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "chosen": "same", "rejected": "same"}\n')

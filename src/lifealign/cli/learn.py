@@ -142,13 +142,21 @@ def check_data(
     recipe: Recipe = None,
     renamed: Renamed = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows to check for shared prompts.")] = None,
+    fix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows that are kept, cleaned, to a new JSONL file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> Reply:
     """Check preference rows and report problems by row number."""
-    from lifealign.data import check
+    from lifealign.data import check, fixing
     from lifealign.data.renaming import parse_map
 
+    if fix is not None:
+        fixing.check_target(fix, rows, *([test] if test is not None else []))
     found = check.check_data(rows, recipe, test, columns=parse_map(renamed or ()))
-    if found.report.kept:
+    if not found.report.kept:
+        return Reply(found.to_json(), found.lines(), EXIT_USER_ERROR, [f"{rows}: no usable row"])
+    if fix is None or found.rows is None:
         return Reply(found.to_json(), found.lines())
-    return Reply(found.to_json(), found.lines(), EXIT_USER_ERROR, [f"{rows}: no usable row"])
+    fixed = fixing.write_rows(fix, found.rows)
+    return Reply({**found.to_json(), "fixed": fixed.to_json()}, [*found.lines(), *fixed.lines()])

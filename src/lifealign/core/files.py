@@ -48,14 +48,19 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def keep_apart(out: Path, *read: Path) -> None:
+def keep_apart(out: Path, *read: Path, option: str = "--out") -> None:
     """Refuse to overwrite an input.
+
+    Args:
+        out: the file to write.
+        read: the inputs.
+        option: that named `out`, for the message.
 
     Raises:
         ConfigError: `out` is one of the files.
     """
     if out.resolve() in [path.resolve() for path in read]:
-        raise ConfigError(f"--out {out} is an input of this command and would be overwritten; choose another file")
+        raise ConfigError(f"{option} {out} is an input of this command and would be overwritten; choose another file")
 
 
 def free_directory(out: str | Path) -> Path:

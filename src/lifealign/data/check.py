@@ -46,6 +46,7 @@ class DataCheck:
             nearly repeats, as `quality.near_duplicates` defines it.
         prompts_on_both_sides: kept rows whose prompt is also in the test source; None without a test source.
         test: report of the test source; None without one.
+        rows: the kept rows themselves; not part of `to_json`.
     """
 
     report: DataReport
@@ -60,6 +61,7 @@ class DataCheck:
     near_duplicates: tuple[tuple[int, int], ...]
     prompts_on_both_sides: tuple[int, ...] | None = None
     test: DataReport | None = None
+    rows: Cleaned | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, row numbers in full."""
@@ -164,6 +166,7 @@ def check_data(
         near_duplicates=tuple(near),
         prompts_on_both_sides=both,
         test=test_report,
+        rows=found,
     )
 
 
