@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from lifealign.core.config import SourceConfig, TaskConfig
 from lifealign.core.errors import DataError
 from lifealign.data.load import load_task
-from lifealign.data.splits import prompt_key
-from lifealign.data.tasks import Message, Row
+from lifealign.data.tasks import Message, Row, prompt_key
 from support.records import RESPLIT, config_of, numbered, read, write_jsonl
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from lifealign.data.cleaning import Cleaned, read_source
 from lifealign.data.formats import SHARED_BEGINNING
 from lifealign.data.quality import contradictions, near_duplicates
-from lifealign.data.splits import prompt_key
-from lifealign.data.tasks import SHOWN_ROW_NUMBERS, DataReport, Row, shorten_numbers
+from lifealign.data.tasks import SHOWN_ROW_NUMBERS, DataReport, Row, prompt_key, shorten_numbers
 
 SHOWN_PROMPTS = 3
 

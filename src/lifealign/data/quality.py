@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lifealign.data.splits import prompt_key
-from lifealign.data.tasks import Row
+from lifealign.data.tasks import Row, prompt_key
 from lifealign.data.turns import number_of
 
 if TYPE_CHECKING:

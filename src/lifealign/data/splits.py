@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lifealign.core.errors import DataError
-from lifealign.data.tasks import DataReport, Row, Task
+from lifealign.data.tasks import DataReport, Row, Task, prompt_key
 
 if TYPE_CHECKING:
     from lifealign.core.config import TaskConfig
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TEST_ROWS = 40
 PROMPT_IN_TEST = "prompt also in test"
-
-
-def prompt_key(row: Row) -> str:
-    """The prompt with case and white space normalised: rows with equal keys ask the same thing."""
-    return "\n".join(f"{m.role}: {' '.join(m.content.split()).casefold()}" for m in row.prompt)
 
 
 def drop_shared_prompts(train: Cleaned, test: Sequence[Row]) -> Cleaned:
