@@ -81,11 +81,6 @@ class Row:
         )
 
 
-def prompt_key(row: Row) -> str:
-    """The prompt with case and white space normalised: rows with equal keys ask the same thing."""
-    return "\n".join(f"{m.role}: {' '.join(m.content.split()).casefold()}" for m in row.prompt)
-
-
 def rows_sha256(rows: Sequence[Row]) -> str:
     """SHA-256 (hex) of the rows' content, in order."""
     return hashlib.sha256("".join(row.digest for row in rows).encode()).hexdigest()
