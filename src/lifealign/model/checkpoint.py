@@ -1,0 +1,110 @@
+"""A checkpoint's own files, read before its weights: whether it is quantised, and whether this machine can run that."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedConfig
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AutoHfQuantizer,
+    AutoQuantizationConfig,
+)
+
+from lifealign.core.errors import ModelError
+from lifealign.model.wheels import quiet
+
+SIDE_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Files in which older tools (AutoGPTQ, AutoAWQ, ModelOpt) note a quantisation that `config.json` does not mention."""
+
+
+def read_checkpoint(source: str, revision: str | None) -> dict[str, Any]:
+    """`config.json` of a local directory or hub id as plain values; empty if there is none. Runs no code of its own."""
+    try:
+        with quiet():
+            found: dict[str, Any] = PreTrainedConfig.get_config_dict(source, revision=revision)[0]
+    except (OSError, ValueError):
+        return {}  # loading the model gives the reason
+    return found
+
+
+def quantisation_of(config: Mapping[str, Any], directory: Path) -> dict[str, Any] | None:
+    """Settings of a checkpoint's quantisation, with its `quant_method`; None: its weights are not quantised."""
+    for part in (config, config.get("text_config") or {}):
+        for key in ("quantization_config", "compression_config", "quantization"):
+            if part.get(key) is not None:
+                return _named(part[key], "mlx" if key == "quantization" else None)
+    for name in SIDE_FILES:
+        if (file := directory / name).is_file():
+            try:
+                return _named(json.loads(file.read_text()), name)
+            except ValueError:
+                return {"quant_method": name}
+    return None
+
+
+def _named(settings: Any, unnamed: str | None) -> dict[str, Any]:
+    """The settings with a `quant_method`, which older files leave out."""
+    if not isinstance(settings, Mapping):
+        return {"quant_method": repr(settings)}
+    if settings.get("quant_method") is not None:
+        return dict(settings)
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+        return {**settings, "quant_method": "bitsandbytes"}
+    mlx = set(settings) <= {"group_size", "bits", "mode"}
+    return {**settings, "quant_method": unnamed or ("mlx" if mlx else "method not named")}
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """A quantisation in a few words, e.g. `gptq, 4 bits`."""
+    bits = settings.get("bits", settings.get("w_bit"))
+    bits = 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else bits
+    return str(settings["quant_method"]) + (f", {bits} bits" if isinstance(bits, int) else "")
+
+
+def check_quantisation(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a quantised checkpoint that cannot be run, or trained through, as it is.
+
+    Raises:
+        ModelError: names the quantisation and the missing package or device.
+    """
+    refuse = functools.partial(refuse_quantised, name, settings)
+    method = settings["quant_method"]
+    if (
+        not settings.get("load_in_4bit")
+        and not settings.get("load_in_8bit")
+        and method not in AUTO_QUANTIZATION_CONFIG_MAPPING
+    ):
+        raise refuse(f"transformers {transformers.__version__} does not know this quantisation")
+    try:
+        with quiet():
+            found = AutoQuantizationConfig.from_dict(dict(settings))
+            quantizer = AutoHfQuantizer.from_config(found, pre_quantized=True)
+            quantizer.validate_environment(device_map=None, weights_only=True)
+            dequantises = bool(getattr(quantizer.quantization_config, "dequantize", False))
+            trainable = bool(quantizer.is_trainable)
+    except Exception as error:  # each quantisation's own checks, in packages of their own, raise what they like
+        raise refuse(_one_line(error)) from error
+    if dequantises:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        raise refuse(f"it does not run on this device ({device}), so transformers would dequantise the weights")
+    if not trainable:
+        raise refuse("transformers cannot train through it")
+
+
+def refuse_quantised(name: str, settings: Mapping[str, Any], reason: str) -> ModelError:
+    """The error for a quantised checkpoint that cannot be used; `reason` names what is missing."""
+    return ModelError(
+        f"base model {name!r} is quantised ({describe(settings)}) and cannot be used here: {reason}; "
+        "install what is missing, or give the checkpoint that is not quantised"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
