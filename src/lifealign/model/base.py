@@ -24,10 +24,21 @@ from transformers import (
 from lifealign.core.config import ModelConfig
 from lifealign.core.errors import ConfigError, ModelError
 from lifealign.core.files import cache_dir
-from lifealign.model.checkpoint import check_quantisation, quantisation_of, read_checkpoint, refuse_quantised
+from lifealign.model.checkpoint import (
+    check_code,
+    check_quantisation,
+    code_sha256,
+    one_line,
+    quantisation_of,
+    read_checkpoint,
+    refuse_quantised,
+)
 from lifealign.model.encoding import Template
 from lifealign.model.frozen_linear import LEAD, freeze, product, seconds
 from lifealign.model.wheels import WHEELS, quiet, wheel_model
+
+LOADING_ERRORS = (OSError, ValueError, SafetensorError, ImportError, RuntimeError, AttributeError)
+"""What transformers raises for checkpoints that it cannot read."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +49,16 @@ class BaseModel:
         model: the transformers model; no parameter requires a gradient.
         tokenizer: its tokenizer.
         template: `chat` or `plain`, resolved.
-        identity: name, revision, dtype and SHA-256 of the weights; what a memory is tied to.
+        identity: name, revision, dtype and SHA-256 of the weights; what a memory is tied to. `code`: SHA-256 of the
+            checkpoint's own Python files, if they were run. `quantisation`: its settings, if the weights are quantised.
+        notes: sentences about the checkpoint that the user should see once.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     template: Template
     identity: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def positions(self) -> int:
@@ -66,10 +80,13 @@ def load_base(config: ModelConfig) -> BaseModel:
         )
     source = str(local) if local.exists() else config.name
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[resolve_dtype(config.dtype)]
-    quantisation = quantisation_of(read_checkpoint(source, config.revision), local)
+    files = read_checkpoint(source, config.revision)
+    quantisation = quantisation_of(files, local)
     if quantisation is not None:
         check_quantisation(config.name, quantisation)
     model, tokenizer = _read(config, source, dtype, quantisation)
+    code = code_sha256(model, model.config, tokenizer)
+    notes = check_code(config.name, files, config.trust_remote_code, code)
     freeze(model)
     model.eval()
     template = config.template
@@ -84,8 +101,9 @@ def load_base(config: ModelConfig) -> BaseModel:
         "dtype": str(dtype).removeprefix("torch."),
         "model_type": model.config.model_type,
         **({} if quantisation is None else {"quantisation": quantisation}),
+        **({} if code is None else {"code": code}),
     }
-    return BaseModel(model, tokenizer, template, identity)
+    return BaseModel(model, tokenizer, template, identity, tuple(notes))
 
 
 def _read(
@@ -96,16 +114,25 @@ def _read(
     Raises:
         ModelError: they cannot be read, or a package that they need is missing.
     """
+    # Never left out: without it, transformers asks on the terminal whether to run a checkpoint's code.
+    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    # A checkpoint's own code raises what it likes.
+    caught = (Exception,) if config.trust_remote_code else LOADING_ERRORS
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(source, revision=config.revision, dtype=dtype)
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, SafetensorError, ImportError, RuntimeError, AttributeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except caught as error:
         if quantisation is not None:
-            raise refuse_quantised(config.name, quantisation, first) from error
+            raise refuse_quantised(config.name, quantisation, one_line(error)) from error
+        if not config.trust_remote_code and "trust_remote_code" in str(error):
+            raise ModelError(
+                f"base model {config.name!r} needs Python code of its own, which is not run: read the code in the checkpoint, "
+                "and set model.trust_remote_code=true if you trust it"
+            ) from error
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         known = ", ".join(sorted(WHEELS))
         raise ModelError(
             f"base model {config.name!r} cannot be loaded: {first}; allowed: a local directory, a hub id, or one of {known}"

@@ -1,9 +1,11 @@
-"""A checkpoint's own files, read before its weights: whether it is quantised, and whether this machine can run that."""
+"""A checkpoint's own files, read before its weights: its quantisation, and Python code that it brings along."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ from transformers.quantizers.auto import (
     AutoQuantizationConfig,
 )
 
-from lifealign.core.errors import ModelError
+from lifealign.core.errors import ConfigError, ModelError
 from lifealign.model.wheels import quiet
 
 SIDE_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Files in which older tools (AutoGPTQ, AutoAWQ, ModelOpt) note a quantisation that `config.json` does not mention."""
+
+CODE_MODULES = "transformers_modules"
+"""Package into which transformers imports the code of checkpoints."""
 
 
 def read_checkpoint(source: str, revision: str | None) -> dict[str, Any]:
@@ -90,7 +95,7 @@ def check_quantisation(name: str, settings: Mapping[str, Any]) -> None:
             dequantises = bool(getattr(quantizer.quantization_config, "dequantize", False))
             trainable = bool(quantizer.is_trainable)
     except Exception as error:  # each quantisation's own checks, in packages of their own, raise what they like
-        raise refuse(_one_line(error)) from error
+        raise refuse(one_line(error)) from error
     if dequantises:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         raise refuse(f"it does not run on this device ({device}), so transformers would dequantise the weights")
@@ -106,5 +111,42 @@ def refuse_quantised(name: str, settings: Mapping[str, Any], reason: str) -> Mod
     )
 
 
-def _one_line(error: Exception) -> str:
+def code_sha256(*loaded: Any) -> str | None:
+    """SHA-256 of a checkpoint's own Python files behind these objects; None if all of them are transformers' own."""
+    folders = set()
+    for part in loaded:
+        module = sys.modules.get(type(part).__module__)
+        if type(part).__module__.partition(".")[0] == CODE_MODULES and module is not None and module.__file__:
+            folders.add(Path(module.__file__).parent)
+    if not folders:
+        return None
+    digest = hashlib.sha256()
+    for file in sorted((f for folder in folders for f in folder.glob("*.py")), key=lambda f: f.name):
+        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def check_code(name: str, config: Mapping[str, Any], trusted: bool, ran: str | None) -> list[str]:
+    """Compare what the user allowed with what was run, and return a sentence if code was left alone.
+
+    Args:
+        name: of the base model.
+        config: `read_checkpoint`.
+        trusted: `model.trust_remote_code`.
+        ran: `code_sha256` of what was loaded.
+
+    Raises:
+        ConfigError: code is allowed, but the checkpoint has none.
+    """
+    if trusted and ran is None:
+        raise ConfigError(
+            f"model.trust_remote_code=true has no effect: base model {name!r} has no code of its own; remove the setting"
+        )
+    if not trusted and config.get("auto_map"):
+        return [f"base model {name!r} brings code of its own, which is not run; transformers' own class reads it"]
+    return []
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text without line breaks; its type if it has none."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
