@@ -71,10 +71,11 @@ class Memory(MemoryLife):
         from lifealign.memory.code import check_scores
         from lifealign.memory.learning import create_memory
         from lifealign.memory.session import Session
+        from lifealign.memory.settings import located
         from lifealign.strategies.configure import read_config
 
         tree = (config or RunConfig()).model_dump(mode="json")
-        config = read_config(None, base={**tree, "memory": str(path)})
+        config = located(read_config(None, base={**tree, "memory": str(path)}))
         check_scores(config)
         session = Session(config, progress or NullProgress())
         return cls(create_memory(config, session, (first,) if first else ()), session)
@@ -333,31 +334,10 @@ class Memory(MemoryLife):
         return check_tree(tree, "settings")
 
     def _with_settings(self, settings: Sequence[str]) -> RunConfig:
-        from lifealign.strategies import STRATEGIES
-        from lifealign.strategies.configure import read_config
+        from lifealign.memory.settings import with_settings
 
-        own = self.config
         self._find_code()
-        for setting in settings:
-            key, _, value = setting.partition("=")
-            # Checked before its options are read as another strategy's; an unknown name is refused by `read_config`.
-            if key == "strategy.name" and value in STRATEGIES and value != own.strategy.name:
-                raise ConfigError(
-                    f"{self.path}: {key} is fixed for a memory's life: it is {own.strategy.name}, this call sets {value}"
-                )
-        config = read_config(None, settings, base=own.model_dump(mode="json"))
-        for what, old, new in (
-            ("model", own.model, config.model),
-            ("lora", own.lora, config.lora),
-            ("data", own.data, config.data),
-            ("seed", own.seed, config.seed),
-            ("memory", own.memory, config.memory),
-        ):
-            if old != new:
-                raise ConfigError(
-                    f"{self.path}: {what} is fixed for a memory's life: it is {old}, this call sets {new}"
-                )
-        return config
+        return with_settings(self.config, settings, self.path)
 
     def _find_code(self, progress: Progress | None = None) -> list[str]:
         """Find the outside code that the memory was made with; warn once about changes since, and return the warnings."""

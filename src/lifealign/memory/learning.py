@@ -30,10 +30,11 @@ from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.recompose import task_signatures
-from lifealign.memory.resume import as_one, check_same, same_task, settled
+from lifealign.memory.resume import as_one, check_same, same_task
 from lifealign.memory.rules import find_rules
 from lifealign.memory.scoring import learnt, score_row
 from lifealign.memory.session import Session, locked
+from lifealign.memory.settings import located, settled
 from lifealign.model.adapters import snapshot
 from lifealign.model.encoded import EncodingReport
 from lifealign.model.encoding import EncodedPair
@@ -87,6 +88,7 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     if config.stream is None:
         raise ConfigError("the configuration has no `stream`, so there is nothing to run; see examples/planted.yaml")
     tasks = load_stream(config.stream, config.seed).tasks
+    config = located(config)
     split = config.evaluate.split
     if without := [t.name for t in tasks if not getattr(t, split)]:
         progress.say(f"no {split} rows, so not scored: {', '.join(without)}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from lifealign.core.config import RunConfig
-from lifealign.core.errors import ConfigError, StoreError
+from lifealign.core.errors import StoreError
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.store.heldout import heldout
 from lifealign.store.manifest import TaskManifest
@@ -64,31 +63,3 @@ def check_same(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task
             f"{store.path}: the checker of task {new.name!r} is {old.checker!r} in the memory, {new.checker!r} here; set it back, "
             "give another `memory` directory, or roll back to the task before it"
         )
-
-
-def settled(store: MemoryReader, config: RunConfig) -> RunConfig:
-    """The run's configuration on an existing memory, whose fixed settings must be the same.
-
-    Raises:
-        ConfigError: lists the keys that differ.
-    """
-    stored = RunConfig.model_validate(store.identity["config"])
-    undecided = {"dtype": "auto", "template_date": None}
-    kept = {key: getattr(stored.model, key) for key, value in undecided.items() if getattr(config.model, key) == value}
-    config = config.model_copy(update={"model": config.model.model_copy(update=kept)})
-    fixed = ("seed", "model", "lora", "data", "strategy", "sft", "train")
-    differing = []
-    for key in fixed:
-        old = json.loads(stored.model_dump_json(include={key}))[key]
-        new = json.loads(config.model_dump_json(include={key}))[key]
-        if old != new:
-            parts = [k for k in {**old, **new} if old.get(k) != new.get(k)] if isinstance(old, dict) else []
-            differing += [f"{key}.{k}: {old.get(k)!r} in the memory, {new.get(k)!r} here" for k in parts] or [
-                f"{key}: {old!r} in the memory, {new!r} here"
-            ]
-    if differing:
-        raise ConfigError(
-            f"{store.path}: this memory was made with other settings; set them back or give another `memory` directory:\n  "
-            + "\n  ".join(differing)
-        )
-    return config

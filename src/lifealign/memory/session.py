@@ -26,6 +26,7 @@ from lifealign.model.encoding import Encoder
 from lifealign.model.generate import generate
 from lifealign.model.logp_cache import ReferenceCache
 from lifealign.model.template import once
+from lifealign.model.vocabulary import embeddings
 from lifealign.model.wheels import needs_conversion
 from lifealign.store.layout import ADAPTER, STATE, TRACKERS, WORK
 from lifealign.store.manifest import TaskManifest
@@ -96,6 +97,7 @@ class Session:
             reasoning=data.reasoning,
             system=data.system,
             day=day,
+            vocabulary=embeddings(self.base.model),
         )
         if day is not None and not encoder.writes_date:
             raise ConfigError(f"model.template_date={day}: the model's template writes no date; remove the setting")

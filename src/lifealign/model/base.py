@@ -35,6 +35,7 @@ from lifealign.model.checkpoint import (
 )
 from lifealign.model.encoding import Template
 from lifealign.model.frozen_linear import LEAD, freeze, product, seconds
+from lifealign.model.vocabulary import check_vocabulary
 from lifealign.model.wheels import WHEELS, quiet, wheel_model
 
 LOADING_ERRORS = (OSError, ValueError, SafetensorError, ImportError, RuntimeError, AttributeError)
@@ -63,7 +64,9 @@ class BaseModel:
     @property
     def positions(self) -> int:
         """Length of the longest text that the model accepts, in tokens."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize)
+        text = self.model.config.get_text_config(decoder=True)  # of a multimodal model: the part that reads text
+        found = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+        return next((int(length) for length in found if length), sys.maxsize)
 
 
 def load_base(config: ModelConfig) -> BaseModel:
@@ -92,6 +95,7 @@ def load_base(config: ModelConfig) -> BaseModel:
     template = config.template
     if template == "auto":
         template = "chat" if tokenizer.chat_template else "plain"
+    notes += check_vocabulary(config.name, model, tokenizer, template)
     commit = getattr(model.config, "_commit_hash", None) or config.revision
     weights = weights_sha256(local) if local.is_dir() else f"hub:{config.name}@{commit}"
     identity = {
@@ -138,6 +142,14 @@ def _read(
             f"base model {config.name!r} cannot be loaded: {first}; allowed: a local directory, a hub id, or one of {known}"
         ) from error
     return model, tokenizer
+
+
+def with_local_path(config: ModelConfig) -> ModelConfig:
+    """The configuration with a local model's whole path, so that it is found from another folder too."""
+    local = Path(config.name).expanduser()
+    if config.name in WHEELS or local.is_absolute() or not local.exists():
+        return config
+    return config.model_copy(update={"name": str(local.parent.resolve() / local.name)})
 
 
 def resolve_dtype(dtype: str) -> str:

@@ -96,6 +96,7 @@ class Encoder:
         reasoning: of answers: `train` it, `mask` it (read, but not trained), or `drop` it.
         system: `merge` puts system texts at the head of the first user turn, `keep` leaves them to the template.
         day: that the template writes as today's date; None: today.
+        vocabulary: number of ids that the model takes; None: all of the tokenizer's.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Encoder:
         reasoning: Reasoning = "train",
         system: Literal["keep", "merge"] = "keep",
         day: date | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         if template == "chat" and not tokenizer.chat_template:
             raise DataError("model.template is 'chat', but the tokenizer has no chat template; allowed: plain, auto")
@@ -119,6 +121,7 @@ class Encoder:
         self.long_prompts = long_prompts
         self.reasoning = reasoning
         self.system = system
+        self.vocabulary = vocabulary
         self._eos = int(tokenizer.eos_token_id)
         # Tokenizers disagree on whether they add BOS by themselves; an empty text shows what they add in front.
         added = [int(i) for i in tokenizer("", add_special_tokens=True)["input_ids"]]
@@ -270,6 +273,9 @@ class Encoder:
 
     def _ids(self, text: str) -> list[int]:
         ids = [int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise DataError(f"{token!r} in a text is a token that the base model has no embedding for; remove it")
         # A chat template may or may not write BOS itself; it must come first, exactly once, if the tokenizer uses one.
         return ids if not self._bos or ids[:1] == self._bos else self._bos + ids
 

@@ -91,12 +91,12 @@ def adapter_sha256(tensors: Mapping[str, Tensor] | None) -> str:
 
 
 def pair_keys(pairs: Sequence[EncodedPair], base: Mapping[str, Any], adapter: str) -> list[str]:
-    """Cache keys of pairs under a base model (`BaseModel.identity`: weights, dtype) and an adapter.
+    """Cache keys of pairs under a base model (`BaseModel.identity`: weights, dtype, code) and an adapter.
 
     In half precision, the place where a row is cut (`EncodedPair.opening`) changes how its log-probs round, so it is in
     the key.
     """
-    scope = json.dumps([base["weights"], base["dtype"], adapter]).encode()
+    scope = json.dumps([base["weights"], base["dtype"], adapter, *([base["code"]] if "code" in base else [])]).encode()
     exact = base["dtype"] == "float32"
     contents = [[p.prompt, p.chosen, p.rejected, *([] if exact else [p.opening]), *_context(p)] for p in pairs]
     return [hashlib.sha256(scope + json.dumps(content).encode()).hexdigest() for content in contents]

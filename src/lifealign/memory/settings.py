@@ -1,0 +1,84 @@
+"""Settings of a memory that exists: those that are fixed for its life, and those that a task may set anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError
+from lifealign.model.base import with_local_path
+from lifealign.store.reader import MemoryReader
+from lifealign.strategies import STRATEGIES
+from lifealign.strategies.configure import read_config
+
+
+def located(config: RunConfig) -> RunConfig:
+    """The configuration with the whole path of a local base model, which is found from another folder too."""
+    model = with_local_path(config.model)
+    return config if model is config.model else config.model_copy(update={"model": model})
+
+
+def with_settings(own: RunConfig, settings: Sequence[str], path: Path) -> RunConfig:
+    """A memory's configuration with ``KEY=VALUE`` settings for one task.
+
+    Args:
+        own: of the memory.
+        settings: of the call.
+        path: of the memory, for messages.
+
+    Raises:
+        ConfigError: a setting that is wrong, or that would make another memory.
+    """
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        # Checked before its options are read as another strategy's; an unknown name is refused by `read_config`.
+        if key == "strategy.name" and value in STRATEGIES and value != own.strategy.name:
+            raise ConfigError(
+                f"{path}: {key} is fixed for a memory's life: it is {own.strategy.name}, this call sets {value}"
+            )
+    own = located(own)
+    config = _as_decided(located(read_config(None, settings, base=own.model_dump(mode="json"))), own)
+    for what in ("model", "lora", "data", "seed", "memory"):
+        old, new = getattr(own, what), getattr(config, what)
+        if old != new:
+            raise ConfigError(f"{path}: {what} is fixed for a memory's life: it is {old}, this call sets {new}")
+    return config
+
+
+def settled(store: MemoryReader, config: RunConfig) -> RunConfig:
+    """The configuration of a run on an existing memory, whose fixed settings must be the same.
+
+    Raises:
+        ConfigError: lists the keys that differ.
+    """
+    stored = located(RunConfig.model_validate(store.identity["config"]))
+    config = _as_decided(config, stored)
+    fixed = ("seed", "model", "lora", "data", "strategy", "sft", "train")
+    differing = []
+    for key in fixed:
+        old, new = _plain(stored, key), _plain(config, key)
+        if old != new:
+            parts = [k for k in {**old, **new} if old.get(k) != new.get(k)] if isinstance(old, dict) else []
+            differing += [f"{key}.{k}: {old.get(k)!r} in the memory, {new.get(k)!r} here" for k in parts] or [
+                f"{key}: {old!r} in the memory, {new!r} here"
+            ]
+    if differing:
+        raise ConfigError(
+            f"{store.path}: this memory was made with other settings; set them back or give another `memory` directory:\n  "
+            + "\n  ".join(differing)
+        )
+    return config
+
+
+def _as_decided(config: RunConfig, stored: RunConfig) -> RunConfig:
+    """The configuration with what was decided when the memory was made, where it is left open."""
+    undecided = {"dtype": "auto", "template_date": None}
+    kept = {key: getattr(stored.model, key) for key, value in undecided.items() if getattr(config.model, key) == value}
+    return config.model_copy(update={"model": config.model.model_copy(update=kept)})
+
+
+def _plain(config: RunConfig, key: str) -> Any:
+    return json.loads(config.model_dump_json(include={key}))[key]
