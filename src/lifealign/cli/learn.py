@@ -80,7 +80,7 @@ def learn(
     kept = checked_note(note)
     found = _open(memory, base_model)
     config = found.config if found else _new_config(memory, base_model, settings or ())
-    # Rows first: a mistake in them leaves no empty memory behind.
+    # Rows first: a mistake in them costs no loading of a model.
     task = task_from_rows(
         name,
         rows,

@@ -10,6 +10,7 @@ Opening, the log, scores and results need no torch; the model is loaded when it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ class Memory(MemoryLife):
         """Called by `create`, `open` and `run_stream`."""
         super().__init__(store, set() if session is None else session.said)
         self._loaded = session
+        self._first: Task | None = None
 
     @classmethod
     def create(
@@ -62,6 +64,8 @@ class Memory(MemoryLife):
         progress: Progress | None = None,
     ) -> Memory:
         """Make a memory for the base model and strategy of `config`.
+
+        With `first`, the task to be learnt next, nothing is left of the memory if that fails before it has trained.
 
         Raises:
             DataError: a row of `first`, the task to be learnt first, cannot be encoded; then nothing is written.
@@ -78,7 +82,9 @@ class Memory(MemoryLife):
         config = located(read_config(None, base={**tree, "memory": str(path)}))
         check_scores(config)
         session = Session(config, progress or NullProgress())
-        return cls(create_memory(config, session, (first,) if first else ()), session)
+        made = cls(create_memory(config, session, (first,) if first else ()), session)
+        made._first = first
+        return made
 
     @classmethod
     def open(cls, path: str | Path) -> Memory:
@@ -111,9 +117,11 @@ class Memory(MemoryLife):
             DataError: the memory has another task, or a tag, of that name.
         """
         from lifealign.memory.learning import learn_task
+        from lifealign.memory.session import taken_back
 
-        kept, config = checked_note(note), self._with_settings(settings)
-        result, self._store = learn_task(self._session(config, progress), self._store, task, config, kept)
+        with taken_back(self._store) if task is self._first else nullcontext():
+            kept, config = checked_note(note), self._with_settings(settings)
+            result, self._store = learn_task(self._session(config, progress), self._store, task, config, kept)
         return result
 
     def evaluate(

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from lifealign.memory.recompose import task_signatures
 from lifealign.memory.resume import as_one, check_same, same_task
 from lifealign.memory.rules import find_rules
 from lifealign.memory.scoring import learnt, score_row
-from lifealign.memory.session import Session, locked
+from lifealign.memory.session import Session, locked, taken_back
 from lifealign.memory.settings import located, settled
 from lifealign.model.adapters import snapshot
 from lifealign.model.encoded import EncodingReport
@@ -72,10 +73,12 @@ def create_memory(config: RunConfig, session: Session, tasks: Sequence[Task] = (
     identity = {**session.identity, "seed": config.seed, "config": settled.model_dump(mode="json")}
     if outside := outside_code(identity["config"]):
         identity[CODE] = outside
+    made = None
     if session.accelerator.is_main_process:
-        MemoryStore.create(config.memory, identity, {ADAPTER: session.initial, STATE: session.strategy.state_dict()})
+        tensors = {ADAPTER: session.initial, STATE: session.strategy.state_dict()}
+        made = MemoryStore.create(config.memory, identity, tensors)
     session.accelerator.wait_for_everyone()
-    return MemoryStore.open(config.memory)
+    return made or MemoryStore.open(config.memory)
 
 
 def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, MemoryStore]:
@@ -103,7 +106,7 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     store = MemoryStore.open(config.memory) if reader is not None else create_memory(config, session, tasks)
     config = session.config
     session.join(store)
-    with locked(session, store):
+    with nullcontext() if reader is not None else taken_back(store), locked(session, store):
         store.refuse_tags(task.name for task in tasks)
         if config.evaluate.before:
             score_row(session, store, store.lineage()[0], tasks, config)
@@ -209,47 +212,56 @@ def learn_group(
     started = time.perf_counter()
     history = StoreHistory(store)
     strategy, model, accelerator = session.strategy, session.model, session.accelerator
-    work = _encode(session, store, group, history, config)
-    for stage in _stages(session, store, work, history, config):
-        train_stage(work.loop, stage)
-    if work.loop.log and work.pairs:
-        work.loop.log[-1]["kl"] = session.view.kl_to_base(work.pairs[:KL_PAIRS])
+    _check_lengths(session, group)
+    # Rows of earlier tasks that come back as replay were accepted then; one that does not fit now is left out.
+    with session.encoder.limits(session.encoder.max_length, "drop"):
+        work = _encode(session, store, group, history, config)
+        for stage in _stages(session, store, work, history, config):
+            train_stage(work.loop, stage)
+        if work.loop.log and work.pairs:
+            work.loop.log[-1]["kl"] = session.view.kl_to_base(work.pairs[:KL_PAIRS])
 
-    session.progress.say(f"{work.task.name}: end of task ({config.strategy.name})")
-    diagnostics = strategy.end_task(model, work.task, history)
-    after, before = snapshot(model), history.adapter()
-    kept = strategy.retain(work.task, history)
-    signature = task_signatures(session, group, config.seed)
-    if accelerator.is_main_process:
-        tensors = {
-            ADAPTER: after,
-            UPDATE: _update(before, after),
-            STATE: strategy.state_dict(),
-            SIGNATURE: signature,
-        }
-        outside = outside_code(config.model_dump(mode="json"))
-        store.commit(
-            work.task.name,
-            members=[t.name for t in group],
-            tensors=tensors,
-            documents={DIAGNOSTICS: dict(diagnostics), DATA: _data_document(work)},
-            lines={REPLAY: kept.to_lines(), HELDOUT: heldout_lines(group), TRAINING: work.loop.log},
-            seed=config.seed,
-            config=config.model_dump(mode="json"),
-            meta={
-                "seconds": time.perf_counter() - started,
-                "reference_seconds": work.reference_seconds,
-                "rows_sha256": rows_sha256(work.task.train),
-                "shared_prefix": work.loop.shared_prefix,
-                "processes": accelerator.num_processes,
-                **({CODE: outside} if outside else {}),
-                **({NOTE: note} if note else {}),
-            },
-        )
-        store.clear_workspace(work.workspace)
+        session.progress.say(f"{work.task.name}: end of task ({config.strategy.name})")
+        diagnostics = strategy.end_task(model, work.task, history)
+        after, before = snapshot(model), history.adapter()
+        kept = strategy.retain(work.task, history)
+        signature = task_signatures(session, group, config.seed)
+        if accelerator.is_main_process:
+            tensors = {
+                ADAPTER: after,
+                UPDATE: _update(before, after),
+                STATE: strategy.state_dict(),
+                SIGNATURE: signature,
+            }
+            outside = outside_code(config.model_dump(mode="json"))
+            store.commit(
+                work.task.name,
+                members=[t.name for t in group],
+                tensors=tensors,
+                documents={DIAGNOSTICS: dict(diagnostics), DATA: _data_document(work)},
+                lines={REPLAY: kept.to_lines(), HELDOUT: heldout_lines(group), TRAINING: work.loop.log},
+                seed=config.seed,
+                config=config.model_dump(mode="json"),
+                meta={
+                    "seconds": time.perf_counter() - started,
+                    "reference_seconds": work.reference_seconds,
+                    "rows_sha256": rows_sha256(work.task.train),
+                    "shared_prefix": work.loop.shared_prefix,
+                    "processes": accelerator.num_processes,
+                    **({CODE: outside} if outside else {}),
+                    **({NOTE: note} if note else {}),
+                },
+            )
+            store.clear_workspace(work.workspace)
     accelerator.wait_for_everyone()
     store = store if accelerator.is_main_process else MemoryStore.open(store.path)
     return store.head, store
+
+
+def _check_lengths(session: Session, group: Sequence[Task]) -> None:
+    """Refuse a new row that is too long, if `data.long_prompts` is `error`, before anything is trained."""
+    for task in group:
+        session.encoder.encode([*task.validation, *task.test, *task.train], allow_none=True)
 
 
 def _encode(

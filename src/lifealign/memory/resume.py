@@ -30,7 +30,7 @@ def same_rows(store: MemoryReader, manifest: TaskManifest, group: Sequence[Task]
 
 def same_settings(manifest: TaskManifest, config: RunConfig) -> bool:
     """Whether a commit was learnt with these settings."""
-    asked = config.model_dump(mode="json", include={"strategy", "sft", "train"})
+    asked = config.model_dump(mode="json", include={"data", "strategy", "sft", "train"})
     return asked == {key: manifest.config[key] for key in asked}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from lifealign.data.tasks import Message, Row, turns_of
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
 from lifealign.model.adapters import restore, snapshot
 from lifealign.model.base import load_base
-from lifealign.model.encoding import Encoder
+from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.generate import generate
 from lifealign.model.logp_cache import ReferenceCache
 from lifealign.model.template import once
@@ -86,6 +86,7 @@ class Session:
         )
         self.strategy.view = self.view
         self.reward_beta = self.strategy.reward_beta
+        self._data: dict[str, Mapping[str, Any]] = {}
 
     def _encoder(self, longest: int) -> Encoder:
         data, day = self.config.data, self.config.model.template_date
@@ -177,6 +178,7 @@ class Session:
         """Put a task's long-term weights and strategy state in place."""
         # Margins of all rows of R use one unit, even if a later task was learnt with another beta.
         self.reward_beta = stored_strategy(store).reward_beta
+        self._data = {name: m.config.get("data", {}) for m in store.lineage() for name in m.members}
         self._place(store.load_tensors(task, ADAPTER), store.load_tensors(task, STATE))
 
     @contextmanager
@@ -221,7 +223,7 @@ class Session:
             always_answer: also answers that neither a rule nor a text metric asks for.
         """
         self.strategy.select(self.model, task)
-        pairs, _ = self.encoder.encode(rows)
+        pairs = self._encode_stored(task, rows)
         reference = self.view.logps(pairs, base=True, title=f"{title}: reference")
         policy = self.view.logps(pairs, base=False, title=title)
         encoded = {p.digest for p in pairs}
@@ -243,6 +245,14 @@ class Session:
         )
         return replace(found, task=task, rows=scores | dict(found.rows))
 
+    def _encode_stored(self, task: str, rows: Sequence[Row]) -> list[EncodedPair]:
+        """Rows of a task with the limits that it was learnt with, so that later tasks' limits do not move its scores."""
+        data = self._data.get(task)
+        if not data:  # not learnt yet
+            return self.encoder.encode(rows)[0]
+        with self.encoder.limits(min(data["max_length"], self.base.positions), "drop"):
+            return self.encoder.encode(rows)[0]
+
     def generate(self, prompts: Sequence[str | Sequence[Message]], **options: Any) -> list[str]:
         """Answers to prompts, each one user turn or a conversation that ends with one; see `generate.generate`."""
         self.strategy.select(self.model, None)
@@ -254,6 +264,18 @@ def stored_strategy(store: MemoryReader) -> Strategy:
     """The strategy that a memory was made with, without its model and state."""
     config = RunConfig.model_validate(store.identity["config"])
     return make_strategy(config.strategy, config.lora, config.seed)
+
+
+@contextmanager
+def taken_back(store: MemoryStore) -> Iterator[None]:
+    """Take a memory that was just made away again if this fails before a task, or a checkpoint of one, is in it."""
+    try:
+        yield
+    except Exception:
+        if Accelerator().is_main_process:
+            with suppress(OSError, StoreError):  # the reason of the failure is worth more
+                store.take_back()
+        raise
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from lifealign.store.reader import MemoryReader
 from lifealign.strategies import STRATEGIES
 from lifealign.strategies.configure import read_config
 
+OF_A_TASK = ("max_length", "long_prompts")
+"""Keys of `data` that a task may set anew. Its rows are encoded with them for training and, ever after, for scores."""
+
 
 def located(config: RunConfig) -> RunConfig:
     """The configuration with the whole path of a local base model, which is found from another folder too."""
@@ -43,6 +46,10 @@ def with_settings(own: RunConfig, settings: Sequence[str], path: Path) -> RunCon
     config = _as_decided(located(read_config(None, settings, base=own.model_dump(mode="json"))), own)
     for what in ("model", "lora", "data", "seed", "memory"):
         old, new = getattr(own, what), getattr(config, what)
+        if what == "data":
+            new_for_life = new.model_copy(update={key: getattr(old, key) for key in OF_A_TASK})
+            if new_for_life == old:
+                continue
         if old != new:
             raise ConfigError(f"{path}: {what} is fixed for a memory's life: it is {old}, this call sets {new}")
     return config
@@ -62,6 +69,8 @@ def settled(store: MemoryReader, config: RunConfig) -> RunConfig:
         old, new = _plain(stored, key), _plain(config, key)
         if old != new:
             parts = [k for k in {**old, **new} if old.get(k) != new.get(k)] if isinstance(old, dict) else []
+            if key == "data" and set(parts) <= set(OF_A_TASK):
+                continue
             differing += [f"{key}.{k}: {old.get(k)!r} in the memory, {new.get(k)!r} here" for k in parts] or [
                 f"{key}: {old!r} in the memory, {new!r} here"
             ]

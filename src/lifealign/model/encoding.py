@@ -6,7 +6,8 @@ import functools
 import hashlib
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
@@ -146,6 +147,16 @@ class Encoder:
         """Ids that end an answer: the tokenizer's EOS, and the end of a turn that the template writes."""
         own = self.chat.end if self.chat else ""
         return sorted({self._eos, int(self.tokenizer.convert_tokens_to_ids(own)) if own else self._eos})
+
+    @contextmanager
+    def limits(self, max_length: int, long_prompts: Literal["error", "drop"]) -> Iterator[None]:
+        """Encode with these limits for a while, for rows of a task that was learnt with them."""
+        own = self.max_length, self.long_prompts
+        self.max_length, self.long_prompts = max_length, long_prompts
+        try:
+            yield
+        finally:
+            self.max_length, self.long_prompts = own
 
     @functools.cached_property
     def _frame(self) -> tuple[str, str]:
