@@ -366,5 +366,5 @@ class Memory(MemoryLife):
             session.said, session.changed = self._said, changed
             self._loaded = session
         if progress is not None:
-            self._loaded.progress = progress
+            self._loaded.progress = self._loaded.view.progress = progress
         return self._loaded
