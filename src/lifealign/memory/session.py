@@ -20,7 +20,7 @@ from lifealign.core.progress import Progress, say_once
 from lifealign.data.planted.rules import Rule
 from lifealign.data.tasks import Message, Row, turns_of
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
-from lifealign.model.adapters import restore, snapshot
+from lifealign.model.adapters import NOTES, restore, snapshot
 from lifealign.model.base import load_base
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.generate import generate
@@ -72,6 +72,8 @@ class Session:
         self.strategy = make_strategy(config.strategy, config.lora, config.seed)
         self.strategy.check(config)
         self.model = self.strategy.attach(self.base.model).to(self.accelerator.device)
+        for note in getattr(self.model, NOTES, ()):
+            progress.say(note)
         self.model.eval()
         self.initial = snapshot(self.model)
         self.view = LoadedView(

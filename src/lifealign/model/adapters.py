@@ -21,6 +21,10 @@ from transformers import (
 
 from lifealign.core.config import LoraConfig
 from lifealign.core.errors import ConfigError, ModelError
+from lifealign.model.lora_targets import find_targets
+
+NOTES = "lifealign_notes"
+"""Attribute of a model with an adapter: sentences about modules that got none."""
 
 
 def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module:
@@ -34,27 +38,18 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
         raise ConfigError(
             f"lora.target_modules: {shared} share their weights in this model (tied embeddings); leave them out"
         )
-    fan_in_fan_out = any(
-        type(module).__name__ == "Conv1D" and name.split(".")[-1] in lora.target_modules
-        for name, module in base.named_modules()
-    )
+    targets = find_targets(base, lora.target_modules)
     settings = peft.LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.numerator,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
-        fan_in_fan_out=fan_in_fan_out,
+        target_modules=list(targets.modules),
+        fan_in_fan_out=targets.transposed,
         task_type="CAUSAL_LM",
     )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft itself uses a deprecated transformers name
-            model = peft.get_peft_model(base, settings)
-    except ValueError as error:
-        leaves = sorted({n.split(".")[-1] for n, m in base.named_modules() if isinstance(m, nn.Linear)})
-        raise ConfigError(
-            f"lora.target_modules={list(lora.target_modules)}: {str(error).splitlines()[0]}; linear modules of this model: {leaves}"
-        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft itself uses a deprecated transformers name
+        model = peft.get_peft_model(base, settings)
     if other := sorted(n for n in trainable(model) if not n.endswith((".lora_A", ".lora_B"))):
         raise ConfigError(
             f"lora.target_modules={list(lora.target_modules)}: {other[0]} does not belong to a linear module"
@@ -62,6 +57,7 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
     for parameter in trainable(model).values():
         parameter.data = parameter.data.float()
     assert isinstance(model, nn.Module)
+    setattr(model, NOTES, targets.notes)
     restore(model, fresh_factors({name: tuple(p.shape) for name, p in trainable(model).items()}, seed))
     return model
 
@@ -99,7 +95,7 @@ def set_past(model: nn.Module, factors: Mapping[str, Tensor], lora: LoraConfig) 
         own = tuner.peft_config["default"]
         settings = peft.LoraConfig(
             r=rank,
-            lora_alpha=rank * lora.alpha / lora.r,
+            lora_alpha=rank * lora.numerator / lora.r,
             target_modules=own.target_modules,
             fan_in_fan_out=own.fan_in_fan_out,
             task_type="CAUSAL_LM",

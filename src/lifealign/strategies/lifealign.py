@@ -79,7 +79,7 @@ class LifeAlign(Replay):
             snapshot(model),
             self._basis,
             self.config,
-            scaling=self.lora.alpha / self.lora.r,
+            scaling=self.lora.scale,
             seed=self.seed,
             task_index=len(history.tasks),
         )

@@ -130,7 +130,7 @@ class Merge(Strategy):
 
     def _merge(self, module: str, task_index: int) -> tuple[Product, dict[str, float]]:
         """The merged dW of a module in the adapter's rank, and the loss by truncation."""
-        scaling = self.lora.alpha / self.lora.r
+        scaling = self.lora.scale
         taus = [Product(scaling * f[f"{module}.lora_B"].double(), f[f"{module}.lora_A"].double()) for f in self._tasks]
         dense = self.config.method in LOOKS_AT_ENTRIES
         merged = merging.merged_svd(taus, lambda taus_TOI: self._combine(module, taus_TOI), dense)

@@ -85,7 +85,7 @@ class LoadedView:
         state = {} if base else {f"state/{name}": tensor for name, tensor in self.strategy.state_dict().items()}
         adapter = "off" if base else adapter_sha256({**snapshot(self.model), **state})
         if adapter != "off":  # the same tensors at another scale, or used in another way, are another policy
-            adapter += f" x {self.config.lora.alpha / self.config.lora.r} {self.config.strategy.model_dump_json()}"
+            adapter += f" x {self.config.lora.scale} {self.config.strategy.model_dump_json()}"
         with adapter_off(self.model) if adapter == "off" else nullcontext():
             return cached_logps(
                 self.model,
