@@ -53,6 +53,7 @@ class Memory(MemoryLife):
         super().__init__(store, set() if session is None else session.said)
         self._loaded = session
         self._first: Task | None = None
+        self._made: list[Path] = []
 
     @classmethod
     def create(
@@ -76,14 +77,16 @@ class Memory(MemoryLife):
         from lifealign.memory.learning import create_memory
         from lifealign.memory.session import Session
         from lifealign.memory.settings import located
+        from lifealign.store.undo import missing
         from lifealign.strategies.configure import read_config
 
         tree = (config or RunConfig()).model_dump(mode="json")
         config = located(read_config(None, base={**tree, "memory": str(path)}))
         check_scores(config)
         session = Session(config, progress or NullProgress())
+        directories = missing(Path(path))
         made = cls(create_memory(config, session, (first,) if first else ()), session)
-        made._first = first
+        made._first, made._made = first, directories
         return made
 
     @classmethod
@@ -119,7 +122,7 @@ class Memory(MemoryLife):
         from lifealign.memory.learning import learn_task
         from lifealign.memory.session import taken_back
 
-        with taken_back(self._store) if task is self._first else nullcontext():
+        with taken_back(self._store, self._made) if task is self._first else nullcontext():
             kept, config = checked_note(note), self._with_settings(settings)
             result, self._store = learn_task(self._session(config, progress), self._store, task, config, kept)
         return result

@@ -34,7 +34,7 @@ from lifealign.memory.recompose import task_signatures
 from lifealign.memory.resume import as_one, check_same, same_task
 from lifealign.memory.rules import find_rules
 from lifealign.memory.scoring import learnt, score_row
-from lifealign.memory.session import Session, locked, taken_back
+from lifealign.memory.session import Session, limits, locked, taken_back
 from lifealign.memory.settings import located, settled
 from lifealign.model.adapters import snapshot
 from lifealign.model.encoded import EncodingReport
@@ -56,6 +56,7 @@ from lifealign.store.layout import (
 )
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.undo import missing
 from lifealign.store.writer import MemoryStore
 from lifealign.training.loop import Loop, Stage, stage_reached, train_stage
 from lifealign.training.strategy import PreferenceDataset
@@ -103,10 +104,11 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     session = Session(config, progress)
     session.changed = changed
     session.warn(changed)
+    made = missing(Path(config.memory))
     store = MemoryStore.open(config.memory) if reader is not None else create_memory(config, session, tasks)
     config = session.config
     session.join(store)
-    with nullcontext() if reader is not None else taken_back(store), locked(session, store):
+    with nullcontext() if reader is not None else taken_back(store, made), locked(session, store):
         store.refuse_tags(task.name for task in tasks)
         if config.evaluate.before:
             score_row(session, store, store.lineage()[0], tasks, config)
@@ -214,7 +216,7 @@ def learn_group(
     strategy, model, accelerator = session.strategy, session.model, session.accelerator
     _check_lengths(session, group)
     # Rows of earlier tasks that come back as replay were accepted then; one that does not fit now is left out.
-    with session.encoder.limits(session.encoder.max_length, "drop"):
+    with limits(session.encoder, session.encoder.max_length, "drop"):
         work = _encode(session, store, group, history, config)
         for stage in _stages(session, store, work, history, config):
             train_stage(work.loop, stage)

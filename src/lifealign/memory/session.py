@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -31,6 +31,7 @@ from lifealign.model.wheels import needs_conversion
 from lifealign.store.layout import ADAPTER, STATE, TRACKERS, WORK
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.undo import take_back
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Strategy, make_strategy
 from lifealign.training.model_view import LoadedView
@@ -252,7 +253,7 @@ class Session:
         data = self._data.get(task)
         if not data:  # not learnt yet
             return self.encoder.encode(rows)[0]
-        with self.encoder.limits(min(data["max_length"], self.base.positions), "drop"):
+        with limits(self.encoder, min(data["max_length"], self.base.positions), "drop"):
             return self.encoder.encode(rows)[0]
 
     def generate(self, prompts: Sequence[str | Sequence[Message]], **options: Any) -> list[str]:
@@ -269,14 +270,25 @@ def stored_strategy(store: MemoryReader) -> Strategy:
 
 
 @contextmanager
-def taken_back(store: MemoryStore) -> Iterator[None]:
+def limits(encoder: Encoder, max_length: int, long_prompts: Literal["error", "drop"]) -> Iterator[None]:
+    """Encode with these limits for a while, for rows of a task that was learnt with them."""
+    own = encoder.max_length, encoder.long_prompts
+    encoder.max_length, encoder.long_prompts = max_length, long_prompts
+    try:
+        yield
+    finally:
+        encoder.max_length, encoder.long_prompts = own
+
+
+@contextmanager
+def taken_back(store: MemoryStore, made: Sequence[Path]) -> Iterator[None]:
     """Take a memory that was just made away again if this fails before a task, or a checkpoint of one, is in it."""
     try:
         yield
     except Exception:
         if Accelerator().is_main_process:
             with suppress(OSError, StoreError):  # the reason of the failure is worth more
-                store.take_back()
+                take_back(store, made)
         raise
 
 

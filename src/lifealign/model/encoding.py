@@ -6,8 +6,7 @@ import functools
 import hashlib
 import json
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,8 +95,7 @@ class Encoder:
         long_prompts: `error` raises `DataError` for a prompt that leaves no room for an answer, `drop` leaves it out.
         reasoning: of answers: `train` it, `mask` it (read, but not trained), or `drop` it.
         system: `merge` puts system texts at the head of the first user turn, `keep` leaves them to the template.
-        day: that the template writes as today's date; None: today.
-        vocabulary: number of ids that the model takes; None: all of the tokenizer's.
+        day: that the template writes as today's date; None: today. vocabulary: number of ids that the model takes; None: any.
     """
 
     def __init__(
@@ -147,16 +145,6 @@ class Encoder:
         """Ids that end an answer: the tokenizer's EOS, and the end of a turn that the template writes."""
         own = self.chat.end if self.chat else ""
         return sorted({self._eos, int(self.tokenizer.convert_tokens_to_ids(own)) if own else self._eos})
-
-    @contextmanager
-    def limits(self, max_length: int, long_prompts: Literal["error", "drop"]) -> Iterator[None]:
-        """Encode with these limits for a while, for rows of a task that was learnt with them."""
-        own = self.max_length, self.long_prompts
-        self.max_length, self.long_prompts = max_length, long_prompts
-        try:
-            yield
-        finally:
-            self.max_length, self.long_prompts = own
 
     @functools.cached_property
     def _frame(self) -> tuple[str, str]:
@@ -286,7 +274,7 @@ class Encoder:
         ids = [int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
         if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
             token = self.tokenizer.convert_ids_to_tokens(max(ids))
-            raise DataError(f"{token!r} in a text is a token that the base model has no embedding for; remove it")
+            raise DataError(f"{token!r} is a token without an embedding; remove it")
         # A chat template may or may not write BOS itself; it must come first, exactly once, if the tokenizer uses one.
         return ids if not self._bos or ids[:1] == self._bos else self._bos + ids
 

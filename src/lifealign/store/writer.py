@@ -31,20 +31,7 @@ from lifealign.core.errors import StoreError
 from lifealign.core.json_codec import seal
 from lifealign.store import manifest
 from lifealign.store.contents import encode, head_line, slug
-from lifealign.store.layout import (
-    CREATING,
-    EVALUATIONS,
-    HEAD,
-    LOCK,
-    PENDING,
-    ROOT,
-    STORE,
-    TAGS,
-    TASK,
-    TASKS,
-    TRACKERS,
-    WORK,
-)
+from lifealign.store.layout import CREATING, EVALUATIONS, HEAD, LOCK, PENDING, ROOT, STORE, TAGS, TASK, TASKS, WORK
 from lifealign.store.manifest import FORMAT_VERSION, MIGRATIONS, TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.tags import Tag, check_name, check_tag, encode_tags
@@ -69,7 +56,6 @@ class MemoryStore(MemoryReader):
         """Called by `create` and `open` only."""
         super().__init__(path)
         self._lock: filelock.BaseFileLock | None = None
-        self._made: list[Path] = []  # directories that `create` made, the memory's own first
 
     @classmethod
     def create(
@@ -91,7 +77,6 @@ class MemoryStore(MemoryReader):
             StoreError: the directory holds a memory or other files, or it cannot be written.
         """
         store = cls(Path(path))
-        store._made = [p for p in (store.path, *store.path.parents) if not p.exists()]
         contents = encode(tensors, documents or {}, {})
         with files.writing(store.path):
             store.path.mkdir(parents=True, exist_ok=True)
@@ -107,21 +92,6 @@ class MemoryStore(MemoryReader):
                 raise
             store._load()
         return store
-
-    def take_back(self) -> None:
-        """Undo `create`, unless the memory has a task or unfinished work to resume by now."""
-        with self._locked():
-            self._load()
-            work = [f for d in (self.path / WORK).iterdir() if d.name != TRACKERS for f in d.rglob("*") if f.is_file()]
-            if manifest.task_directories(self.path) != [ROOT] or work:
-                return
-            with files.writing(self.path):
-                files.write_file(self.path / CREATING, b"")
-                self._wipe_creation()
-        (self.path / LOCK).unlink(missing_ok=True)
-        with suppress(OSError):  # something else is in it by now
-            for directory in self._made:
-                directory.rmdir()
 
     @contextmanager
     def writer(self) -> Iterator[MemoryStore]:
