@@ -135,7 +135,7 @@ def export(
     as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Export an adapter or the merged model for PEFT, transformers or llama.cpp. Load it again and compare it with the memory."""
+    """Export the adapter or the merged model, and check it."""
     from lifealign.memory.api import Memory
 
     written = Memory.open(memory).export(out, format=form, merged=merged, as_of=as_of, gguf_type=gguf_type)
