@@ -34,7 +34,7 @@ PADDING = 7
 """Columns of padding that are added to plain rows to see how far another padding moves their log-probs."""
 SLACK = 1.3
 """Packed rows may be this much further from float32 than plain rows, in the root mean square over tokens: what two ways of
-rounding differ by on few tokens (measured: 0.76 to 1.12; leaks through convolutions, scans and delta rules: 1.5 to 22)."""
+rounding differ by on few tokens (measured: 0.76 to 1.08; leaks through convolutions, scans and delta rules: 1.09 to 22)."""
 EXACT = 1e-4
 """Largest mean difference that counts as none in float32, in nats per response token (rounding: below 1e-5)."""
 
