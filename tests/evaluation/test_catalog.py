@@ -71,7 +71,7 @@ def _run(method: str, last_of_a: list[float]) -> dict[str, Any]:
 
 
 def test_a_new_score_is_computed_for_every_pair(hedging: None) -> None:
-    pairs: Any = [SimpleNamespace(chosen=[1], rejected=[1, 2]), SimpleNamespace(chosen=[1], rejected=[1])]
+    pairs: Any = [SimpleNamespace(chosen_tokens=1, rejected_tokens=tokens) for tokens in (2, 1)]
     found = score_rows(torch.tensor([[-3.0, -1.0], [-1.0, -4.0]]), torch.zeros(2, 2), pairs, beta=0.5)
     assert found["hedging"] == [1.0, 0.0]
     assert found["margin"] == [-1.0, 1.5] and found["accuracy"] == [0.0, 1.0]

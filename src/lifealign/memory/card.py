@@ -122,9 +122,10 @@ def _summaries(store: MemoryReader, table: ScoreTable) -> str:
 
 def _training(config: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     lora, train, strategy, base = config["lora"], config["train"], config["strategy"], report["base"]
+    loss = f"loss `{strategy['loss']}`" if "loss" in strategy else "its own loss"
     return "\n".join(
         [
-            f"- strategy `{strategy['name']}`, loss `{strategy['loss']}`, seed {config['seed']}",
+            f"- strategy `{strategy['name']}`, {loss}, seed {config['seed']}",
             f"- LoRA of rank {lora['r']}, alpha {lora['alpha']:g}, on {', '.join(lora['target_modules'])}",
             f"- {train['epochs']} epochs at a learning rate of {train['learning_rate']:g}, as configured for the memory",
             f"- base model `{Path(base['model']).name}`, {base['dtype']}, SHA-256 of its weights `{base['weights']}`",

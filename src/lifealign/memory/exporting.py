@@ -108,7 +108,8 @@ def write_export(
             "export with --format peft"
         )
     with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+        if not out.parent.exists():
+            out.parent.mkdir(parents=True)
         with staged_directory(out) as staged:
             work = Work(session, model, staged, out, before, number or TYPES[0], list(notes))
             trained, found = write(work)

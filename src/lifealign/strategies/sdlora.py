@@ -77,7 +77,9 @@ class SDLora(Growing):
                 for adapter, part in (("default", slice(-1, None)), (PAST, slice(None, -1))):
                     if adapter in layer.lora_A:
                         layer.lora_A[adapter].weight *= self._per_rank(layer, part)[:, None]
-                layer.magnitudes.fill_(1)
+                ones = torch.ones_like(layer.magnitudes)
+                del layer.magnitudes  # a parameter would be written into the adapter, where stock PEFT does not know it
+                layer.magnitudes = ones
         return super().to_peft(model)
 
     def _finished(self, history: History) -> Mapping[str, Tensor]:
