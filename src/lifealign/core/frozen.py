@@ -17,5 +17,9 @@ class Frozen(BaseModel):
     @model_serializer(mode="wrap")
     def _without_unused_newer_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        unused = {key for key in self._newer if getattr(self, key) == type(self).model_fields[key].default}
+        unused = self._unused_newer_keys()
         return {key: value for key, value in values.items() if key not in unused}
+
+    def _unused_newer_keys(self) -> set[str]:
+        """The newer keys that do nothing, those at their default."""
+        return {key for key in self._newer if getattr(self, key) == type(self).model_fields[key].default}

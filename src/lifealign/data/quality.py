@@ -6,6 +6,7 @@ They are named by row number and kept: whether they are wrong is for the owner o
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -134,12 +135,13 @@ def _similar(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int,
 
     index = MinHashLSH(threshold=CANDIDATE, num_perm=PERMUTATIONS)
     pieces = [_shingles(text) for text in others]
-    hashes = [_minhash(shingles) for shingles in pieces]
+    hashes = _minhashes(pieces)
     for position, hashed in enumerate(hashes):
         index.insert(position, hashed)
-    for position, text in enumerate(texts):
-        shingles = pieces[position] if texts is others else _shingles(text)
-        hashed = hashes[position] if texts is others else _minhash(shingles)
+    asked = pieces if texts is others else [_shingles(text) for text in texts]
+    for position, (shingles, hashed) in enumerate(
+        zip(asked, hashes if texts is others else _minhashes(asked), strict=True)
+    ):
         for other in sorted(index.query(hashed)):
             if len(shingles & pieces[other]) >= NEAR * len(shingles | pieces[other]):
                 yield position, other
@@ -149,9 +151,10 @@ def _shingles(text: str) -> frozenset[str]:
     return frozenset(text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1)))
 
 
-def _minhash(shingles: frozenset[str]) -> MinHash:
+def _minhashes(pieces: Sequence[frozenset[str]]) -> list[MinHash]:
     from datasketch import MinHash
 
-    found = MinHash(num_perm=PERMUTATIONS, seed=1)
-    found.update_batch([piece.encode("utf-8") for piece in sorted(shingles)])
+    encoded = ([piece.encode("utf-8") for piece in sorted(shingles)] for shingles in pieces)
+    # In bulk, so that the permutations are drawn once; CRC32 spreads short texts as well as SHA-1 and is quicker.
+    found: list[MinHash] = MinHash.bulk(encoded, num_perm=PERMUTATIONS, seed=1, hashfunc=zlib.crc32)
     return found

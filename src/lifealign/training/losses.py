@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from lifealign.core.config import Frozen
@@ -147,8 +147,7 @@ class ObjectiveConfig(Frozen):
     }
     own_terms: ClassVar[bool] = False
     """Whether the strategy's loss of a pair has terms besides the objective, to which no focal weight applies."""
-    later: ClassVar[frozenset[str]] = frozenset(["label_smoothing", "rpo_alpha", "f_alpha", *REWARDS])
-    """Options younger than the first memories."""
+    _newer: ClassVar[frozenset[str]] = frozenset({"label_smoothing", "rpo_alpha", "f_alpha", *REWARDS})
 
     loss: ObjectiveName = "dpo"
     """`dpo`, `fpo` (focal DPO), `ipo`, `hinge`, `robust`, `simpo` or `orpo`; the last two read no reference."""
@@ -231,12 +230,9 @@ class ObjectiveConfig(Frozen):
     def _changed(self, keys: Iterable[str]) -> list[str]:
         return [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
 
-    @model_serializer(mode="wrap")
-    def _as_before_there_were_variants(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without later options where they do nothing: memories and studies that use none keep their bytes and their ids."""
-        values: dict[str, Any] = handler(self)
-        kept = {*self._changed(self.later), *self.defaults.get(self.loss, {})}
-        return {key: value for key, value in values.items() if key not in self.later or key in kept}
+    def _unused_newer_keys(self) -> set[str]:
+        """Without those that the loss has a number of its own for: read back, a 0 left out would become that number."""
+        return super()._unused_newer_keys() - self.defaults.get(self.loss, {}).keys()
 
 
 def _readers(option: str) -> str:
