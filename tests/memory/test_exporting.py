@@ -19,6 +19,7 @@ from torch import Tensor
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, ModelError
 from lifealign.memory.api import Memory
+from lifealign.model.reloading import check_modules
 from support.rows import make_task
 
 Build = Callable[..., RunConfig]
@@ -103,6 +104,12 @@ def test_an_adapter_that_does_not_arrive_is_refused(
     monkeypatch.undo()
     assert memory.generate(["bread question 1?"], max_new_tokens=2)  # with a model loaded anew
     assert memory.export(tmp_path / "new" / "out")
+
+
+def test_a_trained_part_that_the_export_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    """Stock PEFT draws a tensor that it misses, so only a part of a name of its own is missing."""
+    with pytest.raises(ModelError, match=r"1 of 2 trained parts are missing, e\.g\. q_proj\.magnitudes"):
+        check_modules(tmp_path, {"q_proj.lora_A": "a", "q_proj.magnitudes": "b"}, {"q_proj.lora_A": "a"})
 
 
 def test_a_merged_model_without_the_adapter_is_refused(
