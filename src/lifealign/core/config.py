@@ -159,6 +159,7 @@ class SftConfig(Frozen):
 class TrainConfig(Frozen):
     """The preference stage, and settings that both stages share."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"gpu_tokens_per_pack"})
     epochs: int = Field(2, ge=0)
     """Passes of the preference stage over the task's rows. 0 <= epochs."""
     learning_rate: float = Field(5e-4, gt=0)
@@ -167,6 +168,8 @@ class TrainConfig(Frozen):
     """Pairs per optimizer step, over all processes. 1 <= pairs_per_step."""
     tokens_per_pack: int = Field(512, ge=1)
     """Token budget of one packed forward pass; a longer pair gets its own pass. 1 <= tokens_per_pack."""
+    gpu_tokens_per_pack: int | Literal["auto"] = "auto"
+    """The same on a GPU, where `tokens_per_pack` is not used; `auto` measures it at start-up. 1 <= gpu_tokens_per_pack."""
     warmup: float = Field(0.1, ge=0, le=1)
     """Share of the optimizer steps in which the learning rate rises, before the cosine decay. 0 <= warmup <= 1."""
     weight_decay: float = Field(0.0, ge=0)
@@ -186,6 +189,13 @@ class TrainConfig(Frozen):
     @classmethod
     def _null_of_older_memories(cls, value: Any) -> Any:
         return 512 if value is None else value
+
+    @field_validator("gpu_tokens_per_pack")
+    @classmethod
+    def _some_columns(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"must be auto or at least 1, got {value}")
+        return value
 
 
 class EvaluateConfig(Frozen):

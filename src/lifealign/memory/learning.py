@@ -250,6 +250,7 @@ def learn_group(
                     "rows_sha256": rows_sha256(work.task.train),
                     "shared_prefix": work.loop.shared_prefix,
                     "processes": accelerator.num_processes,
+                    "numerics": session.numerics(work.loop.tokens_per_pack),
                     **({CODE: outside} if outside else {}),
                     **({NOTE: note} if note else {}),
                 },
@@ -303,6 +304,7 @@ def _encode(
         workspace,
         session.progress,
         earlier_steps=sum(len(store.load_lines(m, TRAINING)) for m in trained),
+        tokens_per_pack=session.view.tokens_per_pack(pairs),
     )
     return _Work(group, task, dataset, pairs, encoding, held_out, key, loop)
 

@@ -158,6 +158,7 @@ def _forecast_stage(session: Session, rows: Sequence[Row], steps: int) -> tuple[
         references.append(session.view.logps(window, base=True, title="reference", beyond=plain.objective.beyond))
     shared_prefix = session.view.shared_prefix(pairs)
     loop = Loop("forecast", session.model, plain, config, session.config.seed, shared_prefix, session.accelerator)
+    loop.tokens_per_pack = session.view.tokens_per_pack(pairs)
     rates = [config.learning_rate] * steps
     reference = torch.cat(references)
     return loop, Stage("preference", windows, rates, pairs, reference, session.view.losses_on, dropout=False)

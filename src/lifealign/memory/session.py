@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -23,8 +24,10 @@ from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, s
 from lifealign.model.adapters import NOTES, restore, snapshot
 from lifealign.model.base import load_base
 from lifealign.model.encoding import EncodedPair, Encoder
+from lifealign.model.frozen_linear import onednn_leads
 from lifealign.model.generate import generate
 from lifealign.model.logp_cache import ReferenceCache
+from lifealign.model.lora_product import fuse_lora
 from lifealign.model.template import once
 from lifealign.model.vocabulary import embeddings
 from lifealign.model.wheels import needs_conversion
@@ -73,6 +76,13 @@ class Session:
         self.strategy = make_strategy(config.strategy, config.lora, config.seed)
         self.strategy.check(config)
         self.model = self.strategy.attach(self.base.model).to(self.accelerator.device)
+        if self.accelerator.device.type == "cuda":
+            fuse_lora(self.model)
+        elif config.train.gpu_tokens_per_pack != "auto":
+            raise ConfigError(
+                f"train.gpu_tokens_per_pack={config.train.gpu_tokens_per_pack} is for GPUs, but this run is on the "
+                f"{self.accelerator.device.type}; set train.tokens_per_pack instead"
+            )
         for note in getattr(self.model, NOTES, ()):
             progress.say(note)
         self.model.eval()
@@ -90,6 +100,19 @@ class Session:
         self.strategy.view = self.view
         self.reward_beta = self.strategy.reward_beta
         self._data: dict[str, Mapping[str, Any]] = {}
+
+    def numerics(self, tokens_per_pack: int | None) -> dict[str, Any]:
+        """What decides how a run rounds, beside its configuration: device, type, library, columns of a row, threads."""
+        device = self.accelerator.device
+        cuda = device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.backends.cpu.get_cpu_capability()}",
+            "dtype": str(self.base.model.dtype).removeprefix("torch."),
+            "products": "cuBLAS" if cuda else "oneDNN" if onednn_leads() else "torch",
+            "tokens_per_pack": tokens_per_pack,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
 
     def _encoder(self, longest: int) -> Encoder:
         data, day = self.config.data, self.config.model.template_date

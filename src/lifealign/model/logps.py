@@ -26,9 +26,8 @@ from lifealign.model.packing import Pack, cost, pack_pairs
 from lifealign.model.rounding import in_float32, rms, widened
 from lifealign.model.row_state import carries_state
 
-VOCABULARY_CHUNK = 1 << 24
-"""Logits held at once (elements, float32: 64 MiB); the chunk of positions follows from the vocabulary's size."""
-
+VOCABULARY_CHUNK = {"cpu": 1 << 24, "cuda": 1 << 28}
+"""Logits held at once (elements, float32: 64 MiB, 1 GiB); the chunk of positions follows from the vocabulary's size."""
 
 PADDING = 7
 """Columns of padding that are added to plain rows to see how far another padding moves their log-probs."""
@@ -37,6 +36,12 @@ SLACK = 1.3
 rounding differ by on few tokens (measured: 0.76 to 1.08; leaks through convolutions, scans and delta rules: 1.09 to 22)."""
 EXACT = 1e-4
 """Largest mean difference that counts as none in float32, in nats per response token (rounding: below 1e-5)."""
+
+
+def _chunk(weight_VD: Tensor, logits: int = 1) -> int:
+    """Positions whose logits, `logits` times over, are held at once."""
+    held = VOCABULARY_CHUNK.get(weight_VD.device.type, VOCABULARY_CHUNK["cpu"])
+    return max(1, held // (logits * weight_VD.shape[0]))
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -51,7 +56,7 @@ class _TokenLogps(torch.autograd.Function):
         need = ctx.needs_input_grad[0]
         logps_T = torch.empty(len(target_T), dtype=torch.float32, device=hidden_TD.device)
         grad_TD = torch.empty_like(hidden_TD) if need else None
-        rows = max(1, VOCABULARY_CHUNK // weight_VD.shape[0])
+        rows = _chunk(weight_VD)
         for start in range(0, len(target_T), rows):
             part = slice(start, start + rows)
             # In place: each pass over the logits, and each copy of them, takes as long as a layer's attention.
@@ -136,7 +141,7 @@ class _TokenDivergence(torch.autograd.Function):
     def forward(ctx: Any, hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
         kl_T = torch.empty(len(hidden_TD), dtype=torch.float32, device=hidden_TD.device)
         grad_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
-        rows = max(1, VOCABULARY_CHUNK // (2 * weight_VD.shape[0]))
+        rows = _chunk(weight_VD, logits=2)
         for start in range(0, len(hidden_TD), rows):
             part = slice(start, start + rows)
             student_TV = torch.log_softmax(product(hidden_TD[part], weight_VD, bias_V).float(), -1)

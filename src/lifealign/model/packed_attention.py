@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from lifealign.model.packing import Segment
+from lifealign.model.tree_attention import TreeMask, tree_attention
 
 ATTENTION = "lifealign_packed"
 
@@ -32,13 +33,17 @@ class Layout:
         queries: columns of each segment.
         pieces: columns of each piece.
         paths: for each segment, its pieces, root first.
+        segments: as given.
         masks: additive masks by shape and type, made at first use; the same in every layer.
+        trees: the mask of the whole row by device, made at first use.
     """
 
     queries: tuple[int, ...] = ()
     pieces: tuple[int, ...] = ()
     paths: tuple[tuple[int, ...], ...] = ()
+    segments: tuple[Segment, ...] = ()
     masks: dict[tuple[int, int, int | None, torch.dtype, int], Tensor] = field(default_factory=dict)
+    trees: dict[torch.device, TreeMask] = field(default_factory=dict)
 
     @classmethod
     def of(cls, segments: tuple[Segment, ...]) -> Layout:
@@ -59,7 +64,14 @@ class Layout:
             queries=tuple(segment.end - segment.start for segment in segments),
             pieces=tuple(end - start for start, end in pairwise(borders)),
             paths=tuple(paths),
+            segments=segments,
         )
+
+    def tree(self, device: torch.device) -> TreeMask:
+        """The mask of the whole row, for `tree_attention`."""
+        if device not in self.trees:
+            self.trees[device] = TreeMask.of(self.segments, device)
+        return self.trees[device]
 
     def mask(
         self, queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device, heads: int = 1
@@ -89,14 +101,39 @@ def _packed_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one packed row, [1, H, L, head] -> [1, L, H, head]: each segment over its own path."""
+    if query.device.type != "cpu":
+        output = tree_attention(
+            query,
+            key,
+            value,
+            _current.tree(query.device),
+            scaling=scaling,
+            window=sliding_window,
+            softcap=kwargs.get("softcap"),
+            sinks_H=kwargs.get("s_aux"),
+        )
+        return output.transpose(1, 2).contiguous(), None
+    return _by_segments(query, key, value, _current, scaling, dropout, sliding_window, kwargs), None
+
+
+def _by_segments(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scaling: float | None,
+    dropout: float,
+    sliding_window: int | None,
+    kwargs: Mapping[str, Any],
+) -> Tensor:
+    """One product of attention a segment, which is the faster way on a CPU."""
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise NotImplementedError("packed rows support neither soft-capped logits nor attention sinks")
-    layout = _current
     heads = query.shape[1] // key.shape[1]
     keys = torch.split(key, list(layout.pieces), 2)
     values = torch.split(value, list(layout.pieces), 2)
-    # On a CPU, short segments use float32 products: torch's kernel is slower there, above all in backward.
-    products = query.device.type == "cpu" and query.dtype.itemsize <= 4 and dropout == 0.0
+    # Short segments use float32 products: torch's kernel is slower for them, above all in backward.
+    products = query.dtype.itemsize <= 4 and dropout == 0.0
     outputs = []
     for q, path in zip(torch.split(query, list(layout.queries), 2), layout.paths, strict=True):
         k, v = torch.cat([keys[i] for i in path], 2), torch.cat([values[i] for i in path], 2)
@@ -113,7 +150,7 @@ def _packed_attention(
         outputs.append(
             F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling)
         )
-    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous()
 
 
 class _ProductAttention(torch.autograd.Function):

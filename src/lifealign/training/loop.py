@@ -94,6 +94,7 @@ class Loop:
         progress: where to report.
         log: one line per optimizer step, of all stages.
         earlier_steps: optimizer steps of earlier tasks; trackers need a count that never falls.
+        tokens_per_pack: columns of one forward; None: `train.tokens_per_pack`.
     """
 
     task: str
@@ -107,6 +108,7 @@ class Loop:
     progress: Progress = field(default_factory=NullProgress)
     log: list[LogLine] = field(default_factory=list)
     earlier_steps: int = 0
+    tokens_per_pack: int | None = None
 
     def stage(
         self,
@@ -177,9 +179,11 @@ def _step(
     """Put the gradients of one optimizer step, the loss's clipped, into ``.grad``, and return the step's log line."""
     accelerator, config = loop.accelerator, loop.config
     chosen_only = stage.name == "sft"
-    groups = list(split_by_budget(stage.pairs, window, config.tokens_per_pack, loop.shared_prefix, chosen_only))
-    sums = torch.zeros(len(SUMS), dtype=torch.float64)
-    bound = 0.0
+    budget = loop.tokens_per_pack or config.tokens_per_pack
+    groups = list(split_by_budget(stage.pairs, window, budget, loop.shared_prefix, chosen_only))
+    # On the device, and read once a step: a number read in between would let a GPU wait for the next forward.
+    sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
+    bound = torch.zeros((), device=accelerator.device)
     response_tokens = sum(stage.pairs[i].chosen_tokens for i in window)
     for group in groups[accelerator.process_index :: accelerator.num_processes]:
         pack = _policy_pack(loop, stage, group, chosen_only)
@@ -187,17 +191,17 @@ def _step(
             loss, seen = _sft_loss(loop, pack, response_tokens), None
         else:
             loss, seen, skipped = _preference_loss(loop, stage, pack, group, len(window))
-            bound = max(bound, skipped)
+            bound = torch.maximum(bound, skipped)
         if loss.requires_grad:
             # Not by accelerate, which divides by its launcher's accumulation setting; ours is in the loss.
             loss.backward()  # type: ignore[no-untyped-call]
-        sums += _sums(seen, float(loss.detach()), len(group), len(window))
+        sums += _sums(seen, loss.detach(), len(group))
     for parameter in parameters.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         if accelerator.num_processes > 1:
             parameter.grad = accelerator.reduce(parameter.grad, "sum")
-    sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu() if accelerator.num_processes > 1 else sums
+    sums = accelerator.reduce(sums, "sum") if accelerator.num_processes > 1 else sums
     line: LogLine = {"stage": stage.name, "step": index + 1, **_means(sums, chosen_only)}
     if not chosen_only and loop.strategy.normalises_weights:
         # Exact for any packing: the step's mean weight is known after all its pairs, and divides them all.
@@ -212,7 +216,7 @@ def _step(
         penalty.backward()  # type: ignore[no-untyped-call]
         line["penalty"] = float(penalty.detach())
     if config.skip_weight_below > 0 and not chosen_only:
-        line["skipped_gradient_bound"] = bound
+        line["skipped_gradient_bound"] = float(bound)
     if not all(math.isfinite(value) for value in (line["loss"], norm, line.get("penalty", 0.0))):
         raise TrainingError(
             f"task {loop.task!r}: the loss ({line['loss']}), its gradient's norm ({norm}) or the strategy's penalty "
@@ -251,7 +255,7 @@ class _Seen:
 
 def _preference_loss(
     loop: Loop, stage: Stage, pack: Pack, group: Sequence[int], window: int
-) -> tuple[Tensor, _Seen, float]:
+) -> tuple[Tensor, _Seen, Tensor]:
     """This pack's part of the step's mean loss, its values for the log, and the largest |dL/dr| left out."""
     tokens = token_logps(loop.model, pack)
     policy, beyond = tokens.pairs(), loop.strategy.objective.beyond
@@ -262,13 +266,13 @@ def _preference_loss(
     objective = loop.strategy.objective(weighted, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
     loss_B = loop.strategy.loss(batch, policy, reference, objective)
     skip = objective.weight < loop.config.skip_weight_below
-    bound = 0.0
-    if skip.any():
-        bound = float(loop.strategy.objective.margin_gradient(objective.margin[skip]).abs().max())
+    bound = torch.zeros((), device=loss_B.device)
+    loss = loss_B.sum() / window
+    if loop.config.skip_weight_below > 0 and bool(skip.any()):
+        bound = loop.strategy.objective.margin_gradient(objective.margin[skip]).abs().max()
         # Skipped pairs have no gradient; a pack with no other pairs is not run backward at all.
         loss = loss_B[~skip].sum() / window + loss_B[skip].detach().sum() / window
-    else:
-        loss = loss_B.sum() / window
+        loss = loss.detach() if bool(skip.all()) else loss
     seen = _Seen(
         objective.margin,
         objective.weight,
@@ -278,24 +282,27 @@ def _preference_loss(
         batch.rejected_lengths_B,
         skip.float(),
     )
-    return (loss.detach() if bool(skip.all()) else loss), seen, bound
+    return loss, seen, bound
 
 
-def _sums(seen: _Seen | None, loss: float, pairs: int, window: int) -> Tensor:
-    """Sums over the pairs of one forward, in the order of `SUMS`."""
-    if seen is None:
-        return torch.tensor([float(pairs), loss] + [0.0] * (len(SUMS) - 2), dtype=torch.float64)
-    values = (
-        seen.margin,
-        (seen.margin > 0).float(),
-        seen.weight,
-        seen.chosen_drift,
-        seen.rejected_drift,
-        seen.chosen_length,
-        seen.rejected_length,
-        seen.skip,
-    )
-    return torch.tensor([float(pairs), loss, *(float(v.double().sum()) for v in values)], dtype=torch.float64)
+def _sums(seen: _Seen | None, loss: Tensor, pairs: int) -> Tensor:
+    """Sums over the pairs of one forward, in the order of `SUMS`, on the device of `loss`."""
+    sums = torch.zeros(len(SUMS), dtype=torch.float64, device=loss.device)
+    sums[0] = pairs
+    sums[1] = loss
+    if seen is not None:
+        values = (
+            seen.margin,
+            (seen.margin > 0).float(),
+            seen.weight,
+            seen.chosen_drift,
+            seen.rejected_drift,
+            seen.chosen_length,
+            seen.rejected_length,
+            seen.skip,
+        )
+        sums[2:] = torch.stack([v.double().sum() for v in values])
+    return sums
 
 
 def _means(sums: Tensor, chosen_only: bool) -> dict[str, float]:
@@ -337,7 +344,7 @@ def _checkpoint(
             tensors |= {f"optimizer/{name}/{key}": value for key, value in optimizer.state[parameter].items()}
         tensors |= {f"strategy/{name}": value for name, value in loop.strategy.state_dict().items()}
         tensors["reference"] = stage.reference
-        state = {"stage": stage.name, "step": step, "log": loop.log}
+        state = {"stage": stage.name, "step": step, "log": loop.log, "tokens_per_pack": loop.tokens_per_pack}
         write_checkpoint(loop.checkpoints, {k: v.cpu().contiguous() for k, v in tensors.items()}, state)
     loop.accelerator.wait_for_everyone()
 
@@ -364,6 +371,8 @@ def _resume(loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], op
             for key, value in _part(tensors, f"optimizer/{name}/").items()
         }
     loop.log[:] = state["log"]
+    # Rows cut otherwise round otherwise in half precision, and a measurement may come out differently.
+    loop.tokens_per_pack = state.get("tokens_per_pack") or loop.tokens_per_pack
     return int(state["step"])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from lifealign.core.config import RunConfig
@@ -23,6 +24,7 @@ from lifealign.model.batch import PairLogps
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_logps, pair_logps
 from lifealign.model.logps import kl_to_base, probe, token_divergence, token_logps
+from lifealign.model.pack_budget import SIZES, best, measure_budget
 from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.training.strategy import Strategy
 
@@ -58,6 +60,7 @@ class LoadedView:
         self.base, self.model, self.strategy, self.encoder = base, model, strategy, encoder
         self.config, self.accelerator, self.cache, self.progress = config, accelerator, cache, progress
         self._shared_prefix: bool | None = None
+        self._tokens_per_pack: int | None = None
 
     def shared_prefix(self, pairs: Sequence[EncodedPair]) -> bool:
         """Whether packed rows are used: as configured, after a probe on the model at hand (once)."""
@@ -72,6 +75,23 @@ class LoadedView:
                 self.progress.say(f"{reason}; falling back to plain rows (slower, same results)")
             self._shared_prefix = reason is None
         return self._shared_prefix
+
+    def tokens_per_pack(self, pairs: Sequence[EncodedPair]) -> int:
+        """Columns of one forward: as configured for the device; on a GPU measured (once) if that is `auto`."""
+        train, device = self.config.train, self.accelerator.device
+        if device.type != "cuda":
+            return train.tokens_per_pack
+        if train.gpu_tokens_per_pack != "auto":
+            return train.gpu_tokens_per_pack
+        if not pairs or not self.shared_prefix(pairs):
+            return SIZES[0]
+        if self._tokens_per_pack is None:
+            found = measure_budget(self.model, self.prefixed(pairs), device)
+            chosen = broadcast_object_list([best(found)])[0]  # all processes must cut rows alike
+            shown = ", ".join(f"{m.columns} ({m.rate:,.0f} a second, {m.memory:.0%} of the memory)" for m in found)
+            self.progress.say(f"columns of a packed row: {chosen}, by a measurement: {shown}")
+            self._tokens_per_pack = int(chosen)
+        return self._tokens_per_pack
 
     def prefixed(self, pairs: Sequence[EncodedPair]) -> list[EncodedPair]:
         """The pairs as the policy sees them."""
@@ -94,7 +114,7 @@ class LoadedView:
                 base=self.base.identity,
                 adapter=adapter,
                 shared_prefix=self.shared_prefix(pairs),
-                tokens_per_pack=self.config.train.tokens_per_pack,
+                tokens_per_pack=self.tokens_per_pack(pairs),
                 accelerator=self.accelerator,
                 progress=self.progress,
                 title=title,
@@ -149,7 +169,7 @@ class LoadedView:
                 self.model,
                 self.prefixed(pairs),
                 shared_prefix=self.shared_prefix(pairs),
-                tokens_per_pack=self.config.train.tokens_per_pack,
+                tokens_per_pack=self.tokens_per_pack(pairs),
                 accelerator=self.accelerator,
             )
         found[[p.position for p in pairs]] = values
@@ -248,7 +268,7 @@ class LoadedView:
         try:
             for pairs in groups:
                 pack = self._pack(pairs)
-                columns = (torch.ones_like(pack.input_ids) if pack.mask is None else pack.mask).reshape(-1).bool()
+                columns = pack.held.reshape(-1)
                 token_logps(self.model, pack)
                 count += int(columns.sum())
         finally:
@@ -272,7 +292,7 @@ class LoadedView:
 
     def _split(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Iterable[list[int]]:
         """Indices of the pairs of each forward."""
-        budget, shared = self.config.train.tokens_per_pack, self.shared_prefix(pairs)
+        budget, shared = self.tokens_per_pack(pairs), self.shared_prefix(pairs)
         return split_by_budget(pairs, range(len(pairs)), budget, shared, chosen_only)
 
     def _pack(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Pack:
