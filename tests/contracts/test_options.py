@@ -109,6 +109,7 @@ RUN: dict[str, Case] = {
     "train.pairs_per_step": case("4", "adapter steps"),
     "train.tokens_per_pack": case("1", "packs", keeps="steps replay"),
     "train.gpu_tokens_per_pack": refused("4096", ConfigError, r"is for GPUs, but this run is on the cpu"),
+    "train.compile": refused("always", ConfigError, r"is for GPUs, but this run is on the cpu"),
     "train.warmup": case("1.0", "adapter rates", keeps="steps"),
     "train.weight_decay": case("0.5", "adapter", keeps="steps rates"),
     "train.max_grad_norm": case("1e-7", "adapter", keeps="steps rates"),

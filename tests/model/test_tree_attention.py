@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
+from lifealign.model import flash_attention
 from lifealign.model.encoding import EncodedPair
 from lifealign.model.packed_attention import Layout, _by_segments
 from lifealign.model.packing import Pack, pack_pairs, padded, row_width
@@ -111,7 +114,7 @@ def test_padding_changes_no_row() -> None:
     pairs = [EncodedPair((1, 2, 3), (4, 5, 6), (7, 8), False, False, "", 0, 0)]
     plain = pack_pairs(pairs, [0], shared_prefix=True)
     wide = padded(plain)
-    assert wide.tokens == 128 and wide.padding == 128 - plain.tokens and int(wide.held.sum()) == plain.tokens
+    assert wide.tokens == 128 and torch.equal(wide.input_ids[:, : plain.tokens], plain.input_ids)
     assert wide.segments[:-1] == plain.segments and wide.source_T is plain.source_T
     assert padded(wide) is wide
     q, k, v = (torch.randn(1, 2, 128, 4) for _ in range(3))
@@ -125,6 +128,47 @@ def test_padding_changes_no_row() -> None:
 @pytest.mark.parametrize("columns", [1, 127, 128, 129, 1000, 1025, 5000, 16384, 16385, 65537])
 def test_rows_come_in_few_widths(columns: int) -> None:
     width = row_width(columns)
-    assert width >= columns and width % BLOCK == 0 and width - columns < max(BLOCK, columns / 7)
-    octave = {row_width(n) for n in range(4096, 8192)}
-    assert len(octave) <= 9
+    assert width >= columns and width % BLOCK == 0 and width - columns < max(BLOCK, columns / 8)
+    assert row_width(width) == width
+    for widths in (2, 8):
+        assert len({row_width(n, widths) for n in range(4097, 8193)}) == widths
+
+
+def _sequences_one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, ends_q: Tensor, ends_k: Tensor, most_q: int, most_k: int, **options: Any
+) -> Tensor:
+    """What FlashAttention computes for sequences of any length: queries are the last ones of their keys."""
+    left, right = options["window_size"]
+    assert right == 0 and options["enable_gqa"] == (query.shape[1] != key.shape[1])
+    heads = query.shape[1] // key.shape[1]
+    outputs = []
+    for (q0, q1), (k0, k1) in zip(pairwise(ends_q.tolist()), pairwise(ends_k.tolist()), strict=True):
+        assert q1 - q0 <= most_q and k1 - k0 <= most_k
+        back = torch.arange(k1 - k0 - (q1 - q0), k1 - k0)[:, None] - torch.arange(k1 - k0)[None]
+        seen = (back >= 0) & ((back <= left) | (left < 0))
+        q, k, v = query[q0:q1], key[k0:k1].repeat_interleave(heads, 1), value[k0:k1].repeat_interleave(heads, 1)
+        scores = torch.einsum("qhd,khd->hqk", q, k) * options["scale"]
+        outputs.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("window", [None, 33])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+@pytest.mark.parametrize("shape", ROWS)
+def test_flash_attention_is_given_each_segment_with_its_path(
+    shape: tuple[int, int, int, int], heads: tuple[int, int], window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = frozenset({"window_size", "scale", "enable_gqa"})
+    monkeypatch.setattr(flash_attention, "_flash", lambda: (_sequences_one_by_one, names))
+    pack = row(*shape)
+    layout = Layout.of(pack.segments)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, h, pack.tokens, 8, requires_grad=True) for h in (heads[0], heads[1], heads[1]))
+    sequences = layout.sequences(CPU)
+    one = flash_attention.flash_attention(q, k, v, layout.pieces, layout.paths, sequences, scaling=0.3, window=window)
+    each = _by_segments(q, k, v, layout, 0.3, 0.0, window, {})
+    assert torch.allclose(one, each, atol=1e-5)
+    weight = torch.randn_like(one)
+    wanted = torch.autograd.grad((each * weight).sum(), (q, k, v), retain_graph=True)
+    found = torch.autograd.grad((one * weight).sum(), (q, k, v))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, wanted, strict=True))

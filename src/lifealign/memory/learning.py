@@ -288,6 +288,7 @@ def _encode(
         for line in report.lines(f"{task.name}: {split}"):
             session.progress.say(line)
     shared_prefix = session.view.shared_prefix(pairs)
+    session.view.compile_layers(pairs, config.train.epochs + config.sft.epochs)
 
     key = _workspace_key(store, task, config, [p.digest for p in pairs])
     workspace = store.workspace(key) if session.accelerator.is_main_process else store.path / WORK / key

@@ -23,6 +23,7 @@ from lifealign.data.tasks import Message, Row, turns_of
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
 from lifealign.model.adapters import NOTES, restore, snapshot
 from lifealign.model.base import load_base
+from lifealign.model.compiling import is_compiled
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.frozen_linear import onednn_leads
 from lifealign.model.generate import generate
@@ -78,11 +79,8 @@ class Session:
         self.model = self.strategy.attach(self.base.model).to(self.accelerator.device)
         if self.accelerator.device.type == "cuda":
             fuse_lora(self.model)
-        elif config.train.gpu_tokens_per_pack != "auto":
-            raise ConfigError(
-                f"train.gpu_tokens_per_pack={config.train.gpu_tokens_per_pack} is for GPUs, but this run is on the "
-                f"{self.accelerator.device.type}; set train.tokens_per_pack instead"
-            )
+        else:
+            self._refuse_gpu_options()
         for note in getattr(self.model, NOTES, ()):
             progress.say(note)
         self.model.eval()
@@ -101,6 +99,16 @@ class Session:
         self.reward_beta = self.strategy.reward_beta
         self._data: dict[str, Mapping[str, Any]] = {}
 
+    def _refuse_gpu_options(self) -> None:
+        train, device = self.config.train, self.accelerator.device.type
+        if train.gpu_tokens_per_pack != "auto":
+            raise ConfigError(
+                f"train.gpu_tokens_per_pack={train.gpu_tokens_per_pack} is for GPUs, but this run is on the {device}; set "
+                "train.tokens_per_pack instead"
+            )
+        if train.compile == "always":
+            raise ConfigError(f"train.compile=always is for GPUs, but this run is on the {device}; leave it at auto")
+
     def numerics(self, tokens_per_pack: int | None) -> dict[str, Any]:
         """What decides how a run rounds, beside its configuration: device, type, library, columns of a row, threads."""
         device = self.accelerator.device
@@ -110,6 +118,7 @@ class Session:
             "dtype": str(self.base.model.dtype).removeprefix("torch."),
             "products": "cuBLAS" if cuda else "oneDNN" if onednn_leads() else "torch",
             "tokens_per_pack": tokens_per_pack,
+            "compiled": is_compiled(self.base.model),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }

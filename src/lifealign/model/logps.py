@@ -19,10 +19,11 @@ from transformers import PreTrainedModel
 
 from lifealign.model.adapters import adapter_off, causal_lm, dropout_off, holding
 from lifealign.model.batch import PairLogps
+from lifealign.model.compiling import compiled_layers, is_compiled
 from lifealign.model.encoding import EncodedPair
 from lifealign.model.frozen_linear import product
 from lifealign.model.packed_attention import packed_attention
-from lifealign.model.packing import Pack, cost, pack_pairs
+from lifealign.model.packing import Pack, cost, pack_pairs, padded
 from lifealign.model.rounding import in_float32, rms, widened
 from lifealign.model.row_state import carries_state
 
@@ -128,8 +129,12 @@ def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:
 
 def _response_hidden(lm: PreTrainedModel, pack: Pack) -> Tensor:
     """Last hidden states of a packed row at the columns that predict a response token, [T, D]."""
-    with packed_attention(lm, pack.segments):
-        output = lm.base_model(input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False)
+    row = pack
+    if pack.input_ids.device.type == "cuda":
+        # Few widths, so that kernels are compiled for few: a whole layer takes ten seconds, attention alone one.
+        row = padded(pack, widths=2 if is_compiled(lm) else 8)
+    with packed_attention(lm, row.segments), compiled_layers(lm):
+        output = lm.base_model(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False)
     hidden_TD: Tensor = output.last_hidden_state[0][pack.source_T]
     return hidden_TD
 

@@ -6,6 +6,7 @@ thousands of columns in a product; beyond that, more only take memory.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,13 +79,13 @@ def growing(trial: Callable[[int], Measured]) -> list[Measured]:
     return found
 
 
-def best(found: Sequence[Measured]) -> int:
-    """The smallest size that no larger one beats by `GAIN`, among those within `ROOM`; the first where none is."""
+def best(found: Sequence[Measured]) -> Measured:
+    """The smallest size that no larger one beats by `GAIN`, among those within `ROOM`; half of the first where none is."""
     allowed = [m for m in found if m.memory <= ROOM]
     if not allowed:
-        return SIZES[0]
+        return Measured(SIZES[0] // 2, found[0].rate if found else math.inf, ROOM)
     top = max(m.rate for m in allowed)
-    return next(m.columns for m in allowed if m.rate * GAIN >= top)
+    return next(m for m in allowed if m.rate * GAIN >= top)
 
 
 def _filled(pairs: Sequence[EncodedPair], columns: int) -> list[int]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from lifealign.model.flash_attention import Sequences, flash_attention, takes_flash
 from lifealign.model.packing import Segment
 from lifealign.model.tree_attention import TreeMask, tree_attention
 
@@ -36,6 +37,7 @@ class Layout:
         segments: as given.
         masks: additive masks by shape and type, made at first use; the same in every layer.
         trees: the mask of the whole row by device, made at first use.
+        flash: the segments as sequences by device, made at first use.
     """
 
     queries: tuple[int, ...] = ()
@@ -44,6 +46,7 @@ class Layout:
     segments: tuple[Segment, ...] = ()
     masks: dict[tuple[int, int, int | None, torch.dtype, int], Tensor] = field(default_factory=dict)
     trees: dict[torch.device, TreeMask] = field(default_factory=dict)
+    flash: dict[torch.device, Sequences] = field(default_factory=dict)
 
     @classmethod
     def of(cls, segments: tuple[Segment, ...]) -> Layout:
@@ -73,6 +76,13 @@ class Layout:
             self.trees[device] = TreeMask.of(self.segments, device)
         return self.trees[device]
 
+    def sequences(self, device: torch.device) -> Sequences:
+        """The segments as sequences, for `flash_attention`."""
+        if device not in self.flash:
+            keys = [sum(self.pieces[i] for i in path) for path in self.paths]
+            self.flash[device] = Sequences.of(self.queries, keys, device)
+        return self.flash[device]
+
     def mask(
         self, queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device, heads: int = 1
     ) -> Tensor:
@@ -101,19 +111,17 @@ def _packed_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one packed row, [1, H, L, head] -> [1, L, H, head]: each segment over its own path."""
-    if query.device.type != "cpu":
-        output = tree_attention(
-            query,
-            key,
-            value,
-            _current.tree(query.device),
-            scaling=scaling,
-            window=sliding_window,
-            softcap=kwargs.get("softcap"),
-            sinks_H=kwargs.get("s_aux"),
-        )
+    layout, device = _current, query.device
+    if device.type != "cpu":
+        softcap, sinks_H = kwargs.get("softcap"), kwargs.get("s_aux")
+        options: dict[str, Any] = {"scaling": scaling, "window": sliding_window}
+        if takes_flash(query, softcap, sinks_H):
+            row = layout.pieces, layout.paths, layout.sequences(device)
+            return flash_attention(query, key, value, *row, **options), None
+        tree = layout.tree(device)
+        output = tree_attention(query, key, value, tree, softcap=softcap, sinks_H=sinks_H, **options)
         return output.transpose(1, 2).contiguous(), None
-    return _by_segments(query, key, value, _current, scaling, dropout, sliding_window, kwargs), None
+    return _by_segments(query, key, value, layout, scaling, dropout, sliding_window, kwargs), None
 
 
 def _by_segments(
@@ -213,4 +221,5 @@ def packed_attention(model: PreTrainedModel, segments: tuple[Segment, ...]) -> I
         model.set_attn_implementation(before)
 
 
-AttentionInterface.register(ATTENTION, _packed_attention)
+# Not a part of what torch.compile compiles: the layout differs from row to row.
+AttentionInterface.register(ATTENTION, torch.compiler.disable(_packed_attention))  # type: ignore[no-untyped-call]

@@ -51,7 +51,6 @@ class Pack:
         target_T: the response tokens.
         sizes: response tokens per answer, ordered chosen 0, rejected 0, chosen 1, ... (chosen only: one per pair).
         batch: the inputs of the strategy's loss.
-        padding: columns at the end of a packed row that hold no token (`padded`).
     """
 
     input_ids: Tensor
@@ -62,27 +61,14 @@ class Pack:
     target_T: Tensor
     sizes: tuple[int, ...]
     batch: PreferenceBatch
-    padding: int = 0
 
     @property
     def tokens(self) -> int:
         """Columns fed to the model."""
         return int(self.input_ids.numel())
 
-    @property
-    def held(self) -> Tensor:
-        """True where a column holds a token, like `input_ids`."""
-        if self.mask is not None:
-            return self.mask.bool()
-        return torch.arange(self.tokens, device=self.input_ids.device)[None] < self.tokens - self.padding
-
     def to(self, device: torch.device) -> Pack:
-        """The pack with its tensors on `device`; a packed row for a GPU is padded to one of few widths (`row_width`)."""
-        if device.type == "cuda" and self.segments:
-            return padded(self)._moved(device)
-        return self._moved(device)
-
-    def _moved(self, device: torch.device) -> Pack:
+        """The pack with its tensors on `device`."""
         move = {name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source_T", "target_T")}
         tensors: dict[str, Any] = {k: v.to(device) for k, v in vars(self.batch).items() if isinstance(v, Tensor)}
         batch = replace(self.batch, **tensors)
@@ -90,24 +76,24 @@ class Pack:
         return replace(self, **move, mask=mask, batch=batch)
 
 
-def row_width(columns: int) -> int:
-    """Width of a packed row for a GPU: whole blocks of 128 and at most eight widths in an octave.
+def row_width(columns: int, widths: int = 8) -> int:
+    """Width of a packed row for a GPU: whole blocks of 128, and at most `widths` of them in an octave.
 
-    Kernels are compiled for each width, so there must be few; on average 3% of the columns are padding.
+    Kernels are compiled for each width, so there must be few.
     """
-    step = max(128, 1 << max(columns.bit_length() - 4, 0))
+    step = max(128, (1 << columns.bit_length() - 1) // widths)
     return -(-columns // step) * step
 
 
-def padded(pack: Pack) -> Pack:
+def padded(pack: Pack, widths: int = 8) -> Pack:
     """A packed row with columns added at the right, up to `row_width`, that nothing sees and that predict nothing."""
     columns = pack.tokens
-    extra = row_width(columns) - columns
+    extra = row_width(columns, widths) - columns
     if not extra:
         return pack
     segments = (*pack.segments, Segment(columns, columns + extra, ()))
     ids, positions = (F.pad(tensor, (0, extra)) for tensor in (pack.input_ids, pack.position_ids))
-    return replace(pack, input_ids=ids, position_ids=positions, segments=segments, padding=extra)
+    return replace(pack, input_ids=ids, position_ids=positions, segments=segments)
 
 
 def with_prefix(pairs: Sequence[EncodedPair], prefixes: Sequence[tuple[int, ...]]) -> list[EncodedPair]:

@@ -21,13 +21,16 @@ from lifealign.data.tasks import Row
 from lifealign.model.adapters import adapter_off, causal_lm, dropout_off, holding, snapshot
 from lifealign.model.base import BaseModel
 from lifealign.model.batch import PairLogps
+from lifealign.model.compiling import compile_layers, is_compiled, leave_uncompiled
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_logps, pair_logps
 from lifealign.model.logps import kl_to_base, probe, token_divergence, token_logps
-from lifealign.model.pack_budget import SIZES, best, measure_budget
-from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
+from lifealign.model.pack_budget import SIZES, Measured, best, measure_budget
+from lifealign.model.packing import Pack, cost, pack_pairs, split_by_budget, with_prefix
 from lifealign.training.strategy import Strategy
 
+COMPILE_FROM = 120.0
+"""Seconds of training, as measured without, from which compiling pays: it takes 20 to 60, and then halves the rest."""
 FEATURE_ROWS = 16
 """Prompts of similar length in one forward of `features`."""
 
@@ -60,7 +63,7 @@ class LoadedView:
         self.base, self.model, self.strategy, self.encoder = base, model, strategy, encoder
         self.config, self.accelerator, self.cache, self.progress = config, accelerator, cache, progress
         self._shared_prefix: bool | None = None
-        self._tokens_per_pack: int | None = None
+        self._budget: Measured | None = None
 
     def shared_prefix(self, pairs: Sequence[EncodedPair]) -> bool:
         """Whether packed rows are used: as configured, after a probe on the model at hand (once)."""
@@ -85,13 +88,40 @@ class LoadedView:
             return train.gpu_tokens_per_pack
         if not pairs or not self.shared_prefix(pairs):
             return SIZES[0]
-        if self._tokens_per_pack is None:
+        if self._budget is None:
             found = measure_budget(self.model, self.prefixed(pairs), device)
-            chosen = broadcast_object_list([best(found)])[0]  # all processes must cut rows alike
+            self._budget = broadcast_object_list([best(found)])[0]  # all processes must cut rows alike
             shown = ", ".join(f"{m.columns} ({m.rate:,.0f} a second, {m.memory:.0%} of the memory)" for m in found)
-            self.progress.say(f"columns of a packed row: {chosen}, by a measurement: {shown}")
-            self._tokens_per_pack = int(chosen)
-        return self._tokens_per_pack
+            self.progress.say(f"columns of a packed row: {self._budget.columns}, by a measurement: {shown}")
+        # Compiled layers keep less than half of what the others do for their backward.
+        return self._budget.columns * (2 if is_compiled(self.base.model) else 1)
+
+    def compile_layers(self, pairs: Sequence[EncodedPair], epochs: int) -> None:
+        """On a GPU, compile the decoder layers before `epochs` over `pairs`, as `train.compile` says; once for all tasks."""
+        setting, lm = self.config.train.compile, self.base.model
+        if (
+            self.accelerator.device.type != "cuda"
+            or setting == "never"
+            or is_compiled(lm)
+            or not self.shared_prefix(pairs)
+        ):
+            return
+        if setting == "auto":
+            self.tokens_per_pack(pairs)
+            columns = epochs * sum(cost(pair, shared_prefix=True) for pair in pairs)
+            if self._budget is None or columns / self._budget.rate < COMPILE_FROM:
+                return
+        compile_layers(lm)
+        reason = probe(self.model, pairs)
+        if reason is not None:
+            leave_uncompiled(lm)
+            if setting == "always":
+                raise ConfigError(
+                    f"train.compile=always, but compiled layers cannot be used: {reason}; set it to auto or never"
+                )
+        self.progress.say(
+            "decoder layers: compiled by torch.compile" if reason is None else f"decoder layers: not compiled: {reason}"
+        )
 
     def prefixed(self, pairs: Sequence[EncodedPair]) -> list[EncodedPair]:
         """The pairs as the policy sees them."""
@@ -255,7 +285,10 @@ class LoadedView:
                     reads[name] = last[0]
                     return
                 reads[name], last = name, (name, inputs[0])
-                x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])[columns].double().cpu()
+                rows = (
+                    inputs[0].detach().reshape(-1, inputs[0].shape[-1])[: len(columns)]
+                )  # a GPU's have padding behind
+                x = rows[columns].double().cpu()
                 sums[name] = sums.get(name, torch.zeros(())) + x.T @ x
 
             return hook
@@ -268,7 +301,7 @@ class LoadedView:
         try:
             for pairs in groups:
                 pack = self._pack(pairs)
-                columns = pack.held.reshape(-1)
+                columns = (torch.ones_like(pack.input_ids) if pack.mask is None else pack.mask).reshape(-1).bool()
                 token_logps(self.model, pack)
                 count += int(columns.sum())
         finally:
