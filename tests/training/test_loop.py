@@ -294,6 +294,8 @@ def test_where_a_row_is_cut_is_in_the_key_where_it_decides_the_rounding() -> Non
     for dtype, same_keys in (("float32", True), ("bfloat16", False)):
         base = {"weights": "w", "dtype": dtype}
         assert (pair_keys(pairs, base, "off") == pair_keys(cut, base, "off")) is same_keys
+        packed, plain = (pair_keys(pairs, base, "off", ("cpu", way)) for way in ("packed", "plain"))
+        assert (packed == plain) is same_keys  # the layout, too, moves log-probs in half precision alone
 
 
 def test_gradients_are_clipped() -> None:

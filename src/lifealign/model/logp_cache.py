@@ -1,7 +1,8 @@
 """Reference log-probs: computed once, in float32, by the code path of the policy, and cached by content.
 
 The key of a pair is a hash of everything its log-probs are a function of: base weights and dtype, the adapter's tensors
-(or "off"), and the token ids of prompt and answers, which depend on the tokenizer, the template and `max_length`.
+(or "off"), and the token ids of prompt and answers, which depend on the tokenizer, the template and `max_length`. In half
+precision, device and layout belong to it too, because they change how values round.
 So a stale value cannot be found, and tasks, replay rows, runs and processes share known values.
 """
 
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 
 from lifealign.core.errors import StoreError
 from lifealign.core.progress import NullProgress, Progress
+from lifealign.model.adapters import causal_lm
+from lifealign.model.compiling import is_compiled
 from lifealign.model.encoding import EncodedPair
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import pack_pairs, split_by_budget
@@ -90,14 +93,17 @@ def adapter_sha256(tensors: Mapping[str, Tensor] | None) -> str:
     return digest.hexdigest()
 
 
-def pair_keys(pairs: Sequence[EncodedPair], base: Mapping[str, Any], adapter: str) -> list[str]:
+def pair_keys(
+    pairs: Sequence[EncodedPair], base: Mapping[str, Any], adapter: str, way: Sequence[Any] = ()
+) -> list[str]:
     """Cache keys of pairs under a base model (`BaseModel.identity`: weights, dtype, code) and an adapter.
 
-    In half precision, the place where a row is cut (`EncodedPair.opening`) changes how its log-probs round, so it is in
-    the key.
+    In half precision, the place where a row is cut (`EncodedPair.opening`) and the `way` that it is computed change how its
+    log-probs round, so they are in the key: a policy equal to its reference would have a margin otherwise.
     """
-    scope = json.dumps([base["weights"], base["dtype"], adapter, *([base["code"]] if "code" in base else [])]).encode()
     exact = base["dtype"] == "float32"
+    found = [base["weights"], base["dtype"], adapter, *([base["code"]] if "code" in base else [])]
+    scope = json.dumps(found if exact else [*found, list(way)]).encode()
     contents = [[p.prompt, p.chosen, p.rejected, *([] if exact else [p.opening]), *_context(p)] for p in pairs]
     return [hashlib.sha256(scope + json.dumps(content).encode()).hexdigest() for content in contents]
 
@@ -171,7 +177,12 @@ def cached_logps(
         title: of the progress stage.
         beyond: see `TokenLogps.pairs`; part of the key.
     """
-    keys = pair_keys(pairs, base, adapter if beyond == 1 else f"{adapter} beyond {beyond}")
+    way = (
+        accelerator.device.type,
+        "packed" if shared_prefix else "plain",
+        "compiled" if is_compiled(causal_lm(model)) else "not compiled",
+    )
+    keys = pair_keys(pairs, base, adapter if beyond == 1 else f"{adapter} beyond {beyond}", way)
     known = cache.get(keys)
     missing = [i for i, key in enumerate(keys) if key not in known]
     # All processes must agree on what is missing, or they would wait for each other for ever.
