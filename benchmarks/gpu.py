@@ -54,7 +54,7 @@ def plan(weights: str | None) -> dict[str, list[Job]]:
         {**RACE, "name": "7B", "shape": LARGE, "rows": "long", "pairs_per_step": 32, "budgets": budgets,
          "batches": [2, 4, 8], "share": (0.16, 0.20)},
         {**LOSSES, "name": "losses", "budgets": [16384, 4096], "batches": [8, 2], "share": (0.06, 0.07)},
-        {**RACE, "name": "1B", "shape": MIDDLE, "rows": "long", "pairs_per_step": 64, "budgets": budgets,
+        {**RACE, "name": "1B", "shape": MIDDLE, "rows": "long", "pairs_per_step": 64, "budgets": [*budgets, "auto"],
          "batches": [8, 16, 32], "share": (0.06, 0.08)},
         {**RACE, "name": "7B, hh lengths", "shape": LARGE, "rows": "hh", "pairs_per_step": 32, "budgets": budgets[:2],
          "batches": [8, 16], "share": (0.05, 0.06)},
@@ -143,7 +143,8 @@ class Side:
 
     def _watch(self, command: Sequence[str], jobs: Sequence[Job], lines: Path, end: float) -> int:
         deadlines = {job["name"]: job["deadline"] for job in jobs}
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        path = [str(Path(part).resolve()) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
                        "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}  # fmt: skip
         process = subprocess.Popen(command, env=environment, stdout=sys.stderr)
         seen = 0
@@ -178,7 +179,7 @@ def short(line: Job, side: str) -> str:
     """One result as a line for people."""
     head = f"{line['job']:22s} {side:4s} "
     if "skipped" in line or "failed" in line:
-        return head + ("skipped: " + line["skipped"] if "skipped" in line else "FAILED: " + line["failed"])
+        return head + (f"skipped: {line['skipped']}" if "skipped" in line else f"FAILED: {line['failed']}")
     way = " ".join(f"{key}={value}" for key, value in line.get("way", {}).items())
     if line.get("out_of_memory"):
         return f"{head}{way}: out of memory"

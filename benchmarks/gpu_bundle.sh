@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 
 # TRL and what it needs; the rest is for lifealign itself. Versions are those of constraints.txt, where it has one.
 packages="trl datasets dill multiprocess pydantic pydantic-core annotated-types typing-inspection typing-extensions
-filelock datasketch liger-kernel"
+filelock datasketch httpx liger-kernel"
 trl=1.16.0
 
 mkdir -p "$folder"

@@ -22,6 +22,8 @@ KINDS = (
     ("elementwise", r"elementwise|triton_poi|aten::\w+|vectorized|gather|index|multi_tensor|adam|scatter"),
 )
 VOCABULARY = "lifealign: vocabulary"
+MARKS = (VOCABULARY, "ProfilerStep", "Optimizer.", "## ", "Torch-Compiled Region", "CompiledFunction")
+"""Names that the profiler repeats on the device's line, and that are no kernels."""
 
 
 def kind_of(name: str) -> str:
@@ -95,7 +97,7 @@ def step_kinds(step: Callable[[], object], device: str) -> dict[str, Any]:
     for event in events:
         on_device = "CUDA" in str(event.device_type)
         if device == "cuda" and on_device:
-            if event.name.startswith("lifealign: ") or event.name == "ProfilerStep*":  # a mark, no kernel
+            if getattr(event, "is_user_annotation", False) or event.name.startswith(MARKS):
                 continue
             add(kind_of(event.name), event.name, event.time_range.elapsed_us())
             spans.append((event.time_range.start, event.time_range.end))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import platform
 import subprocess
@@ -16,6 +18,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import torch
+
 from gpu_kinds import step_kinds
 from gpu_work import (
     ALPHA,
@@ -37,7 +40,6 @@ from gpu_work import (
     versions,
     wait,
 )
-
 from lifealign.core.config import RunConfig, TrainConfig
 from lifealign.core.progress import NullProgress
 from lifealign.memory import session as session_module
@@ -52,6 +54,9 @@ from lifealign.model.packing import pack_pairs
 from lifealign.model.rounding import in_float32, rms, widened
 from lifealign.testing import save_tiny_model, tiny_rows, tiny_tokenizer
 from lifealign.training.loop import Loop, Stage, train_stage
+from lifealign.training.pair_losses import dpo_loss, focal_dpo_loss
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "accelerate", "trl", "liger_kernel", "datasets", "numpy")
 
@@ -171,7 +176,8 @@ def race(jobs: Jobs, job: Mapping[str, Any], device: str) -> None:
     """Every budget, then the kinds of kernel of a step with the best one."""
     opened = open_session(job, device)
     found: dict[int | str, float] = {}
-    for budget in jobs.affordable(job, job["budgets"]):
+    own = device == "cuda" and "gpu_tokens_per_pack" in TrainConfig.model_fields  # it can be measured at start-up
+    for budget in jobs.affordable(job, [b for b in job["budgets"] if own or b != "auto"]):
         started = time.time()
         try:
             values = measure(opened, job, budget, device)
@@ -189,7 +195,8 @@ def race(jobs: Jobs, job: Mapping[str, Any], device: str) -> None:
         pairs = pairs_of(job, job["pairs_per_step"])
         loop = open_loop(opened, pairs)
         stage = stage_of(loop, pairs, opened.view.logps(pairs, base=True, title="reference"))
-        jobs.emit(side="ours", way={"budget": best}, kinds=step_kinds(lambda: train_stage(loop, stage), device))
+        kinds = step_kinds(functools.partial(train_stage, loop, stage), device)
+        jobs.emit(side="ours", way={"budget": best}, kinds=kinds)
 
 
 def losses(jobs: Jobs, job: Mapping[str, Any], device: str) -> None:
@@ -272,18 +279,30 @@ class Killing(NullProgress):
         self.steps = steps
 
     def advance(self, n: int = 1, **info: Any) -> None:
+        """Count a step."""
         self.steps -= 1
         if self.steps == 0:
             raise KilledError
 
 
 def check_losses(jobs: Jobs, job: Mapping[str, Any], device: str) -> None:
-    """Losses of a short run in float32 on this device against the CPU's, and the first against ln 2."""
+    """The formulas against the golden numbers, the losses of a short run in float32 against the CPU's, its first against ln 2."""
+    golden = json.loads((ROOT / "tests" / "golden" / "losses.json").read_text(encoding="utf-8"))
+    margin = torch.tensor(golden["reward_margin"], device=device)
+    found = {"dpo_loss": dpo_loss(margin), "fpo_loss": focal_dpo_loss(margin, golden["gamma"])}
+    formulas = max(float((value.cpu() - torch.tensor(golden[name])).abs().max()) for name, value in found.items())
     here, _ = few_steps(job, device, None)
     there = cpu_losses(job)
     worst = max(abs(a - b) for a, b in zip(here, there, strict=True))
-    first = abs(here[0] - 0.6931471805599453)
-    jobs.emit(ok=worst < 1e-4 and first < 1e-6, largest_difference=worst, first_from_ln2=first, losses=here, cpu=there)
+    first = abs(here[0] - math.log(2))
+    jobs.emit(
+        ok=formulas < 1e-6 and worst < 1e-4 and first < 1e-6,
+        formulas=formulas,
+        largest_difference=worst,
+        first_from_ln2=first,
+        losses=here,
+        cpu=there,
+    )
 
 
 def cpu_losses(job: Mapping[str, Any]) -> list[float]:
@@ -359,18 +378,15 @@ def machine(jobs: Jobs, job: Mapping[str, Any], device: str) -> None:
     jobs.emit(**card, **matrix_rate(device, job["size"]), versions=versions(PACKAGES), python=platform.python_version())
 
 
-def ways(jobs: Jobs, device: str) -> Mapping[str, Callable[[Mapping[str, Any]], object]]:
-    done: dict[str, Callable[[Jobs, Mapping[str, Any], str], None]] = {
-        "machine": machine,
-        "probe": check_probe,
-        "golden": check_losses,
-        "resume": check_resume,
-        "learn": check_learn,
-        "race": race,
-        "losses": losses,
-    }
-    return {name: lambda job, do=do: do(jobs, job, device) for name, do in done.items()}  # type: ignore[misc]
-
+WAYS: dict[str, Callable[[Jobs, Mapping[str, Any], str], None]] = {
+    "machine": machine,
+    "probe": check_probe,
+    "golden": check_losses,
+    "resume": check_resume,
+    "learn": check_learn,
+    "race": race,
+    "losses": losses,
+}
 
 if __name__ == "__main__":
-    child(ways)
+    child(WAYS)

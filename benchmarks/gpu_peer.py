@@ -10,11 +10,16 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
 from gpu_work import (
     ALPHA,
     BETA,
@@ -33,20 +38,16 @@ from gpu_work import (
     seed_adapter,
     wait,
 )
-from peft import LoraConfig
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast, TrainerCallback
-from trl import DPOConfig, DPOTrainer
 
 
-class Tokenized(DPOTrainer):
+class Tokenized(DPOTrainer):  # type: ignore[misc]
     """A DPOTrainer whose rows are token ids already."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
 
 
-class StepTimes(TrainerCallback):
+class StepTimes(TrainerCallback):  # type: ignore[misc]
     """When each optimizer step ended, the device having finished it."""
 
     def __init__(self, device: str) -> None:
@@ -54,6 +55,7 @@ class StepTimes(TrainerCallback):
         self.ends: list[float] = []
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Called by the trainer."""
         wait(self.device)
         self.ends.append(time.perf_counter())
 
@@ -203,10 +205,7 @@ def losses(jobs: Jobs, job: Mapping[str, Any], device: str) -> None:
         jobs.emit(side="trl", way={"batch": batch}, losses=lines, fingerprint=fingerprint(made.model))
 
 
-def ways(jobs: Jobs, device: str) -> Mapping[str, Callable[[Mapping[str, Any]], object]]:
-    done: dict[str, Callable[[Jobs, Mapping[str, Any], str], None]] = {"race": race, "losses": losses}
-    return {name: lambda job, do=do: do(jobs, job, device) for name, do in done.items()}  # type: ignore[misc]
-
+WAYS: dict[str, Callable[[Jobs, Mapping[str, Any], str], None]] = {"race": race, "losses": losses}
 
 if __name__ == "__main__":
-    child(ways)
+    child(WAYS)

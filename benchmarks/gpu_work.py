@@ -60,6 +60,7 @@ class Shape:
 
     @property
     def head(self) -> int:
+        """Width of one head."""
         return self.hidden // self.heads
 
     @property
@@ -238,17 +239,18 @@ class Jobs:
     """The jobs of a child process: each result is appended to a file at once, so that a killed child loses nothing."""
 
     def __init__(self, jobs: Sequence[Mapping[str, Any]], lines: Path) -> None:
-        self.jobs, self.lines, self.current, self.slowest = jobs, lines, "", 0.0
+        self.jobs, self.lines, self.current = jobs, lines, ""
+        self.shortest = 0.0
 
     def emit(self, **values: Any) -> None:
         """Append one result of the current job."""
         with self.lines.open("a", encoding="utf-8") as out:
             out.write(json.dumps({"job": self.current, **values}) + "\n")
 
-    def run(self, ways: Mapping[str, Callable[[Mapping[str, Any]], object]]) -> None:
+    def run(self, ways: Mapping[str, Callable[[Jobs, Mapping[str, Any], str], object]], device: str) -> None:
         """Do one job after another; one that fails is reported and does not stop the next."""
         for job in self.jobs:
-            self.current, self.slowest = job["name"], 0.0
+            self.current, self.shortest = job["name"], 0.0
             if time.time() > job["deadline"]:
                 self.emit(skipped="no time is left for this part")
                 self.emit(finished=True)
@@ -256,7 +258,7 @@ class Jobs:
             self.emit(started=time.time())
             print(f"--- {self.current}", file=sys.stderr, flush=True)
             try:
-                ways[job["do"]](job)
+                ways[job["do"]](self, job, device)
             except Exception as error:
                 traceback.print_exc()
                 self.emit(failed=f"{type(error).__name__}: {str(error)[:600]}")
@@ -264,18 +266,19 @@ class Jobs:
             gc.collect()
 
     def affordable(self, job: Mapping[str, Any], variants: Sequence[Any]) -> Iterator[Any]:
-        """The variants of a job, as long as the slowest one so far still fits before its deadline."""
+        """The variants of a job, as long as most of one that is as short as the shortest so far still fits."""
         for variant in variants:
-            if time.time() + self.slowest > job["deadline"]:
+            if time.time() + 0.6 * self.shortest > job["deadline"]:
                 self.emit(skipped=f"no time is left for {variant}")
                 continue
             started = time.time()
             yield variant
-            self.slowest = max(self.slowest, time.time() - started)
+            seconds = time.time() - started
+            self.shortest = min(self.shortest or seconds, seconds)
 
 
-def child(ways: Callable[[Jobs, str], Mapping[str, Callable[[Mapping[str, Any]], object]]]) -> None:
+def child(ways: Mapping[str, Callable[[Jobs, Mapping[str, Any], str], object]]) -> None:
     """Entry of a child process: arguments are the jobs' file, the file for results and the device."""
     jobs_file, lines, device = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     jobs = Jobs(json.loads(jobs_file.read_text(encoding="utf-8")), lines)
-    jobs.run(ways(jobs, device))
+    jobs.run(ways, device)
