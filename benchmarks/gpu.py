@@ -49,30 +49,32 @@ LARGE, MIDDLE, SMALL = "qwen2.5-7b", "llama-3.2-1b", "smollm2-135m"
 
 def plan(weights: str | None) -> dict[str, list[Job]]:
     """The jobs of both sides, in order; `share` is the part of the minutes."""
-    budgets: list[int | str] = [16384, 32768, 8192]
+    budgets: list[int | str] = [8192, 16384, 32768]
     races = [
-        {**RACE, "name": "7B", "shape": LARGE, "rows": "long", "pairs_per_step": 32, "budgets": budgets,
-         "batches": [2, 4, 8], "share": (0.16, 0.20)},
+        {**RACE, "name": "7B", "shape": LARGE, "rows": "long", "pairs_per_step": 32,
+         "budgets": [8192, 4096, 16384, 32768], "batches": [2, 4, 8], "share": (0.18, 0.20)},
         {**LOSSES, "name": "losses", "budgets": [16384, 4096], "batches": [8, 2], "share": (0.06, 0.07)},
         {**RACE, "name": "1B", "shape": MIDDLE, "rows": "long", "pairs_per_step": 64, "budgets": [*budgets, "auto"],
          "batches": [8, 16, 32], "share": (0.06, 0.08)},
-        {**RACE, "name": "7B, hh lengths", "shape": LARGE, "rows": "hh", "pairs_per_step": 32, "budgets": budgets[:2],
-         "batches": [8, 16], "share": (0.05, 0.06)},
+        {**RACE, "name": "7B, hh lengths", "shape": LARGE, "rows": "hh", "pairs_per_step": 32, "budgets": [8192, 16384],
+         "batches": [4, 8], "share": (0.05, 0.06)},
         {**RACE, "name": "135M", "shape": SMALL, "rows": "long", "pairs_per_step": 64, "budgets": budgets,
          "batches": [16, 32], "weights": weights, "share": (0.04, 0.05)},
         {**RACE, "name": "135M, hh lengths", "shape": SMALL, "rows": "hh", "pairs_per_step": 64,
          "budgets": budgets[:2], "batches": [32, 64], "weights": weights, "share": (0.03, 0.04)},
     ]  # fmt: skip
-    checks = [
+    first = [
         {"do": "machine", "name": "machine", "size": 8192, "share": (0.02, 0)},
+        {**CHECK, "do": "probe", "name": "probe, bfloat16", "shape": SMALL, "rows": "hh", "dtype": "bfloat16",
+         "share": (0.04, 0)},
         {**CHECK, "do": "golden", "name": "losses as on the CPU", "share": (0.04, 0)},
         {**CHECK, "do": "resume", "name": "resume", "share": (0.02, 0)},
-        {**CHECK, "do": "probe", "name": "probe, float32", "shape": SMALL, "rows": "hh", "share": (0.02, 0)},
-        {**CHECK, "do": "probe", "name": "probe, bfloat16", "shape": SMALL, "rows": "hh", "dtype": "bfloat16",
-         "share": (0.02, 0)},
     ]  # fmt: skip
-    learn = {**CHECK, "do": "learn", "name": "learn", "dtype": "auto", "weights": weights, "share": (0.04, 0)}
-    ours = [*checks, *races, learn]
+    last = [
+        {**CHECK, "do": "learn", "name": "learn", "dtype": "auto", "weights": weights, "share": (0.04, 0)},
+        {**CHECK, "do": "probe", "name": "probe, float32", "shape": SMALL, "rows": "hh", "share": (0.02, 0)},
+    ]
+    ours = [*first, *races[:4], *last, *races[4:]]
     return {
         "ours": [{**job, "share": job["share"][0]} for job in ours],
         "trl": [{**job, "share": job["share"][1]} for job in races],

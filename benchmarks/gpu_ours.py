@@ -177,12 +177,17 @@ def race(jobs: Jobs, job: Mapping[str, Any], device: str) -> None:
     opened = open_session(job, device)
     found: dict[int | str, float] = {}
     own = device == "cuda" and "gpu_tokens_per_pack" in TrainConfig.model_fields  # it can be measured at start-up
+    too_many: float = math.inf
     for budget in jobs.affordable(job, [b for b in job["budgets"] if own or b != "auto"]):
+        if isinstance(budget, int) and budget > too_many:
+            jobs.emit(side="ours", way={"budget": budget}, skipped=f"{too_many} columns did not fit")
+            continue
         started = time.time()
         try:
             values = measure(opened, job, budget, device)
         except torch.OutOfMemoryError:
             jobs.emit(side="ours", way={"budget": budget}, out_of_memory=True, wall=time.time() - started)
+            too_many = budget if isinstance(budget, int) else too_many
             opened.model.zero_grad(set_to_none=True)
             continue
         found[budget] = values["pairs_per_second"]

@@ -161,14 +161,17 @@ def measure(job: Mapping[str, Any], way: Mapping[str, Any], device: str) -> dict
     }
 
 
-def attempt(jobs: Jobs, job: Mapping[str, Any], way: Mapping[str, Any], device: str) -> float:
-    """Measure one way and report it; returns pairs per second, 0 if the memory does not suffice."""
+def attempt(jobs: Jobs, job: Mapping[str, Any], way: Mapping[str, Any], device: str) -> float | None:
+    """Measure one way and report it; returns pairs per second, 0 if the memory does not suffice, None if it fails."""
     started = time.time()
     try:
         found = measure(job, way, device)
     except torch.OutOfMemoryError:
         jobs.emit(side="trl", way=dict(way), out_of_memory=True, wall=time.time() - started)
         return 0.0
+    except Exception as error:  # Liger's kernels do not go with every version of transformers
+        jobs.emit(side="trl", way=dict(way), failed=f"{type(error).__name__}: {str(error)[:600]}")
+        return None
     jobs.emit(side="trl", way=dict(way), **found, wall=time.time() - started)
     return float(found["pairs_per_second"])
 
@@ -178,17 +181,20 @@ def race(jobs: Jobs, job: Mapping[str, Any], device: str) -> None:
     liger = bool(importlib.util.find_spec("liger_kernel")) and device == "cuda"
     found: dict[int, float] = {}
     for batch in jobs.affordable(job, job["batches"]):
-        found[batch] = attempt(jobs, job, {"batch": batch, "liger": liger}, device)
+        rate = attempt(jobs, job, {"batch": batch, "liger": liger}, device)
+        if rate is None and liger:
+            liger = False
+            rate = attempt(jobs, job, {"batch": batch, "liger": False}, device)
+        found[batch] = rate or 0.0
         if found[batch] == 0.0 or found[batch] < 0.9 * max(found.values()):
             break
     fits = [batch for batch, rate in found.items() if rate]
-    checkpointing = not fits
     best = {"batch": max(fits, key=lambda b: found[b]) if fits else job["batches"][0], "liger": liger}
-    more: list[dict[str, Any]] = [{**best, "precomputed": True, "checkpointing": checkpointing}]
-    if checkpointing:
-        more = [{**best, "checkpointing": True}, *more]
+    kept = {"checkpointing": True} if not fits else {}
+    more: list[dict[str, Any]] = [{**best, **kept}] if kept else []
+    more.append({**best, **kept, "precomputed": True})
     if liger:
-        more.append({**best, "liger": False, "checkpointing": checkpointing})
+        more.append({**best, **kept, "liger": False})
     more.append({"batch": 2 * best["batch"], "liger": liger, "checkpointing": True})
     for way in jobs.affordable(job, more):
         attempt(jobs, job, way, device)
