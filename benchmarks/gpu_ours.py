@@ -12,9 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -46,6 +46,7 @@ from lifealign.memory import session as session_module
 from lifealign.memory.session import Session
 from lifealign.model.adapters import dropout_off, restore, snapshot
 from lifealign.model.base import BaseModel
+from lifealign.model.compiling import leave_uncompiled
 from lifealign.model.encoding import EncodedPair
 from lifealign.model.frozen_linear import freeze
 from lifealign.model.logp_cache import ReferenceCache
@@ -98,20 +99,25 @@ def open_session(job: Mapping[str, Any], device: str) -> Session:
 
 
 def with_budget(opened: Session, budget: int | str, device: str) -> TrainConfig:
-    """Set the columns of a packed row, by the option that this device reads."""
-    name = "gpu_tokens_per_pack" if device == "cuda" and "gpu_tokens_per_pack" in TrainConfig.model_fields else ""
-    train = opened.config.train.model_copy(update={name or "tokens_per_pack": budget})
+    """Set the columns of a packed row, by the option that this device reads; `8192 compiled` also compiles the layers."""
+    columns, _, compiled = str(budget).partition(" ")
+    value = int(columns) if columns.isdigit() else columns
+    name = "gpu_tokens_per_pack" if device == "cuda" else "tokens_per_pack"
+    way = {"compile": "always" if compiled else "never"} if device == "cuda" else {}
+    train = opened.config.train.model_copy(update={name: value, **way})
     opened.config = opened.view.config = opened.config.model_copy(update={"train": train})
     return train
 
 
 def open_loop(opened: Session, pairs: Sequence[EncodedPair], checkpoints: Path | None = None) -> Loop:
     """The loop of `lifealign learn` for these pairs."""
-    optional: dict[str, Any] = {}
-    if "tokens_per_pack" in {field.name for field in fields(Loop)}:
-        optional["tokens_per_pack"] = cast(Any, opened.view).tokens_per_pack(pairs)
     train, shared = opened.config.train, opened.view.shared_prefix(pairs)
-    return Loop("gpu", opened.model, opened.strategy, train, 0, shared, opened.accelerator, checkpoints, **optional)
+    if train.compile == "never":
+        leave_uncompiled(opened.base.model)
+    opened.view.compile_layers(pairs, train.epochs)
+    loop = Loop("gpu", opened.model, opened.strategy, train, 0, shared, opened.accelerator, checkpoints)
+    loop.tokens_per_pack = opened.view.tokens_per_pack(pairs)
+    return loop
 
 
 def stage_of(loop: Loop, pairs: Sequence[EncodedPair], reference: torch.Tensor, epochs: int = 1) -> Stage:
@@ -153,7 +159,7 @@ def measure(opened: Session, job: Mapping[str, Any], budget: int | str, device: 
     seconds = time.perf_counter() - started
     work = needed_work(SHAPES[job["shape"]], lengths_of(job["rows"], len(pairs))[len(first) :])
     return {
-        "tokens_per_pack": getattr(loop, "tokens_per_pack", None) or loop.config.tokens_per_pack,
+        "tokens_per_pack": loop.tokens_per_pack,
         "shared_prefix": loop.shared_prefix,
         "pairs_per_second": len(rest) / seconds,
         "pairs_per_second_with_reference": len(rest) / (seconds + reference_seconds),
@@ -176,9 +182,8 @@ def race(jobs: Jobs, job: Mapping[str, Any], device: str) -> None:
     """Every budget, then the kinds of kernel of a step with the best one."""
     opened = open_session(job, device)
     found: dict[int | str, float] = {}
-    own = device == "cuda" and "gpu_tokens_per_pack" in TrainConfig.model_fields  # it can be measured at start-up
     too_many: float = math.inf
-    for budget in jobs.affordable(job, [b for b in job["budgets"] if own or b != "auto"]):
+    for budget in jobs.affordable(job, [b for b in job["budgets"] if device == "cuda" or isinstance(b, int)]):
         if isinstance(budget, int) and budget > too_many:
             jobs.emit(side="ours", way={"budget": budget}, skipped=f"{too_many} columns did not fit")
             continue
