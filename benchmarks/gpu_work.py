@@ -255,7 +255,7 @@ class Jobs:
                 self.emit(skipped="no time is left for this part")
                 self.emit(finished=True)
                 continue
-            self.emit(started=time.time())
+            self.emit(started=time.time(), deadline=job["deadline"])
             print(f"--- {self.current}", file=sys.stderr, flush=True)
             try:
                 ways[job["do"]](self, job, device)
@@ -280,5 +280,13 @@ class Jobs:
 def child(ways: Mapping[str, Callable[[Jobs, Mapping[str, Any], str], object]]) -> None:
     """Entry of a child process: arguments are the jobs' file, the file for results and the device."""
     jobs_file, lines, device = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    jobs = Jobs(json.loads(jobs_file.read_text(encoding="utf-8")), lines)
+    jobs = Jobs(after_imports(json.loads(jobs_file.read_text(encoding="utf-8")), time.time()), lines)
     jobs.run(ways, device)
+
+
+def after_imports(jobs: Sequence[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:
+    """The jobs with the time that is left dealt out anew: importing can take a minute, which the first would pay for alone."""
+    end = max((job["deadline"] for job in jobs), default=now)
+    start = min((job.get("begins", now) for job in jobs), default=now)
+    scale = max(end - now, 0.0) / (end - start) if end > start else 0.0
+    return [{**job, "deadline": end - (end - job["deadline"]) * scale} for job in jobs]
