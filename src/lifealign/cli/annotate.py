@@ -100,9 +100,10 @@ def annotate(
     as_json: AsJson = False,
 ) -> Reply:
     """Serve a page where people compare or score answers blind. Run it again to continue."""
+    from lifealign.core.addresses import check_address
     from lifealign.judging.people import run
 
-    run.check_address(host, allow_remote)
+    check_address(host, allow_remote, "the links are then sent unencrypted, unless a proxy adds TLS")
     if prepare and port == 0:
         raise ConfigError("--prepare cannot make links for --port 0; give the port that the page will be served on")
     request = run.BatchRequest(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lifealign.core.addresses import LOOPBACK, listen, url_of
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.data.answers import AnswerRecord, read_answers
-from lifealign.judging.people import LOOPBACK
 from lifealign.judging.people.batch import Batch, Mode, make_batch
 from lifealign.judging.people.database import Ratings
 from lifealign.judging.rubrics import Rubric, load_rubric, parse_rubrics
@@ -102,26 +101,9 @@ def _mode(request: BatchRequest, rubric: Rubric | None) -> Mode:
 # --- serving ---
 
 
-def check_address(host: str, allow_remote: bool) -> None:
-    """Refuse an address that others can reach, unless it is explicitly allowed.
-
-    Raises:
-        ConfigError: the address does not fit `allow_remote`; the message names the option.
-    """
-    if host not in LOOPBACK and not allow_remote:
-        raise ConfigError(
-            f"--host {host}: others could reach it; give one of {', '.join(LOOPBACK)}, or allow it with --allow-remote "
-            "(the links are then sent unencrypted, unless a proxy adds TLS)"
-        )
-    if host in LOOPBACK and allow_remote:
-        raise ConfigError(f"--allow-remote: other machines cannot reach {host}; give --host too, e.g. 0.0.0.0")
-
-
 def links(ratings: Ratings, host: str, port: int) -> dict[str, str]:
     """Annotator -> personal link."""
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else host
-    address = f"[{name}]" if ":" in name else name
-    return {who: f"http://{address}:{port}/join/{token}" for who, token in ratings.annotators().items()}
+    return {who: f"{url_of(host, port)}/join/{token}" for who, token in ratings.annotators().items()}
 
 
 def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], None]) -> None:
@@ -145,7 +127,7 @@ def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], No
             f"package {error.name}, which the page for annotators needs, is not installed; "
             "run pip install 'lifealign[annotate]'"
         ) from None
-    with contextlib.closing(_listen(host, port)) as listening:
+    with contextlib.closing(listen(host, port)) as listening:
         app = create_app(ratings, any_host=host not in LOOPBACK)
         # No access log: it would hold the links. No proxy headers: they could be forged.
         config = uvicorn.Config(
@@ -160,19 +142,3 @@ def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], No
         started(int(listening.getsockname()[1]))
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        # From here on an early browser waits for the server instead of being refused.
-        found.listen(128)
-    except OSError as error:
-        found.close()
-        raise ConfigError(
-            f"--host {host} --port {port}: cannot listen on this address: {error.strerror or error}; give another"
-        ) from None
-    return found

@@ -23,8 +23,9 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from lifealign.core.addresses import LOOPBACK
 from lifealign.core.errors import StoreError
-from lifealign.judging.people import LOOPBACK, views
+from lifealign.judging.people import views
 from lifealign.judging.people.database import Rating, Ratings
 
 LONGEST_BODY = 64_000  # bytes of a form
