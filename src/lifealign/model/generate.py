@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from lifealign.core.errors import DataError
@@ -64,7 +64,7 @@ def generate(
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     lm = causal_lm(model)
     eos = int(encoder.tokenizer.eos_token_id)
-    options = _generation_config(lm, encoder.ends, eos, max_new_tokens, temperature, top_p)
+    options = generation_config(lm, encoder.ends, eos, max_new_tokens, temperature, top_p)
     answers = [""] * len(ids)
     model.eval()
     with (progress or NullProgress()).stage(title, len(ids), "answers") as stage, torch.random.fork_rng():
@@ -103,7 +103,7 @@ def _prompt_ids(
     return [[*before, *prompt] for before, prompt in zip(prefix(ids), ids, strict=True)]
 
 
-def _generation_config(
+def generation_config(
     lm: PreTrainedModel, own: Sequence[int], eos: int, max_new_tokens: int, temperature: float, top_p: float
 ) -> GenerationConfig:
     """Our own configuration: a model's may have a repetition penalty or the like, and greedy must mean greedy."""
@@ -134,17 +134,24 @@ def stop_at(lm: PreTrainedModel, ends: Sequence[int]) -> None:
 def _answer_batch(
     lm: PreTrainedModel, encoder: Encoder, batch: Sequence[Sequence[int]], eos: int, options: GenerationConfig
 ) -> list[str]:
-    """Answers to one batch of prompts, padded on the left; the mask comes from lengths, as the pad token may be EOS."""
+    """Answers to one batch of prompts."""
+    inputs = padded(lm, batch, eos)
+    output = lm.generate(**inputs, generation_config=options)
+    width = inputs["input_ids"].shape[1]
+    answers = [_until(tokens[width:].tolist(), encoder.ends) for tokens in output]
+    return [str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
+
+
+def padded(lm: PreTrainedModel, batch: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:
+    """Prompts of one batch, padded on the left; the mask comes from lengths, as the pad token may be EOS."""
     width = max(len(ids) for ids in batch)
-    input_ids = torch.full((len(batch), width), eos, dtype=torch.long)
+    input_ids = torch.full((len(batch), width), pad, dtype=torch.long)
     mask = torch.zeros_like(input_ids)
     for row, ids in enumerate(batch):
         input_ids[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
     device = next(lm.parameters()).device
-    output = lm.generate(input_ids=input_ids.to(device), attention_mask=mask.to(device), generation_config=options)
-    answers = [_until(tokens[width:].tolist(), encoder.ends) for tokens in output]
-    return [str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
+    return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
 
 
 def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
