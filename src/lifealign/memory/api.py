@@ -330,6 +330,10 @@ class Memory(MemoryLife):
         session.load(self._store, point)
         return write_export(session, self._store, point, target, form, gguf_type)
 
+    def loaded(self, progress: Progress | None = None) -> Session:
+        """The loaded model, for a caller who puts points of the memory into it himself, such as a server."""
+        return self._session(self.config, progress)
+
     def log(self) -> list[dict[str, Any]]:
         """One small record for each task on disk; ``current`` is False for rolled-back tasks."""
         return self._store.log()
