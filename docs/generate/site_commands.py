@@ -12,7 +12,7 @@ from site_text import escape, table
 GROUPS = {
     "Learn": ("run", "learn", "check-data", "strategies"),
     "Measure and report": ("evaluate", "report", "study", "study-report"),
-    "Use the model": ("generate", "export", "related", "compose"),
+    "Use the model": ("generate", "serve", "export", "related", "compose"),
     "Look at a memory": ("log", "show", "diff", "tag", "verify", "rollback"),
     "Read answers, judge and rate": ("answers", "compare", "judge", "judge-check", "annotate", "ratings"),
 }

@@ -92,18 +92,20 @@ class Points:
     def __init__(
         self, path: Path, only: Sequence[str] = (), required: Required | None = None, say: Callable[[str], None] = print
     ) -> None:
-        self.path, self._only, self._say = path, tuple(dict.fromkeys(only)), say
+        self.path, self._say = path, say
+        self._only: tuple[str, ...] = ()
         self._required = required or Required()
         self._lock = threading.Lock()
         self._seen = self._marks()
         self._reader = MemoryStore.open(path)
         self.results = self._required.check(MemoryLife(self._reader, set()))
         self._no_route = why_not_routed(self._reader)
-        for name in self._only:
+        for name in only:
             try:
                 self.find(name)
             except ApiError as error:
                 raise ConfigError(f"--points {name!r}: {error.message}") from None
+        self._only = tuple(dict.fromkeys(only))
 
     @property
     def reader(self) -> MemoryReader:
@@ -131,7 +133,7 @@ class Points:
         if place is not None:
             return place
         why = f": {self._no_route}" if name == ROUTED and self._no_route else ""
-        known = ", ".join(self._only or self.names())
+        known = ", ".join(self.names())
         raise ApiError(404, f"model {name!r} is not served{why}; models: {known}", "model", "model_not_found")
 
     def _look(self, name: str) -> Place | None:

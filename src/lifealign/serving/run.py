@@ -85,7 +85,7 @@ def serve(request: Request, points: Points, progress: Progress, started: Callabl
     key = request.key()
     with (
         contextlib.closing(listen(request.host, request.port)) as listening,
-        _service(request, points, key, progress) as service,
+        opened(request, points, key, progress) as service,
     ):
         from lifealign.serving.app import create_app
 
@@ -106,8 +106,13 @@ def serve(request: Request, points: Points, progress: Progress, started: Callabl
 
 
 @contextlib.contextmanager
-def _service(request: Request, points: Points, key: str | None, progress: Progress) -> Iterator[Service]:
-    """The loaded model and everything around it."""
+def opened(request: Request, points: Points, key: str | None, progress: Progress) -> Iterator[Service]:
+    """The loaded model and everything around it, for as long as a server runs.
+
+    Raises:
+        ConfigError: the file of votes cannot be used.
+        UserError: the memory or its model cannot be loaded.
+    """
     from lifealign.memory.api import Memory
     from lifealign.serving.engine import Engine
     from lifealign.serving.exchange import Service
