@@ -178,7 +178,7 @@ class Points:
         """What changes when the memory does: a commit is on disk before its scores are."""
         tags = self.path / TAGS
         scores = len(evaluation_files(self.path)) if self._required.gates else 0
-        return read_bytes(self.path / HEAD), tags.read_bytes() if tags.exists() else b"", scores
+        return read_bytes(self.path / HEAD), read_bytes(tags) if tags.exists() else b"", scores
 
 
 def why_not_routed(reader: MemoryReader) -> str | None:
