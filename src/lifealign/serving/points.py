@@ -99,7 +99,7 @@ class Points:
         self._seen = self._marks()
         self._reader = MemoryStore.open(path)
         self.results = self._required.check(MemoryLife(self._reader, set()))
-        self._no_route = why_not_routed(self._reader)
+        self._unrouted: tuple[str, str | None] = ("", None)
         for name in only:
             try:
                 self.find(name)
@@ -120,7 +120,7 @@ class Points:
         tasks = list(dict.fromkeys(name for m in reader.lineage()[1:] for name in m.members))
         directories = {m.directory for m in reader.lineage()}
         tags = [name for name, tag in reader.tags().items() if tag.directory in directories]
-        routed = [] if self._no_route else [ROUTED]
+        routed = [] if self._no_route(reader) else [ROUTED]
         return [BASE, NOW, *routed, *(AS_OF + name for name in (*tasks, *tags))]
 
     def find(self, name: str) -> Place:
@@ -132,7 +132,7 @@ class Points:
         place = None if self._only and name not in self._only else self._look(name)
         if place is not None:
             return place
-        why = f": {self._no_route}" if name == ROUTED and self._no_route else ""
+        why = f": {reason}" if name == ROUTED and (reason := self._no_route(self._reader)) else ""
         known = ", ".join(self.names())
         raise ApiError(404, f"model {name!r} is not served{why}; models: {known}", "model", "model_not_found")
 
@@ -141,7 +141,7 @@ class Points:
         if name in (BASE, NOW):
             return Place(reader, reader.lineage()[0] if name == BASE else reader.head)
         if name == ROUTED:
-            return None if self._no_route else Place(reader, reader.head, routed=True)
+            return None if self._no_route(reader) else Place(reader, reader.head, routed=True)
         if not name.startswith(AS_OF):
             return None
         try:
@@ -159,13 +159,20 @@ class Points:
                 self._seen = marks
                 reader = MemoryStore.open(self.path)
                 self._check(reader)
-                no_route = why_not_routed(reader)
+                self._no_route(reader)
             except UserError as error:
                 self._say(f"warning: still serving {self._reader.head.directory}: {error}")
                 return
             if reader.head != self._reader.head:
                 self._say(f"now serving {reader.head.directory}, after {self._reader.head.directory}")
-            self._no_route, self._reader = no_route, reader
+            self._reader = reader
+
+    def _no_route(self, reader: MemoryReader) -> str | None:
+        """See `why_not_routed`, which imports torch: a server that its gates refuse ends without it."""
+        head = reader.head.sha256
+        if self._unrouted[0] != head:
+            self._unrouted = (head, why_not_routed(reader))
+        return self._unrouted[1]
 
     def _check(self, reader: MemoryStore) -> None:
         if reader.identity != self._reader.identity:
