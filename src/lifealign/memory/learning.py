@@ -29,6 +29,7 @@ from lifealign.evaluation.results import read_scores
 from lifealign.memory.code import CODE, check_scores, find_code, outside_code
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
+from lifealign.memory.numerics import NUMERICS, numerics_of
 from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.recompose import task_signatures
 from lifealign.memory.resume import as_one, check_same, same_task
@@ -250,7 +251,7 @@ def learn_group(
                     "rows_sha256": rows_sha256(work.task.train),
                     "shared_prefix": work.loop.shared_prefix,
                     "processes": accelerator.num_processes,
-                    "numerics": session.numerics(work.loop.tokens_per_pack),
+                    NUMERICS: numerics_of(session.base.model, accelerator, work.loop.tokens_per_pack),
                     **({CODE: outside} if outside else {}),
                     **({NOTE: note} if note else {}),
                 },

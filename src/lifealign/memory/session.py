@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -20,12 +19,11 @@ from lifealign.core.files import cache_dir
 from lifealign.core.progress import Progress, say_once
 from lifealign.data.planted.rules import Rule
 from lifealign.data.tasks import Message, Row, turns_of
+from lifealign.memory.numerics import follow
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
 from lifealign.model.adapters import NOTES, restore, snapshot
 from lifealign.model.base import load_base
-from lifealign.model.compiling import is_compiled
 from lifealign.model.encoding import EncodedPair, Encoder
-from lifealign.model.frozen_linear import onednn_leads
 from lifealign.model.generate import generate
 from lifealign.model.logp_cache import ReferenceCache
 from lifealign.model.lora_product import fuse_lora
@@ -109,20 +107,6 @@ class Session:
         if train.compile == "always":
             raise ConfigError(f"train.compile=always is for GPUs, but this run is on the {device}; leave it at auto")
 
-    def numerics(self, tokens_per_pack: int | None) -> dict[str, Any]:
-        """What decides how a run rounds, beside its configuration: device, type, library, columns of a row, threads."""
-        device = self.accelerator.device
-        cuda = device.type == "cuda"
-        return {
-            "device": torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.backends.cpu.get_cpu_capability()}",
-            "dtype": str(self.base.model.dtype).removeprefix("torch."),
-            "products": "cuBLAS" if cuda else "oneDNN" if onednn_leads() else "torch",
-            "tokens_per_pack": tokens_per_pack,
-            "compiled": is_compiled(self.base.model),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
-
     def _encoder(self, longest: int) -> Encoder:
         data, day = self.config.data, self.config.model.template_date
         encoder = Encoder(
@@ -182,6 +166,8 @@ class Session:
             StoreError: see `check_identity`.
         """
         self.check_identity(store.identity, store.path)
+        if (changed := follow(store, self.base.model, self.accelerator)) is not None:
+            self.progress.say(changed)
         if self.encoder.writes_date and self.config.model.template_date is None:
             day = datetime.fromisoformat(store.lineage()[0].created).date()
             self.encoder.fix_date(day)

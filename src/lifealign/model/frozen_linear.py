@@ -45,9 +45,24 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result
 
 
-@functools.cache
+_given: bool | None = None
+"""The choice of an earlier run, which a stopwatch must not overrule (`use_onednn`)."""
+
+
+def use_onednn(value: bool | None) -> None:
+    """Multiply float32 matrices by oneDNN or not, whatever a measurement says; None: measure again."""
+    global _given
+    _given = value
+
+
 def onednn_leads() -> bool:
-    """Whether oneDNN multiplies float32 matrices as exactly as MKL and clearly faster; measured once per process."""
+    """Whether float32 products go to oneDNN: as given by `use_onednn`, else as measured once per process."""
+    return _measured() if _given is None else _given
+
+
+@functools.cache
+def _measured() -> bool:
+    """Whether oneDNN multiplies float32 matrices as exactly as MKL and clearly faster."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(256, 576, generator=generator)
     weight = torch.randn(1536, 576, generator=generator)

@@ -29,6 +29,7 @@ from lifealign.data.tasks import Row
 from lifealign.model.adapters import restore, trainable
 from lifealign.model.batch import PairLogps
 from lifealign.model.encoding import EncodedPair
+from lifealign.model.frozen_linear import onednn_leads, use_onednn
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
@@ -345,6 +346,7 @@ def _checkpoint(
         tensors |= {f"strategy/{name}": value for name, value in loop.strategy.state_dict().items()}
         tensors["reference"] = stage.reference
         state = {"stage": stage.name, "step": step, "log": loop.log, "tokens_per_pack": loop.tokens_per_pack}
+        state["onednn"] = onednn_leads()
         write_checkpoint(loop.checkpoints, {k: v.cpu().contiguous() for k, v in tensors.items()}, state)
     loop.accelerator.wait_for_everyone()
 
@@ -373,6 +375,8 @@ def _resume(loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], op
     loop.log[:] = state["log"]
     # Rows cut otherwise round otherwise in half precision, and a measurement may come out differently.
     loop.tokens_per_pack = state.get("tokens_per_pack") or loop.tokens_per_pack
+    if "onednn" in state:
+        use_onednn(state["onednn"])
     return int(state["step"])
 
 
