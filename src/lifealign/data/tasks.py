@@ -1,4 +1,4 @@
-"""Preference rows, tasks and streams of tasks, and the report of rows read, dropped and repaired.
+"""Rows of preference or feedback, tasks and streams of tasks, and the report of rows read, dropped and repaired.
 
 Reading is in `sources`, cleaning in `cleaning`, drawing in `splits`. This module imports neither torch nor `datasets`.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lifealign.core.origin import described
 
@@ -24,6 +25,10 @@ PLAIN_LAYOUTS = frozenset(
 """Layouts that a stored report does not name, as it did not before there were others."""
 
 Role = Literal["system", "user", "assistant"]
+RowKind = Literal["pair", "desirable", "undesirable", "demonstration"]
+ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
+FEEDBACK_KINDS: tuple[RowKind, ...] = ("desirable", "undesirable")
+"""Kinds of rows with a verdict, up or down, on one answer."""
 
 
 @dataclass(frozen=True)
@@ -41,44 +46,98 @@ def turns_of(prompt: str | Sequence[Message]) -> Sequence[Message]:
 
 @dataclass(frozen=True)
 class Row:
-    """One preference triple (x, y_chosen, y_rejected).
+    """What people said about an answer to a prompt: a preference triple (x, y_chosen, y_rejected), or one answer alone.
+
+    An answer that a kind lacks is the empty string: ``desirable`` and ``demonstration`` have ``chosen`` alone,
+    ``undesirable`` has ``rejected`` alone.
 
     Attributes:
         prompt: the conversation so far; its last turn is a user turn. A plain string prompt is one user turn.
-        chosen: text of the preferred answer (the final assistant turn).
-        rejected: text of the other answer.
+        chosen: text of the preferred answer (the final assistant turn), of the good one, or of the one to imitate.
+        rejected: text of the other answer, or of the bad one.
         source: origin of the row, as ``file:row`` (1-based); for messages only, not part of the digest.
+        kind: ``pair``, feedback on one answer (``desirable``, ``undesirable``), or ``demonstration``.
+        margin: by how much chosen is better, in the file's own units of score; pairs alone.
     """
 
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
     source: str = field(default="", compare=False)
+    kind: RowKind = "pair"
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROW_KINDS:
+            raise ValueError(f"kind {self.kind!r} of a row is unknown. Use one of {', '.join(ROW_KINDS)}")
+        for name, answer, has in (
+            ("chosen", self.chosen, self.kind != "undesirable"),
+            ("rejected", self.rejected, self.kind in ("pair", "undesirable")),
+        ):
+            if bool(answer) != has:
+                raise ValueError(
+                    f"a row of kind {self.kind!r} has {'a' if has else 'no'} {name} answer, got {answer!r}"
+                )
+        if self.margin is not None and (self.kind != "pair" or not math.isfinite(self.margin)):
+            raise ValueError(
+                f"a margin is a finite number of a pair, got {self.margin!r} in a row of kind {self.kind!r}"
+            )
+
+    @property
+    def answer(self) -> str:
+        """The one answer of a row that is no pair.
+
+        Raises:
+            ValueError: for a pair.
+        """
+        if self.kind == "pair":
+            raise ValueError("a pair has two answers; read chosen or rejected")
+        return self.chosen or self.rejected
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the content: equal rows have equal digests wherever they came from."""
         turns = [[m.role, m.content] for m in self.prompt]
-        return hashlib.sha256(json.dumps([turns, self.chosen, self.rejected]).encode()).hexdigest()
+        content: list[Any] = [turns, self.chosen, self.rejected]
+        if self.kind != "pair" or self.margin is not None:
+            content += [self.kind, self.margin]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """The row in TRL's conversational preference format, with its source."""
-        return {
-            "prompt": [{"role": m.role, "content": m.content} for m in self.prompt],
-            "chosen": [{"role": "assistant", "content": self.chosen}],
-            "rejected": [{"role": "assistant", "content": self.rejected}],
-            "source": self.source,
-        }
+        """The row in TRL's conversational format of its kind (preference, unpaired, prompt-completion), with its source."""
+        row: dict[str, Any] = {"prompt": [{"role": m.role, "content": m.content} for m in self.prompt]}
+        if self.kind == "pair":
+            row |= {"chosen": _assistant(self.chosen), "rejected": _assistant(self.rejected)}
+        else:
+            row["completion"] = _assistant(self.answer)
+        if self.kind in FEEDBACK_KINDS:
+            row["label"] = self.kind == "desirable"
+        if self.margin is not None:
+            row["margin"] = self.margin
+        return {**row, "source": self.source}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Row:
         """The inverse of `to_json`."""
+        kind: RowKind = "pair"
+        if "completion" in value:
+            kind = ("desirable" if value["label"] else "undesirable") if "label" in value else "demonstration"
+            answer = value["completion"][0]["content"]
+            chosen, rejected = ("", answer) if kind == "undesirable" else (answer, "")
+        else:
+            chosen, rejected = value["chosen"][0]["content"], value["rejected"][0]["content"]
         return cls(
             prompt=tuple(Message(m["role"], m["content"]) for m in value["prompt"]),
-            chosen=value["chosen"][0]["content"],
-            rejected=value["rejected"][0]["content"],
+            chosen=chosen,
+            rejected=rejected,
             source=value.get("source", ""),
+            kind=kind,
+            margin=value.get("margin"),
         )
+
+
+def _assistant(answer: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": answer}]
 
 
 def rows_sha256(rows: Sequence[Row]) -> str:

@@ -316,8 +316,7 @@ class Encoder:
     def _split(self, row: Row) -> Sides | str:
         """Prompt and the two answers as ids, or the reason why they cannot be told apart or are not whole."""
         parts = [split_reasoning(answer) for answer in (row.chosen, row.rejected)]
-        learnt = self.as_learnt(row)
-        answers = (learnt.chosen, learnt.rejected)
+        answers = [_last(a) if self.reasoning == "drop" else a for a in (row.chosen, row.rejected)]
         if not all(a.strip() for a in answers):
             return EMPTY
         prompt, reasons = self._merged(row.prompt), self.reasons(row)
