@@ -91,7 +91,7 @@ def routed(memory: Memory, tasks: Sequence[Task], space: str | None, temperature
             rows = [task.test[i] for i in members]
             scores = session.score(task.name, rows, None, generations=0, max_new_tokens=1, title=f"routed: {task.name}")
             for metric in SCORES:
-                values[metric] += scores.rows[metric]
+                values[metric] += [value for value in scores.rows[metric] if value is not None]
             for name in weights:
                 weights[name] += chosen[name] * len(members) / len(ids)
         scale = {"accuracy": 100.0}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from lifealign.core.origin import described
@@ -138,6 +138,15 @@ class Row:
 
 def _assistant(answer: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": answer}]
+
+
+def as_feedback(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Pairs as rows of feedback: of each pair its chosen answer as desirable, and then its rejected one as undesirable."""
+    return tuple(
+        replace(row, **{other: ""}, kind=kind, margin=None)  # type: ignore[arg-type]
+        for row in rows
+        for other, kind in (("rejected", "desirable"), ("chosen", "undesirable"))
+    )
 
 
 def rows_sha256(rows: Sequence[Row]) -> str:

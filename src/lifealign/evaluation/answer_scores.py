@@ -37,7 +37,9 @@ FLOOR_SEED = 0
 
 
 def floor_answers(rows: Sequence[Row], pool: Sequence[Row]) -> dict[str, list[str]]:
-    """The trivial answers to rows, by the names of `FLOORS`; `other` is left out if the pool has no other row.
+    """The trivial answers to rows, by the names of `FLOORS`.
+
+    `other` is left out if the pool has no other row with a chosen answer, `rejected` if a row has no such answer.
 
     Args:
         rows: the rows that are scored.
@@ -45,10 +47,12 @@ def floor_answers(rows: Sequence[Row], pool: Sequence[Row]) -> dict[str, list[st
     """
     answers = {
         "prompt": [row.prompt[-1].content for row in rows],
-        "rejected": [row.rejected for row in rows],
     }
-    if len({row.digest for row in pool}) > 1:
-        answers["other"] = [_another(row, pool).chosen for row in rows]
+    if all(row.rejected for row in rows):
+        answers["rejected"] = [row.rejected for row in rows]
+    good = [row for row in pool if row.chosen]
+    if len({row.digest for row in good}) > 1:
+        answers["other"] = [_another(row, good).chosen for row in rows]
     return {name: answers[name] for name in FLOORS if name in answers}
 
 

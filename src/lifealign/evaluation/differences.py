@@ -129,25 +129,27 @@ def _compare(
     rows: Sequence[tuple[int, Row]],
     resamples: int,
 ) -> ScoreDifference:
-    before, after = paired(table, a.directory, b.directory, task, score)
+    numbers, before, after = paired(table, a.directory, b.directory, task, score)
     interval = metrics.paired_difference(after, before, resamples=resamples, seed=BOOTSTRAP_SEED)
     gained = lost = None
     if catalog.score(score).rate:
         sign = catalog.score(score).sign
         change = [sign * (y - x) for x, y in zip(before, after, strict=True)]
-        gained = [_row(rows, i) for i, value in enumerate(change) if value > 0]
-        lost = [_row(rows, i) for i, value in enumerate(change) if value < 0]
+        gained = [_row(rows, i) for i, value in zip(numbers, change, strict=True) if value > 0]
+        lost = [_row(rows, i) for i, value in zip(numbers, change, strict=True) if value < 0]
     count = len(before)
     return ScoreDifference(
         math.fsum(before) / count, math.fsum(after) / count, *interval, rows=count, gained=gained, lost=lost
     )
 
 
-def paired(table: ScoreTable, a: str, b: str, task: str, score: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Per-row values at two stages on the rows that both scored: the first ones, as scoring takes rows in order."""
-    before, after = table.values(a, task, score), table.values(b, task, score)
-    count = min(len(before), len(after))
-    return before[:count], after[:count]
+def paired(
+    table: ScoreTable, a: str, b: str, task: str, score: str
+) -> tuple[Sequence[int], Sequence[float], Sequence[float]]:
+    """Positions of the rows that have a value at both stages, and those values; scoring takes rows in order."""
+    both = zip(table.by_row(a, task, score), table.by_row(b, task, score), strict=False)
+    found = [(i, x, y) for i, (x, y) in enumerate(both) if x is not None and y is not None]
+    return [i for i, _, _ in found], [x for _, x, _ in found], [y for _, _, y in found]
 
 
 def scored_rows(store: MemoryReader, split: str) -> dict[str, list[tuple[int, Row]]]:

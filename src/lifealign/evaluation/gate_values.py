@@ -48,7 +48,7 @@ def gate_values(table: ScoreTable, score: str, resamples: int, against: str | No
         return found
     then = directory_number(against)
     known = [t for t, stage in zip(table.tasks, table.stages, strict=True) if directory_number(stage) <= then]
-    pairs = {t: paired(table, against, now, t, score) for t in known}
+    pairs = {t: paired(table, against, now, t, score)[1:] for t in known}
     pairs = {t: pair for t, pair in pairs.items() if pair[0]}
     since = [[before for before, _ in pairs.values()], [after for _, after in pairs.values()]]
     falls = np.asarray([sign * (np.mean(before) - np.mean(after)) for before, after in pairs.values()])

@@ -32,7 +32,7 @@ class ScoreTable:
     Attributes:
         tasks: in the order they were learnt, then those only scored.
         stages: for each task, the directory of the commit that learnt it.
-        rows: the values. If a cell was scored more than once, the record with the most rows wins; ties go to the latest.
+        rows: the values, None where a score is not defined for a row. If a cell was scored more than once, the record with the most rows wins; ties go to the latest.
         floors: task -> trivial answer -> score -> values on the same rows, which are the same at every stage.
         outside: the records' descriptions of scores from outside; see `outside.recall`.
         warnings: about these values, from their records: changed code, missing rules.
@@ -40,20 +40,24 @@ class ScoreTable:
 
     tasks: tuple[str, ...]
     stages: tuple[str, ...]
-    rows: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
-    floors: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]] = field(default_factory=dict)
+    rows: Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
+    floors: Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]] = field(default_factory=dict)
     outside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
     def floor(self, task: str, floor: str, score: str) -> float:
         """Mean score of a trivial answer, in the score's unit; NaN if it was not measured."""
-        values = self.floors.get(task, {}).get(floor, {}).get(score, ())
+        values = [v for v in self.floors.get(task, {}).get(floor, {}).get(score, ()) if v is not None]
         return catalog.score(score).scale * sum(values) / len(values) if values else math.nan
 
     def values(self, stage: str, task: str, score: str) -> Sequence[float]:
-        """Per-row values, rates in percent; empty if nothing was measured."""
+        """Per-row values of the rows that have one, rates in percent; empty if nothing was measured."""
+        return [value for value in self.by_row(stage, task, score) if value is not None]
+
+    def by_row(self, stage: str, task: str, score: str) -> Sequence[float | None]:
+        """Values of all rows that were scored, rates in percent; None where the score is not defined."""
         scale = catalog.score(score).scale
-        return [v * scale for v in self.rows.get(stage, {}).get(task, {}).get(score, ())]
+        return [None if v is None else v * scale for v in self.rows.get(stage, {}).get(task, {}).get(score, ())]
 
     def measured(self, stage: str, task: str) -> list[str]:
         """Names of the scores that a task has at a stage."""
@@ -95,8 +99,8 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     """The scores of a memory's lineage on one split."""
     lineage = store.lineage()
     stages = {name: m.directory for m in lineage[1:] for name in m.members}
-    rows: dict[str, dict[str, dict[str, list[float]]]] = {}
-    floors: dict[str, dict[str, dict[str, list[float]]]] = {}
+    rows: dict[str, dict[str, dict[str, list[float | None]]]] = {}
+    floors: dict[str, dict[str, dict[str, list[float | None]]]] = {}
     warnings: dict[tuple[str, str, str], Sequence[str]] = {}
     tasks = {task.name: task for task in heldout(store)}
 
@@ -124,7 +128,7 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     return ScoreTable(tuple(stages), tuple(stages.values()), rows, floors, recall(evaluations), tuple(told))
 
 
-def _update(cell: dict[str, list[float]], found: Mapping[str, list[float]]) -> list[str]:
+def _update(cell: dict[str, list[float | None]], found: Mapping[str, list[float | None]]) -> list[str]:
     """Take the values of a later record, unless it scored fewer rows than an earlier one; returns the scores taken."""
     newer = {m: v for m, v in found.items() if len(v) >= len(cell.get(m, ()))}
     cell.update(newer)

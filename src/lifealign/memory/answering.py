@@ -199,5 +199,10 @@ def _records(
             stage=stage,
             reference=row.chosen,
             rejected=row.rejected,
-            scores=passed | dict(found["scores"]) | {m: score["rows"][m][i] for m in ROW_SCORES if m in score["rows"]},
+            scores=passed | dict(found["scores"]) | _of_row(score["rows"], i),
         )
+
+
+def _of_row(rows: Mapping[str, Sequence[float | None]], i: int) -> dict[str, float]:
+    """Those of `ROW_SCORES` that are defined for a row."""
+    return {m: value for m in ROW_SCORES if m in rows and (value := rows[m][i]) is not None}

@@ -29,6 +29,7 @@ from lifealign.evaluation.results import read_scores
 from lifealign.memory.code import CODE, check_scores, find_code, outside_code
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
+from lifealign.memory.kinds import check_kinds, kinds_document, kinds_lines
 from lifealign.memory.numerics import NUMERICS, numerics_of
 from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.recompose import task_signatures
@@ -59,6 +60,7 @@ from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.undo import missing
 from lifealign.store.writer import MemoryStore
+from lifealign.training.feedback import Feedback, with_others
 from lifealign.training.loop import Loop, Stage, stage_reached, train_stage
 from lifealign.training.strategy import PreferenceDataset
 
@@ -67,7 +69,8 @@ KL_PAIRS = 4
 
 
 def create_memory(config: RunConfig, session: Session, tasks: Sequence[Task] = ()) -> MemoryStore:
-    """Make a memory at `config.memory` with no task yet; a row of `tasks` that cannot be encoded leaves none behind."""
+    """Make a memory at `config.memory` with no task yet; rows of `tasks` that cannot be learnt leave none behind."""
+    check_kinds(session.strategy, config, tasks)
     for group in session.strategy.schedule(tasks):
         for split in ("train", "validation", "test"):
             session.encoder.encode([row for task in group for row in getattr(task, split)])
@@ -109,6 +112,7 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     store = MemoryStore.open(config.memory) if reader is not None else create_memory(config, session, tasks)
     config = session.config
     session.join(store)
+    check_kinds(session.strategy, config, tasks)
     with nullcontext() if reader is not None else taken_back(store, made), locked(session, store):
         store.refuse_tags(task.name for task in tasks)
         if config.evaluate.before:
@@ -136,7 +140,9 @@ class _Work:
         group: the tasks, each with its own held-out rows.
         task: the group as one task to train on.
         dataset: rows to train on, replay included.
-        pairs: the rows of `dataset` that can be encoded.
+        pairs: the rows of `dataset` that can be encoded, and behind them those that `feedback.with_others` adds.
+        feedback: those of them that people judged.
+        kinds: what is kept about rows that are not plain pairs.
         encoding: report on the rows of `dataset`.
         held_out: split -> report on its rows.
         workspace: name of the directory of the checkpoints.
@@ -148,6 +154,8 @@ class _Work:
     task: Task
     dataset: PreferenceDataset
     pairs: Sequence[EncodedPair]
+    feedback: Feedback
+    kinds: Mapping[str, Any]
     encoding: EncodingReport
     held_out: Mapping[str, EncodingReport]
     workspace: str
@@ -168,6 +176,7 @@ def learn_task(
     started = time.perf_counter()
     check_scores(config, store)
     check_rule(task.name, task.checker)
+    check_kinds(session.strategy, config, [task])
     with locked(session, store):
         head, root = store.head, store.lineage()[0]
         score_guard(session, store, root, config.guard)
@@ -284,14 +293,18 @@ def _encode(
     session.load(store, store.head)
     session.strategy.begin_task(session.model, task, history)
     dataset = session.strategy.training_set(task, history)
-    pairs, encoding = session.encoder.encode(dataset.rows)
+    encoded, encoding = session.encoder.encode(dataset.rows)
     for split, report in {"training": encoding, **held_out}.items():
         for line in report.lines(f"{task.name}: {split}"):
             session.progress.say(line)
-    shared_prefix = session.view.shared_prefix(pairs)
-    session.view.compile_layers(pairs, config.train.epochs + config.sft.epochs)
+    pairs, feedback = with_others(encoded, session.strategy.objective.config)
+    kinds = kinds_document([dataset.rows[p.position] for p in encoded], feedback, session.strategy)
+    for line in kinds_lines(kinds, config):
+        session.progress.say(f"{task.name}: training: {line}")
+    shared_prefix = session.view.shared_prefix(encoded)
+    session.view.compile_layers(encoded, config.train.epochs + config.sft.epochs)
 
-    key = _workspace_key(store, task, config, [p.digest for p in pairs])
+    key = _workspace_key(store, task, config, [p.digest for p in encoded])
     workspace = store.workspace(key) if session.accelerator.is_main_process else store.path / WORK / key
     session.accelerator.wait_for_everyone()
     trained = store.lineage()[1:] if config.train.trackers else ()
@@ -306,9 +319,9 @@ def _encode(
         workspace,
         session.progress,
         earlier_steps=sum(len(store.load_lines(m, TRAINING)) for m in trained),
-        tokens_per_pack=session.view.tokens_per_pack(pairs),
+        tokens_per_pack=session.view.tokens_per_pack(encoded),
     )
-    return _Work(group, task, dataset, pairs, encoding, held_out, key, loop)
+    return _Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop)
 
 
 def _stages(
@@ -322,7 +335,8 @@ def _stages(
     reached = stage_reached(work.loop.checkpoints)
     if config.sft.epochs and (reached is None or reached[0] == "sft"):
         unused = torch.zeros(len(pairs), 2)
-        yield work.loop.stage("sft", config.sft.epochs, config.sft.learning_rate, pairs, unused, view.sft_losses_on)
+        options = config.sft.epochs, config.sft.learning_rate
+        yield work.loop.stage("sft", *options, pairs, unused, view.sft_losses_on, work.feedback)
         session.strategy.end_sft(session.model, work.task, history)
     if reached is not None and reached[0] == "preference":
         reference = reached[1]
@@ -330,9 +344,8 @@ def _stages(
         begun = time.perf_counter()
         reference = _reference(session, store, pairs, config)
         work.reference_seconds = time.perf_counter() - begun
-    yield work.loop.stage(
-        "preference", config.train.epochs, config.train.learning_rate, pairs, reference, view.losses_on
-    )
+    options = config.train.epochs, config.train.learning_rate
+    yield work.loop.stage("preference", *options, pairs, reference, view.losses_on, work.feedback)
 
 
 def _data_document(work: _Work) -> dict[str, Any]:
@@ -347,8 +360,9 @@ def _data_document(work: _Work) -> dict[str, Any]:
         "requirements": {t.name: t.requirement for t in work.group},
         "encoding": work.encoding.to_json(),
         "encoding_held_out": {split: report.to_json() for split, report in work.held_out.items()},
-        "rows": len(work.pairs),
+        "rows": len(work.pairs) - len(work.feedback.others),
         "from_replay": from_replay,
+        **work.kinds,
         **({RULES: rules} if (rules := find_rules(work.group).origins) else {}),
     }
 

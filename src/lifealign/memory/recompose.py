@@ -31,6 +31,7 @@ from lifealign.store.layout import ADAPTER, SIGNATURE
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.strategies import STRATEGIES, Strategy
+from lifealign.training.feedback import with_others
 from lifealign.training.loop import Loop, Stage, train_stage
 from lifealign.training.schedule import row_order
 
@@ -139,16 +140,14 @@ def forecast(
 
 def _forecast_stage(session: Session, rows: Sequence[Row], steps: int) -> tuple[Loop, Stage]:
     """Steps of `train.pairs_per_step` rows each, epoch after epoch, the last rows of an epoch with the first of the next."""
-    # Plain: no pair is skipped, no gradient is divided by focal weights, and training's trackers see nothing of it.
+    # Plain: nothing is skipped or divided by focal weights, and trackers see nothing.
     config = session.config.train.model_copy(update={"trackers": (), "skip_weight_below": 0.0})
     objective = session.strategy.objective.config.model_copy(update={"normalise_weights": False})
     plain = Strategy(objective, session.config.lora, session.config.seed)
     order: list[int] = []
     for epoch in range(math.ceil(steps * config.pairs_per_step / len(rows))):
         order += row_order(session.config.seed, "related", "forecast", epoch, len(rows))
-    pairs: list[EncodedPair] = []
-    windows: list[range] = []
-    references: list[Tensor] = []
+    pairs, windows, references = list[EncodedPair](), list[range](), list[Tensor]()
     for index in range(steps):
         # Step by step: what is encoded together decides how rows are padded and packed, and so the last bits.
         drawn = order[index * config.pairs_per_step :][: config.pairs_per_step]
@@ -156,12 +155,13 @@ def _forecast_stage(session: Session, rows: Sequence[Row], steps: int) -> tuple[
         windows.append(range(len(pairs), len(pairs) + len(window)))
         pairs += window
         references.append(session.view.logps(window, base=True, title="reference", beyond=plain.objective.beyond))
-    shared_prefix = session.view.shared_prefix(pairs)
-    loop = Loop("forecast", session.model, plain, config, session.config.seed, shared_prefix, session.accelerator)
+    every, feedback = with_others(pairs, objective)
+    references.append(session.view.logps(every[len(pairs) :], base=True, title="reference"))
+    shared, run = session.view.shared_prefix(pairs), session.config
+    loop = Loop("forecast", session.model, plain, config, run.seed, shared, session.accelerator)
     loop.tokens_per_pack = session.view.tokens_per_pack(pairs)
-    rates = [config.learning_rate] * steps
-    reference = torch.cat(references)
-    return loop, Stage("preference", windows, rates, pairs, reference, session.view.losses_on, dropout=False)
+    rates, reference = [config.learning_rate] * steps, torch.cat(references)
+    return loop, Stage("preference", windows, rates, every, reference, session.view.losses_on, feedback, False)
 
 
 # --- composing --------------------------------------------------------------------------------------------------------
@@ -295,8 +295,8 @@ def score_composed(
                 max_new_tokens=options.max_new_tokens,
                 title=f"{which}: score {task.name}",
             )
-            for metric, values in scores.rows.items():
-                scale = catalog.score(metric).scale
+            for metric, given in scores.rows.items():
+                scale, values = catalog.score(metric).scale, [value for value in given if value is not None]
                 mean = scale * sum(values) / len(values) if values else math.nan
                 found.setdefault(task.name, {}).setdefault(metric, {})[which] = mean
     return found

@@ -5,6 +5,7 @@ Preference scores compare with the base model (adapter off), whatever reference 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,8 @@ class TaskScores:
 
     Attributes:
         task: name.
-        rows: score -> one value per held-out row, in the rows' order; scores of answers have as many as were generated.
+        rows: score -> one value per held-out row, in the rows' order; scores of answers have as many as were generated. None for a
+            row for which the score is not defined, as accuracy is not for a demonstration.
         answers: the generated answers, as {"prompt", "answer", "passed", "scores"}; `passed` is None without a rule,
             `scores` has the text metrics' values.
         floors: trivial answer (`answer_scores.FLOORS`) -> score -> values on the same rows as the answers.
@@ -38,10 +40,10 @@ class TaskScores:
     """
 
     task: str
-    rows: Mapping[str, Sequence[float]]
+    rows: Mapping[str, Sequence[float | None]]
     answers: Sequence[Mapping[str, Any]] = ()
     rows_sha256: str = ""
-    floors: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    floors: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -61,8 +63,11 @@ def score_rows(
     beta: float,
     names: Sequence[str] = (),
     rows: Sequence[Row] = (),
-) -> dict[str, list[float]]:
+    point: float = 0.0,
+) -> dict[str, list[float | None]]:
     """Compute every built-in score that depends on log-probs only, and those named: score -> one value per row.
+
+    A score that is defined for none of the rows is left out. Scores from outside see the pairs alone.
 
     Args:
         policy: [N, 2] (chosen, rejected), summed over the answer's tokens, nats.
@@ -71,20 +76,28 @@ def score_rows(
         beta: reward per nat.
         names: scores from outside.
         rows: the rows of the pairs; scores from outside may read them.
+        point: KTO's reference point of these rows, nats.
 
     Raises:
         ConfigError: see `outside.values_of`.
     """
     tokens = torch.tensor([[p.chosen_tokens, p.rejected_tokens] for p in pairs], dtype=torch.float64).reshape(-1, 2)
     values = policy.detach().double().numpy(), reference.detach().double().numpy(), tokens.numpy()
-    logps = PairLogProbs(*values, beta, tuple(rows))
+    logps = PairLogProbs(*values, beta, tuple(rows), point)
+    whole = logps.has("pair")
+    own = (values[0][whole], values[1][whole], values[2][whole])
+    of_pairs = PairLogProbs(*own, beta, tuple(row for row in rows if row.kind == "pair"))
 
     def compute(score: Score) -> Array:
         assert score.of_pairs is not None, score.label
-        return score.of_pairs(logps)
+        return score.of_pairs(of_pairs)
 
     ours = {name: found.of_pairs(logps).tolist() for name, found in catalog.BUILT_IN.items() if found.of_pairs}
-    return ours | {name: values_of(SCORES, name, compute, len(pairs)) for name in names}
+    found = {name: [None if math.isnan(value) else value for value in values] for name, values in ours.items()}
+    for name in names if whole.any() else ():
+        given = iter(values_of(SCORES, name, compute, int(whole.sum())))
+        found[name] = [next(given) if is_pair else None for is_pair in whole]
+    return {name: values for name, values in found.items() if not values or set(values) != {None}}
 
 
 @dataclass(frozen=True)
@@ -103,10 +116,18 @@ class AnswerScorer:
         """Whether there is anything to score."""
         return self.rule is not None or bool(self.metrics)
 
-    def __call__(self, answers: Sequence[str], rows: Sequence[Row]) -> dict[str, list[float]]:
-        """Score -> one value per answer, with each row's chosen answer as the reference."""
-        scores = score_answers(self.metrics, answers, [row.chosen for row in rows])
-        return ({"pass_rate": [float(self.rule(a)) for a in answers]} if self.rule else {}) | scores
+    def __call__(self, answers: Sequence[str], rows: Sequence[Row]) -> dict[str, list[float | None]]:
+        """Score -> one value per answer, with each row's chosen answer as the reference; None for a row that has none."""
+        there = [i for i, row in enumerate(rows) if row.chosen]
+        given = score_answers(self.metrics, [answers[i] for i in there], [rows[i].chosen for i in there])
+        found: dict[str, list[float | None]] = {}
+        if self.rule:
+            found["pass_rate"] = [float(self.rule(answer)) for answer in answers]
+        for name, values in given.items() if there else ():
+            found[name] = [None] * len(rows)
+            for i, value in zip(there, values, strict=True):
+                found[name][i] = value
+        return found
 
 
 def answer_rows(
@@ -151,7 +172,7 @@ def answer_rows(
             "prompt": row.prompt[-1].content,
             "answer": text,
             "passed": bool(scores["pass_rate"][i]) if scorer.rule else None,
-            "scores": {name: scores[name][i] for name in scorer.metrics},
+            "scores": {m: scores[m][i] for m in scorer.metrics if m in scores and scores[m][i] is not None},
         }
         for i, (row, text) in enumerate(zip(asked, texts, strict=True))
     ]

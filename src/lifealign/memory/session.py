@@ -36,6 +36,7 @@ from lifealign.store.reader import MemoryReader
 from lifealign.store.undo import take_back
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Strategy, make_strategy
+from lifealign.training.feedback import FeedbackConfig, reference_point, with_others
 from lifealign.training.model_view import LoadedView
 
 
@@ -249,7 +250,7 @@ class Session:
         policy = self.view.logps(pairs, base=False, title=title)
         encoded = {p.digest for p in pairs}
         fitting = [row for row in rows if row.digest in encoded]
-        scores = score_rows(policy, reference, pairs, self.reward_beta, names, fitting)
+        scores = score_rows(policy, reference, pairs, self.reward_beta, names, fitting, self._point(pairs, title))
         scorer = AnswerScorer(rule, text_metrics)
         if not generations or not (scorer or always_answer):
             return TaskScores(task, scores)
@@ -265,6 +266,15 @@ class Session:
             prefix=self.strategy.prefix,
         )
         return replace(found, task=task, rows=scores | dict(found.rows))
+
+    def _point(self, pairs: Sequence[EncodedPair], title: str) -> float:
+        """KTO's reference point of held-out rows against the base model, nats; 0 without feedback among them."""
+        others = with_others(pairs, FeedbackConfig())[0][len(pairs) :]
+        if not others:
+            return 0.0
+        reference = self.view.logps(others, base=True, title=f"{title}: reference point")
+        policy = self.view.logps(others, base=False, title=f"{title}: reference point")
+        return reference_point(FeedbackConfig(), self.reward_beta, policy, reference, others)
 
     def _encode_stored(self, task: str, rows: Sequence[Row]) -> list[EncodedPair]:
         """Rows of a task with the limits that it was learnt with, so that later tasks' limits do not move its scores."""

@@ -1,4 +1,4 @@
-"""The inputs of a loss for a batch of pairs: log-probs, lengths, tokens."""
+"""The inputs of a loss for a batch of rows: log-probs, lengths, tokens, kinds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lifealign.data.tasks import RowKind
+
 
 @dataclass(frozen=True)
 class PairLogps:
-    """Summed log-probs of the two answers of each pair.
+    """Summed log-probs of the two answers of each pair; 0 for an answer that a row of another kind lacks.
 
     Attributes:
         chosen: [B], nats, float32 (or float64).
@@ -45,6 +47,8 @@ class PreferenceBatch:
         token_T: the policy's log-probs of all response tokens, chosen then rejected of each pair (SFT: chosen only), with
             a graph; None outside training.
         prompts: ids of the pairs' prompts as in the pack, including virtual ones.
+        kinds: of the rows; empty: all are pairs. A row of one answer has a length of 0 for the other one.
+        gaps: the rows' `Row.margin`, 0 where there is none; empty: there is none.
     """
 
     index_B: Tensor
@@ -52,6 +56,8 @@ class PreferenceBatch:
     rejected_lengths_B: Tensor
     token_T: Tensor | None = None
     prompts: tuple[tuple[int, ...], ...] = ()
+    kinds: tuple[RowKind, ...] = ()
+    gaps: tuple[float, ...] = ()
 
     def tokens(self) -> list[Tensor]:
         """`token_T` of the preference stage, split into one part per pair."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lifealign.data.tasks import RowKind
+
 Reasoning = Literal["train", "mask", "drop"]
 """Use of the reasoning in answers, `data.reasoning`."""
 
@@ -26,12 +28,59 @@ NO_ROOM = "the reasoning of an answer leaves no room for the rest of it within d
 
 
 @dataclass(frozen=True)
+class EncodedPair:
+    """One row as token ids. `prompt` holds at least one id, each answer that the row's kind has at least one.
+
+    Attributes:
+        prompt: ids of the rendered prompt, BOS included where the template or tokenizer has one.
+        chosen: ids of the preferred answer, ending with EOS unless it was cut.
+        rejected: ids of the other answer, ending with EOS unless it was cut.
+        chosen_cut: the chosen answer was cut at `max_length`, so its EOS is not trained.
+        rejected_cut: the rejected answer was cut at `max_length`, so its EOS is not trained.
+        digest: content of the row (`Row.digest`).
+        chosen_context: number of ids that the chosen answer begins with and that are neither trained nor scored (reasoning
+            with `data.reasoning=mask`); less than its length.
+        rejected_context: the same of the rejected answer.
+        kind: of the row; an answer that it lacks is empty, and its log-prob is 0.
+        gap: the row's `margin`, 0 if it has none.
+        position: of the row among those that were encoded together.
+        opening: number of ids that all prompts encoded together begin with. Every packed row branches there at the
+            latest, even a row of one pair: in half precision, the place where a prompt is cut changes how attention
+            rounds, and a pair must round the same way in every row. Otherwise a policy equal to its reference would have
+            a margin.
+    """
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    chosen_cut: bool
+    rejected_cut: bool
+    digest: str
+    position: int = field(default=0, compare=False)
+    opening: int = field(default=0, compare=False)
+    chosen_context: int = 0
+    rejected_context: int = 0
+    kind: RowKind = "pair"
+    gap: float = 0.0
+
+    @property
+    def chosen_tokens(self) -> int:
+        """Number of the chosen answer's tokens that are trained and scored."""
+        return len(self.chosen) - self.chosen_context
+
+    @property
+    def rejected_tokens(self) -> int:
+        """Number of the rejected answer's tokens that are trained and scored."""
+        return len(self.rejected) - self.rejected_context
+
+
+@dataclass(frozen=True)
 class Sides:
     """A row as ids, not cut.
 
     Attributes:
         prompt: ids of the prompt.
-        answers: ids of the chosen and the rejected answer.
+        answers: ids of the chosen and the rejected answer; empty for one that the row's kind lacks.
         context: number of ids at the beginning of each answer that are not trained.
         reasons: an answer has reasoning.
         part: the template leaves a part of the prompt out.

@@ -7,7 +7,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,9 @@ from lifealign.model.encoded import (
     Sides,
     Tally,
 )
+from lifealign.model.encoded import (
+    EncodedPair as EncodedPair,
+)
 from lifealign.model.template import ChatTemplate, Turn, merge_system
 
 if TYPE_CHECKING:
@@ -37,49 +40,6 @@ FRAMED = "framed"
 """Placeholder for any user turn; no template writes it by itself."""
 
 PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
-
-
-@dataclass(frozen=True)
-class EncodedPair:
-    """One row as token ids. `prompt` holds at least one id, each answer at least one.
-
-    Attributes:
-        prompt: ids of the rendered prompt, BOS included where the template or tokenizer has one.
-        chosen: ids of the preferred answer, ending with EOS unless it was cut.
-        rejected: ids of the other answer, ending with EOS unless it was cut.
-        chosen_cut: the chosen answer was cut at `max_length`, so its EOS is not trained.
-        rejected_cut: the rejected answer was cut at `max_length`, so its EOS is not trained.
-        digest: content of the row (`Row.digest`).
-        chosen_context: number of ids that the chosen answer begins with and that are neither trained nor scored (reasoning
-            with `data.reasoning=mask`); less than its length.
-        rejected_context: the same of the rejected answer.
-        position: of the row among those that were encoded together.
-        opening: number of ids that all prompts encoded together begin with. Every packed row branches there at the
-            latest, even a row of one pair: in half precision, the place where a prompt is cut changes how attention
-            rounds, and a pair must round the same way in every row. Otherwise a policy equal to its reference would have
-            a margin.
-    """
-
-    prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
-    chosen_cut: bool
-    rejected_cut: bool
-    digest: str
-    position: int = field(default=0, compare=False)
-    opening: int = field(default=0, compare=False)
-    chosen_context: int = 0
-    rejected_context: int = 0
-
-    @property
-    def chosen_tokens(self) -> int:
-        """Number of the chosen answer's tokens that are trained and scored."""
-        return len(self.chosen) - self.chosen_context
-
-    @property
-    def rejected_tokens(self) -> int:
-        """Number of the rejected answer's tokens that are trained and scored."""
-        return len(self.rejected) - self.rejected_context
 
 
 class Encoder:
@@ -254,6 +214,8 @@ class Encoder:
             position,
             chosen_context=sides.context[0],
             rejected_context=sides.context[1],
+            kind=row.kind,
+            gap=row.margin or 0.0,
         )
         if pair.chosen == pair.rejected:
             found.leave_out(BOUNDARY, row.source)  # cut to the same tokens: nothing left to prefer
@@ -314,9 +276,10 @@ class Encoder:
         return self._known[digest]
 
     def _split(self, row: Row) -> Sides | str:
-        """Prompt and the two answers as ids, or the reason why they cannot be told apart or are not whole."""
-        parts = [split_reasoning(answer) for answer in (row.chosen, row.rejected)]
-        answers = [_last(a) if self.reasoning == "drop" else a for a in (row.chosen, row.rejected)]
+        """Prompt and answers as ids, or the reason why they cannot be told apart or are not whole."""
+        given = [answer for answer in (row.chosen, row.rejected) if answer]
+        parts = [split_reasoning(answer) for answer in given]
+        answers = [_last(a) if self.reasoning == "drop" else a for a in given]
         if not all(a.strip() for a in answers):
             return EMPTY
         prompt, reasons = self._merged(row.prompt), self.reasons(row)
@@ -335,11 +298,13 @@ class Encoder:
             return BOUNDARY
         masked = [self.reasoning == "mask" and part is not None for part in parts]
         context = [self._context(prompt_ids, t) if m else 0 for t, m in zip(turns, masked, strict=True)]
-        chosen, rejected = (array("i", response or ()) for response in responses)
+        sides = [(array("i", response or ()), ids) for response, ids in zip(responses, context, strict=True)]
+        chosen = sides.pop(0) if row.chosen else (array("i"), 0)
+        rejected = sides.pop(0) if row.rejected else (array("i"), 0)
         return Sides(
             array("i", prompt_ids),
-            (chosen, rejected),
-            (context[0], context[1]),
+            (chosen[0], rejected[0]),
+            (chosen[1], rejected[1]),
             any(part is not None for part in parts),
             self.chat is not None and self.chat.left_out(prompt, text),
         )

@@ -94,7 +94,7 @@ class TokenLogps:
 
         Args:
             beyond: weight of the longer answer's tokens beyond the length of the shorter one, in [0, 1] (LD-DPO,
-                arXiv 2409.06411).
+                arXiv 2409.06411). An answer alone has full weight.
         """
         if beyond == 1:
             sums = self.sums()
@@ -102,7 +102,7 @@ class TokenLogps:
         parts = torch.split(self.token_T, list(self.sizes))
         found = []
         for chosen, rejected in zip(parts[0::2], parts[1::2], strict=True):
-            both = min(len(chosen), len(rejected))
+            both = min(len(chosen), len(rejected)) or max(len(chosen), len(rejected))
             found += [part[:both].sum() + beyond * part[both:].sum() for part in (chosen, rejected)]
         return PairLogps(torch.stack(found[0::2]), torch.stack(found[1::2]))
 

@@ -11,7 +11,8 @@ say) occurs once per row. So a row is a small tree of token spans, and attention
          |- prompt 2 + chosen 2
                   \- rejected 2
 
-The last token of an answer is only a target, so it is not fed in. Reasoning that is not trained
+A row of one answer alone is a pair without the other branch: it adds no columns for the answer that it lacks, whose size
+is 0. The last token of an answer is only a target, so it is not fed in. Reasoning that is not trained
 (`EncodedPair.chosen_context`) is fed in, and is no target.
 """
 
@@ -49,7 +50,8 @@ class Pack:
         segments: attention layout of a packed row; empty for a plain one.
         source_T: flat index (into rows * L) of the column whose hidden state predicts each response token.
         target_T: the response tokens.
-        sizes: response tokens per answer, ordered chosen 0, rejected 0, chosen 1, ... (chosen only: one per pair).
+        sizes: response tokens per answer, ordered chosen 0, rejected 0, chosen 1, ... (chosen only: one per pair); 0 for an
+            answer that a row lacks.
         batch: the inputs of the strategy's loss.
     """
 
@@ -106,7 +108,7 @@ def with_prefix(pairs: Sequence[EncodedPair], prefixes: Sequence[tuple[int, ...]
 
 def cost(pair: EncodedPair, shared_prefix: bool, chosen_only: bool = False) -> int:
     """Columns that a pair adds to a row, before the common opening of the row's prompts is subtracted."""
-    answers = (pair.chosen,) if chosen_only else (pair.chosen, pair.rejected)
+    answers = [a for a in ((pair.chosen,) if chosen_only else (pair.chosen, pair.rejected)) if a]
     columns = sum(len(a) - 1 for a in answers)
     return columns + len(pair.prompt) * (1 if shared_prefix else len(answers))
 
@@ -138,6 +140,8 @@ def pack_pairs(
         torch.tensor([float(p.chosen_tokens) for p in chosen]),
         torch.tensor([float(p.rejected_tokens) for p in chosen]),
         prompts=tuple(p.prompt for p in chosen),
+        kinds=tuple(p.kind for p in chosen),
+        gaps=tuple(p.gap for p in chosen),
     )
     build = _packed if shared_prefix else _plain
     return build(chosen, batch, chosen_only)
@@ -156,7 +160,7 @@ def _packed(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: b
         start = len(ids)
         own = pair.prompt[root:]
         ids += [*own, *pair.chosen[:-1]]
-        positions += range(root, len(pair.prompt) + len(pair.chosen) - 1)
+        positions += range(root, len(pair.prompt) + max(len(pair.chosen) - 1, 0))
         segments.append(Segment(start, len(ids), context))
         first = start + len(own) - 1  # last prompt column; predicts the first token of either answer
         source += range(first + pair.chosen_context, first + len(pair.chosen))
@@ -169,7 +173,7 @@ def _packed(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: b
         positions += range(len(pair.prompt), len(pair.prompt) + len(pair.rejected) - 1)
         if len(ids) > branch:
             segments.append(Segment(branch, len(ids), (*context, (start, start + len(own)))))
-        source += [first, *range(branch, len(ids))][pair.rejected_context :]
+        source += [first, *range(branch, len(ids))][pair.rejected_context : len(pair.rejected)]
         target += pair.rejected[pair.rejected_context :]
         sizes.append(pair.rejected_tokens)
     return Pack(
@@ -192,6 +196,8 @@ def _plain(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: bo
             : 1 if chosen_only else 2
         ]
     ]
+    sizes = tuple(len(answer) - context for _, answer, context in rows)
+    rows = [row for row in rows if row[1]]
     width = max(len(prompt) + len(answer) - 1 for prompt, answer, _ in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)  # any id does where the mask is 0
     mask = torch.zeros(len(rows), width, dtype=torch.long)
@@ -205,5 +211,4 @@ def _plain(pairs: Sequence[EncodedPair], batch: PreferenceBatch, chosen_only: bo
         source += range(first + context, first + len(answer))
         target += answer[context:]
     positions = torch.arange(width).expand(len(rows), width)
-    sizes = tuple(len(answer) - context for _, answer, context in rows)
     return Pack(ids, positions, mask, (), torch.tensor(source), torch.tensor(target), sizes, batch)

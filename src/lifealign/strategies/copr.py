@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from accelerate.utils import gather_object
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.data.tasks import Row, Task
+from lifealign.data.tasks import Row, RowKind, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.training.losses import Losses, Objective, ObjectiveConfig
 from lifealign.training.pair_losses import sft_nll
@@ -62,6 +63,8 @@ class Copr(Strategy):
 
     Cost: 1 + buffer / task rows, and one forward of the task's rows.
     """
+
+    learns: ClassVar[tuple[RowKind, ...]] = ("pair",)
 
     class Config(ReplayConfig):
         """Target, constraint, buffer."""

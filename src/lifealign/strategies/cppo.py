@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.data.tasks import Task
+from lifealign.data.tasks import RowKind, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.training.losses import Losses, ObjectiveConfig
 from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
@@ -70,6 +70,8 @@ class Cppo(Strategy):
 
     Cost: 1, and one forward of the task's rows.
     """
+
+    learns: ClassVar[tuple[RowKind, ...]] = ("pair",)
 
     class Config(ObjectiveConfig):
         """Objective, retention, thresholds."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from lifealign.data.tasks import Task
+from lifealign.data.tasks import RowKind, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.strategies.replay import Replay
 from lifealign.training.losses import Losses
@@ -48,6 +49,8 @@ class DERpp(Replay):
 
     Cost: 3 (each part has the task's size).
     """
+
+    learns: ClassVar[tuple[RowKind, ...]] = ("pair",)
 
     class Config(Replay.Config):
         """Objective, buffer and weights."""

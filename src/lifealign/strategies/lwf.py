@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.data.tasks import Row, Task
+from lifealign.data.tasks import Row, RowKind, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.training.losses import Losses, ObjectiveConfig
 from lifealign.training.strategy import History, PreferenceDataset, Strategy
@@ -31,6 +32,8 @@ class LwF(Strategy):
 
     Cost: about 1.7 (one more forward and backward, and a forward of pi_prev, on chosen answers).
     """
+
+    learns: ClassVar[tuple[RowKind, ...]] = ("pair", "desirable", "demonstration")
 
     class Config(ObjectiveConfig):
         """Objective and distillation."""

@@ -30,27 +30,17 @@ from lifealign.model.adapters import restore, trainable
 from lifealign.model.batch import PairLogps
 from lifealign.model.encoding import EncodedPair
 from lifealign.model.frozen_linear import onednn_leads, use_onednn
+from lifealign.model.logp_cache import pair_logps
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
+from lifealign.training.feedback import Feedback, RowTerms, StepTerms, reference_point
 from lifealign.training.schedule import learning_rate, windows
+from lifealign.training.step_log import SUMS, Seen, step_means, sums_of
 from lifealign.training.strategy import Step, Strategy
 
 StageName = Literal["sft", "preference"]
 LogLine = dict[str, Any]
-
-SUMS = (
-    "pairs",
-    "loss",
-    "margin",
-    "accuracy",
-    "focal_weight",
-    "chosen_drift",
-    "rejected_drift",
-    "chosen_length",
-    "rejected_length",
-    "skipped",
-)
 
 
 @dataclass(frozen=True)
@@ -61,9 +51,10 @@ class Stage:
         name: `sft` trains on the chosen answers, `preference` on the pairs.
         windows: for each optimizer step, the positions in `pairs` that it takes.
         rates: for each optimizer step, its learning rate.
-        pairs: encoded rows.
+        pairs: encoded rows, and behind them those that `feedback.with_others` adds.
         reference: summed reference log-probs [N, 2] (chosen, rejected), float32, with `Objective.beyond`.
         losses_on: see `training.strategy.Step`.
+        feedback: the rows of one answer that people judged.
         dropout: whether the adapter's dropout is on in its steps.
     """
 
@@ -73,6 +64,7 @@ class Stage:
     pairs: Sequence[EncodedPair]
     reference: Tensor
     losses_on: Callable[[Sequence[Row]], Iterator[Tensor]]
+    feedback: Feedback = field(default_factory=Feedback)
     dropout: bool = True
 
     def __post_init__(self) -> None:
@@ -119,6 +111,7 @@ class Loop:
         pairs: Sequence[EncodedPair],
         reference: Tensor,
         losses_on: Callable[[Sequence[Row]], Iterator[Tensor]],
+        feedback: Feedback = Feedback(),  # noqa: B008
     ) -> Stage:
         """A stage of this task: whole passes over the pairs, at a rate that rises to `peak` and falls to 0.
 
@@ -129,10 +122,14 @@ class Loop:
             pairs: see `Stage`.
             reference: see `Stage`.
             losses_on: see `Stage`.
+            feedback: see `Stage`.
         """
-        steps = windows(self.seed, self.task, name, epochs, len(pairs), self.config.pairs_per_step)
+        rows = len(pairs) - len(feedback.others)
+        used = [i for i in range(rows) if name == "preference" or pairs[i].chosen]
+        order = windows(self.seed, self.task, name, epochs, len(used), self.config.pairs_per_step)
+        steps = [[used[i] for i in window] for window in order]
         rates = [learning_rate(i, len(steps), self.config.warmup, peak) for i in range(len(steps))]
-        return Stage(name, steps, rates, pairs, reference, losses_on)
+        return Stage(name, steps, rates, pairs, reference, losses_on, feedback)
 
 
 def train_stage(loop: Loop, stage: Stage) -> None:
@@ -154,9 +151,10 @@ def train_stage(loop: Loop, stage: Stage) -> None:
             rate = stage.rates[index]
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            terms = _step_terms(loop, stage, steps[index])
             # Set for every step: a reference computed in between (`Step.losses_on`) leaves dropout off.
             with _dropout(loop.model, stage.dropout), _dropout_seed(loop, stage, index):
-                line = _step(loop, stage, parameters, steps[index], index)
+                line = _step(loop, stage, parameters, steps[index], index, terms)
             before = {name: p.detach().clone() for name, p in parameters.items()}
             optimizer.step()
             loop.strategy.adjust_update(Step(loop.model, parameters, stage.losses_on, index, stage.name, before))
@@ -174,8 +172,31 @@ def train_stage(loop: Loop, stage: Stage) -> None:
             shown.advance(len(steps[index]), loss=line["loss"])
 
 
+def _step_terms(loop: Loop, stage: Stage, window: Sequence[int]) -> StepTerms:
+    """What the loss of feedback needs of the whole step, however it is split into packs and processes; without dropout."""
+    options = loop.strategy.objective.config
+    index = stage.feedback.asked(stage.pairs, window, options.unpaired_loss) if stage.name == "preference" else []
+    if not index:
+        return StepTerms(weights=stage.feedback.weights)
+    pairs = [stage.pairs[i] for i in index]
+    policy_K2 = pair_logps(
+        loop.model,
+        with_prefix(pairs, loop.strategy.prefix([p.prompt for p in pairs])),
+        shared_prefix=loop.shared_prefix,
+        tokens_per_pack=loop.tokens_per_pack or loop.config.tokens_per_pack,
+        accelerator=loop.accelerator,
+    )
+    point = reference_point(options, options.beta, policy_K2, stage.reference[index], pairs)
+    return StepTerms(point, stage.feedback.weights)
+
+
 def _step(
-    loop: Loop, stage: Stage, parameters: Mapping[str, nn.Parameter], window: Sequence[int], index: int
+    loop: Loop,
+    stage: Stage,
+    parameters: Mapping[str, nn.Parameter],
+    window: Sequence[int],
+    index: int,
+    terms: StepTerms,
 ) -> LogLine:
     """Put the gradients of one optimizer step, the loss's clipped, into ``.grad``, and return the step's log line."""
     accelerator, config = loop.accelerator, loop.config
@@ -191,19 +212,19 @@ def _step(
         if chosen_only:
             loss, seen = _sft_loss(loop, pack, response_tokens), None
         else:
-            loss, seen, skipped = _preference_loss(loop, stage, pack, group, len(window))
+            loss, seen, skipped = _preference_loss(loop, stage, pack, group, len(window), terms)
             bound = torch.maximum(bound, skipped)
         if loss.requires_grad:
             # Not by accelerate, which divides by its launcher's accumulation setting; ours is in the loss.
             loss.backward()  # type: ignore[no-untyped-call]
-        sums += _sums(seen, loss.detach(), len(group))
+        sums += sums_of(seen, loss.detach(), len(group))
     for parameter in parameters.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         if accelerator.num_processes > 1:
             parameter.grad = accelerator.reduce(parameter.grad, "sum")
     sums = accelerator.reduce(sums, "sum") if accelerator.num_processes > 1 else sums
-    line: LogLine = {"stage": stage.name, "step": index + 1, **_means(sums, chosen_only)}
+    line: LogLine = {"stage": stage.name, "step": index + 1, **step_means(sums, chosen_only)}
     if not chosen_only and loop.strategy.normalises_weights:
         # Exact for any packing: the step's mean weight is known after all its pairs, and divides them all.
         for parameter in parameters.values():
@@ -241,22 +262,9 @@ def _sft_loss(loop: Loop, pack: Pack, response_tokens: int) -> Tensor:
     return loop.strategy.sft_loss(batch).sum() / response_tokens
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Detached [B] values of one forward, for the log."""
-
-    margin: Tensor
-    weight: Tensor
-    chosen_drift: Tensor
-    rejected_drift: Tensor
-    chosen_length: Tensor
-    rejected_length: Tensor
-    skip: Tensor
-
-
 def _preference_loss(
-    loop: Loop, stage: Stage, pack: Pack, group: Sequence[int], window: int
-) -> tuple[Tensor, _Seen, Tensor]:
+    loop: Loop, stage: Stage, pack: Pack, group: Sequence[int], window: int, terms: StepTerms
+) -> tuple[Tensor, Seen, Tensor]:
     """This pack's part of the step's mean loss, its values for the log, and the largest |dL/dr| left out."""
     tokens = token_logps(loop.model, pack)
     policy, beyond = tokens.pairs(), loop.strategy.objective.beyond
@@ -264,7 +272,8 @@ def _preference_loss(
     values = stage.reference[list(group)].to(policy.chosen.device)
     reference = PairLogps(values[:, 0], values[:, 1])
     batch = replace(pack.batch, token_T=tokens.token_T)
-    objective = loop.strategy.objective(weighted, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
+    lengths, rows = (batch.chosen_lengths_B, batch.rejected_lengths_B), RowTerms(batch.kinds, batch.gaps, terms)
+    objective = loop.strategy.objective(weighted, reference, *lengths, rows)
     loss_B = loop.strategy.loss(batch, policy, reference, objective)
     skip = objective.weight < loop.config.skip_weight_below
     bound = torch.zeros((), device=loss_B.device)
@@ -274,7 +283,7 @@ def _preference_loss(
         # Skipped pairs have no gradient; a pack with no other pairs is not run backward at all.
         loss = loss_B[~skip].sum() / window + loss_B[skip].detach().sum() / window
         loss = loss.detach() if bool(skip.all()) else loss
-    seen = _Seen(
+    seen = Seen(
         objective.margin,
         objective.weight,
         weighted.chosen.detach() - reference.chosen,
@@ -282,35 +291,9 @@ def _preference_loss(
         batch.chosen_lengths_B,
         batch.rejected_lengths_B,
         skip.float(),
+        torch.tensor([float(kind != "demonstration") for kind in batch.kinds], device=skip.device),
     )
     return loss, seen, bound
-
-
-def _sums(seen: _Seen | None, loss: Tensor, pairs: int) -> Tensor:
-    """Sums over the pairs of one forward, in the order of `SUMS`, on the device of `loss`."""
-    sums = torch.zeros(len(SUMS), dtype=torch.float64, device=loss.device)
-    sums[0] = pairs
-    sums[1] = loss
-    if seen is not None:
-        values = (
-            seen.margin,
-            (seen.margin > 0).float(),
-            seen.weight,
-            seen.chosen_drift,
-            seen.rejected_drift,
-            seen.chosen_length,
-            seen.rejected_length,
-            seen.skip,
-        )
-        sums[2:] = torch.stack([v.double().sum() for v in values])
-    return sums
-
-
-def _means(sums: Tensor, chosen_only: bool) -> dict[str, float]:
-    total = dict(zip(SUMS, sums.tolist(), strict=True))
-    pairs = max(total.pop("pairs"), 1.0)
-    loss = total.pop("loss")  # the parts are means over the whole step already
-    return {"loss": loss} if chosen_only else {"loss": loss, **{k: v / pairs for k, v in total.items()}}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Shapes: B pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -13,10 +13,11 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from lifealign.core.config import Frozen
 from lifealign.core.errors import ConfigError, TrainingError
 from lifealign.core.registry import Registry
+from lifealign.data.tasks import FEEDBACK_KINDS
 from lifealign.model.batch import PairLogps
+from lifealign.training.feedback import FeedbackConfig, RowTerms, feedback_losses
 from lifealign.training.pair_losses import (
     DivergenceName,
     divergence_log_ratio,
@@ -26,6 +27,7 @@ from lifealign.training.pair_losses import (
     hinge_loss,
     ipo_loss,
     length_normalised_log_ratio,
+    log_ratio,
     orpo_loss,
     robust_dpo_loss,
     sft_nll,
@@ -44,7 +46,7 @@ class Pairs(NamedTuple):
         lengths_chosen: response tokens of the chosen answers, [B], >= 1.
         lengths_rejected: response tokens of the rejected answers, [B], >= 1.
         log_ratio: h [B], with gradient: `pair_losses.log_ratio`, or what `length_normalised` or `f_divergence` puts there.
-        margin: beta h, [B], with gradient.
+        margin: beta h, [B], with gradient; less the gap that the row asks for (`margin_scale`).
     """
 
     policy: PairLogps
@@ -129,6 +131,7 @@ OPTIONS = (
     "ld_alpha",
     "f_divergence",
     "rpo_alpha",
+    "margin_scale",
 )
 """Options of `ObjectiveConfig` that some losses read and others refuse."""
 
@@ -136,7 +139,7 @@ REWARDS = ("length_normalised", "ld_alpha", "f_divergence")
 """Options that change how an answer's log-probs become its reward, of which one may be set."""
 
 
-class ObjectiveConfig(Frozen):
+class ObjectiveConfig(FeedbackConfig):
     """Options of the preference objective, for strategies' Configs to inherit; options of other losses are refused."""
 
     defaults: ClassVar[Mapping[str, Mapping[str, float]]] = {
@@ -147,7 +150,9 @@ class ObjectiveConfig(Frozen):
     }
     own_terms: ClassVar[bool] = False
     """Whether the strategy's loss of a pair has terms besides the objective, to which no focal weight applies."""
-    _newer: ClassVar[frozenset[str]] = frozenset({"label_smoothing", "rpo_alpha", "f_alpha", *REWARDS})
+    _newer: ClassVar[frozenset[str]] = frozenset(
+        {"label_smoothing", "rpo_alpha", "f_alpha", "margin_scale", *REWARDS, *FeedbackConfig.feedback_keys}
+    )
 
     loss: ObjectiveName = "dpo"
     """`dpo`, `fpo` (focal DPO), `ipo`, `hinge`, `robust`, `simpo` or `orpo`; the last two read no reference."""
@@ -173,6 +178,8 @@ class ObjectiveConfig(Frozen):
     """Of the divergence `alpha` only: towards 0 it is reverse_kl, towards 1 forward_kl. 0 < f_alpha < 1. 0.5."""
     rpo_alpha: float = Field(0.0, ge=0)
     """Weight of the chosen answer's NLL per token, added to any loss but orpo. 0 <= rpo_alpha; 1 in the RPO paper."""
+    margin_scale: float = Field(0.0, ge=0)
+    """Reward margin asked for per unit of a row's `margin` (ODPO), dpo and hinge. 0 <= margin_scale; 0: margins are not used."""
     reference: ReferenceName = "base"
     """Reference policy: `base` (adapter off), `task_start` (after the SFT stage), `previous_task` (before the task)."""
 
@@ -241,12 +248,13 @@ def _readers(option: str) -> str:
 
 
 class Losses(NamedTuple):
-    """Losses, margins and weights of one batch of pairs.
+    """Losses, margins and weights of one batch of rows.
 
     Attributes:
         loss: [B], with gradient.
-        margin: [B], detached: the implicit reward margin against the reference, also of objectives that do not read it.
-        weight: [B], detached: the focal weight; ones for objectives without one.
+        margin: [B], detached: the implicit reward margin against the reference, also of objectives that do not read it; of
+            feedback the reward's distance from the reference point, positive on the right side; of a demonstration its reward.
+        weight: [B], detached: the focal weight; ones for objectives and rows without one.
     """
 
     loss: Tensor
@@ -270,23 +278,56 @@ class Objective:
         return self.config.ld_alpha
 
     def __call__(
-        self, policy: PairLogps, reference: PairLogps, lengths_chosen: Tensor, lengths_rejected: Tensor
+        self,
+        policy: PairLogps,
+        reference: PairLogps,
+        lengths_chosen: Tensor,
+        lengths_rejected: Tensor,
+        rows: RowTerms = RowTerms(),  # noqa: B008
     ) -> Losses:
-        """Losses of B pairs.
+        """Losses of B rows: pairs have the configured loss, feedback `unpaired_loss`, demonstrations their NLL per token.
 
         Args:
             policy: log-probs with gradient, [B], summed over tokens with the weight `beyond` (`TokenLogps.pairs`).
             reference: the same of the reference; the reference-free objectives use them for `margin` only.
             lengths_chosen: response tokens of the chosen answers, [B], >= 1.
             lengths_rejected: response tokens of the rejected answers, [B], >= 1.
+            rows: kinds and gaps of the rows, and what belongs to their optimizer step; a row of one answer has 0 for the log-prob
+                and the length of the other.
         """
+        if rows.only_pairs:
+            return self._of_pairs(policy, reference, lengths_chosen, lengths_rejected, rows.gaps)
+        c, found = self.config, list[tuple[list[int], Losses]]()
+        h = log_ratio(policy, reference)
+        if pairs := rows.at("pair"):
+            own, other = (PairLogps(p.chosen[pairs], p.rejected[pairs]) for p in (policy, reference))
+            gaps = [rows.gaps[i] for i in pairs] if rows.gaps else ()
+            found.append((pairs, self._of_pairs(own, other, lengths_chosen[pairs], lengths_rejected[pairs], gaps)))
+        if judged := rows.at(*FEEDBACK_KINDS):
+            loss, margin = feedback_losses(c, c.beta, h[judged], [rows.kinds[i] for i in judged], rows.step)
+            found.append((judged, Losses(loss, margin.detach(), torch.ones_like(loss))))
+        if shown := rows.at("demonstration"):
+            loss = c.demonstration_weight * sft_nll(policy.chosen[shown], lengths_chosen[shown])
+            found.append((shown, Losses(loss, c.beta * h[shown].detach(), torch.ones_like(loss))))
+        order = torch.tensor([i for at, _ in found for i in at], device=h.device).argsort()
+        return Losses(*(torch.cat(parts)[order] for parts in zip(*(losses for _, losses in found), strict=True)))
+
+    def _of_pairs(
+        self,
+        policy: PairLogps,
+        reference: PairLogps,
+        lengths_chosen: Tensor,
+        lengths_rejected: Tensor,
+        gaps: Sequence[float],
+    ) -> Losses:
         c, lengths = self.config, (lengths_chosen, lengths_rejected)
         if c.length_normalised:
-            log_ratio = length_normalised_log_ratio(policy, reference, *lengths)
+            ratio = length_normalised_log_ratio(policy, reference, *lengths)
         else:
-            log_ratio = divergence_log_ratio(policy, reference, c.f_divergence, c.f_alpha)
-        margin = c.beta * log_ratio
-        found = LOSSES[c.loss].function(Pairs(policy, reference, *lengths, log_ratio, margin), c)
+            ratio = divergence_log_ratio(policy, reference, c.f_divergence, c.f_alpha)
+        margin = c.beta * ratio
+        asked = margin - c.margin_scale * margin.new_tensor(gaps) if c.margin_scale and any(gaps) else margin
+        found = LOSSES[c.loss].function(Pairs(policy, reference, *lengths, ratio, asked), c)
         loss, weight = found if isinstance(found, tuple) else (found, torch.ones_like(margin))
         if loss.shape != margin.shape or weight.shape != margin.shape:
             raise TrainingError(
@@ -340,10 +381,10 @@ def _against_reference(function: LossFunction, *options: str) -> Loss:
 
 LOSSES.built_in(
     {
-        "dpo": _against_reference(_dpo, "f_divergence", "label_smoothing"),
+        "dpo": _against_reference(_dpo, "f_divergence", "label_smoothing", "margin_scale"),
         "fpo": _against_reference(_fpo, "f_divergence", "gamma", "normalise_weights"),
         "ipo": _against_reference(_ipo),
-        "hinge": _against_reference(_hinge, "f_divergence"),
+        "hinge": _against_reference(_hinge, "f_divergence", "margin_scale"),
         "robust": _against_reference(_robust, "f_divergence", "label_smoothing"),
         "simpo": Loss(_simpo, reads_reference=False, options=frozenset(["simpo_margin", "rpo_alpha"])),
         "orpo": Loss(_orpo, reads_reference=False, options=frozenset(["orpo_weight"])),

@@ -27,6 +27,7 @@ from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_lo
 from lifealign.model.logps import kl_to_base, probe, token_divergence, token_logps
 from lifealign.model.pack_budget import SIZES, Measured, best, measure_budget
 from lifealign.model.packing import Pack, cost, pack_pairs, split_by_budget, with_prefix
+from lifealign.training.feedback import RowTerms, StepTerms, reference_point, with_others
 from lifealign.training.strategy import Strategy
 
 COMPILE_FROM = 120.0
@@ -161,23 +162,28 @@ class LoadedView:
 
     def losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
         """Parts that add up to `loss_on(rows)`, each with a graph: one for each pack of `train.tokens_per_pack`."""
-        pairs, _ = self.encoder.encode(rows)
-        beyond = self.strategy.objective.beyond
+        encoded, _ = self.encoder.encode(rows)
+        objective = self.strategy.objective
+        beyond, options = objective.beyond, objective.config
+        pairs, feedback = with_others(encoded, options)
         reference_N2 = self.logps(pairs, base=True, title="reference", beyond=beyond).to(self.accelerator.device)
-        for group in self._split(pairs):
+        asked = feedback.asked(pairs, range(len(encoded)), options.unpaired_loss)
+        policy_K2 = self._plain_logps([pairs[i] for i in asked])
+        point = reference_point(options, options.beta, policy_K2, reference_N2[asked].cpu(), [pairs[i] for i in asked])
+        step = StepTerms(point, feedback.weights)
+        for group in self._split(encoded):
             pack = self._pack([pairs[i] for i in group])
             with dropout_off(self.model):
                 policy = token_logps(self.model, pack).pairs(beyond)
             reference = PairLogps(*reference_N2[group].unbind(1))
             # The plain objective: terms that a strategy adds for its own training rows have no meaning for others.
-            losses = self.strategy.objective(
-                policy, reference, pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B
-            )
-            yield losses.loss.sum() / len(pairs)
+            lengths = pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B
+            losses = objective(policy, reference, *lengths, RowTerms(pack.batch.kinds, pack.batch.gaps, step))
+            yield losses.loss.sum() / len(encoded)
 
     def sft_losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
-        """Parts that add up to the mean NLL per response token of the chosen answers, without dropout."""
-        pairs, _ = self.encoder.encode(rows)
+        """Parts that add up to the mean NLL per response token of the chosen answers, without dropout; none without one."""
+        pairs = [pair for pair in self.encoder.encode(rows)[0] if pair.chosen]
         tokens = sum(pair.chosen_tokens for pair in pairs)
         for group in self._split(pairs, chosen_only=True):
             pack = self._pack([pairs[i] for i in group], chosen_only=True)
@@ -195,15 +201,19 @@ class LoadedView:
         pairs = self._encode(rows)
         found = torch.full((len(rows), 2), torch.nan)
         with self._with(weights):
-            values = pair_logps(
-                self.model,
-                self.prefixed(pairs),
-                shared_prefix=self.shared_prefix(pairs),
-                tokens_per_pack=self.tokens_per_pack(pairs),
-                accelerator=self.accelerator,
-            )
+            values = self._plain_logps(pairs)
         found[[p.position for p in pairs]] = values
         return found
+
+    def _plain_logps(self, pairs: Sequence[EncodedPair]) -> Tensor:
+        """Summed log-probs [N, 2] under the model as it is, without the cache."""
+        return pair_logps(
+            self.model,
+            self.prefixed(pairs),
+            shared_prefix=self.shared_prefix(pairs),
+            tokens_per_pack=self.tokens_per_pack(pairs),
+            accelerator=self.accelerator,
+        )
 
     @torch.no_grad()
     def chosen_logps(self, pairs: Sequence[EncodedPair], title: str) -> list[float]:

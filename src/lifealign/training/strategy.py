@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from lifealign.core.config import Frozen, LoraConfig, RunConfig
 from lifealign.core.errors import ConfigError
-from lifealign.data.tasks import Row, Task
+from lifealign.data.tasks import ROW_KINDS, Row, RowKind, Task
 from lifealign.model.adapters import attach_lora
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.training.losses import Losses, Objective, ObjectiveConfig, ReferenceName
@@ -71,7 +71,10 @@ class ModelView(Protocol):
         """The rows that can be encoded, in order; the others have no loss and no gradient."""
 
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
-        """Mean preference loss of rows at the current weights, against the base model, without dropout, with a graph."""
+        """Mean loss of rows at the current weights, against the base model, without dropout, with a graph.
+
+        The reference point of feedback is that of these rows alone; for a single row KTO's is 0.
+        """
 
     def pair_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Summed log-probs [N, 2] (chosen, rejected), nats, float32, without a graph."""
@@ -163,6 +166,9 @@ class Strategy:
     """True: one plain adapter is trained for life, so its weights are the initial ones plus the change by every task, and
     a task can be weighted or withdrawn (`compose`). False: a task starts elsewhere, or the policy is more than the
     adapter."""
+
+    learns: ClassVar[tuple[RowKind, ...]] = ROW_KINDS
+    """Kinds of rows that the method can learn from; a task with others is refused before it is trained."""
 
     config: Any
     lora: LoraConfig
@@ -259,12 +265,15 @@ class Strategy:
             batch: the pairs.
             policy: summed log-probs [B] with a graph.
             reference: summed log-probs [B] of the reference policy, as the objective sums them (`Objective.beyond`).
-            objective: result of `self.objective` for these pairs, computed once by the loop.
+            objective: result of `self.objective` for these rows, computed once by the loop; it has the loss of every kind.
         """
         return objective.loss
 
     def sft_loss(self, batch: PreferenceBatch) -> Tensor:
-        """SFT loss [T] of the chosen answers' tokens of one forward (`batch.token_T`), nats; the loop averages over tokens."""
+        """SFT loss [T] of the chosen answers' tokens of one forward (`batch.token_T`), nats; the loop averages over tokens.
+
+        Rows without a chosen answer are not among them.
+        """
         assert batch.token_T is not None
         return -batch.token_T
 
