@@ -109,12 +109,15 @@ class TaskConfig(Frozen):
 class PlantedConfig(Frozen):
     """Rows per task of the embedded planted suite; None takes all."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"unpaired"})
     train_rows: int | None = Field(None, ge=1)
     """Training rows per task. 1 <= train_rows."""
     validation_rows: int | None = Field(None, ge=0)
     """Validation rows per task. 0 <= validation_rows."""
     test_rows: int | None = Field(None, ge=1)
     """Test rows per task. 1 <= test_rows."""
+    unpaired: bool = False
+    """Split each training pair into two rows of feedback, one desirable and one undesirable; held-out rows stay pairs."""
 
 
 class StreamConfig(Frozen):

@@ -53,7 +53,7 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
     """
     if config.planted is not None:
         sizes = config.planted
-        tasks = planted_stream(sizes.train_rows, sizes.validation_rows, sizes.test_rows, seed).tasks
+        tasks = planted_stream(sizes.train_rows, sizes.validation_rows, sizes.test_rows, seed, sizes.unpaired).tasks
         return TaskStream(config.name, tuple(tasks[i - 1] for i in config.order) if config.order else tuple(tasks))
     chosen = [config.tasks[i - 1] for i in config.order] if config.order else config.tasks
     for task in chosen:  # before any rows are read

@@ -20,7 +20,7 @@ from typing import Any
 from lifealign.core.errors import ConfigError
 from lifealign.data.planted.rules import CHECKERS, TASKS
 from lifealign.data.planted.voice import Split, Topic, Voice
-from lifealign.data.tasks import DataReport, Message, Row, Task, TaskStream
+from lifealign.data.tasks import DataReport, Message, Row, Task, TaskStream, as_feedback
 
 __all__ = ["CHECKERS", "TASKS", "planted_stream"]
 
@@ -115,6 +115,7 @@ def planted_stream(
     validation_rows: int | None = None,
     test_rows: int | None = None,
     seed: int = 0,
+    unpaired: bool = False,
 ) -> TaskStream:
     """The six planted tasks in the order of `TASKS`.
 
@@ -125,6 +126,7 @@ def planted_stream(
         validation_rows: rows per task, 0 to 60; None takes all.
         test_rows: rows per task, 0 to 60; None takes all.
         seed: any integer; equal arguments give equal streams.
+        unpaired: split each training pair into two rows of feedback on one answer, so that a task has twice as many.
 
     Returns:
         The stream ``planted``; each task's checker is its own name.
@@ -137,6 +139,8 @@ def planted_stream(
         taken: dict[str, tuple[Row, ...]] = {}
         for split, count in zip(SPLITS, (train_rows, validation_rows, test_rows), strict=True):
             taken[split] = _take(_rows(name, split), count, f"{name}/{split}", seed)
+        if unpaired:
+            taken["train"] = as_feedback(taken["train"])
         total = sum(map(len, taken.values()))
         report = DataReport(source=f"planted/{name}", read=total, kept=total)
         requirement = _content()["requirements"][name]
