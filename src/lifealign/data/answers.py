@@ -42,8 +42,8 @@ class AnswerRecord:
         source: who answered, e.g. the name of a method or of a memory.
         point: the last task learnt before this answer; `BASE` before any.
         stage: number of tasks learnt at that point, from 0.
-        reference: the preferred answer of the held-out row, if any.
-        rejected: the other answer of that row, if any.
+        reference: the preferred answer of the held-out row, or its one good answer, if any.
+        rejected: the other answer of that row, or its one bad answer, if any.
         scores: metric -> value of this answer, rates from 0 to 1; None: not measured.
         gold: set on items whose rating is known beforehand.
     """

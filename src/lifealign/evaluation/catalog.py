@@ -74,7 +74,8 @@ def _choice_accuracy(samples: Mapping[str, Array]) -> Array:
 BUILT_IN: dict[str, Score] = {
     "accuracy": Score(
         "Preference accuracy",
-        "Share of held-out rows whose chosen answer has the higher implicit reward, relative to the base model.",
+        "Share of held-out rows whose chosen answer has the higher implicit reward, relative to the base model. An answer alone "
+        "counts if its reward is on the right side of the reference point.",
         unit="%",
         rate=True,
         low=0,

@@ -184,11 +184,15 @@ def _records(
     source = asked.source or store.identity["config"]["strategy"]["name"]
     stage = sum(len(m.members) for m in store.lineage()[1:] if m.index <= point.index)
     rows = iter(rows_of(task, asked.split))
+    prompts = set()
     for i, found in enumerate(score["answers"][:count]):
         # Rows that do not fit into the context were left out, so answers are a part of the rows, in their order.
         row = next((row for row in rows if row.prompt[-1].content == found["prompt"]), None)
         if row is None:
             return
+        if row.prompt in prompts:  # another row of feedback on this prompt, which has the same greedy answer
+            continue
+        prompts.add(row.prompt)
         passed = {} if found["passed"] is None else {"pass_rate": float(found["passed"])}
         yield AnswerRecord.of(
             task.name,
@@ -197,8 +201,8 @@ def _records(
             source=source,
             point=BASE if point.directory == ROOT else point.name,
             stage=stage,
-            reference=row.chosen,
-            rejected=row.rejected,
+            reference=row.chosen or None,
+            rejected=row.rejected or None,
             scores=passed | dict(found["scores"]) | _of_row(score["rows"], i),
         )
 

@@ -105,5 +105,5 @@ def kinds_lines(document: dict[str, Any], config: RunConfig) -> list[str]:
         if margins["scale"]:
             lines.append(f"{rows}, of which strategy.margin_scale={margins['scale']:g} asks for that part")
         else:
-            lines.append(f"{rows}, which is not used; set strategy.margin_scale to use it")
+            lines.append(f"{rows}, which is not used; set strategy.margin_scale (loss dpo or hinge) to use it")
     return lines

@@ -213,15 +213,19 @@
     return element;
   }
 
-  function scoreText(name, value) {
+  const alone = (thread) => (thread.reference === null) !== (thread.rejected === null);
+
+  function scoreText(name, value, thread) {
     if (value === null) return "not measured";
     if (name === "pass_rate") return value >= 0.5 ? "passed" : "failed";
+    if (name === "accuracy" && alone(thread)) return value > 0.5 ? "right side" : value < 0.5 ? "wrong side" : "neither";
     if (name === "accuracy") return value > 0.5 ? "chosen answer" : value < 0.5 ? "rejected answer" : "neither";
     return Number.isInteger(value) ? String(value) : value.toPrecision(3);
   }
 
-  function scoreLabel(name) {
+  function scoreLabel(name, thread) {
     if (name === "pass_rate") return "Rule";
+    if (name === "accuracy" && alone(thread)) return "Reward";
     if (name === "accuracy") return "Prefers";
     return (data.labels[name] || name).replace(/, %$/, "");
   }
@@ -258,7 +262,7 @@
     } else if (!content) box.append(make("p", { class: "same" }, "An empty answer."));
     else box.append(changes && earlier !== null ? compared(earlier, content) : highlighted(content));
     const scores = make("div", { class: "scores" });
-    for (const [name, value] of Object.entries(answer.scores)) scores.append(make("span", {}, scoreLabel(name) + " ", make("b", {}, scoreText(name, value))));
+    for (const [name, value] of Object.entries(answer.scores)) scores.append(make("span", {}, scoreLabel(name, thread) + " ", make("b", {}, scoreText(name, value, thread))));
     if (scores.childElementCount) box.append(scores);
     if (answer.opinions.length) box.append(make("ul", { class: "said" }, ...answer.opinions.map(opinion)));
     return box;
@@ -268,7 +272,8 @@
     const element = make("details", { class: "pair" }, make("summary", {}, "The held-out row"));
     element.open = pair.open === true;
     element.addEventListener("toggle", () => { pair.open = element.open; });
-    for (const [label, index] of [["Chosen", thread.reference], ["Rejected", thread.rejected]])
+    const names = alone(thread) ? ["Good answer", "Bad answer"] : ["Chosen", "Rejected"];
+    for (const [label, index] of [[names[0], thread.reference], [names[1], thread.rejected]])
       if (index !== null) element.append(make("div", { class: "soft" }, label), highlighted(text(index)));
     return element;
   }
