@@ -13,13 +13,14 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
+import lifealign.memory.learning
 import lifealign.memory.session
 import lifealign.store.writer
 from lifealign.core.config import (
@@ -30,13 +31,17 @@ from lifealign.core.config import (
     ModelConfig,
     RunConfig,
     SftConfig,
+    StreamConfig,
     TrainConfig,
 )
 from lifealign.core.errors import ConfigError, DataError, ModelError, StoreError, UserError
+from lifealign.data.load import load_stream
+from lifealign.data.tasks import Task, TaskStream
 from lifealign.memory.api import Memory, run_stream
 from lifealign.store.layout import ADAPTER, ROOT, STATE
 from lifealign.strategies import STRATEGIES
 from lifealign.strategies.configure import read_config
+from support.kinds import as_demonstrations
 from support.tiny import save_tiny, save_with_code
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
@@ -139,6 +144,10 @@ RUN: dict[str, Case] = {
 
 # A rate at which learning the second task goes against the first one's rows, or their gradients would change nothing.
 CONFLICT = "train.learning_rate=0.05"
+THUMBS = "stream.planted.unpaired=true"
+# Two pairs of each planted task have a margin; the others are demonstrations, or stay as they are.
+OWN_ROWS = "stream.name=own-rows"
+MARGINS = "stream.name=margins"
 OBJECTIVE = {
     "loss": case("fpo", "adapter", keeps="replay"),
     "beta": case("0.5", "adapter scores", keeps="replay"),
@@ -154,6 +163,11 @@ OBJECTIVE = {
     # At the reference all of them have the same slope, so the policy must have left it by far.
     "f_alpha": case("0.9", "adapter losses", "strategy.f_divergence=alpha", CONFLICT),
     "rpo_alpha": case("1.0", "adapter losses", keeps="replay"),
+    "margin_scale": case("0.5", "adapter losses", OWN_ROWS),
+    "unpaired_loss": case("bco", "adapter losses", THUMBS, keeps="replay"),
+    "desirable_weight": case("3.0", "adapter losses", THUMBS, keeps="replay"),
+    "undesirable_weight": case("3.0", "adapter losses", THUMBS, keeps="replay"),
+    "demonstration_weight": case("3.0", "losses", OWN_ROWS, keeps="replay"),
     "reference": case("previous_task", "adapter losses"),
 }
 REPLAY = {
@@ -175,6 +189,19 @@ MEMORY = {
 # Statistics of two pairs, and thresholds near their mean, so that weights are not all 1.
 NARROW = ("strategy.window=2", "strategy.threshold_std=0.1")
 OWN_TERMS = {"normalise_weights": refused("true", ConfigError, r"this strategy's own terms", "strategy.loss=fpo")}
+NO_FEEDBACK = {
+    key: refused(
+        value, ConfigError, rf"strategy.{key} is for rows of kind undesirable, which strategy \w+ does not learn"
+    )
+    for key, value in (("unpaired_loss", "bco"), ("desirable_weight", "3.0"), ("undesirable_weight", "3.0"))
+}
+PAIRS_ALONE = {
+    **NO_FEEDBACK,
+    "demonstration_weight": refused(
+        "3.0", ConfigError, r"demonstration_weight is for rows of kind demonstration, which"
+    ),
+    "margin_scale": case("0.5", "adapter losses", MARGINS),
+}
 L2P = {
     "pool": case("12", "shapes"),
     "length": case("2", "shapes"),
@@ -205,6 +232,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "cppo": {
         **OBJECTIVE,
         **OWN_TERMS,
+        **PAIRS_ALONE,
         "beta": case("0.5", "adapter scores state", keeps="replay"),
         "retention": case("3.0", "adapter", keeps="replay"),
         "threshold_std": case("0.1", "adapter", "strategy.window=2"),
@@ -222,6 +250,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "derpp": {
         **OBJECTIVE,
         **OWN_TERMS,
+        **PAIRS_ALONE,
         **REPLAY,
         "logps_weight": case("3.0", "adapter losses", keeps="replay"),
         "buffer_weight": case("2.0", "adapter losses", keeps="replay"),
@@ -232,7 +261,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "decay": case("0.5", "state diagnostics", keeps="adapter losses"),
         "fisher_pairs": case("1", "state diagnostics adapter"),
     },
-    "lwf": {**OBJECTIVE, **OWN_TERMS, "weight": case("5.0", "adapter losses")},
+    "lwf": {**OBJECTIVE, **OWN_TERMS, **NO_FEEDBACK, "weight": case("5.0", "adapter losses")},
     "si": {
         **OBJECTIVE,
         "penalty_weight": case("100.0", "adapter", keeps="replay"),
@@ -277,6 +306,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "gamma": case("1.0", "adapter"),
         "normalise_weights": case("true", "adapter norms", keeps="replay"),
         "label_smoothing": case("0.3", "adapter losses", "strategy.loss=dpo", keeps="replay"),
+        "margin_scale": case("0.5", "adapter losses", "strategy.loss=dpo", OWN_ROWS),
         **REPLAY,
         **CONSOLIDATION,
         "consolidate": case("stage", "adapter state diagnostics", "sft.epochs=1"),
@@ -442,6 +472,18 @@ def places(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }
 
 
+def own_rows(config: StreamConfig, seed: int) -> TaskStream:
+    """The stream with margins, and with demonstrations for the other pairs if it is not called so."""
+
+    def turned(task: Task) -> Task:
+        pairs = tuple(replace(row, margin=float(i + 1)) for i, row in enumerate(task.train[:2]))
+        others = task.train[2:] if config.name == "margins" else as_demonstrations(task.train[2:])
+        return replace(task, train=(*pairs, *others))
+
+    stream = load_stream(config, seed)
+    return replace(stream, tasks=tuple(map(turned, stream.tasks)))
+
+
 @dataclass
 class Runner:
     """Runs settings once each; the parts of what came out."""
@@ -466,6 +508,8 @@ class Runner:
     def __call__(self, *settings: str) -> Fingerprint:
         if settings not in self.known:
             with pytest.MonkeyPatch.context() as patch:
+                if OWN_ROWS in settings or MARGINS in settings:
+                    patch.setattr(lifealign.memory.learning, "load_stream", own_rows)
                 self.known[settings] = fingerprint(self.config(settings), patch)
         return self.known[settings]
 

@@ -193,7 +193,7 @@ def test_a_strategy_that_takes_every_kind_learns_every_kind(config: Build, tmp_p
         ("copr", thumbs("bread"), "desirable"),
         ("cppo", demonstrations("bread"), "demonstration"),
         ("derpp", every_kind("bread"), "desirable"),
-        ("lwf", thumbs("bread"), "undesirable"),
+        ("lwf", thumbs("bread"), "desirable"),
     ],
 )
 def test_a_strategy_refuses_a_kind_before_it_trains(

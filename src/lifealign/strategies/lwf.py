@@ -33,7 +33,7 @@ class LwF(Strategy):
     Cost: about 1.7 (one more forward and backward, and a forward of pi_prev, on chosen answers).
     """
 
-    learns: ClassVar[tuple[RowKind, ...]] = ("pair", "desirable", "demonstration")
+    learns: ClassVar[tuple[RowKind, ...]] = ("pair", "demonstration")
 
     class Config(ObjectiveConfig):
         """Objective and distillation."""

@@ -23,6 +23,12 @@ from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.training.losses import Losses, Objective, ObjectiveConfig, ReferenceName
 from lifealign.training.replay import ReplayBuffer
 
+READERS: Mapping[RowKind, Sequence[str]] = {
+    "undesirable": ("unpaired_loss", "desirable_weight", "undesirable_weight"),
+    "demonstration": ("demonstration_weight",),
+}
+"""Kind of rows -> options of the objective that only such rows read."""
+
 
 class History(Protocol):
     """Read-only view of a memory, as of the task before the current one."""
@@ -238,6 +244,13 @@ class Strategy:
                 f"train.skip_weight_below={skip} skips pairs by their focal weight, and with them the terms that strategy "
                 f"{config.strategy.name} adds to their loss; set it to 0"
             )
+        for kind, keys in READERS.items():
+            changed = [k for k in keys if getattr(options, k) != type(options).model_fields[k].default]
+            if changed and kind not in self.learns:
+                raise ConfigError(
+                    f"strategy.{changed[0]} is for rows of kind {kind}, which strategy {config.strategy.name} does not learn from; "
+                    "remove it, or choose another strategy"
+                )
 
     def schedule(self, tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
         """Groups of tasks that are learnt together, in order."""
