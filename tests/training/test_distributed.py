@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from lifealign.core.config import StreamConfig
+from lifealign.data.load import load_stream
+from lifealign.data.tasks import TaskStream, as_feedback
 from lifealign.store.writer import MemoryStore
 from support.processes import CONTEXT
 
 
-def _learn(model: str, memory: str, rows: str, cache: str, rank: int, world: int, port: int) -> None:
+def _learn(model: str, memory: str, rows: str, cache: str, thumbs: bool, rank: int, world: int, port: int) -> None:
     os.environ["LIFEALIGN_CACHE"] = f"{cache}"
     os.environ["ACCELERATE_USE_CPU"] = "true"
     if world > 1:
@@ -22,6 +26,7 @@ def _learn(model: str, memory: str, rows: str, cache: str, rank: int, world: int
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
     torch.set_num_threads(1)
+    from lifealign.memory import learning
     from lifealign.memory.api import run_stream
     from lifealign.strategies.configure import read_config
 
@@ -43,16 +48,27 @@ def _learn(model: str, memory: str, rows: str, cache: str, rank: int, world: int
             "stream": {"tasks": tasks},
         },
     )
+    if thumbs:
+        learning.load_stream = _as_thumbs
     memory_ = run_stream(config)
     assert memory_._session(config, None).accelerator.num_processes == world
 
 
-def launch(tiny_dir: Path, memory: Path, rows: Path, cache: Path, world: int) -> list[int | None]:
+def _as_thumbs(config: StreamConfig, seed: int) -> TaskStream:
+    """The stream with rows of feedback in place of pairs, whose reference point belongs to a step of both processes."""
+    stream = load_stream(config, seed)
+    tasks = [replace(task, train=as_feedback(task.train), test=as_feedback(task.test)) for task in stream.tasks]
+    return replace(stream, tasks=tuple(tasks))
+
+
+def launch(tiny_dir: Path, memory: Path, rows: Path, cache: Path, thumbs: bool, world: int) -> list[int | None]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
-        CONTEXT.Process(target=_learn, args=(str(tiny_dir), str(memory), str(rows), str(cache), rank, world, port))
+        CONTEXT.Process(
+            target=_learn, args=(str(tiny_dir), str(memory), str(rows), str(cache), thumbs, rank, world, port)
+        )
         for rank in range(world)
     ]
     for process in processes:
@@ -62,11 +78,12 @@ def launch(tiny_dir: Path, memory: Path, rows: Path, cache: Path, world: int) ->
     return [process.exitcode for process in processes]
 
 
-def test_two_processes_equal_one(tiny_dir: Path, rows_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("thumbs", [False, True])
+def test_two_processes_equal_one(tiny_dir: Path, rows_dir: Path, tmp_path: Path, thumbs: bool) -> None:
     stores = {}
     for world in (1, 2):
         memory = tmp_path / f"memory{world}"
-        assert launch(tiny_dir, memory, rows_dir, tmp_path / f"cache{world}", world) == [0] * world
+        assert launch(tiny_dir, memory, rows_dir, tmp_path / f"cache{world}", thumbs, world) == [0] * world
         stores[world] = MemoryStore.open(memory)
         assert stores[world].verify() == []
         assert [m.name for m in stores[world].lineage()] == ["initial", "one", "two"]
