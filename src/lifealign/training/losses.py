@@ -5,7 +5,7 @@ Shapes: B pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -295,38 +295,15 @@ class Objective:
             rows: kinds and gaps of the rows, and what belongs to their optimizer step; a row of one answer has 0 for the log-prob
                 and the length of the other.
         """
-        if rows.only_pairs:
-            return self._of_pairs(policy, reference, lengths_chosen, lengths_rejected, rows.gaps)
-        c, found = self.config, list[tuple[list[int], Losses]]()
-        h = log_ratio(policy, reference)
-        if pairs := rows.at("pair"):
-            own, other = (PairLogps(p.chosen[pairs], p.rejected[pairs]) for p in (policy, reference))
-            gaps = [rows.gaps[i] for i in pairs] if rows.gaps else ()
-            found.append((pairs, self._of_pairs(own, other, lengths_chosen[pairs], lengths_rejected[pairs], gaps)))
-        if judged := rows.at(*FEEDBACK_KINDS):
-            loss, margin = feedback_losses(c, c.beta, h[judged], [rows.kinds[i] for i in judged], rows.step)
-            found.append((judged, Losses(loss, margin.detach(), torch.ones_like(loss))))
-        if shown := rows.at("demonstration"):
-            loss = c.demonstration_weight * sft_nll(policy.chosen[shown], lengths_chosen[shown])
-            found.append((shown, Losses(loss, c.beta * h[shown].detach(), torch.ones_like(loss))))
-        order = torch.tensor([i for at, _ in found for i in at], device=h.device).argsort()
-        return Losses(*(torch.cat(parts)[order] for parts in zip(*(losses for _, losses in found), strict=True)))
-
-    def _of_pairs(
-        self,
-        policy: PairLogps,
-        reference: PairLogps,
-        lengths_chosen: Tensor,
-        lengths_rejected: Tensor,
-        gaps: Sequence[float],
-    ) -> Losses:
+        if not rows.only_pairs:
+            return self._mixed(policy, reference, lengths_chosen, lengths_rejected, rows)
         c, lengths = self.config, (lengths_chosen, lengths_rejected)
         if c.length_normalised:
             ratio = length_normalised_log_ratio(policy, reference, *lengths)
         else:
             ratio = divergence_log_ratio(policy, reference, c.f_divergence, c.f_alpha)
         margin = c.beta * ratio
-        asked = margin - c.margin_scale * margin.new_tensor(gaps) if c.margin_scale and any(gaps) else margin
+        asked = margin - c.margin_scale * margin.new_tensor(rows.gaps) if c.margin_scale and any(rows.gaps) else margin
         found = LOSSES[c.loss].function(Pairs(policy, reference, *lengths, ratio, asked), c)
         loss, weight = found if isinstance(found, tuple) else (found, torch.ones_like(margin))
         if loss.shape != margin.shape or weight.shape != margin.shape:
@@ -336,6 +313,29 @@ class Objective:
         if c.rpo_alpha:  # RPO, arXiv 2404.19733, eq. 1
             loss = loss + c.rpo_alpha * sft_nll(policy.chosen, lengths_chosen)
         return Losses(loss, margin.detach(), weight.detach())
+
+    def _mixed(
+        self,
+        policy: PairLogps,
+        reference: PairLogps,
+        lengths_chosen: Tensor,
+        lengths_rejected: Tensor,
+        rows: RowTerms,
+    ) -> Losses:
+        c, found = self.config, list[tuple[list[int], Losses]]()
+        h = log_ratio(policy, reference)
+        if pairs := rows.at("pair"):
+            own, other = (PairLogps(p.chosen[pairs], p.rejected[pairs]) for p in (policy, reference))
+            gaps = [rows.gaps[i] for i in pairs] if rows.gaps else ()
+            found.append((pairs, self(own, other, lengths_chosen[pairs], lengths_rejected[pairs], RowTerms(gaps=gaps))))
+        if judged := rows.at(*FEEDBACK_KINDS):
+            loss, margin = feedback_losses(c, c.beta, h[judged], [rows.kinds[i] for i in judged], rows.step)
+            found.append((judged, Losses(loss, margin.detach(), torch.ones_like(loss))))
+        if shown := rows.at("demonstration"):
+            loss = c.demonstration_weight * sft_nll(policy.chosen[shown], lengths_chosen[shown])
+            found.append((shown, Losses(loss, c.beta * h[shown].detach(), torch.ones_like(loss))))
+        order = torch.tensor([i for at, _ in found for i in at], device=h.device).argsort()
+        return Losses(*(torch.cat(parts)[order] for parts in zip(*(losses for _, losses in found), strict=True)))
 
     def margin_gradient(self, margin: Tensor) -> Tensor:
         """dL/dr [B] of the objectives that can skip pairs by weight: `fpo`, and `dpo` as `fpo` with gamma = 0."""
