@@ -1,16 +1,18 @@
-"""Kinds of rows in a task: what a strategy refuses, and what is said of them and kept with the commit."""
+"""Kinds of rows in a task: what a strategy refuses, and what is said of them and kept with the commit. Imports no torch."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import FEEDBACK_KINDS, ROW_KINDS, Row, RowKind, Task
-from lifealign.training.feedback import Feedback
-from lifealign.training.strategy import Strategy
+
+if TYPE_CHECKING:
+    from lifealign.training.feedback import Feedback
+    from lifealign.training.strategy import Strategy
 
 NAMES: dict[RowKind, tuple[str, str]] = {
     "pair": ("pair", "pairs"),
