@@ -13,7 +13,7 @@ from lifealign.core.errors import DataError
 from lifealign.data.check import check_data
 from lifealign.data.cleaning import clean
 from lifealign.data.formats import FORMATS
-from lifealign.data.layouts import LAYOUTS, NOUNS, NotPairsError
+from lifealign.data.layouts import LAYOUTS, NOUNS, NotRowsError
 from lifealign.data.tasks import DataReport, Message
 from support.paths import ROOT
 from support.records import assistant, read, user, write_jsonl
@@ -46,15 +46,27 @@ def test_the_pairs_of_the_page(title: str, record: dict[str, Any], read_as: str)
     assert len(found.rows[0].prompt) == 1 + len(system) + 2 * len(record.get("history", ()) if title[0] == "A" else ())
 
 
-@pytest.mark.parametrize(("title", "record", "noun"), table("No pairs"))
-def test_what_is_no_pair_is_refused_by_name(title: str, record: dict[str, Any], noun: str) -> None:
-    with pytest.raises(NotPairsError) as error:
+@pytest.mark.parametrize(
+    ("title", "record", "kind"),
+    [(title, record, "desirable") for title, record, _ in table("One answer with a label")]
+    + [(title, record, "demonstration") for title, record, _ in table("Demonstrations")],
+)
+def test_the_single_answers_of_the_page(title: str, record: dict[str, Any], kind: str) -> None:
+    found = clean([record], "f")
+    assert [(row.prompt, row.answer, row.kind) for row in found.rows] == [((Message("user", PROMPT),), CHOSEN, kind)]
+    assert [name.split(" (")[0] for name in found.report.layouts] == [title]
+    assert found.report.unread == {} and found.report.kinds == {kind: 1}
+
+
+@pytest.mark.parametrize(("title", "record", "noun"), table("Not learnt from"))
+def test_what_holds_nothing_to_learn_is_refused_by_name(title: str, record: dict[str, Any], noun: str) -> None:
+    with pytest.raises(NotRowsError) as error:
         clean([record], "f.jsonl")
     assert (error.value.layout.title, NOUNS[error.value.layout.kind]) == (title, noun)
     assert str(error.value).startswith(f"f.jsonl: {noun}, by its columns ") and "needed pairs" in str(error.value)
     among = clean([PAIR, record], "f")
     assert len(among.rows) == 1
-    assert among.report.dropped == {f"{noun} ({title}), not a pair": (2,)}
+    assert among.report.dropped == {f"{noun} ({title}), not learnt from": (2,)}
 
 
 @pytest.mark.parametrize(("kind", "content", "read_as"), table("Files"))
@@ -70,7 +82,8 @@ def test_the_files_of_the_page(kind: str, content: Any, read_as: str, tmp_path: 
 
 
 def test_the_page_has_every_layout() -> None:
-    shown = {title for heading in ("Pairs", "No pairs") for title, _, _ in table(heading)}
+    headings = ("Pairs", "One answer with a label", "Demonstrations", "Not learnt from")
+    shown = {title for heading in headings for title, _, _ in table(heading)}
     assert {layout.title for layout in LAYOUTS.values()} == shown
     assert set(LAYOUTS) <= set(FORMATS) and not set(LAYOUTS) & set(FORMATS.outside())
 

@@ -1,4 +1,4 @@
-"""Commands that learn tasks and check rows of preferences."""
+"""Commands that learn tasks and check rows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lifealign.cli.options import AsJson, MemoryPath, Recipe, Renamed, Rows, Settings
+from lifealign.cli.options import AsJson, BadTo, GoodFrom, MemoryPath, Pairs, Recipe, Renamed, Rows, Settings
 from lifealign.cli.output import command
 from lifealign.cli.scores import report_reply
 from lifealign.core.errors import EXIT_USER_ERROR, ConfigError, StoreError
 from lifealign.core.reply import Reply
+from lifealign.core.source_config import BEST_WORST
 from lifealign.store.layout import HEAD
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ def learn(
     ] = None,
     recipe: Recipe = None,
     renamed: Renamed = None,
+    pairs: Pairs = BEST_WORST,
+    good_from: GoodFrom = None,
+    bad_to: BadTo = None,
     requirement: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The task's requirement in words, for strategies that read it.")
     ] = None,
@@ -90,6 +94,9 @@ def learn(
         seed=config.seed,
         requirement=requirement,
         checker=checker,
+        pairs=pairs,
+        good_from=good_from,
+        bad_to=bad_to,
     )
     progress = make_progress()
     found = found or Memory.create(memory, config, first=task, progress=progress)
@@ -141,19 +148,24 @@ def check_data(
     rows: Rows,
     recipe: Recipe = None,
     renamed: Renamed = None,
+    pairs: Pairs = BEST_WORST,
+    good_from: GoodFrom = None,
+    bad_to: BadTo = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows to check for shared prompts.")] = None,
     fix: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the rows that are kept, cleaned, to a new JSONL file.")
     ] = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Check preference rows and report problems by row number."""
+    """Check rows and report problems by row number."""
     from lifealign.data import check, fixing
     from lifealign.data.renaming import parse_map
 
     if fix is not None:
         fixing.check_target(fix, rows, *([test] if test is not None else []))
-    found = check.check_data(rows, recipe, test, columns=parse_map(renamed or ()))
+    found = check.check_data(
+        rows, recipe, test, columns=parse_map(renamed or ()), pairs=pairs, good_from=good_from, bad_to=bad_to
+    )
     if not found.report.kept:
         return Reply(found.to_json(), found.lines(), EXIT_USER_ERROR, [f"{rows}: no usable row"])
     if fix is None or found.rows is None:

@@ -21,6 +21,22 @@ Renamed = Annotated[
         help="Rename a column before its layout is recognised, e.g. prompt=instruction; repeatable.",
     ),
 ]
+Pairs = Annotated[
+    str,
+    typer.Option(
+        "--pairs",
+        metavar="RULE",
+        help="Pairs of scored answers: best-worst, 'best-worst MARGIN' or 'all-above MARGIN'.",
+    ),
+]
+GoodFrom = Annotated[
+    float | None,
+    typer.Option(metavar="NUMBER", help="A number as a label, e.g. of stars, means a good answer from here on."),
+]
+BadTo = Annotated[
+    float | None,
+    typer.Option(metavar="NUMBER", help="Such a number means a bad answer up to here. Default: below --good-from."),
+]
 AsOf = Annotated[
     str | None, typer.Option(metavar="TASK|TAG", help="Use the model as it was after this task, or at this tag.")
 ]

@@ -20,6 +20,7 @@ from lifealign.core.errors import ConfigError
 from lifealign.core.frozen import Frozen as Frozen
 from lifealign.core.lora_config import LoraConfig as LoraConfig
 from lifealign.core.option_names import current_names
+from lifealign.core.source_config import SourceConfig as SourceConfig
 
 
 class ModelConfig(Frozen):
@@ -52,22 +53,6 @@ class DataConfig(Frozen):
     """Reasoning in answers (`<think>...</think>`): `train` it, `mask` it (read, but not trained), or `drop` it."""
     system: Literal["keep", "merge"] = "keep"
     """System texts: `keep` leaves them to the template, `merge` puts them at the head of the first user turn."""
-
-
-class SourceConfig(Frozen):
-    """Source of the rows of one split."""
-
-    _newer: ClassVar[frozenset[str]] = frozenset({"map"})
-    path: str
-    """A json, jsonl, parquet or csv file, or a hub data set id."""
-    recipe: str | None = None
-    """Name of a recipe of `data.recipes` for the columns of a public data set; None: the documented formats of rows."""
-    split: str = "train"
-    """Split of a hub data set; a file has only `train`."""
-    data_dir: str | None = None
-    """Sub-folder of a hub data set."""
-    map: Mapping[str, str] | None = Field(None, min_length=1)
-    """New names of columns, given before the layout is recognised: `{prompt: instruction}` renames `instruction`."""
 
 
 class TaskConfig(Frozen):

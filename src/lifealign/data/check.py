@@ -1,4 +1,4 @@
-"""`lifealign check-data`: report the faults of a file of preference rows, by row number."""
+"""`lifealign check-data`: report the faults of a file of rows, by row number."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 from lifealign.data.cleaning import Cleaned, read_source
 from lifealign.data.formats import SHARED_BEGINNING
-from lifealign.data.quality import contradictions, near_duplicates
+from lifealign.data.quality import both_labels, contradictions, near_duplicates
 from lifealign.data.tasks import SHOWN_ROW_NUMBERS, DataReport, Row, prompt_key, shorten_numbers
+from lifealign.data.verdicts import source_of
 
 SHOWN_PROMPTS = 3
 
@@ -33,14 +34,16 @@ class DataCheck:
     Attributes:
         report: rows read and kept, and the row numbers behind each drop and repair.
         formats: format name -> rows that had it.
-        lengths: `prompt` (all turns), `chosen`, `rejected` -> lengths of the kept rows; empty if none was kept.
+        lengths: `prompt` (all turns), `chosen`, `rejected`, `answer` (of rows that are no pairs) -> lengths in the kept
+            rows; without texts that no row has.
         one_sided_prefix: rows in which exactly one answer began with "Assistant: ".
         one_sided_prefix_share: their share of the rows read, 0..1.
-        longer_chosen: of the kept rows whose answers differ in length, the share with the longer answer chosen, 0..1;
+        longer_chosen: of the kept pairs whose answers differ in length, the share with the longer answer chosen, 0..1;
             None if there are no such rows. Far from 0.5, a model can score well by length alone.
         implicit_prompts: the first prompts that were taken from the common beginning of two answers.
         repeated_prompts: kept rows whose prompt is also in an earlier kept row.
         contradictions: number of a kept row and of the earlier row that it contradicts: chosen and rejected swapped.
+        both_labels: the same for an answer that is wanted in one row and unwanted in the other.
         near_duplicates: number of a kept row and of the test row (without a test source: of an earlier row) that it
             nearly repeats, as `quality.near_duplicates` defines it.
         prompts_on_both_sides: kept rows whose prompt is also in the test source; None without a test source.
@@ -57,6 +60,7 @@ class DataCheck:
     implicit_prompts: tuple[str, ...]
     repeated_prompts: tuple[int, ...]
     contradictions: tuple[tuple[int, int], ...]
+    both_labels: tuple[tuple[int, int], ...]
     near_duplicates: tuple[tuple[int, int], ...]
     prompts_on_both_sides: tuple[int, ...] | None = None
     test: DataReport | None = None
@@ -76,6 +80,7 @@ class DataCheck:
             "implicit_prompts": list(self.implicit_prompts),
             "repeated_prompts": list(self.repeated_prompts),
             "contradictions": [list(pair) for pair in self.contradictions],
+            "both_labels": [list(pair) for pair in self.both_labels],
             "near_duplicates": [list(pair) for pair in self.near_duplicates],
             "prompts_on_both_sides": None if both is None else list(both),
             "test": None if self.test is None else self.test.to_json(),
@@ -101,6 +106,8 @@ class DataCheck:
             lines.append(f"prompt also in an earlier row: {shorten_numbers(self.repeated_prompts)}")
         if self.contradictions:
             lines.append(f"chosen and rejected swapped: {_pairs(self.contradictions, 'against row')}")
+        if self.both_labels:
+            lines.append(f"wanted and unwanted: {_pairs(self.both_labels, 'against row')}")
         if self.near_duplicates:
             of = "of row" if self.test is None else "of test row"
             lines.append(f"near-duplicate: {_pairs(self.near_duplicates, of)}")
@@ -116,6 +123,7 @@ def check_data(
     test: str | PathLike[str] | None = None,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
+    **rules: Any,
 ) -> DataCheck:
     """Read rows as `learn` would and report everything found; a file without usable rows is not an error.
 
@@ -125,27 +133,27 @@ def check_data(
         test: file of held-out rows, to find prompts that are in both.
         seed: for recipes that choose one of several answers.
         columns: new name -> column of both files, renamed before the layout is recognised.
+        rules: `pairs`, `good_from` and `bad_to` of `SourceConfig`, for both files.
 
     Raises:
-        ConfigError: unknown recipe.
+        ConfigError: unknown recipe, or a rule that is none.
         DataError: the source cannot be read or has the wrong columns.
     """
-    from lifealign.core.config import SourceConfig
-
-    found = read_source(SourceConfig(path=fspath(path), recipe=recipe, map=columns or None), seed)
+    found = read_source(source_of(fspath(path), recipe=recipe, columns=columns, **rules), seed)
     rows = found.rows
     keys = [prompt_key(row) for row in rows]
     both: tuple[int, ...] | None = None
     test_report = None
     if test is not None:
-        held_out = read_source(SourceConfig(path=fspath(test), recipe=recipe, map=columns or None), seed)
+        held_out = read_source(source_of(fspath(test), recipe=recipe, columns=columns, **rules), seed)
         test_report = held_out.report
         near = near_duplicates(rows, found.numbers, held_out.rows, held_out.numbers)
         test_keys = {prompt_key(row) for row in held_out.rows}
         both = tuple(number for number, key in zip(found.numbers, keys, strict=True) if key in test_keys)
     else:
         near = near_duplicates(rows, found.numbers)
-    longer = [len(row.chosen) > len(row.rejected) for row in rows if len(row.chosen) != len(row.rejected)]
+    pairs = [row for row in rows if row.kind == "pair"]
+    longer = [len(row.chosen) > len(row.rejected) for row in pairs if len(row.chosen) != len(row.rejected)]
     seen: set[str] = set()
     repeated = []
     for number, key in zip(found.numbers, keys, strict=True):
@@ -162,6 +170,7 @@ def check_data(
         implicit_prompts=_implicit_prompts(found),
         repeated_prompts=tuple(repeated),
         contradictions=tuple(contradictions(rows, found.numbers)),
+        both_labels=tuple(both_labels(rows, found.numbers)),
         near_duplicates=tuple(near),
         prompts_on_both_sides=both,
         test=test_report,
@@ -182,13 +191,15 @@ def _implicit_prompts(found: Cleaned) -> tuple[str, ...]:
 
 
 def _lengths(rows: Sequence[Row]) -> dict[str, Lengths]:
-    if not rows:
-        return {}
+    pairs, others = ([row for row in rows if (row.kind == "pair") == paired] for paired in (True, False))
     texts = {
         "prompt": [sum(len(m.content) for m in row.prompt) for row in rows],
-        "chosen": [len(row.chosen) for row in rows],
-        "rejected": [len(row.rejected) for row in rows],
+        "chosen": [len(row.chosen) for row in pairs],
+        "rejected": [len(row.rejected) for row in pairs],
+        "answer": [len(row.answer) for row in others],
     }
     return {
-        what: Lengths(min(n), float(statistics.median(n)), statistics.fmean(n), max(n)) for what, n in texts.items()
+        what: Lengths(min(n), float(statistics.median(n)), statistics.fmean(n), max(n))
+        for what, n in texts.items()
+        if n
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lifealign.core.errors import DataError
@@ -15,9 +15,10 @@ from lifealign.data.reading import Reader
 from lifealign.data.renaming import rename
 from lifealign.data.sources import Record, expand_path, is_file_path, read_hub, read_table
 from lifealign.data.tables import Table
-from lifealign.data.tasks import DataReport, Row
+from lifealign.data.tasks import DataReport, Row, RowKind, kinds_of
 from lifealign.data.turns import UnusableRowError
 from lifealign.data.unread import unsupported
+from lifealign.data.verdicts import Rules
 
 if TYPE_CHECKING:
     from lifealign.core.config import SourceConfig
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 PREFIX = re.compile(r"\s*Assistant:\s*")
 
 PREFIX_STRIPPED = "'Assistant: ' prefix stripped"
+SIDES_OF: Mapping[RowKind, tuple[str, ...]] = {
+    "pair": ("chosen", "rejected"),
+    "desirable": ("chosen",),
+    "undesirable": ("rejected",),
+    "demonstration": ("chosen",),
+}
+"""Kind of a row -> its answers."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Cleaned:
 
     Attributes:
         rows: the usable rows, in order.
-        numbers: 1-based number of each of `rows` among the records.
+        numbers: 1-based number of each of `rows` among the records; a record may make several rows (`SourceConfig.pairs`).
         report: what was dropped and repaired.
         formats: format name -> number of rows (kept or not) that had it.
         one_sided: 1-based numbers of rows in which exactly one answer had the "Assistant: " prefix.
@@ -85,7 +93,7 @@ def read_source(source: SourceConfig, seed: int = 0) -> Cleaned:
             revision=hub.revision if hub else None,
         )
         table = Table(rows)
-    found = clean(rename(table.records, source.map, path), path, recipe, seed)
+    found = clean(rename(table.records, source.map, path), path, recipe, seed, Rules.of(source))
     unread = {**found.report.unread, **table.beside}
     return replace(found, report=replace(found.report, unread=unread, renamed=source.map or {}))
 
@@ -97,7 +105,9 @@ def require_rows(report: DataReport) -> None:
         raise DataError(f"{report.source}: no usable row among {report.read}{':' if reasons else ''}{reasons}")
 
 
-def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, seed: int = 0) -> Cleaned:
+def clean(
+    records: Sequence[Record], source: str, recipe: Recipe | None = None, seed: int = 0, rules: Rules | None = None
+) -> Cleaned:
     """Turn records into rows; `layouts` lists the accepted columns.
 
     Args:
@@ -105,67 +115,101 @@ def clean(records: Sequence[Record], source: str, recipe: Recipe | None = None, 
         source: file or hub id, for messages.
         recipe: maps the upstream columns of a public set; None: layouts are recognised by their columns.
         seed: for recipes that choose one of several answers; the choice depends only on it and the row.
+        rules: for scores and labels; None: the default ones.
 
     Raises:
-        DataError: the columns match no layout, or no layout of pairs.
+        DataError: the columns match no layout, or no layout of rows to learn from.
     """
-    reader = Reader.of(records, source, recipe, seed)
-    rows: list[Row] = []
-    kept: list[int] = []
-    scores: list[tuple[float, float] | None] = []
-    seen: set[str] = set()
-    dropped: dict[str, list[int]] = {}
-    repaired: dict[str, list[int]] = {}
-    formats: Counter[str] = Counter()
-    one_sided: list[int] = []
+    rules = rules or Rules()
+    reader = Reader.of(records, source, recipe, seed, rules)
+    kept = _Kept(source)
     for number, record in enumerate(records, 1):
         try:
-            found = reader.read(record)
-            parsed = found if isinstance(found, Parsed) else parse(found)
-            formats[parsed.format] += 1
-            if (PREFIX.match(parsed.chosen) is None) != (PREFIX.match(parsed.rejected) is None):
-                one_sided.append(number)
-            row, repairs = _finish(parsed, f"{source}:{number}")
-            if reason := unsupported(record):
-                raise UnusableRowError(reason)
-            if row.digest in seen:
-                raise UnusableRowError("duplicate row")
+            several = reader.read(record)
         except UnusableRowError as fault:
-            dropped.setdefault(str(fault), []).append(number)
+            kept.drop(number, fault)
             continue
-        seen.add(row.digest)
-        rows.append(row)
-        kept.append(number)
-        scores.append(found.scores if isinstance(found, Triple) else None)
-        for repair in dict.fromkeys((*found.repairs, *repairs)):
-            repaired.setdefault(repair, []).append(number)
+        for found in several:
+            try:
+                kept.take(number, record, found)
+            except UnusableRowError as fault:
+                kept.drop(number, fault)
     report = DataReport(
         source,
         len(records),
-        len(rows),
-        {reason: tuple(numbers) for reason, numbers in dropped.items()},
-        {repair: tuple(numbers) for repair, numbers in repaired.items()},
+        len(kept.rows),
+        {reason: tuple(numbers) for reason, numbers in kept.dropped.items()},
+        {repair: tuple(numbers) for repair, numbers in kept.repaired.items()},
         reader.formats(),
         reader.named_layouts(),
         reader.unread(),
-        doubts(rows, kept, scores),
+        doubts(kept.rows, kept.numbers, kept.scores),
+        rules=rules.lines(),
+        kinds=kinds_of(kept.rows),
     )
-    return Cleaned(tuple(rows), tuple(kept), report, dict(formats), tuple(one_sided), tuple(scores))
+    return Cleaned(
+        tuple(kept.rows), tuple(kept.numbers), report, dict(kept.formats), tuple(kept.one_sided), tuple(kept.scores)
+    )
+
+
+@dataclass
+class _Kept:
+    """The rows of one source so far, and what became of the others."""
+
+    source: str
+    rows: list[Row] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    scores: list[tuple[float, float] | None] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+    repaired: dict[str, list[int]] = field(default_factory=dict)
+    formats: Counter[str] = field(default_factory=Counter)
+    one_sided: list[int] = field(default_factory=list)
+
+    def drop(self, number: int, fault: UnusableRowError) -> None:
+        numbers = self.dropped.setdefault(str(fault), [])
+        if number not in numbers[-1:]:  # two pairs of one row
+            numbers.append(number)
+
+    def take(self, number: int, record: Record, found: Triple | Parsed) -> None:
+        """Add the row of one pair or answer of a record.
+
+        Raises:
+            UnusableRowError: it cannot be used; gives the reason.
+        """
+        parsed = found if isinstance(found, Parsed) else parse(found)
+        self.formats[parsed.format] += 1
+        prefixed = [PREFIX.match(answer) is not None for answer in (parsed.chosen, parsed.rejected)]
+        if parsed.kind == "pair" and prefixed[0] != prefixed[1]:
+            self.one_sided.append(number)
+        row, repairs = _finish(parsed, f"{self.source}:{number}")
+        if reason := unsupported(record):
+            raise UnusableRowError(reason)
+        if row.digest in self.seen:
+            raise UnusableRowError("duplicate row")
+        self.seen.add(row.digest)
+        self.rows.append(row)
+        self.numbers.append(number)
+        self.scores.append(found.scores if isinstance(found, Triple) else None)
+        for repair in dict.fromkeys((*found.repairs, *repairs)):
+            numbers = self.repaired.setdefault(repair, [])
+            if number not in numbers[-1:]:
+                numbers.append(number)
 
 
 def _finish(parsed: Parsed, source: str) -> tuple[Row, tuple[str, ...]]:
     """Strip the answers' prefixes and check everything, answers first: most faults are there."""
     repairs = parsed.repairs
-    answers = []
-    for side, answer in (("chosen", parsed.chosen), ("rejected", parsed.rejected)):
+    answers = {"chosen": parsed.chosen, "rejected": parsed.rejected}
+    for side in SIDES_OF[parsed.kind]:
+        answer = answers[side]
         prefix = PREFIX.match(answer)
         if prefix is not None:
-            answer = answer[prefix.end() :]
+            answers[side] = answer = answer[prefix.end() :]
             repairs = (*repairs, PREFIX_STRIPPED)
         if not answer.strip():
-            raise UnusableRowError(f"empty {side} answer")
-        answers.append(answer)
-    chosen, rejected = answers
+            raise UnusableRowError(f"empty {side} answer" if parsed.kind == "pair" else "empty answer")
+    chosen, rejected = answers["chosen"], answers["rejected"]
     if chosen.strip() == rejected.strip():
         raise UnusableRowError("equal answers")
     if not parsed.prompt or not parsed.prompt[-1].content.strip():
@@ -176,4 +220,4 @@ def _finish(parsed: Parsed, source: str) -> tuple[Row, tuple[str, ...]]:
         "".join((chosen, rejected, *(m.content for m in parsed.prompt))).encode("utf-8")
     except UnicodeEncodeError:
         raise UnusableRowError("text is not valid Unicode (a lone surrogate)") from None
-    return Row(parsed.prompt, chosen, rejected, source), repairs
+    return Row(parsed.prompt, chosen, rejected, source, parsed.kind, parsed.margin), repairs

@@ -1,7 +1,7 @@
 """From several answers to one prompt, with a verdict, scores or ranks, to the pair of a row. Imports no torch.
 
-The rules: the answer that the verdict names against the other; of a list, the best answer against the worst. Ties, and
-rows whose verdict cannot be told for certain, are left out.
+The rules: the answer that the verdict names against the other; of a list, the best answer against the worst, unless the user
+names another rule (`verdicts`). Ties, and rows whose verdict cannot be told for certain, are left out.
 """
 
 from __future__ import annotations
@@ -178,7 +178,8 @@ def ranked(record: Record, columns: Columns) -> Triple:
     best, worst = max(known, key=lambda pair: pair[1]), min(known, key=lambda pair: pair[1])
     if best[1] == worst[1]:
         raise UnusableRowError("all answers have the same score")
-    return Triple(prompt, best[0], worst[0], scores=(best[1], worst[1]), read=(*read, *used))
+    scores = best[1], worst[1]
+    return Triple(prompt, best[0], worst[0], scores=scores, read=(*read, *used), ranking=tuple(known))
 
 
 def _values(record: Record, answers: Sequence[Any]) -> tuple[list[Any], list[float | None], tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def check_target(path: Path, *read: str) -> None:
 
 
 def write_rows(path: Path, found: Cleaned) -> Fixed:
-    """Write kept rows as messages under "prompt", "chosen" and "rejected", with their scores where they have some.
+    """Write kept rows in TRL's conversational forms of their kinds, with their scores where they have some.
 
     The file appears whole or not at all. Reading it gives the same rows in the same order: rows for which that does not
     hold are left out, e.g. an answer that begins with "Assistant: " twice, of which each reading strips one.
@@ -74,8 +74,9 @@ def write_rows(path: Path, found: Cleaned) -> Fixed:
     not_written: list[int] = []
     while True:
         again = clean([record for _, _, record in kept], str(path))
+        # Margins are not read back without a rule; the scores that they come from are in the file.
         digests = {place: row.digest for place, row in zip(again.numbers, again.rows, strict=True)}
-        same = [digests.get(place) == row.digest for place, (row, _, _) in enumerate(kept, 1)]
+        same = [digests.get(place) == replace(row, margin=None).digest for place, (row, _, _) in enumerate(kept, 1)]
         if all(same):
             break
         not_written += [number for (_, number, _), good in zip(kept, same, strict=True) if not good]
@@ -88,5 +89,5 @@ def write_rows(path: Path, found: Cleaned) -> Fixed:
 
 
 def _record(row: Row, scores: tuple[float, float] | None) -> Mapping[str, Any]:
-    record = {name: value for name, value in row.to_json().items() if name != "source"}
+    record = {name: value for name, value in row.to_json().items() if name not in ("source", "margin")}
     return record if scores is None else {**record, "score_chosen": scores[0], "score_rejected": scores[1]}

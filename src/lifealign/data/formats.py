@@ -1,4 +1,4 @@
-"""Row formats: turn a record's prompt and answers into conversation turns and two answer texts.
+"""Row formats: turn a record's prompt and answers into conversation turns and one or two answer texts.
 
 `FORMATS` holds every format by name: the built-in ones are the table of `layouts`, which finds the columns; others are
 registered. What the cells hold is recognised here, so every layout takes texts, messages and whole conversations:
@@ -7,6 +7,8 @@ registered. What the cells hold is recognised here, so every layout takes texts,
 - implicit prompt: both answers are whole conversations that begin with the same messages; or both are
   "Human: ... Assistant: ..." dialogues that share all but their last assistant turn (hh-rlhf); or, in a file without
   another text column, both are texts with a common beginning that ends at a turn or a sentence (TRL's form).
+
+- one answer (feedback, a demonstration): the same forms with one side, e.g. a conversation whose last turn is the answer.
 
 A prompt that is a "Human: / Assistant:" dialogue is parsed into turns; any other text is one user turn.
 """
@@ -20,7 +22,7 @@ from typing import Any
 
 from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.registry import Registry
-from lifealign.data.tasks import Message
+from lifealign.data.tasks import Message, RowKind
 from lifealign.data.turns import (
     DIALOGUE_PARSED,
     TURNS_JOINED,
@@ -32,6 +34,14 @@ from lifealign.data.turns import (
 
 SHARED_BEGINNING = "prompt taken from the common beginning of both answers"
 NO_PROMPT_END = "the common beginning of both answers does not end at a turn or a sentence"
+NOT_ALIKE = "chosen and rejected are not both strings or both lists of messages"
+NOT_ONE_TURN = "is not exactly one assistant message after the prompt"
+OF_ONE_ANSWER = {
+    NOT_ALIKE: "the answer is neither a text nor messages",
+    f"chosen {NOT_ONE_TURN}": f"the answer {NOT_ONE_TURN}",
+    "the prompt is not in the conversations of chosen and rejected": "the prompt is not in the conversation",
+}
+"""Reasons why a pair is left out -> the same for a row with one answer."""
 LEAST_WORDS = 3
 """Words of a common beginning below which it is no prompt: both answers may begin with "Sure." or "1."."""
 PROMPT_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]*\u201d\u2019]*$")
@@ -47,7 +57,7 @@ class Triple:
     Attributes:
         prompt: the conversation so far.
         chosen: the preferred answer.
-        rejected: the other answer.
+        rejected: the other answer; of a row with one answer, the other side is None.
         repairs: what was changed.
         no_prompt_column: the file has no prompt column, so the prompt is taken from the start of the answers; otherwise
             a row without a prompt is left out.
@@ -55,6 +65,10 @@ class Triple:
         scores: of the chosen and the rejected answer, if the record has them; not stored, for checks.
         read: names of the columns that were read; None: not known, so none is reported as not read.
         unread: parts of a column that were not read, e.g. "data.topic".
+        kind: what the row is; `undesirable` has its answer in `rejected`, the other kinds with one answer in `chosen`.
+        label: columns of the label of one answer, which `labels` turns into a kind; None: the kind is known.
+        ranking: answers with a number each, more is better, if there may be more than two; for the rule of pairs.
+        margin: by how much chosen is better, where the rule of pairs asks for it.
     """
 
     prompt: Any
@@ -66,6 +80,10 @@ class Triple:
     scores: tuple[float, float] | None = None
     read: tuple[str, ...] | None = None
     unread: tuple[str, ...] = ()
+    kind: RowKind = "pair"
+    label: tuple[str, ...] | None = None
+    ranking: tuple[tuple[Any, float], ...] = ()
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,8 @@ class Parsed:
     rejected: str
     format: str
     repairs: tuple[str, ...] = ()
+    kind: RowKind = "pair"
+    margin: float | None = None
 
 
 RowFormat = Callable[[Mapping[str, Any]], "Triple | Parsed | None"]
@@ -146,6 +166,8 @@ def parse(triple: Triple) -> Parsed:
     Raises:
         UnusableRowError: the row cannot be used; gives the reason.
     """
+    if triple.kind != "pair":
+        return _parse_answer(triple)
     for side, value in (("chosen", triple.chosen), ("rejected", triple.rejected)):
         if value is None:
             raise UnusableRowError(f"{side} is missing")
@@ -155,8 +177,23 @@ def parse(triple: Triple) -> Parsed:
     elif isinstance(chosen, tuple) and isinstance(rejected, tuple):
         parsed = _parse_messages(triple.prompt, chosen, rejected)
     else:
-        raise UnusableRowError("chosen and rejected are not both strings or both lists of messages")
-    return _with_system(parsed, triple.system)
+        raise UnusableRowError(NOT_ALIKE)
+    return replace(_with_system(parsed, triple.system), margin=triple.margin)
+
+
+def _parse_answer(triple: Triple) -> Parsed:
+    """One answer, read as a pair of it with itself, so that every form of a pair's side holds for it."""
+    bad = triple.kind == "undesirable"
+    answer = triple.rejected if bad else triple.chosen
+    if answer is None:
+        raise UnusableRowError("the answer is missing")
+    twice = replace(triple, kind="pair", chosen=answer, rejected=answer, no_prompt_column=False, margin=None)
+    try:
+        parsed = parse(twice)
+    except UnusableRowError as reason:
+        raise UnusableRowError(OF_ONE_ANSWER.get(str(reason), str(reason))) from None
+    chosen, rejected = ("", parsed.rejected) if bad else (parsed.chosen, "")
+    return replace(parsed, kind=triple.kind, chosen=chosen, rejected=rejected)
 
 
 def _with_system(parsed: Parsed, system: Any) -> Parsed:
@@ -242,7 +279,7 @@ def _parse_messages(prompt: Any, chosen: tuple[Message, ...], rejected: tuple[Me
             chosen, rejected = chosen[len(turns) :], rejected[len(turns) :]
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
         if len(answer) != 1 or answer[0].role != "assistant":
-            raise UnusableRowError(f"{side} is not exactly one assistant message after the prompt")
+            raise UnusableRowError(f"{side} {NOT_ONE_TURN}")
     return Parsed(turns, chosen[0].content, rejected[0].content, kind, repairs)
 
 

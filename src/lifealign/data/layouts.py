@@ -1,7 +1,7 @@
 """The table of layouts: which columns hold the prompt and the answers, for every layout that is known by its columns.
 
-A layout is a row format of `formats.FORMATS`. Layouts that hold no pairs are in the table too, so that a file of them is
-named and refused, never half read. A new layout is one entry of `LAYOUTS`. Imports no torch.
+A layout is a row format of `formats.FORMATS`. Layouts that hold nothing to learn from are in the table too, so that a file
+of them is named and refused, never half read. A new layout is one entry of `LAYOUTS`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lifealign.core.errors import DataError
-from lifealign.data import comparisons, exports
+from lifealign.data import comparisons, exports, single
 from lifealign.data.comparisons import PROMPT, SIDES, VERDICT, Columns
 from lifealign.data.formats import FORMATS, Triple
+from lifealign.data.labels import LABEL, Labels
 from lifealign.data.quality import scores_of
+from lifealign.data.single import ANSWER
 from lifealign.data.turns import UnusableRowError, as_list, is_empty
 from lifealign.data.unread import is_metadata
 
 Kind = Literal["pairs", "unpaired", "demonstrations", "prompts", "records"]
-"""What the rows of a layout are; only pairs are learnt from."""
+"""What the rows of a layout are."""
+LEARNT: tuple[Kind, ...] = ("pairs", "unpaired", "demonstrations")
+"""Kinds of layouts that can be learnt from."""
 
 SYSTEM = ("system", "system_prompt", "system_message")
 CHAT = "messages|conversations|conversation"
 LISTS = "completions[]|responses[]|answers[]|generations[]|outputs[]|candidates[]|output[]"
-ANSWER = "completion|response|answer|output|generation|reply"
-LABEL = "label|kto_tag|thumb|thumbs|thumbs_up|feedback|vote|liked|desirable|is_good|rating|score"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Layout:
         needs: groups of columns, all needed. In a group, `|` is between alternatives and `+` between columns that go
             together. `name[]` is a column of lists, `*.name` any column whose name ends so.
         kind: what its rows are.
-        read: record, columns -> the pair.
+        read: record, columns -> the pair, or the answer.
         alone: whether it is only recognised without other columns of text.
     """
 
@@ -50,13 +52,13 @@ class Layout:
     alone: bool = False
 
     def __call__(self, record: Mapping[str, Any]) -> Triple | None:
-        """The pair of a record; None if a needed column is missing.
+        """The pair or the answer of a record; None if a needed column is missing.
 
         Raises:
             UnusableRowError: the row cannot be used; gives the reason.
         """
         columns = self.columns(frozenset(names_of(record)), frozenset(filled_of(record)))
-        return None if columns is None else self.triple(record, columns)
+        return None if columns is None else Labels.of([record]).settle(self.triple(record, columns), record)
 
     def columns(self, names: frozenset[str], filled: frozenset[str]) -> Columns | None:
         """The columns taken for each group, filled ones first; None if a group has none among `names`."""
@@ -69,13 +71,13 @@ class Layout:
         return tuple(found)
 
     def triple(self, record: Mapping[str, Any], columns: Columns) -> Triple:
-        """The pair of a record that has these columns.
+        """The pair or the answer of a record that has these columns; a label is not read yet.
 
         Raises:
             UnusableRowError: the row cannot be used; gives the reason.
         """
-        if self.kind != "pairs":
-            raise UnusableRowError(f"{NOUNS[self.kind]} ({self.title}), not a pair")
+        if self.kind not in LEARNT:
+            raise UnusableRowError(f"{NOUNS[self.kind]} ({self.title}), not learnt from")
         plain = tuple(tuple(name.removesuffix("[]") for name in option) for option in columns)
         triple = self.read(record, plain)
         system = next((name for name in SYSTEM if not is_empty(record.get(name))), None)
@@ -136,14 +138,14 @@ LAYOUTS: Mapping[str, Layout] = {
     "answers": Layout("answers of lifealign", ("task", "prompt", "answer", "source", "point"), "records"),
     "ratings": Layout("ratings of lifealign", ("item", "rubric", "annotator", "winner"), "records"),
     "judgements": Layout("judgements of lifealign", ("item", "rubric", "judge", "winner"), "records"),
-    "trl-unpaired": Layout("TRL unpaired preference", ("prompt", "completion", "label"), "unpaired"),
-    "unpaired": Layout("an answer and a label", (PROMPT, ANSWER, LABEL), "unpaired"),
-    "unpaired-chat": Layout("a conversation and a label", (CHAT, "label|kto_tag|thumbs_up|feedback"), "unpaired"),
-    "trl-completion": Layout("TRL prompt-completion", ("prompt", "completion"), "demonstrations"),
-    "alpaca-output": Layout("Alpaca", ("instruction", "output"), "demonstrations"),
-    "messages": Layout("OpenAI or TRL messages", ("messages",), "demonstrations"),
-    "sharegpt-messages": Layout("ShareGPT", ("conversations|conversation",), "demonstrations"),
-    "answered": Layout("a prompt and an answer", (PROMPT, ANSWER), "demonstrations"),
+    "trl-unpaired": Layout("TRL unpaired preference", ("prompt", "completion", "label"), "unpaired", single.labelled),
+    "unpaired": Layout("an answer and a label", (PROMPT, ANSWER, LABEL), "unpaired", single.labelled_answer),
+    "unpaired-chat": Layout("a conversation and a label", (CHAT, LABEL), "unpaired", single.labelled_conversation),
+    "trl-completion": Layout("TRL prompt-completion", ("prompt", "completion"), "demonstrations", single.explicit),
+    "alpaca-output": Layout("Alpaca", ("instruction", "output"), "demonstrations", single.answered),
+    "answered": Layout("a prompt and an answer", (PROMPT, ANSWER), "demonstrations", single.answered),
+    "messages": Layout("OpenAI or TRL messages", ("messages",), "demonstrations", single.conversation),
+    "sharegpt-messages": Layout("ShareGPT", ("conversations|conversation",), "demonstrations", single.conversation),
     "prompts": Layout("TRL prompt-only", ("prompt|query|instruction|question",), "prompts", alone=True),
 }
 """Layouts by name, in the order in which they are tried."""
@@ -152,21 +154,19 @@ FORMATS.built_in(LAYOUTS)
 
 NOUNS: Mapping[Kind, str] = {
     "pairs": "pairs",
-    "unpaired": "unpaired feedback",
+    "unpaired": "labelled answers",
     "demonstrations": "demonstrations",
     "prompts": "prompts without answers",
     "records": "a file that lifealign wrote",
 }
 NEXT: Mapping[Kind, str] = {
-    "unpaired": "put a wanted and an unwanted answer to the same prompt into one row",
-    "demonstrations": "add a worse answer to each row, e.g. one of the base model (`lifealign generate`)",
-    "prompts": "add a chosen and a rejected answer to each row",
-    "records": "it holds held-out rows or the ids of answers, not pairs to learn from",
+    "prompts": "add an answer to each row, with a label or with a worse one",
+    "records": "it holds held-out rows or the ids of answers, not rows to learn from",
 }
 
 
-class NotPairsError(DataError):
-    """A source whose layout is known and holds no pairs.
+class NotRowsError(DataError):
+    """A source whose layout is known and holds nothing to learn from.
 
     Attributes:
         layout: the layout that most of its rows have; `Layout.kind` is what they are.
@@ -175,8 +175,9 @@ class NotPairsError(DataError):
     def __init__(self, source: str, layout: Layout, columns: Sequence[str]) -> None:
         self.layout = layout
         super().__init__(
-            f"{source}: {NOUNS[layout.kind]}, by its columns {', '.join(columns)} ({layout.title}); needed pairs: "
-            f"`prompt`, `chosen` and `rejected` in each row; {NEXT[layout.kind]}"
+            f"{source}: {NOUNS[layout.kind]}, by its columns {', '.join(columns)} ({layout.title}); needed pairs "
+            "(`prompt`, `chosen`, `rejected`), labelled answers (`prompt`, `completion`, `label`) or demonstrations "
+            f"(`prompt`, `completion`); {NEXT[layout.kind]}"
         )
 
 
@@ -185,25 +186,34 @@ def recognise(record: Mapping[str, Any], file_columns: frozenset[str]) -> tuple[
 
     Args:
         record: as read.
-        file_columns: `names_of` all records of its file: a column that only this record lacks is an empty one.
+        file_columns: `names_of` all records of its file. A column of a pair that only this record lacks is an empty one, so
+            a broken pair is never taken for a row with one answer.
     """
-    return _recognise(file_columns, frozenset(filled_of(record)))
+    return _recognise(file_columns, frozenset(names_of(record)), frozenset(filled_of(record)))
 
 
 @functools.lru_cache(maxsize=4096)
-def _recognise(names: frozenset[str], filled: frozenset[str]) -> tuple[Layout, Columns] | None:
-    """Layouts whose columns are all filled come first, then those with more than half of them; pairs before others."""
+def _recognise(
+    file_names: frozenset[str], names: frozenset[str], filled: frozenset[str]
+) -> tuple[Layout, Columns] | None:
+    """Layouts whose columns are all filled come first, then those with more than half of them; pairs before others.
+
+    An answer without its label has an empty label: it is no demonstration. Prompts alone come late, and last the layouts
+    that a record has little of, with columns that only other records have.
+    """
     others = {name for name in filled if "[" not in name and "*" not in name}
     found = []
     for place, layout in enumerate(LAYOUTS.values()):
-        columns = layout.columns(names, filled)
+        columns = layout.columns(file_names if layout.kind == "pairs" else names, filled)
         if columns is None:
             continue
         used = [name for option in columns for name in option]
         if layout.alone and not all(is_metadata(name) for name in others - set(used)):
             continue
         share = sum(name in filled for name in used) / len(used)
-        level = 0 if share == 1 else 1 if share > 0.5 else 2
+        level = 0 if share == 1 or (layout.kind in ("unpaired", "records") and share > 0.5) else 1 if share > 0.5 else 2
+        if layout.alone or (level == 2 and not names.issuperset(used)):
+            level = 3 if layout.alone else 4
         found.append((level, layout.kind != "pairs", place, layout, columns))
     if not found:
         return None
@@ -211,13 +221,13 @@ def _recognise(names: frozenset[str], filled: frozenset[str]) -> tuple[Layout, C
     return min(pairs or found, key=lambda one: one[:3])[3:]
 
 
-def refuse_if_no_pairs(found: Iterable[tuple[Layout, Columns] | None], source: str) -> None:
-    """Raise if the layouts of a source's records are known and none of them holds pairs.
+def refuse_if_nothing_to_learn(found: Iterable[tuple[Layout, Columns] | None], source: str) -> None:
+    """Raise if the layouts of a source's records are known and none of them can be learnt from.
 
     Raises:
-        NotPairsError: names the layout that most records have, what it needs, and what to do.
+        NotRowsError: names the layout that most records have, what is needed, and what to do.
     """
     known = Counter(one for one in found if one is not None)
-    if known and all(layout.kind != "pairs" for layout, _ in known):
+    if known and all(layout.kind not in LEARNT for layout, _ in known):
         layout, columns = known.most_common(1)[0][0]
-        raise NotPairsError(source, layout, [name for option in columns for name in option])
+        raise NotRowsError(source, layout, [name for option in columns for name in option])

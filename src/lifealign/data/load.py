@@ -10,6 +10,7 @@ from typing import Any
 
 from lifealign.core.config import SourceConfig, StreamConfig, TaskConfig
 from lifealign.core.errors import ConfigError, UserError
+from lifealign.core.source_config import BEST_WORST
 from lifealign.data.cleaning import Cleaned, clean, read_rows, read_source, require_rows
 from lifealign.data.formats import FORMATS
 from lifealign.data.planted.rules import check_rule
@@ -18,6 +19,7 @@ from lifealign.data.recipes import find_recipe
 from lifealign.data.renaming import rename
 from lifealign.data.splits import DEFAULT_TEST_ROWS, drop_shared_prompts, split_task
 from lifealign.data.tasks import Row, Task, TaskStream
+from lifealign.data.verdicts import Rules, source_of
 
 
 def load_task(config: TaskConfig, seed: int) -> Task:
@@ -79,21 +81,34 @@ def load_rows(
     recipe: str | None = None,
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
+    **rules: Any,
 ) -> Cleaned:
     """Usable rows of a file (or hub data set id), or of a list of rows (called `label` in messages).
 
+    `rules` are `pairs`, `good_from` and `bad_to` of `SourceConfig`.
+
     Raises:
-        ConfigError: unknown recipe.
+        ConfigError: unknown recipe, or a rule that is none.
         DataError: the rows cannot be used, or none is left (lists the reasons).
     """
     if isinstance(rows, str | PathLike):
-        found = read_source(SourceConfig(path=fspath(rows), recipe=recipe, map=columns or None), seed)
+        found = read_source(source_of(fspath(rows), recipe=recipe, columns=columns, **rules), seed)
     else:
         records = [_record(row) if isinstance(row, Row) else row for row in rows]
-        found = clean(rename(records, columns, label), label, find_recipe(recipe) if recipe else None, seed)
-        found = replace(found, report=replace(found.report, renamed=columns or {}))
+        chosen = Rules.of(source_of(label, **rules))
+        upstream = find_recipe(recipe) if recipe else None
+        found = clean(rename(records, columns, label), label, upstream, seed, chosen)
+        found = replace(_with_margins(found, rows), report=replace(found.report, renamed=columns or {}))
     require_rows(found.report)
     return found
+
+
+def _with_margins(found: Cleaned, given: Sequence[Row | Mapping[str, Any]]) -> Cleaned:
+    """`found` with the margins of rows that were given as `Row`: those of a file need a rule for pairs."""
+    before = (given[number - 1] for number in found.numbers)
+    margins = [row.margin if isinstance(row, Row) else None for row in before]
+    rows = (row if m is None else replace(row, margin=m) for row, m in zip(found.rows, margins, strict=True))
+    return replace(found, rows=tuple(rows))
 
 
 def _record(row: Row) -> Mapping[str, Any]:
@@ -114,6 +129,9 @@ def task_from_rows(
     test_rows: int | None = None,
     requirement: str | None = None,
     checker: str | None = None,
+    pairs: str = BEST_WORST,
+    good_from: float | None = None,
+    bad_to: float | None = None,
 ) -> Task:
     """Build a task from a file (or hub data set id), or from a list of rows.
 
@@ -130,6 +148,9 @@ def task_from_rows(
             most 40.
         requirement: what the task asks for, in words; None: the name with hyphens as spaces, if a strategy needs it.
         checker: rule that greedy answers must pass, by name or path/to/file.py:function; None: the task has no pass rate.
+        pairs: rule for pairs of scored answers: `best-worst`, `best-worst MARGIN` or `all-above MARGIN`.
+        good_from: a number as a label means a wanted answer from here on; None: only 1, 0 and -1 are labels.
+        bad_to: such a number means an unwanted answer up to here; None: everything below `good_from`.
 
     Raises:
         ConfigError: invalid name or size, or unknown recipe or rule.
@@ -151,12 +172,14 @@ def task_from_rows(
         mistakes = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise ConfigError("task " + "; ".join(mistakes)) from None
     check_rule(name, checker)
-    found = load_rows(rows, name, recipe=recipe, columns=columns, seed=seed)
+    reading: dict[str, Any] = {"recipe": recipe, "columns": columns, "seed": seed, "pairs": pairs}
+    reading |= {"good_from": good_from, "bad_to": bad_to}
+    found = load_rows(rows, name, **reading)
     if test is None:
         if test_rows is None:
             config = config.model_copy(update={"test_rows": max(1, min(DEFAULT_TEST_ROWS, len(found.rows) // 5))})
         return split_task(config, found.rows, None, (found.report,), seed)
-    held_out = load_rows(test, f"{name} (test)", recipe=recipe, columns=columns, seed=seed)
+    held_out = load_rows(test, f"{name} (test)", **reading)
     train = drop_shared_prompts(found, held_out.rows)
     require_rows(train.report)
     return split_task(config, train.rows, held_out.rows, (train.report, held_out.report), seed)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lifealign.data.tasks import Row, prompt_key
+from lifealign.data.tasks import Row, RowKind, prompt_key
 from lifealign.data.turns import number_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,15 @@ Scores = tuple[float, float]
 REVERSED = "the rejected answer has the higher score"
 TIED = "both answers have the same score"
 CONTRADICTION = "the same pair with chosen and rejected swapped"
+BOTH_LABELS = "the same answer both wanted and unwanted"
+MIXED = "{noun} in a file of mostly {main}"
+FAMILIES: Mapping[RowKind, str] = {
+    "pair": "pairs",
+    "desirable": "labelled answers",
+    "undesirable": "labelled answers",
+    "demonstration": "demonstrations",
+}
+"""Kind of a row -> what rows of a file may be."""
 
 SIDES = (("chosen", "rejected"), ("preferred", "non_preferred"), ("preferred", "rejected"), ("j", "k"))
 """How the names of two columns with scores tell the chosen answer's from the other's."""
@@ -77,8 +87,41 @@ def doubts(rows: Sequence[Row], numbers: Sequence[int], scores: Sequence[Scores 
         REVERSED: tuple(number for number, (chosen, rejected) in scored if chosen < rejected),
         TIED: tuple(number for number, (chosen, rejected) in scored if chosen == rejected),
         CONTRADICTION: tuple(swapped),
+        BOTH_LABELS: tuple(sorted({number for pair in both_labels(rows, numbers) for number in pair})),
+        **other_kinds(rows, numbers),
     }
-    return {reason: named for reason, named in found.items() if named}
+    return {reason: tuple(dict.fromkeys(named)) for reason, named in found.items() if named}
+
+
+def other_kinds(rows: Sequence[Row], numbers: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Reason -> numbers of rows that are something else than most rows of their file, so that none is so by mistake."""
+    counts = Counter(FAMILIES[row.kind] for row in rows)
+    main = max(counts, key=counts.__getitem__, default=None)
+    return {
+        MIXED.format(noun=family, main=main): tuple(
+            number for number, row in zip(numbers, rows, strict=True) if FAMILIES[row.kind] == family
+        )
+        for family in counts
+        if family != main
+    }
+
+
+def both_labels(rows: Sequence[Row], numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Numbers of rows with one answer that is wanted here and unwanted there: a row, and the first earlier one against it.
+
+    A demonstration counts as wanted. White space does not count, nor case in prompts.
+    """
+    first: dict[tuple[str, str, bool], int] = {}
+    found = []
+    for number, row in zip(numbers, rows, strict=True):
+        if row.kind == "pair":
+            continue
+        prompt, answer, good = prompt_key(row), " ".join(row.answer.split()), row.kind != "undesirable"
+        first.setdefault((prompt, answer, good), number)
+        earlier = first.get((prompt, answer, not good))
+        if earlier is not None:
+            found.append((number, earlier))
+    return found
 
 
 def contradictions(rows: Sequence[Row], numbers: Sequence[int]) -> list[tuple[int, int]]:
@@ -90,6 +133,8 @@ def contradictions(rows: Sequence[Row], numbers: Sequence[int]) -> list[tuple[in
     first: dict[tuple[str, str, str], int] = {}
     found = []
     for number, row in zip(numbers, rows, strict=True):
+        if row.kind != "pair":
+            continue
         prompt, chosen, rejected = prompt_key(row), " ".join(row.chosen.split()), " ".join(row.rejected.split())
         if chosen == rejected:
             continue

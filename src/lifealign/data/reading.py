@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from lifealign.core.errors import DataError
 from lifealign.data.comparisons import Columns
 from lifealign.data.formats import FORMATS, NO_PROMPT_END, Parsed, Triple, parse, read_outside
-from lifealign.data.layouts import IMPLICIT, SYSTEM, Layout, names_of, recognise, refuse_if_no_pairs
+from lifealign.data.labels import Labels
+from lifealign.data.layouts import IMPLICIT, SYSTEM, Layout, names_of, recognise, refuse_if_nothing_to_learn
 from lifealign.data.sources import Record, columns_of
 from lifealign.data.turns import UnusableRowError, is_empty, parse_dialogue, turns_or_text, unread_fields
 from lifealign.data.unread import MEDIA, TOOLS, describe, may_be_prompt
+from lifealign.data.verdicts import Rules, pairs_of
 
 if TYPE_CHECKING:
     from lifealign.data.recipes import Recipe
@@ -39,6 +41,7 @@ class Reader:
         names: `names_of` all records.
         outside: names of the registered formats, which are tried first.
         has_prompts: whether a column of the source holds prompts; without one, they are taken from the answers.
+        labels: reads the labels of single answers; has the user's rules.
         used: registered formats that read records, or rejected some.
         layouts: title -> rows that have the layout.
         columns: title -> column that is read -> whether a row holds something in it; in order of first use.
@@ -51,24 +54,28 @@ class Reader:
     names: frozenset[str]
     outside: tuple[str, ...]
     has_prompts: bool
+    labels: Labels
     used: set[str] = field(default_factory=set)
     layouts: Counter[str] = field(default_factory=Counter)
     columns: dict[str, dict[str, bool]] = field(default_factory=dict)
     values: dict[str, list[Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, records: Sequence[Record], source: str, recipe: Recipe | None, seed: int) -> Reader:
+    def of(
+        cls, records: Sequence[Record], source: str, recipe: Recipe | None, seed: int, rules: Rules | None = None
+    ) -> Reader:
         """A reader of these records.
 
         Raises:
             DataError: the columns match no layout, or no column holds a prompt and the answers do not begin with one.
-            NotPairsError: the rows are known and are no pairs.
+            NotRowsError: the rows are known and hold nothing to learn from.
         """
         names = frozenset(name for record in records for name in names_of(record))
         recognised = [None if recipe else recognise(record, names) for record in records]
         layouts = [known[0] for known in recognised if known is not None]
         has_prompts = any(layout.kind == "pairs" and layout.title != IMPLICIT for layout in layouts)
-        reader = cls(source, recipe, seed, names, () if recipe else tuple(sorted(FORMATS.outside())), has_prompts)
+        outside = () if recipe else tuple(sorted(FORMATS.outside()))
+        reader = cls(source, recipe, seed, names, outside, has_prompts, Labels.of(records, rules))
         if records and not any(reader._knows(record) for record in records):
             reader._check(records, recognised)
         return reader
@@ -81,7 +88,7 @@ class Reader:
             return
         if not any(recognised):
             raise _wrong_columns(found, self.source, None)
-        refuse_if_no_pairs(recognised, self.source)
+        refuse_if_nothing_to_learn(recognised, self.source)
         if not self.has_prompts:
             self._check_beginnings([record for record in records if _is_bare(record)], found)
 
@@ -105,19 +112,23 @@ class Reader:
                 f"rows {NO_PROMPT_END}; add a column `prompt`"
             )
 
-    def read(self, record: Record) -> Triple | Parsed:
-        """The prompt and the answers of one record.
+    def read(self, record: Record) -> tuple[Triple | Parsed, ...]:
+        """The prompt and the answers of one record; several pairs, if the rule for pairs makes them of its answers.
 
         Raises:
             UnusableRowError: the row cannot be used; gives the reason.
         """
+        found = self._read(record)
+        return pairs_of(found, self.labels.rules.pairs) if isinstance(found, Triple) else (found,)
+
+    def _read(self, record: Record) -> Triple | Parsed:
         if self.recipe is not None:
             return self._by_recipe(record, self.recipe)
         outside = self._outside(record)
         if outside is not None:
             if isinstance(outside, Triple) and outside.read is not None:
                 self._note_unread(record, outside.read, outside.unread)
-            return outside
+            return self.labels.settle(outside, record) if isinstance(outside, Triple) else outside
         known = recognise(record, self.names)
         if known is None:
             raise UnusableRowError("the columns of this row match no layout")
@@ -125,7 +136,7 @@ class Reader:
         if layout.title == IMPLICIT and self.has_prompts and _is_bare(record):
             raise UnusableRowError("prompt is missing")
         try:
-            triple = layout.triple(record, columns)
+            triple = self.labels.settle(layout.triple(record, columns), record)
         except UnusableRowError:
             self.layouts[layout.title] += 1
             raise

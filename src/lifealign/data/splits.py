@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lifealign.core.errors import DataError
-from lifealign.data.tasks import DataReport, Row, Task, prompt_key
+from lifealign.data.tasks import DataReport, Row, Task, kinds_of, prompt_key
 
 if TYPE_CHECKING:
     from lifealign.core.config import TaskConfig
@@ -34,11 +34,11 @@ def drop_shared_prompts(train: Cleaned, test: Sequence[Row]) -> Cleaned:
             kept_scores.append(scores)
     if not dropped_numbers:
         return train
-    dropped = {**train.report.dropped, PROMPT_IN_TEST: tuple(dropped_numbers)}
+    dropped = {**train.report.dropped, PROMPT_IN_TEST: tuple(dict.fromkeys(dropped_numbers))}
     left = set(kept_numbers)
     doubtful = {r: tuple(n for n in numbers if n in left) for r, numbers in train.report.doubtful.items()}
     doubtful = {reason: numbers for reason, numbers in doubtful.items() if numbers}
-    report = replace(train.report, kept=len(kept), dropped=dropped, doubtful=doubtful)
+    report = replace(train.report, kept=len(kept), dropped=dropped, doubtful=doubtful, kinds=kinds_of(kept))
     return replace(train, rows=tuple(kept), numbers=tuple(kept_numbers), scores=tuple(kept_scores), report=report)
 
 

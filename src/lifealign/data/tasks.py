@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -174,6 +175,8 @@ class DataReport:
         unread: column that holds something and was not read -> what it may mean.
         doubtful: reason -> 1-based row numbers that were kept and may teach the wrong thing.
         renamed: new name -> column that was read under it.
+        rules: rules for scores and labels that the user chose, as text.
+        kinds: kind -> rows kept of it; empty if all are pairs.
     """
 
     source: str
@@ -186,10 +189,15 @@ class DataReport:
     unread: Mapping[str, str] = field(default_factory=dict)
     doubtful: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The report as lines of text: a summary, then one line per reason and per repair; long lists are shortened."""
         lines = [f"{self.source}: read {_rows(self.read)}, kept {self.kept}"]
+        if self.kinds:
+            lines.append("kinds of rows: " + ", ".join(f"{count} {_noun(k, count)}" for k, count in self.kinds.items()))
+        lines += [f"rule for {rule}" for rule in self.rules]
         for done, what in (("dropped", self.dropped), ("repaired", self.repaired)):
             lines += [f"{done} {_rows(len(n))}: {reason} ({shorten_numbers(n)})" for reason, n in what.items()]
         lines += [f"doubtful, but kept: {reason} ({shorten_numbers(n)})" for reason, n in self.doubtful.items()]
@@ -214,6 +222,8 @@ class DataReport:
             **({"unread": dict(self.unread)} if self.unread else {}),
             **({"doubtful": {reason: list(n) for reason, n in self.doubtful.items()}} if self.doubtful else {}),
             **({"renamed": dict(self.renamed)} if self.renamed else {}),
+            **({"rules": list(self.rules)} if self.rules else {}),
+            **({"kinds": dict(self.kinds)} if self.kinds else {}),
         }
 
     @classmethod
@@ -230,7 +240,20 @@ class DataReport:
             value.get("unread", {}),
             {reason: tuple(numbers) for reason, numbers in value.get("doubtful", {}).items()},
             value.get("renamed", {}),
+            tuple(value.get("rules", ())),
+            value.get("kinds", {}),
         )
+
+
+def kinds_of(rows: Iterable[Row]) -> dict[str, int]:
+    """Kind -> number of rows of it, in the order of `ROW_KINDS`; empty if all are pairs."""
+    counts = Counter(row.kind for row in rows)
+    return {kind: counts[kind] for kind in ROW_KINDS if counts[kind]} if set(counts) - {"pair"} else {}
+
+
+def _noun(kind: str, count: int) -> str:
+    noun = {"desirable": "desirable answer", "undesirable": "undesirable answer"}.get(kind, kind)
+    return noun if count == 1 else f"{noun}s"
 
 
 def _rows(count: int) -> str:

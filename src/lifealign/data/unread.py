@@ -8,6 +8,7 @@ from typing import Any
 
 from lifealign.data.turns import is_empty, is_none_given, number_of
 
+ANOTHER_ANSWER = "another answer"
 MEANINGS: tuple[tuple[str, str], ...] = (
     (r"margin|(score|rating|reward|preference)_(gap|difference|diff)", "how much better the chosen answer is"),
     (r"(.*_)?(scores?|ratings?|rewards?|ranks?|grades?)(_.*)?", "how good an answer is"),
@@ -32,7 +33,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
     ),
     (r"input|context|passage|document|background|text|body|title|history|reference", "it may belong to the prompt"),
     (r"prompt|query|question|instruction|messages|conversations?", "another form of the prompt, or a part of it"),
-    (r"(.*_)?(completions?|responses?|answers?|outputs?|generations?)(_.*)?", "another answer"),
+    (r"(.*_)?(completions?|responses?|answers?|outputs?|generations?)(_.*)?", ANOTHER_ANSWER),
     (r"(.*_)?suggestion(_.*)?|suggestions|vectors|annotations|drafts|predictions", "what an annotation tool keeps"),
 )
 """Pattern of a column's name -> what such a column may hold."""

@@ -1,0 +1,201 @@
+"""Labels of one answer, such as thumbs: wanted, unwanted, or not to be told. Imports no torch.
+
+Words and emoji have one meaning. A number has one where the column holds nothing but 1 and 0, or 1 and -1 (0 between them is
+no verdict); any other number, such as four of five stars, needs a rule of the user. So labels are read per file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lifealign.data.formats import Triple
+from lifealign.data.turns import UnusableRowError, as_list, is_empty, number_of
+from lifealign.data.verdicts import Rules
+
+COUNTED = (
+    ("thumbs_up", "thumbs_down"),
+    ("upvotes", "downvotes"),
+    ("likes", "dislikes"),
+    ("up_votes", "down_votes"),
+)
+"""Two columns, each with a count or a flag, that are a label together."""
+GRADES = ("rating", "score", "stars", "user_rating", "user_score", "human_rating", "human_score", "feedback_score")
+"""Columns whose numbers are on a scale: a 1 alone may be the lowest."""
+ASKING = (
+    "thumbs_up",
+    "upvoted",
+    "liked",
+    "desirable",
+    "is_good",
+    "is_desirable",
+    "is_correct",
+    "is_helpful",
+    "helpful",
+)
+"""Columns named after a good answer, where "yes" and "no" are labels too."""
+AGAINST = ("undesirable", "is_bad", "is_undesirable")
+"""Columns named after a bad answer: true means unwanted."""
+DOWN_ONLY = ("thumbs_down", "downvoted", "disliked")
+"""Like `AGAINST`, but false does not mean that the answer is good."""
+LABEL = "|".join(
+    (
+        *("+".join(both) for both in COUNTED),
+        *("label", "kto_tag", "kto_label", "thumb", "thumbs", "feedback", "user_feedback", "human_feedback", "vote"),
+        *("reaction", "human_label", "thumbs_rating"),
+        *(*ASKING, *AGAINST, *DOWN_ONLY, *GRADES),
+    )
+)
+"""Columns of labels as a group of `layouts.Layout.needs`."""
+
+WORDS = (
+    "true t good up +1 + thumbs_up thumb_up thumbsup thumbs-up :thumbsup: :+1: 👍 like liked upvote upvoted positive "
+    "desirable chosen accepted accept preferred wanted helpful great excellent",
+    "false f bad down - thumbs_down thumb_down thumbsdown thumbs-down :thumbsdown: :-1: 👎 dislike disliked downvote "
+    "downvoted negative undesirable rejected reject unpreferred unwanted unhelpful poor terrible",
+    "neutral none null nan n/a na unrated unsure unknown skip skipped tie no_vote no_feedback",
+)
+"""Labels in words: for an answer, against it, and no verdict; in lower case, with "_" for a space."""
+GOOD, BAD, NEUTRAL = (frozenset(words.split()) for words in WORDS)
+YES_NO = {"yes": True, "y": True, "no": False, "n": False, "correct": True, "incorrect": False}
+INSIDE = ("value", "rating", "score", "label", "thumb", "thumbs", "vote", "type")
+"""Keys of an object that holds a label."""
+SIGNS = ({0.0, 1.0}, {-1.0, 0.0, 1.0})
+SHOWN = 2
+SCALE = (
+    "`{column}` holds numbers such as {shown}, and from which number on an answer is good is not told; give --good-from "
+    "NUMBER, or --map unused={column} to read the rows without it"
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Reads the labels of one file.
+
+    Attributes:
+        numbers: column -> the numbers that it holds.
+        rules: of the user.
+    """
+
+    numbers: Mapping[str, frozenset[float]]
+    rules: Rules
+
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Any]], rules: Rules | None = None) -> Labels:
+        """A reader of the labels of these records."""
+        found: dict[str, set[float]] = {}
+        for record in records:
+            for name in _SINGLE & record.keys():
+                for value in _values(record[name]):
+                    number = _number(value)
+                    if number is not None:
+                        found.setdefault(name, set()).add(number)
+        return cls({name: frozenset(values) for name, values in found.items()}, rules or Rules())
+
+    def settle(self, triple: Triple, record: Mapping[str, Any]) -> Triple:
+        """`triple` with the kind that its label gives it.
+
+        Raises:
+            UnusableRowError: the label is empty, no verdict, or can be read in two ways; says what to do.
+        """
+        if triple.label is None:
+            return triple
+        good = self._is_good(triple.label, record)
+        answer = triple.chosen if triple.rejected is None else triple.rejected
+        if good:
+            return replace(triple, kind="desirable", chosen=answer, rejected=None, label=None)
+        return replace(triple, kind="undesirable", chosen=None, rejected=answer, label=None)
+
+    def _is_good(self, columns: tuple[str, ...], record: Mapping[str, Any]) -> bool:
+        if len(columns) == 2:
+            up, down = (_count(record.get(name), name) for name in columns)
+            if up == down:
+                raise UnusableRowError(f"no label: as much in `{columns[0]}` as in `{columns[1]}`")
+            return up > down
+        (column,) = columns
+        values = _values(record.get(column))
+        if not values:
+            raise UnusableRowError(f"no label: `{column}` is empty")
+        found = {self._one(value, column) for value in values}
+        if len(found) > 1:
+            raise UnusableRowError(f"no label: the values of `{column}` disagree")
+        return found.pop()
+
+    def _one(self, value: Any, column: str) -> bool:
+        """Whether one value means that the answer is wanted."""
+        found = self._by_number(value, column) if _number(value) is not None else _by_word(value, column)
+        if column in AGAINST:
+            return not found
+        if column in DOWN_ONLY:
+            if not found:
+                raise UnusableRowError(f"no label: `{column}` is false, which does not mean that the answer is good")
+            return False
+        return found
+
+    def _by_number(self, value: Any, column: str) -> bool:
+        number = _number(value)
+        assert number is not None
+        rules, numbers = self.rules, self.numbers.get(column, frozenset({number}))
+        certain = any(numbers <= signs for signs in SIGNS)
+        if rules.good_from is not None and (column in GRADES or not certain):
+            if number >= rules.good_from:
+                return True
+            if rules.bad_to is None or number <= rules.bad_to:
+                return False
+            raise UnusableRowError(f"no label: `{column}` is between {rules.bad_to:g} and {rules.good_from:g}")
+        if not certain or (column in GRADES and len(numbers) == 1):
+            shown = " and ".join(f"{n:g}" for n in sorted(numbers)[-SHOWN:])
+            raise UnusableRowError(SCALE.format(column=column, shown=shown))
+        if number == 0 and -1.0 in numbers:
+            raise UnusableRowError(f"no label: `{column}` is 0, between -1 and 1")
+        return number > 0
+
+
+_SINGLE = frozenset(name for name in LABEL.split("|") if "+" not in name)
+
+
+def _by_word(value: Any, column: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().casefold().strip("\ufe0f").replace(" ", "_")
+    text = text[:1] if text[:1] in "👍👎" else text  # with a colour of skin
+    if text in GOOD:
+        return True
+    if text in BAD:
+        return False
+    if text in YES_NO and column in (*ASKING, *AGAINST, *DOWN_ONLY):
+        return YES_NO[text]
+    if text in NEUTRAL:
+        raise UnusableRowError(f"no label: `{column}` holds no verdict")
+    raise UnusableRowError(
+        f"the label in `{column}` is neither good nor bad; known are true and false, 1 and 0, 1 and -1, up and down, good "
+        "and bad, and the like"
+    )
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    """The labels in a cell: one, those of a list, or that of an object; blanks are left out."""
+    if isinstance(value, Mapping):
+        held = [value[key] for key in INSIDE if not is_empty(value.get(key))]
+        return _values(held[0]) if held else ()
+    several = as_list(value)
+    if several is not None:
+        return tuple(one for entry in several for one in _values(entry))
+    return () if is_empty(value) else (value,)
+
+
+def _number(value: Any) -> float | None:
+    """A number, also as text, e.g. "+1"; None for words and for true and false."""
+    return number_of(value)
+
+
+def _count(value: Any, column: str) -> float:
+    if isinstance(value, bool):
+        return float(value)
+    found = 0.0 if is_empty(value) else number_of(value)
+    if found is None and str(value).strip().casefold() in ("true", "false"):
+        found = float(str(value).strip().casefold() == "true")
+    if found is None or found < 0:
+        raise UnusableRowError(f"`{column}` is neither a count nor true or false")
+    return found
