@@ -108,6 +108,7 @@ class Labels:
         return replace(triple, kind="undesirable", chosen=None, rejected=answer, label=None)
 
     def _is_good(self, columns: tuple[str, ...], record: Mapping[str, Any]) -> bool:
+        columns = next((both for both in COUNTED if set(columns) < set(both) <= set(record)), columns)
         if len(columns) == 2:
             up, down = (_count(record.get(name), name) for name in columns)
             if up == down:

@@ -211,7 +211,8 @@ def _recognise(
         if layout.alone and not all(is_metadata(name) for name in others - set(used)):
             continue
         share = sum(name in filled for name in used) / len(used)
-        level = 0 if share == 1 or (layout.kind in ("unpaired", "records") and share > 0.5) else 1 if share > 0.5 else 2
+        full = share >= 0.5 if layout.kind == "unpaired" else share == 1
+        level = 0 if full else 1 if share > 0.5 else 2
         if layout.alone or (level == 2 and not names.issuperset(used)):
             level = 3 if layout.alone else 4
         found.append((level, layout.kind != "pairs", place, layout, columns))
