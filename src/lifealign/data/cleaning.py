@@ -185,9 +185,10 @@ class _Kept:
         row, repairs = _finish(parsed, f"{self.source}:{number}")
         if reason := unsupported(record):
             raise UnusableRowError(reason)
-        if row.digest in self.seen:
+        content = replace(row, margin=None).digest
+        if content in self.seen:
             raise UnusableRowError("duplicate row")
-        self.seen.add(row.digest)
+        self.seen.add(content)
         self.rows.append(row)
         self.numbers.append(number)
         self.scores.append(found.scores if isinstance(found, Triple) else None)
