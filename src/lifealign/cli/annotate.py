@@ -71,6 +71,16 @@ Port = Annotated[int, typer.Option(min=0, max=65535, metavar=N, help="Port to li
 AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Allow an address that others can reach.")]
 Prepare = Annotated[bool, typer.Option("--prepare", help="Make the questions and links without serving the page.")]
 
+MinGold = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="Leave out people who got a smaller share of the gold questions right.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -138,14 +148,42 @@ def annotate(
 def export(
     db: Database,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Write the ratings to this jsonl file.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as", metavar="ratings|pairs", help="Write each rating, or rows for `learn`: the preferred answers."
+        ),
+    ] = "ratings",
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Smallest share of the ratings for the preferred answer. Default: more than half.",
+        ),
+    ] = None,
+    min_gold: MinGold = 0.0,
     as_json: AsJson = False,
 ) -> Reply:
-    """Write the ratings as jsonl, one per line."""
+    """Write the ratings as jsonl, one per line, or what people prefer as rows to learn from."""
     from lifealign.core.files import keep_apart
     from lifealign.judging.people.database import Ratings
     from lifealign.judging.people.export import export_rows, write_rows
+    from lifealign.judging.people.pairs import pair_rows
 
+    if form not in ("ratings", "pairs"):
+        raise ConfigError(f"--as {form!r}: expected ratings or pairs")
     keep_apart(out, db)
+    if form == "pairs":
+        found = pair_rows(Ratings.open(db), min_agreement, min_gold)
+        write_rows(out, found.rows)
+        count = len(found.rows)
+        lines = [f"{count} row{'' if count == 1 else 's'} written: {out}", *found.lines()]
+        return Reply({"out": out, **found.to_json()}, lines)
+    for option, given in (("--min-agreement", min_agreement), ("--min-gold", min_gold)):
+        if given:
+            raise ConfigError(f"{option} has no effect on single ratings; add --as pairs")
     rows = export_rows(Ratings.open(db))
     write_rows(out, rows)
     return Reply({"out": out, "ratings": len(rows)}, [f"{len(rows)} ratings written: {out}"])
@@ -158,15 +196,7 @@ def summary(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Judgements from `lifealign judge` to compare with the ratings; repeatable."),
     ] = None,
-    min_gold: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            metavar="SHARE",
-            help="Leave out people who got a smaller share of the gold questions right.",
-        ),
-    ] = 0.0,
+    min_gold: MinGold = 0.0,
     as_json: AsJson = False,
 ) -> Reply:
     """Show who wins and how far people and judges agree."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def gold_ok(assignment: Assignment, rating: Rating) -> bool | None:
     return outcome(assignment, rating) == {"a": 1.0, "b": 0.0, "tie": 0.5}[gold]
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a jsonl file as a whole.
 
     Raises:
