@@ -90,6 +90,10 @@ def test_a_task_keeps_the_rule_and_never_parts_the_pairs_of_a_prompt(tmp_path) -
     task = task_from_rows("t", path, test_rows=6, pairs="all-above  0.0")
     assert (len(task.train), len(task.test)) == (30, 6)
     assert not {row.prompt for row in task.train} & {row.prompt for row in task.test}
+    by_default = task_from_rows("t", path, pairs="all-above 0")
+    assert (len(by_default.train), len(by_default.test)) == (30, 6)  # a fifth would be 7
+    few = task_from_rows("t", path, pairs="all-above 2", seed=1)  # three pairs of each of six prompts
+    assert (len(few.train), len(few.test)) == (15, 3)
     assert task.reports[0].lines()[:2] == [f"{path}: read 6 rows, kept 36", "rule for pairs: all-above 0"]
     assert task.reports[0].to_json()["rules"] == ["pairs: all-above 0"]
     assert read(path, pairs="best-worst 1")[0][0].margin == 3.2

@@ -176,9 +176,8 @@ def task_from_rows(
     reading |= {"good_from": good_from, "bad_to": bad_to}
     found = load_rows(rows, name, **reading)
     if test is None:
-        if test_rows is None:
-            config = config.model_copy(update={"test_rows": max(1, min(DEFAULT_TEST_ROWS, len(found.rows) // 5))})
-        return split_task(config, found.rows, None, (found.report,), seed)
+        share = max(1, min(DEFAULT_TEST_ROWS, len(found.rows) // 5))
+        return split_task(config, found.rows, None, (found.report,), seed, share)
     held_out = load_rows(test, f"{name} (test)", **reading)
     train = drop_shared_prompts(found, held_out.rows)
     require_rows(train.report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -43,7 +44,12 @@ def drop_shared_prompts(train: Cleaned, test: Sequence[Row]) -> Cleaned:
 
 
 def split_task(
-    config: TaskConfig, train: Sequence[Row], test: Sequence[Row] | None, reports: tuple[DataReport, ...], seed: int
+    config: TaskConfig,
+    train: Sequence[Row],
+    test: Sequence[Row] | None,
+    reports: tuple[DataReport, ...],
+    seed: int,
+    test_rows: int = DEFAULT_TEST_ROWS,
 ) -> Task:
     """Divide cleaned rows into the splits of a task; the global random generator is not used.
 
@@ -53,16 +59,19 @@ def split_task(
         test: held-out rows; None: taken from `train`.
         reports: one for each source read, that of the training rows first.
         seed: with the task's name, the only input of every draw.
+        test_rows: number of test rows taken from `train` if `config` gives none; a few less or more where the rows of one
+            prompt, which stay together, do not add up to it.
 
     Raises:
         DataError: too few rows for the requested sizes.
     """
     rng = random.Random(f"{seed}/{config.name}/splits")
     if test is None:
-        wanted_test = config.test_rows or DEFAULT_TEST_ROWS
+        smallest = min(Counter(prompt_key(row) for row in train).values(), default=0)
+        wanted_test = config.test_rows or max(test_rows, smallest)
         parts, rest = _draw(train, (wanted_test, config.validation_rows), rng)
         drawn_test, validation = parts
-        fitting = len(drawn_test) == wanted_test
+        fitting = len(drawn_test) == wanted_test or (config.test_rows is None and bool(drawn_test))
     else:
         wanted_test = 0
         parts, rest = _draw(train, (config.validation_rows,), rng)
@@ -74,7 +83,7 @@ def split_task(
         raise DataError(
             f"task {config.name}: {len(train)} usable rows of {reports[0].source} are too few for "
             f"{f'{wanted_test} test rows, ' if test is None else ''}{config.validation_rows} validation rows and at "
-            "least one training row; add rows, or lower test_rows and validation_rows"
+            "least one training row (rows of one prompt stay together); add rows, or lower test_rows and validation_rows"
         )
     train = rest[: config.train_rows]
     return Task(config.name, train, validation, drawn_test, config.checker, reports, config.requirement)
