@@ -153,9 +153,7 @@ def send(http: BaseHTTPRequestHandler, status: int, text: str, headers: dict[str
     http.wfile.write(data)
 
 
-def completion(
-    text: str | None, finish: str = "stop", usage: tuple[int, int] | None = (100, 20), **message: Any
-) -> Any:
+def completion(text: Any, finish: str = "stop", usage: tuple[int, int] | None = (100, 20), **message: Any) -> Any:
     """A chat completion with this text."""
     found: dict[str, Any] = {
         "id": "chatcmpl-1",

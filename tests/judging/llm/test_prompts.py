@@ -76,6 +76,10 @@ def test_schema_puts_steps_first_and_the_verdict_last() -> None:
         ' \n{"score": 10, "explanation": "ok"}\n',
         '```json\n{"explanation": "ok", "score": 10}\n```',
         '<think>maybe {"score": 3}</think>\n{"explanation": "ok", "score": 10.0}',
+        'maybe {"score": 3}\n</think>\n\n{"explanation": "ok", "score": 10}',
+        '<thinking>maybe</thinking>```JSON5 \n{"explanation": "ok", "score": 10}\n ```',
+        '```json {"explanation": "ok", "score": 10} ```',
+        '~~~\n{"explanation": "ok", "score": 10}\n~~~',
     ],
 )
 def test_a_verdict_is_one_json_object(text: str) -> None:
@@ -87,7 +91,11 @@ def test_a_verdict_is_one_json_object(text: str) -> None:
     ("text", "reason"),
     [
         ("Score: 8/10", "bad_json"),
-        ('I give {"explanation": "ok", "score": 8}', "bad_json"),
+        ('I give {"explanation": "ok", "score": 8}', "words_around"),
+        ('{"explanation": "ok", "score": 8}\nI hope this helps.', "words_around"),
+        ('My verdict:\n```json\n{"explanation": "ok", "score": 8}\n```', "words_around"),
+        ('<think>perhaps {"explanation": "ok", "score": 8}', "bad_json"),
+        ("null", "bad_json"),
         ('{"explanation": "ok", "score": 8} {"explanation": "no", "score": 10}', "bad_json"),
         ('{"explanation": "ok", "score": 2, "score": 10}', "bad_json"),
         ('{"explanation": "ok", "sco', "bad_json"),
@@ -110,6 +118,12 @@ def test_what_is_no_verdict_has_a_reason(text: str, reason: str) -> None:
     found = read_verdict(text, HELPFULNESS, False)
     assert isinstance(found, Unscored)
     assert found.reason == reason
+
+
+def test_a_verdict_may_quote_a_tag_or_a_fence() -> None:
+    for words in ('it says </think> {"score": 1}', "it says ```json {} ```"):
+        text = json.dumps({"explanation": words, "score": 2})
+        assert read_verdict(text, HELPFULNESS, False) == Verdict(2, None, words, {})
 
 
 def test_steps_are_read_and_checked() -> None:
@@ -135,6 +149,13 @@ def test_a_winner_is_a_b_or_tie() -> None:
         (completion(None, refusal="I will not."), "refusal"),
         (completion("", finish="content_filter"), "refusal"),
         (completion('{"explanation": "it goes on and', finish="length"), "truncated"),
+        (completion(None, finish="length", reasoning_content="Let me weigh"), "truncated"),
+        (completion("", finish="max_tokens"), "truncated"),
+        (completion("<think>The answer", finish="length"), "truncated"),
+        (completion('I weigh {"score": 1} first', finish="length"), "truncated"),
+        (completion([{"type": "thinking", "thinking": "Hm"}], finish="length"), "truncated"),
+        (completion([{"type": "refusal", "refusal": "No."}]), "refusal"),
+        (completion([{"type": "image_url", "image_url": {}}]), "empty"),
         (completion(""), "empty"),
         (completion(None), "empty"),
         (completion(" \n"), "empty"),
@@ -147,6 +168,18 @@ def test_bodies_without_a_verdict(body: Any, reason: str) -> None:
     found = read_reply(json.dumps(body), HELPFULNESS, False)
     assert isinstance(found, Unscored)
     assert found.reason == reason
+
+
+def test_text_parts_are_joined_and_thoughts_left_out() -> None:
+    text = json.dumps({"explanation": "ok", "score": 7})
+    parts = [
+        {"type": "thinking", "thinking": "Hm"},
+        {"type": "text", "text": text[:9]},
+        {"type": "output_text", "text": text[9:]},
+    ]
+    assert read_reply(json.dumps(completion(parts)), HELPFULNESS, False) == Verdict(7, None, "ok", {})
+    cut = read_reply(json.dumps(completion(None, finish="length", reasoning="Hm")), HELPFULNESS, False)
+    assert cut == Unscored("truncated", "finish_reason length, all of it in reasoning")
 
 
 def test_a_whole_verdict_counts_although_the_server_says_length() -> None:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lifealign.data.reasoning import split_reasoning
 from lifealign.judging.llm.prompt import WINNERS, Winner
 from lifealign.judging.rubrics import Rubric
 
@@ -19,6 +20,7 @@ Reason = Literal[
     "refusal",
     "empty",
     "truncated",
+    "words_around",
     "bad_json",
     "wrong_schema",
     "bad_response",
@@ -33,7 +35,8 @@ REASONS: dict[Reason, str] = {
     "out_of_scale": "the score is not on the rubric's scale",
     "refusal": "the judge declined",
     "empty": "the reply has no text",
-    "truncated": "the reply was cut off at max_tokens",
+    "truncated": "the reply was cut off at max_tokens, possibly while the judge was still thinking",
+    "words_around": "the reply has words before or after its JSON object, which alone counts",
     "bad_json": "the reply is not one JSON object",
     "wrong_schema": "the reply's JSON has a missing key, an extra key or a value that is not allowed",
     "bad_response": "the server's response is not a chat completion",
@@ -46,11 +49,15 @@ REASONS: dict[Reason, str] = {
 }
 """Reason for an unscored answer -> explanation."""
 
-_FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n\s*```\Z", re.DOTALL)
-_THOUGHT = re.compile(r"\A<think>.*?</think>", re.DOTALL)
+_FENCE = re.compile(r"\A(```|~~~)[ \t]*(?:json[a-z0-9]*)?\s*(.*?)\s*\1\Z", re.DOTALL | re.IGNORECASE)
+_CUT = ("length", "max_tokens", "model_length", "MAX_TOKENS")
+"""Values of finish_reason for a reply that was cut off, of several servers."""
+_TEXT_PARTS = ("text", "output_text")
+_OPENING = re.compile(r"\A\s*(<think(ing)?>|<thought>|<reasoning>|<seed:think>|\[THINK\])")
 _DECLINED = re.compile(
     r"\b(I(?:'m| am) (?:sorry|unable|not able)|I (?:cannot|can['’]?t|won['’]?t|will not)|as an AI)\b", re.IGNORECASE
 )
+_LONGEST = 100_000  # characters of a reply in which an object among words is looked for
 _SHOWN = 200  # characters of a reply that a message shows
 
 
@@ -93,16 +100,37 @@ def read_reply(body: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscored:
     message = choice["message"]
     if message.get("refusal") or choice.get("finish_reason") == "content_filter":
         return Unscored("refusal", shorten(str(message.get("refusal") or "content filter")))
-    text = message.get("content")
-    if not isinstance(text, str) or not text.strip():
-        return Unscored("empty", f"finish_reason {choice.get('finish_reason')}")
+    text = _text(message.get("content"))
+    cut = choice.get("finish_reason") in _CUT
+    if isinstance(text, Unscored):
+        return text
+    if not text.strip():
+        thought = next((name for name in ("reasoning_content", "reasoning") if message.get(name)), None)
+        detail = f"finish_reason {choice.get('finish_reason')}" + (f", all of it in {thought}" if thought else "")
+        return Unscored("truncated" if cut else "empty", detail)
     found = read_verdict(text, rubric, pairwise)
-    if isinstance(found, Unscored) and found.reason == "bad_json":
-        if choice.get("finish_reason") == "length":
+    if isinstance(found, Unscored) and found.reason in ("bad_json", "words_around"):
+        if cut:
             return Unscored("truncated", shorten(text))
-        if _DECLINED.search(text[:_SHOWN]):
+        if found.reason == "bad_json" and _DECLINED.search(text[:_SHOWN]):
             return Unscored("refusal", shorten(text))
     return found
+
+
+def _text(content: Any) -> str | Unscored:
+    """The text of a message: as it is, or the texts of its parts; parts with thoughts are left out."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "refusal":
+            return Unscored("refusal", shorten(str(part.get("refusal"))))
+        if isinstance(part, str):
+            texts.append(part)
+        elif kind in _TEXT_PARTS and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+    return "".join(texts)
 
 
 def read_usage(body: str) -> Usage:
@@ -121,14 +149,16 @@ def _count(value: Any) -> int | None:
 
 
 def read_verdict(text: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscored:
-    """Read the verdict in a judge's text: one JSON object, alone or in a code fence, after a ``<think>`` block if any."""
-    bare = _THOUGHT.sub("", text.strip()).strip()
-    if fenced := _FENCE.match(bare):
-        bare = fenced.group(1)
-    try:
-        value = json.loads(bare, object_pairs_hook=_no_twins)
-    except (ValueError, RecursionError):
-        return Unscored("bad_json", shorten(text))
+    """Read the verdict in a judge's text: one JSON object, alone or in a code fence, after its reasoning if any."""
+    bare = text.strip()
+    value = _json(bare)
+    if value is None:  # not before: a verdict may quote a tag or a fence
+        reasoned = split_reasoning(bare)
+        bare = reasoned.answer if reasoned else bare
+        fenced = _FENCE.match(bare)
+        value = _json(fenced.group(2) if fenced else bare)
+    if value is None:
+        return Unscored("words_around" if _around_one_object(bare) else "bad_json", shorten(text))
     if not isinstance(value, dict):
         return Unscored("bad_json", shorten(text))
     last = "winner" if pairwise else "score"
@@ -163,6 +193,24 @@ def _choice(body: str) -> dict[str, Any] | None:
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None
     return choice if isinstance(choice, dict) and isinstance(choice.get("message"), dict) else None
+
+
+def _around_one_object(text: str) -> bool:
+    """Whether a text holds exactly one JSON object, among words: said, but not read, since the words may quote an answer."""
+    if _OPENING.match(text):  # reasoning that does not end
+        return False
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or len(text) > _LONGEST:
+        return False
+    return isinstance(_json(text[start : end + 1]), dict)
+
+
+def _json(text: str) -> Any:
+    """The value of a JSON text; None if it is none, or null."""
+    try:
+        return json.loads(text, object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
