@@ -121,6 +121,59 @@ def test_rules_that_contradict_each_other_are_refused() -> None:
             source_of("f", **rules)
 
 
+def argilla(*values: Any, **more: Any) -> dict[str, Any]:
+    responses = [{"status": "submitted", "values": {"quality": {"value": value}}} for value in values]
+    return {"fields": {"instruction": "Question?", "response": "Answer.", **more}, "responses": responses}
+
+
+def label_studio(*results: dict[str, Any]) -> dict[str, Any]:
+    annotations = [{"result": [{"from_name": "verdict", "to_name": "response", "value": value}]} for value in results]
+    return {"data": {"prompt": "Question?", "response": "Answer."}, "annotations": annotations}
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        (argilla("good", "good", "bad"), UP),
+        (argilla(["bad"]), DOWN),
+        (argilla("good", "bad"), "no label: as many votes for the answer as against it in `quality`"),
+        (argilla(5, 1), "`quality` holds numbers such as 5"),
+        (argilla(1), "`quality` holds numbers such as 1"),
+        (argilla("too long, and wrong"), "nobody labelled the answer"),
+        (argilla(), "nobody labelled the answer"),
+        (argilla("good", answer="Another."), "neither exactly two answers"),
+        (
+            {
+                "prompt": "Question?",
+                "response": "Answer.",
+                "quality.responses": ["bad", "good"],
+                "quality.responses.status": ["submitted", "discarded"],
+            },
+            DOWN,
+        ),
+        (label_studio({"choices": ["Good"]}, {"choices": ["Good"]}), UP),
+        (label_studio({"choices": ["Bad"]}), DOWN),
+        (label_studio({"rating": 4}), "`verdict` holds numbers such as 4"),
+        (label_studio({"text": ["Answer."]}), "nobody labelled the answer"),
+    ],
+)
+def test_exports_with_one_answer(record: dict[str, Any], kind: str) -> None:
+    found = clean([record], "f")
+    if kind in (UP, DOWN):
+        (row,) = found.rows
+        assert (row.kind, row.prompt[0].content, row.answer) == (kind, "Question?", "Answer.")
+    else:
+        ((reason, _),) = found.report.dropped.items()
+        assert reason.startswith(kind)
+
+
+def test_ratings_of_several_people_by_a_rule() -> None:
+    rules = Rules(good_from=4, bad_to=2)
+    assert kinds(clean([argilla(5, 4, 1)], "f", rules=rules)) == [UP]
+    assert kinds(clean([argilla(1)], "f", rules=rules)) == [DOWN]
+    assert kinds(clean([argilla(5, 3)], "f", rules=rules)) == [OUT]
+
+
 LABELS = st.one_of(
     st.none(),
     st.booleans(),

@@ -53,7 +53,8 @@ def test_the_pairs_of_the_page(title: str, record: dict[str, Any], read_as: str)
 )
 def test_the_single_answers_of_the_page(title: str, record: dict[str, Any], kind: str) -> None:
     found = clean([record], "f")
-    assert [(row.prompt, row.answer, row.kind) for row in found.rows] == [((Message("user", PROMPT),), CHOSEN, kind)]
+    assert [(len(row.prompt), row.answer, row.kind) for row in found.rows] == [(1, CHOSEN, kind)]
+    assert found.rows[0].prompt[0].content.replace("\n", " ") == PROMPT
     assert [name.split(" (")[0] for name in found.report.layouts] == [title]
     assert found.report.unread == {} and found.report.kinds == {kind: 1}
 
@@ -239,6 +240,16 @@ def test_a_prompt_beside_conversations_must_be_in_them() -> None:
                 "responses": {"better": [{"value": "response1"}, {"value": "response2"}]},
             },
             "as many votes for one answer as for the other",
+        ),
+        (
+            {
+                "prompt": '["a", "b"]',
+                "response_a": '["c", "d"]',
+                "response_b": '["e", "f"]',
+                "winner_model_a": 1,
+                "winner_model_b": 0,
+            },
+            "the two conversations have several turns, and their answers differ before the last one",
         ),
         ({**PAIR, "history": "long ago"}, "`history` is not a list of [question, answer] or of messages"),
     ],

@@ -54,6 +54,11 @@ def test_a_mixed_file_is_read_counted_and_named() -> None:
         ({"prompt": "a?", "response": "b", "answer": "c", "label": 1}, "`response` or `answer` may be"),
         ({"prompt": "a?", "response": "b", "rating": 4}, "`rating` holds numbers such as 4"),
         ({"prompt": "a?", "response": "b", "thumbs_down": None}, "no label: `thumbs_down` is empty"),
+        ({"prompt": "a?", "response": "b", "correction": "c"}, "`response` or `correction` may be"),
+        ({"prompt": "a?", "response": "b", "is_safe": False}, "`is_safe` marks the answer as bad"),
+        ({**SHOWN, "toxic": 1}, "`toxic` marks the answer as bad"),
+        ({**SHOWN, "sentiment": "Negative"}, "`sentiment` may mark the answer as bad"),
+        ({"messages": [user("a?"), assistant("b")], "quality": "bad"}, "`quality` may mark the answer as bad"),
     ],
 )
 def test_a_broken_row_never_becomes_a_demonstration(broken: dict[str, Any], reason: str) -> None:
@@ -61,6 +66,15 @@ def test_a_broken_row_never_becomes_a_demonstration(broken: dict[str, Any], reas
     assert 4 not in found.numbers
     ((given_reason, numbers),) = found.report.dropped.items()
     assert given_reason.startswith(reason) and numbers == (4,)
+
+
+def test_flags_that_tell_nothing_bad_are_read() -> None:
+    found = clean(
+        [{**SHOWN, "toxic": False, "is_safe": "true", "language": "bad", "helpfulness": 1, "other": "f"}], "f"
+    )
+    assert [row.kind for row in found.rows] == ["demonstration"]
+    assert list(found.report.unread) == ["language", "helpfulness", "other"]
+    assert clean([{**LIKED, "toxic": True}], "f").report.kinds == {"desirable": 1}
 
 
 def test_the_right_answer_can_be_named(tmp_path) -> None:

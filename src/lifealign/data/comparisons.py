@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lifealign.data.formats import Triple
@@ -102,7 +103,23 @@ def compared(record: Record, columns: Columns) -> Triple:
     if first is None:
         raise UnusableRowError("the verdict is a tie")
     chosen, rejected = (one, other) if first else (other, one)
-    return Triple(prompt, record.get(chosen), record.get(rejected), scores=scores, read=read)
+    found = Triple(prompt, record.get(chosen), record.get(rejected), scores=scores, read=read)
+    turns = [_only_turn(value) for value in (found.prompt, found.chosen, found.rejected)]
+    return found if None in turns else replace(found, prompt=turns[0], chosen=turns[1], rejected=turns[2])
+
+
+def _only_turn(value: Any) -> str | None:
+    """The text of a list of one text, as the arena writes the prompts and the answers of a conversation; None for another value.
+
+    Raises:
+        UnusableRowError: it is a list of several texts.
+    """
+    turns = as_list(value)
+    if not turns or not all(isinstance(turn, str) for turn in turns):
+        return None
+    if len(turns) > 1:
+        raise UnusableRowError("the two conversations have several turns, and their answers differ before the last one")
+    return str(turns[0])
 
 
 def first_is_better(value: Any, column: str, names: tuple[str, str]) -> bool | None:

@@ -67,6 +67,7 @@ class Triple:
         unread: parts of a column that were not read, e.g. "data.topic".
         kind: what the row is; `undesirable` has its answer in `rejected`, the other kinds with one answer in `chosen`.
         label: columns of the label of one answer, which `labels` turns into a kind; None: the kind is known.
+        votes: labels by several people, in place of what the columns of `label` hold; the majority counts.
         ranking: answers with a number each, more is better, if there may be more than two; for the rule of pairs.
         margin: by how much chosen is better, where the rule of pairs asks for it.
     """
@@ -82,6 +83,7 @@ class Triple:
     unread: tuple[str, ...] = ()
     kind: RowKind = "pair"
     label: tuple[str, ...] | None = None
+    votes: tuple[Any, ...] = ()
     ranking: tuple[tuple[Any, float], ...] = ()
     margin: float | None = None
 

@@ -101,11 +101,20 @@ class Labels:
         """
         if triple.label is None:
             return triple
-        good = self._is_good(triple.label, record)
+        good = self._elected(triple) if triple.votes else self._is_good(triple.label, record)
         answer = triple.chosen if triple.rejected is None else triple.rejected
         if good:
-            return replace(triple, kind="desirable", chosen=answer, rejected=None, label=None)
-        return replace(triple, kind="undesirable", chosen=None, rejected=answer, label=None)
+            return replace(triple, kind="desirable", chosen=answer, rejected=None, label=None, votes=())
+        return replace(triple, kind="undesirable", chosen=None, rejected=answer, label=None, votes=())
+
+    def _elected(self, triple: Triple) -> bool:
+        """Whether more votes are for the answer than against it; their numbers are on a scale."""
+        assert triple.label is not None
+        (question,) = triple.label
+        found = [self._one(value, question, graded=True) for vote in triple.votes for value in _values(vote)]
+        if 2 * sum(found) == len(found):
+            raise UnusableRowError(f"no label: as many votes for the answer as against it in `{question}`")
+        return 2 * sum(found) > len(found)
 
     def _is_good(self, columns: tuple[str, ...], record: Mapping[str, Any]) -> bool:
         columns = next((both for both in COUNTED if set(columns) < set(both) <= set(record)), columns)
@@ -123,9 +132,13 @@ class Labels:
             raise UnusableRowError(f"no label: the values of `{column}` disagree")
         return found.pop()
 
-    def _one(self, value: Any, column: str) -> bool:
-        """Whether one value means that the answer is wanted."""
-        found = self._by_number(value, column) if _number(value) is not None else _by_word(value, column)
+    def _one(self, value: Any, column: str, graded: bool = False) -> bool:
+        """Whether one value means that the answer is wanted; `graded`: its column is on a scale, by whatever name."""
+        found = (
+            self._by_number(value, column, graded or column in GRADES)
+            if _number(value) is not None
+            else _by_word(value, column)
+        )
         if column in AGAINST:
             return not found
         if column in DOWN_ONLY:
@@ -134,18 +147,18 @@ class Labels:
             return False
         return found
 
-    def _by_number(self, value: Any, column: str) -> bool:
+    def _by_number(self, value: Any, column: str, graded: bool) -> bool:
         number = _number(value)
         assert number is not None
         rules, numbers = self.rules, self.numbers.get(column, frozenset({number}))
         certain = any(numbers <= signs for signs in SIGNS)
-        if rules.good_from is not None and (column in GRADES or not certain):
+        if rules.good_from is not None and (graded or not certain):
             if number >= rules.good_from:
                 return True
             if rules.bad_to is None or number <= rules.bad_to:
                 return False
             raise UnusableRowError(f"no label: `{column}` is between {rules.bad_to:g} and {rules.good_from:g}")
-        if not certain or (column in GRADES and len(numbers) == 1):
+        if not certain or (graded and len(numbers) == 1):
             shown = " and ".join(f"{n:g}" for n in sorted(numbers)[-SHOWN:])
             raise UnusableRowError(SCALE.format(column=column, shown=shown))
         if number == 0 and -1.0 in numbers:
@@ -156,11 +169,25 @@ class Labels:
 _SINGLE = frozenset(name for name in LABEL.split("|") if "+" not in name)
 
 
+def is_label(value: Any) -> bool:
+    """Whether a value is a number or a known word for an answer, against it, or for neither."""
+    return isinstance(value, bool) or _number(value) is not None or _word(value) in (*GOOD, *BAD, *NEUTRAL)
+
+
+def is_bad_word(value: Any) -> bool:
+    """Whether a text marks an answer as bad, as "bad" or "negative" do."""
+    return isinstance(value, str) and len(_word(value)) > 1 and _word(value) in BAD - {"false"}
+
+
+def _word(value: Any) -> str:
+    text = str(value).strip().casefold().strip("\ufe0f").replace(" ", "_")
+    return text[:1] if text[:1] in ("👍", "👎") else text  # with a colour of skin
+
+
 def _by_word(value: Any, column: str) -> bool:
     if isinstance(value, bool):
         return value
-    text = str(value).strip().casefold().strip("\ufe0f").replace(" ", "_")
-    text = text[:1] if text[:1] in "👍👎" else text  # with a colour of skin
+    text = _word(value)
     if text in GOOD:
         return True
     if text in BAD:

@@ -122,7 +122,9 @@ LAYOUTS: Mapping[str, Layout] = {
     "messages-preference": Layout("messages and two answers", ("messages", "chosen+rejected")),
     "distilabel": Layout("distilabel preference", ("input", "chosen+rejected")),
     "openai-preference": Layout("OpenAI preference", ("input", "preferred_output+non_preferred_output")),
-    "argilla-binarized": Layout("Argilla, binarized", (PROMPT, "chosen_response+rejected_response")),
+    "argilla-binarized": Layout(
+        "Argilla, binarized", (PROMPT, "chosen_response+rejected_response|chosen-response+rejected-response")
+    ),
     "stack-exchange": Layout("Stack Exchange, paired", ("question", "response_j+response_k")),
     "ms-swift": Layout(
         "ms-swift", ("messages", "rejected_response|rejected_messages"), read=comparisons.after_messages
@@ -143,6 +145,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "unpaired-chat": Layout("a conversation and a label", (CHAT, LABEL), "unpaired", single.labelled_conversation),
     "trl-completion": Layout("TRL prompt-completion", ("prompt", "completion"), "demonstrations", single.explicit),
     "alpaca-output": Layout("Alpaca", ("instruction", "output"), "demonstrations", single.answered),
+    "dolly": Layout("Dolly", ("instruction", "context", "response"), "demonstrations", single.with_context),
     "answered": Layout("a prompt and an answer", (PROMPT, ANSWER), "demonstrations", single.answered),
     "messages": Layout("OpenAI or TRL messages", ("messages",), "demonstrations", single.conversation),
     "sharegpt-messages": Layout("ShareGPT", ("conversations|conversation",), "demonstrations", single.conversation),

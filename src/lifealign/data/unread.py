@@ -31,9 +31,18 @@ MEANINGS: tuple[tuple[str, str], ...] = (
         r"(.*_)?(reasoning(_content)?|thinking|thoughts?|rationale|critique|comments?|explanation)",
         "words about an answer",
     ),
+    (
+        r"(overall_)?(quality|helpfulness|correctness|coherence|harmlessness|honesty|truthfulness|toxicity|safety|usefulness|"
+        r"relevance|accuracy|satisfaction|csat)",
+        "how good an answer is",
+    ),
     (r"input|context|passage|document|background|text|body|title|history|reference", "it may belong to the prompt"),
     (r"prompt|query|question|instruction|messages|conversations?", "another form of the prompt, or a part of it"),
     (r"(.*_)?(completions?|responses?|answers?|outputs?|generations?)(_.*)?", ANOTHER_ANSWER),
+    (
+        r"(.*_)?(corrections?|corrected|edits?|edited|rewritten|revised|revision|improved|ideal|gold|ground_truth|target|expected)",
+        ANOTHER_ANSWER,
+    ),
     (r"(.*_)?suggestion(_.*)?|suggestions|vectors|annotations|drafts|predictions", "what an annotation tool keeps"),
 )
 """Pattern of a column's name -> what such a column may hold."""
