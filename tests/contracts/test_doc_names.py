@@ -25,6 +25,8 @@ ALLOWED = {
     "path/to/file.py": "stands for the reader's file",
     "my_losses.py": "stands for the reader's file",
     "my_rules.py": "stands for the reader's file",
+    "KTOTrainer": "of TRL",
+    "SFTTrainer": "of TRL",
     "loss_type": "of TRL",
     "f_divergence_type": "of TRL",
     "js_divergence": "of TRL",

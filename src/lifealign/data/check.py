@@ -89,7 +89,9 @@ class DataCheck:
     def lines(self) -> list[str]:
         """The check as lines of text; long lists of row numbers are shortened."""
         lines = self.report.lines()
-        lines += [f"format: {name} ({count} of {self.report.read} rows)" for name, count in self.formats.items()]
+        several = sum(self.formats.values()) > self.report.read  # pairs by a rule
+        of = "pairs" if several else f"of {self.report.read} rows"
+        lines += [f"format: {name} ({count} {of})" for name, count in self.formats.items()]
         lines += [f"prompt taken from the answers: {prompt!r}" for prompt in self.implicit_prompts]
         lines += [
             f"length of {what}, characters: {n.shortest} to {n.longest}, median {n.median:g}, mean {n.mean:.0f}"

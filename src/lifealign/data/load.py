@@ -156,21 +156,8 @@ def task_from_rows(
         ConfigError: invalid name or size, or unknown recipe or rule.
         DataError: the rows cannot be used, or there are too few.
     """
-    from pydantic import ValidationError
-
-    try:
-        config = TaskConfig(
-            name=name,
-            train=SourceConfig(path=name),
-            train_rows=train_rows,
-            validation_rows=validation_rows,
-            test_rows=test_rows,
-            requirement=requirement,
-            checker=checker,
-        )
-    except ValidationError as error:
-        mistakes = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
-        raise ConfigError("task " + "; ".join(mistakes)) from None
+    sizes = {"train_rows": train_rows, "validation_rows": validation_rows, "test_rows": test_rows}
+    config = _config(name=name, requirement=requirement, checker=checker, **sizes)
     check_rule(name, checker)
     reading: dict[str, Any] = {"recipe": recipe, "columns": columns, "seed": seed, "pairs": pairs}
     reading |= {"good_from": good_from, "bad_to": bad_to}
@@ -182,3 +169,13 @@ def task_from_rows(
     train = drop_shared_prompts(found, held_out.rows)
     require_rows(train.report)
     return split_task(config, train.rows, held_out.rows, (train.report, held_out.report), seed)
+
+
+def _config(**values: Any) -> TaskConfig:
+    from pydantic import ValidationError
+
+    try:
+        return TaskConfig(train=SourceConfig(path=values["name"]), **values)
+    except ValidationError as error:
+        mistakes = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+        raise ConfigError("task " + "; ".join(mistakes)) from None
