@@ -61,13 +61,15 @@ GOOD = {"prompt": "p", "chosen": "yes", "rejected": "no"}
 
 BAD_ROWS: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "bad JSON": ((GOOD, "{not json"), ("bad.jsonl:2",)),
-    "unpaired": (
-        ({"prompt": "p", "completion": "a", "label": True},),
-        ("unpaired feedback", "prompt, completion, label", "needed pairs"),
+    "prompts alone": (({"prompt": "p"},), ("prompts without answers", "prompt", "needed pairs")),
+    "stars": (
+        ({"prompt": "p", "completion": "a", "rating": 4}, {"prompt": "q", "completion": "a", "rating": 1}),
+        ("`rating` holds numbers such as 1 and 4", "--good-from", "rows 1, 2"),
     ),
-    "demonstrations": (
-        ({"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]},),
-        ("demonstrations", "messages", "needed pairs"),
+    "thumbs not given": (({"prompt": "p", "completion": "a", "label": None},), ("`label` is empty", "row 1")),
+    "conversations without an end": (
+        ({"messages": [{"role": "user", "content": "p"}]},),
+        ("does not end with an answer of the assistant", "row 1"),
     ),
     "wrong columns": (({"question": "p", "good": "a"},), ("question", "chosen", "rejected")),
     "empty answers": (({**GOOD, "chosen": " "},), ("empty",)),

@@ -166,7 +166,7 @@ def export(
     min_gold: MinGold = 0.0,
     as_json: AsJson = False,
 ) -> Reply:
-    """Write the ratings as jsonl, one per line, or what people prefer as rows to learn from."""
+    """Write the ratings as jsonl, or as rows to learn from."""
     from lifealign.core.files import keep_apart
     from lifealign.judging.people.database import Ratings
     from lifealign.judging.people.export import export_rows, write_rows

@@ -13,7 +13,6 @@ from lifealign.cli.output import command
 from lifealign.cli.scores import report_reply
 from lifealign.core.errors import EXIT_USER_ERROR, ConfigError, StoreError
 from lifealign.core.reply import Reply
-from lifealign.core.source_config import BEST_WORST
 from lifealign.store.layout import HEAD
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def learn(
     ] = None,
     recipe: Recipe = None,
     renamed: Renamed = None,
-    pairs: Pairs = BEST_WORST,
+    pairs: Pairs = "best-worst",
     good_from: GoodFrom = None,
     bad_to: BadTo = None,
     requirement: Annotated[
@@ -148,7 +147,7 @@ def check_data(
     rows: Rows,
     recipe: Recipe = None,
     renamed: Renamed = None,
-    pairs: Pairs = BEST_WORST,
+    pairs: Pairs = "best-worst",
     good_from: GoodFrom = None,
     bad_to: BadTo = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows to check for shared prompts.")] = None,

@@ -225,7 +225,10 @@ def _begins_with_prompt(record: Record) -> bool:
 def _wrong_columns(found: Sequence[str], source: str, recipe: Recipe | None) -> DataError:
     from lifealign.data.recipes import RECIPES
 
-    needed = "prompt (or query), chosen, rejected; or chosen and rejected that both begin with the prompt"
+    needed = (
+        "prompt (or query), chosen, rejected; or chosen and rejected that both begin with the prompt; or prompt and "
+        "completion, with a label or without"
+    )
     if recipe is not None:
         needed += f"; or, for recipe {recipe.name}, {recipe.upstream}"
     fitting = [r.name for r in RECIPES.values() if recipe is None and r.reads(found)]
