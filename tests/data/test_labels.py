@@ -77,6 +77,14 @@ def test_a_number_is_read_as_its_column_is_used(
     assert column not in found.report.unread
 
 
+def test_a_column_without_any_label_has_a_way_out() -> None:
+    records = rated(None, "", column="score")
+    ((reason, numbers),) = clean(records, "f").report.dropped.items()
+    assert numbers == (1, 2)
+    assert reason == "no label: `score` is empty in every row; to read them as demonstrations, --map unused=score"
+    assert clean(rated(None, True), "f").report.dropped == {"no label: `label` is empty": (1,)}
+
+
 def test_counts_for_and_against() -> None:
     counts = ((3, 1), (0, 1), (2, 2), (None, 1), ("1", ""), (True, False), ("False", "True"), ("many", 1))
     records = [

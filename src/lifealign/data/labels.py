@@ -74,7 +74,7 @@ class Labels:
     """Reads the labels of one file.
 
     Attributes:
-        numbers: column -> the numbers that it holds.
+        numbers: column that holds something -> the numbers in it.
         rules: of the user.
     """
 
@@ -88,9 +88,10 @@ class Labels:
         for record in records:
             for name in _SINGLE & record.keys():
                 for value in _values(record[name]):
+                    found.setdefault(name, set())
                     number = _number(value)
                     if number is not None:
-                        found.setdefault(name, set()).add(number)
+                        found[name].add(number)
         return cls({name: frozenset(values) for name, values in found.items()}, rules or Rules())
 
     def settle(self, triple: Triple, record: Mapping[str, Any]) -> Triple:
@@ -126,7 +127,8 @@ class Labels:
         (column,) = columns
         values = _values(record.get(column))
         if not values:
-            raise UnusableRowError(f"no label: `{column}` is empty")
+            unused = f" in every row; to read them as demonstrations, --map unused={column}"
+            raise UnusableRowError(f"no label: `{column}` is empty{'' if column in self.numbers else unused}")
         found = {self._one(value, column) for value in values}
         if len(found) > 1:
             raise UnusableRowError(f"no label: the values of `{column}` disagree")
