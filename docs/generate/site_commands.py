@@ -10,7 +10,7 @@ from lifealign.cli.app import app
 from site_text import escape, table
 
 GROUPS = {
-    "Learn": ("run", "learn", "check-data", "strategies"),
+    "Learn": ("run", "learn", "collect", "check-data", "strategies"),
     "Measure and report": ("evaluate", "report", "study", "study-report"),
     "Use the model": ("generate", "serve", "export", "related", "compose"),
     "Look at a memory": ("log", "show", "diff", "tag", "verify", "rollback"),

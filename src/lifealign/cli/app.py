@@ -8,7 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from lifealign.cli import annotate, answers, evaluate, history, judge, learn, report, serve, strategies, study, use
+from lifealign.cli import (
+    annotate,
+    answers,
+    collect,
+    evaluate,
+    history,
+    judge,
+    learn,
+    report,
+    serve,
+    strategies,
+    study,
+    use,
+)
 from lifealign.cli.output import EXIT_INTERRUPTED
 from lifealign.core.json_codec import to_json
 
@@ -25,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (learn, evaluate, report, study, answers, judge, annotate, history, use, serve, strategies):
+for group in (learn, collect, evaluate, report, study, answers, judge, annotate, history, use, serve, strategies):
     group.register(app)
 
 

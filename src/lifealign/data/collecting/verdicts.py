@@ -1,0 +1,168 @@
+"""Thumbs up or down, from the words, numbers and signs that tools write. Imports no torch.
+
+A word has one meaning. A number has one only with the other numbers of its field: 1 is a thumb up beside 0, and the worst of
+five stars. So a scale is settled for a whole file, and is stated in the report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lifealign.core.errors import DataError
+from lifealign.data.turns import UnusableRowError, number_of
+
+Verdict = Literal["up", "down"]
+Votes = tuple[tuple[str, Any], ...]
+"""Name of a field and what it holds, for each verdict of a record."""
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+UP = words(
+    "up thumbsup thumbup upvote upvoted positive good great like liked yes true helpful correct accept accepted approve "
+    "approved desirable satisfied happy 👍 ❤ 😀 ✅"
+)
+DOWN = words(
+    "down thumbsdown thumbdown downvote downvoted negative bad poor dislike disliked no false unhelpful nothelpful wrong "
+    "incorrect reject rejected undesirable dissatisfied unhappy 👎 ❌"
+)
+NEITHER = words("none null neutral nan na n/a skip skipped unrated norating nofeedback")
+INVERTED = frozenset({"thumbs_down", "thumb_down", "disliked", "downvoted", "is_bad"})
+"""Fields in which "true" is a thumb down."""
+PRESSED = frozenset({"thumbs_down", "thumb_down", "disliked", "downvoted", "is_bad", "thumbs_up", "liked", "upvoted"})
+"""Fields that hold whether a button was pressed: beside its counterpart, "false" says nothing."""
+STARS = frozenset({"rating", "ratings", "stars", "star", "user_rating", "star_rating"})
+"""Fields in which a lone 1 is more likely the worst of several stars than a thumb up."""
+_SIGNS = re.compile("[\\s_\\-\ufe0f\U0001f3fb-\U0001f3ff]")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Which numbers of a field are a thumb up, and which are a thumb down.
+
+    Attributes:
+        up_from: the least number that is a thumb up; None: none is.
+        down_to: the largest number that is a thumb down; None: none is.
+    """
+
+    up_from: float | None
+    down_to: float | None
+
+    def verdict(self, number: float) -> Verdict | None:
+        """The verdict of a number; None if it is neither."""
+        if self.up_from is not None and number >= self.up_from:
+            return "up"
+        return "down" if self.down_to is not None and number <= self.down_to else None
+
+    def describe(self, name: str, numbers: Sequence[float]) -> str:
+        """The scale of a field as one line of text."""
+        up = f"{self.up_from:g} and more are up" if self.up_from is not None else "none is up"
+        down = f"{self.down_to:g} and less are down" if self.down_to is not None else "none is down"
+        return f"`{name}`: numbers from {min(numbers):g} to {max(numbers):g}; {up}, {down}"
+
+
+def field_of(name: str) -> str:
+    """The last part of a field's name, in one spelling."""
+    return re.sub(r"[\s\-]", "_", name.rpartition(".")[2].casefold())
+
+
+def settle_scales(
+    votes: Sequence[Votes], source: str, up_from: float | None = None, down_to: float | None = None
+) -> dict[str, tuple[Scale, tuple[float, ...]]]:
+    """Field -> its scale and its numbers, for every field that holds numbers.
+
+    Args:
+        votes: of all records.
+        source: file, for messages.
+        up_from: the least number that is a thumb up, in every field; None: by the numbers.
+        down_to: the largest number that is a thumb down; likewise.
+
+    Raises:
+        DataError: the numbers of a field do not tell which are good ones.
+    """
+    numbers: dict[str, list[float]] = {}
+    for one in votes:
+        for name, value in one:
+            number = number_of(value)
+            if number is not None:
+                numbers.setdefault(name, []).append(number)
+    if up_from is not None or down_to is not None:
+        return {name: (Scale(up_from, down_to), tuple(found)) for name, found in numbers.items()}
+    return {name: (_scale(name, frozenset(found), source), tuple(found)) for name, found in numbers.items()}
+
+
+def _scale(name: str, numbers: frozenset[float], source: str) -> Scale:
+    stars = field_of(name) in STARS
+    if numbers <= {0, 1} and not (stars and numbers == {1}):
+        return Scale(1, 0)
+    if numbers <= {-1, 0, 1} and not (stars and numbers == {1}):
+        return Scale(1, -1)
+    if numbers <= {1, 2, 3, 4, 5} and max(numbers) == 5:
+        return Scale(4, 2)
+    found = (
+        f"the number {min(numbers):g}" if len(numbers) == 1 else f"numbers from {min(numbers):g} to {max(numbers):g}"
+    )
+    raise DataError(
+        f"{source}: `{name}` holds {found}, which do not tell good answers from bad ones; give --up-from X and "
+        "--down-to Y, e.g. --up-from 8 --down-to 4, or name another field with --feedback"
+    )
+
+
+def verdict_of(votes: Votes, scales: Mapping[str, tuple[Scale, Any]]) -> Verdict | None:
+    """The verdict of most votes; None if there is none.
+
+    Args:
+        votes: of one answer.
+        scales: of `settle_scales`.
+
+    Raises:
+        UnusableRowError: a value is no verdict, or there are as many votes for as against.
+    """
+    pressed = {field_of(name) for name, value in votes if field_of(name) in PRESSED and not _is_false(value)}
+    buttons = {field_of(name) for name, _ in votes} & PRESSED
+    found: Counter[Verdict] = Counter()
+    for name, value in votes:
+        if len(buttons) > 1 and _is_false(value) and field_of(name) in buttons - pressed:
+            continue
+        one = _verdict(name, value, scales)
+        if one is not None:
+            found[one] += 1
+    if not found:
+        return None
+    if found["up"] == found["down"]:
+        raise UnusableRowError("as many verdicts up as down")
+    return "up" if found["up"] > found["down"] else "down"
+
+
+def _is_false(value: Any) -> bool:
+    return value in (False, 0) or (isinstance(value, str) and value.strip().casefold() in ("false", "0", "no"))
+
+
+def _verdict(name: str, value: Any, scales: Mapping[str, tuple[Scale, Any]]) -> Verdict | None:
+    number = number_of(value)
+    if number is not None:
+        return _turned(name, scales[name][0].verdict(number))
+    if isinstance(value, bool):
+        return _turned(name, "up" if value else "down")
+    word = _SIGNS.sub("", value.casefold()) if isinstance(value, str) else None
+    if word in UP:
+        return _turned(name, "up")
+    if word in DOWN:
+        return _turned(name, "down")
+    if word in NEITHER:
+        return None
+    # The value may be somebody's words, so it is not shown.
+    raise UnusableRowError(f"`{name}` holds {'a text' if word is not None else 'a value'} that is no verdict")
+
+
+def _turned(name: str, verdict: Verdict | None) -> Verdict | None:
+    if verdict is None or field_of(name) not in INVERTED:
+        return verdict
+    return "down" if verdict == "up" else "up"
