@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lifealign.core.errors import DataError
+from lifealign.data.collecting.report import kept_beside
 from lifealign.data.formats import Parsed, Triple, parse
 from lifealign.data.quality import doubts
 from lifealign.data.reading import Reader
@@ -95,6 +96,7 @@ def read_source(source: SourceConfig, seed: int = 0) -> Cleaned:
         table = Table(rows)
     found = clean(rename(table.records, source.map, path), path, recipe, seed, Rules.of(source))
     unread = {**found.report.unread, **table.beside}
+    found = replace(found, report=replace(found.report, collected=kept_beside(path)))
     return replace(found, report=replace(found.report, unread=unread, renamed=source.map or {}))
 
 

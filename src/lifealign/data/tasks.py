@@ -168,6 +168,7 @@ class DataReport:
         source: file, hub id or suite name.
         read: number of rows read.
         kept: number of rows kept.
+        collected: what the report of `lifealign collect` beside the file says of its rows; empty: there is none.
         dropped: reason -> 1-based row numbers that were left out.
         repaired: repair -> 1-based row numbers that were changed and kept.
         formats: row format from outside that read rows -> its origin, as a record keeps it.
@@ -182,6 +183,7 @@ class DataReport:
     source: str
     read: int
     kept: int
+    collected: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     dropped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     repaired: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -201,6 +203,8 @@ class DataReport:
         for done, what in (("dropped", self.dropped), ("repaired", self.repaired)):
             lines += [f"{done} {_rows(len(n))}: {reason} ({shorten_numbers(n)})" for reason, n in what.items()]
         lines += [f"doubtful, but kept: {reason} ({shorten_numbers(n)})" for reason, n in self.doubtful.items()]
+        if self.collected:
+            lines.append(_collected(self.collected))
         if self.renamed:
             lines.append("columns renamed: " + ", ".join(f"{old} to {new}" for new, old in self.renamed.items()))
         lines += [f"layout: {layout}, {_rows(count)}" for layout, count in self.layouts.items()]
@@ -217,6 +221,7 @@ class DataReport:
             "kept": self.kept,
             "dropped": {reason: list(numbers) for reason, numbers in self.dropped.items()},
             "repaired": {repair: list(numbers) for repair, numbers in self.repaired.items()},
+            **({"collected": dict(self.collected)} if self.collected else {}),
             **({"formats": dict(self.formats)} if self.formats else {}),
             **({} if plain else {"layouts": dict(self.layouts)}),
             **({"unread": dict(self.unread)} if self.unread else {}),
@@ -242,6 +247,7 @@ class DataReport:
             value.get("renamed", {}),
             tuple(value.get("rules", ())),
             value.get("kinds", {}),
+            collected=value.get("collected", {}),
         )
 
 
@@ -258,6 +264,15 @@ def _noun(kind: str, count: int) -> str:
 
 def _rows(count: int) -> str:
     return f"{count} row" if count == 1 else f"{count} rows"
+
+
+def _collected(held: Mapping[str, Any]) -> str:
+    if held.get("other_rows"):
+        return "the report of `lifealign collect` beside the file is of other rows, so none of it is kept"
+    consent, redaction = held["selection"].get("consent"), held["redaction"]
+    agreed = f"only records with {consent}" if consent else "consent not checked"
+    removed = f"personal data removed by {redaction['redactor']}" if redaction else "personal data not removed"
+    return f"collected from {held['source']}: {agreed}, {removed}"
 
 
 def shorten_numbers(numbers: Sequence[int]) -> str:

@@ -31,9 +31,9 @@ CHATS = ("chat", "messages", "conversation", "conversations")
 SUFFIX = ".responses"
 
 
-def knows(names: frozenset[str]) -> bool:
-    """Whether records with these fields are an export of Argilla."""
-    return {"fields", "responses"} <= names or any(name.endswith(SUFFIX) for name in names)
+def knows(record: Record) -> bool:
+    """Whether a record is of an export of Argilla."""
+    return {"fields", "responses"} <= set(record) or any(str(name).endswith(SUFFIX) for name in record)
 
 
 def read(record: Record, feedback: str | None) -> Iterator[Given]:
@@ -56,7 +56,7 @@ def read(record: Record, feedback: str | None) -> Iterator[Given]:
         models=names_of_model(metadata.get("model"), record.get("model")),
         time=next((one for one in (record.get("inserted_at"), metadata.get("time")) if one is not None), None),
         id=str(record.get("id") or ""),
-        read=("fields", "responses", "id", "status", "_server_id", *(n for n in record if SUFFIX in n)),
+        read=("fields", "responses", "id", "status", "_server_id", "model", *(n for n in record if SUFFIX in n)),
     )
     if sum(exports.ANSWER.fullmatch(name) is not None for name in fields) > 1:
         parsed = parse(exports.argilla(nested, ()))

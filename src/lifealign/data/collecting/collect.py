@@ -25,7 +25,8 @@ from lifealign.data.unread import describe
 
 NO_FEEDBACK = "neither a verdict nor an edit"
 LIKED_AND_EDITED = "an edit of an answer with a thumb up"
-Judged = tuple[int, Given]
+Judged = tuple[int, Given, str | None]
+"""Number of a record, an answer in it, and why it may not be used, if it may not."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def collect(source: str, out: Path, options: Options, redactor: Redactor | None 
 
 
 def _judged(records: Sequence[tuple[int, Record]], options: Options, report: Report) -> Iterator[Judged]:
-    """The answers that may be used, each with the number of its record."""
+    """The answers of the wanted models and times, with the number of their record and why they may not be used."""
     consent = options.selection.consent
     if consent is not None and records and all(consent.found(record) is None for _, record in records):
         names = ", ".join(dict.fromkeys(str(name) for _, record in records for name in record))
@@ -113,45 +114,57 @@ def _judged(records: Sequence[tuple[int, Record]], options: Options, report: Rep
             report.left_out.setdefault("its fields are those of no known tool", []).append(number)
             continue
         report.tools[tool.title] = report.tools.get(tool.title, 0) + 1
-        if reason := options.selection.refused(record):
-            report.not_taken[reason] = report.not_taken.get(reason, 0) + 1
-            continue
+        refused = options.selection.refused(record)
         try:
             given = list(tool.read(record, options.feedback))
         except UnusableRowError as fault:
-            report.left_out.setdefault(str(fault), []).append(number)
+            if refused is None:
+                report.left_out.setdefault(str(fault), []).append(number)
+            else:
+                report.pass_over(refused)
             continue
-        read = {name for one in given for name in one.read} | {"source"}
-        read |= {consent.field.partition(".")[0]} if consent is not None else set()
-        for name in (name for one in given for name in one.unread):
-            unread.setdefault(name, []).append(None)
-        for name, value in record.items():
-            if name not in read and not is_empty(value):
-                unread.setdefault(str(name), []).append(value)
+        if refused is None:
+            _note_unread(record, given, consent.field if consent is not None else "", unread, report)
         for one in given:
             if reason := options.selection.outside(one):
-                report.not_taken[reason] = report.not_taken.get(reason, 0) + 1
+                report.pass_over(reason)
             else:
-                yield number, one
-    report.unread = {name: describe(name, values) for name, values in unread.items()}
+                yield number, one, refused
+    report.unread |= {name: describe(name, values) for name, values in unread.items()}
 
 
-def _latest(found: Sequence[Judged], report: Report) -> list[Judged]:
-    """Without what a later record of the same id says anew of the same answer."""
+def _note_unread(
+    record: Record, given: Sequence[Given], agreed: str, unread: dict[str, list[object]], report: Report
+) -> None:
+    read = {name for one in given for name in one.read} | {"source", agreed.partition(".")[0]}
+    report.unread |= {name: "not a person's verdict, by its name" for one in given for name in one.unread}
+    for name, value in record.items():
+        if name not in read and not is_empty(value):
+            unread.setdefault(str(name), []).append(value)
+
+
+def _latest(found: Sequence[Judged], report: Report) -> list[tuple[int, Given]]:
+    """The answers that may be used, each with what was said of it last.
+
+    A later record of the same id and answer replaces an earlier one, also where it takes the consent back.
+    """
     last: dict[tuple[object, ...], int] = {}
-    for place, (_, one) in enumerate(found):
+    for place, (_, one, _) in enumerate(found):
         if one.id and (one.votes or one.better):
             last[one.id, one.prompt, one.answer] = place
     kept = []
-    for place, (number, one) in enumerate(found):
-        if last.get((one.id, one.prompt, one.answer), place) > place and (one.votes or one.better):
+    for place, (number, one, refused) in enumerate(found):
+        later = last.get((one.id, one.prompt, one.answer), place) > place
+        if refused is not None:
+            report.pass_over(refused)
+        elif later and (one.votes or one.better):
             report.left_out.setdefault("replaced by a later verdict on the same answer", []).append(number)
         else:
             kept.append((number, one))
     return kept
 
 
-def _rows(found: Sequence[Judged], source: str, options: Options, report: Report) -> list[tuple[int, Row]]:
+def _rows(found: Sequence[tuple[int, Given]], source: str, options: Options, report: Report) -> list[tuple[int, Row]]:
     scales = settle_scales([one.votes for _, one in found], source, options.up_from, options.down_to)
     report.scales = [scale.describe(name, numbers) for name, (scale, numbers) in scales.items()]
     rows = []
@@ -163,7 +176,7 @@ def _rows(found: Sequence[Judged], source: str, options: Options, report: Report
             report.left_out.setdefault(str(fault), []).append(number)
             continue
         if row is None:
-            report.not_taken[NO_FEEDBACK] = report.not_taken.get(NO_FEEDBACK, 0) + 1
+            report.pass_over(NO_FEEDBACK)
             continue
         rows.append((number, row))
         if row.kind == "pair" and verdict == "up":

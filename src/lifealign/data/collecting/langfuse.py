@@ -41,8 +41,9 @@ EVALUATOR = "EVAL"
 """Source of a score that a model or a program gave."""
 
 
-def knows(names: frozenset[str]) -> bool:
-    """Whether records with these fields are an export of Langfuse."""
+def knows(record: Record) -> bool:
+    """Whether a record is of an export of Langfuse."""
+    names = set(record)
     return ({"input", "output"} <= names and bool(MARKS & names)) or {"trace", "observations"} <= names
 
 
@@ -95,7 +96,8 @@ def _only_generation(observations: Sequence[Record]) -> Record:
 
 
 def _given(one: Record, scores: Sequence[Record], feedback: str | None, trace: Record, used: Sequence[str]) -> Given:
-    votes, others = _votes([*scores, *_columns(one)] if one is trace else scores, feedback)
+    columns = list(_columns(one)) if one is trace else []
+    votes, others = _votes([*scores, *columns], feedback)
     better, edited = edit_of(one)
     for score in scores:
         if _kind(score) == CORRECTION:
@@ -109,7 +111,7 @@ def _given(one: Record, scores: Sequence[Record], feedback: str | None, trace: R
         time=next((one[name] for name in TIMES if one.get(name) is not None), trace.get("timestamp")),
         id=str(one.get("id") or ""),
         read=(*used, *STATE, *MARKS, *edited, *(name for name, _ in votes)),
-        unread=tuple(f"scores.{name}" for name in others),
+        unread=tuple(f"scores.{name}" for name in others if name not in one),
     )
     if not votes and better is None:
         return about

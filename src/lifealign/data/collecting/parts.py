@@ -10,6 +10,7 @@ from typing import Any
 from lifealign.data.collecting.verdicts import Votes
 from lifealign.data.tasks import Message
 from lifealign.data.turns import (
+    TOOL_FIELDS,
     UnusableRowError,
     as_list,
     decode,
@@ -155,7 +156,9 @@ def _of_object(value: Record, prompt: Sequence[Message]) -> str:
         choice = choices[0]
         if not isinstance(choice, Mapping):
             raise UnusableRowError("a choice is not an object")
-        return answer_of(choice.get("message") or choice.get("text") or "", prompt)
+        message = choice.get("message") or choice.get("text") or ""
+        silent = isinstance(message, Mapping) and all(is_empty(message.get(name)) for name in ("content", *TOOL_FIELDS))
+        return "" if silent else answer_of(message, prompt)
     items = as_list(value.get("output"))
     if items is not None and all(isinstance(item, Mapping) and "type" in item for item in items):
         return _of_items(items)

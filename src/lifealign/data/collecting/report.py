@@ -1,9 +1,12 @@
-"""What `lifealign collect` did, as lines of text and as the file beside the rows. Imports no torch."""
+"""What `lifealign collect` did: as lines of text, as the file beside the rows, and as a memory keeps it. Imports no torch."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lifealign.data.collecting.redaction import Redacted
@@ -65,6 +68,10 @@ class Report:
     def kept(self) -> int:
         """Number of rows."""
         return sum(self.kinds.values())
+
+    def pass_over(self, reason: str) -> None:
+        """Count a record that is not taken."""
+        self.not_taken[reason] = self.not_taken.get(reason, 0) + 1
 
     def reasons(self) -> list[str]:
         """Why records are not among the rows."""
@@ -130,3 +137,30 @@ def _records(count: int) -> str:
 
 def _count(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def kept_beside(path: str) -> Mapping[str, Any]:
+    """What a memory keeps of the report beside a file of rows; nothing if there is no such report.
+
+    Returns:
+        Log, SHA-256 of log and rows, selection and redaction; only `other_rows` if the report is not of these rows, e.g.
+        because the file was edited.
+    """
+    rows, report = Path(path), Path(path + SUFFIX)
+    if not report.is_file() or not rows.is_file():
+        return {}
+    digest = hashlib.sha256(rows.read_bytes()).hexdigest()
+    try:
+        held = json.loads(report.read_text(encoding="utf-8"))
+        if held["rows"]["sha256"] != digest:
+            return {"other_rows": True}
+        redaction = held["redaction"]
+        return {
+            "source": held["source"]["file"],
+            "source_sha256": held["source"]["sha256"],
+            "rows_sha256": digest,
+            "selection": dict(held["selection"]),
+            "redaction": redaction and {name: value for name, value in redaction.items() if name != "rows"},
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {"other_rows": True}

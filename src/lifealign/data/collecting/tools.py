@@ -26,6 +26,8 @@ from lifealign.data.turns import UnusableRowError, is_empty
 from lifealign.data.unread import unsupported
 
 ABOUT = ("id", "model", "point", "time", "timestamp", "created", "created_at", "consent")
+SERVED = frozenset({"id", "choice", "model", "point", "answered", "voted"})
+"""What `lifealign serve` writes of a vote."""
 TIMES = ("time", "timestamp", "created_at", "created", "date", "datetime")
 
 
@@ -35,12 +37,12 @@ class Tool:
 
     Attributes:
         title: its name in reports.
-        knows: fields of a record -> whether it is of this kind.
+        knows: record -> whether it is of this kind.
         read: record, name of the feedback -> the judged answers in it.
     """
 
     title: str
-    knows: Callable[[frozenset[str]], bool]
+    knows: Callable[[Record], bool]
     read: Callable[[Record, str | None], Iterator[Given]]
 
 
@@ -78,20 +80,28 @@ def _about(record: Record, answer: Any, feedback: str | None, request: Record, r
         request.get("model"),
         record.get("point"),
         metadata.get("model"),
+        metadata.get("point"),
     )
     times = (
         *(record.get(name) for name in TIMES),
         response.get("created"),
         response.get("created_at"),
-        metadata.get("time"),
+        *(metadata.get(name) for name in ("time", "voted", "answered")),
     )
-    ids = (record.get("id"), response.get("id"), record.get("request_id"))
+    ids = (record.get("id"), response.get("id"), record.get("request_id"), metadata.get("id"))
     return Given(
         votes=votes,
         models=names_of_model(*names),
         time=next((time for time in times if time is not None), None),
         id=str(next((one for one in ids if one is not None), "")),
-        read=(*read, *voted, *edit_of(record)[1], *ABOUT, *TIMES),
+        read=(
+            *read,
+            *voted,
+            *edit_of(record)[1],
+            *ABOUT,
+            *TIMES,
+            *(("metadata",) if metadata and set(metadata) <= SERVED else ()),
+        ),
         doubt=CUT_OFF if cut_off(response) else None,
     )
 
@@ -106,15 +116,25 @@ def _filled(about: Given, record: Record, request: Any, answer: Any) -> Given:
     return replace(about, prompt=prompt, answer=text, better=answer_of(edit, prompt) if edit is not None else "")
 
 
-def _is_chat(names: frozenset[str]) -> bool:
-    return bool(names & set(PROMPTS)) and bool(names & {*ANSWERS})
+def _is_exchange(record: Record) -> bool:
+    return "request" in record and "response" in record
+
+
+def _is_served(record: Record) -> bool:
+    """Whether a record is one of the file that `lifealign serve --feedback` writes."""
+    about = mapping_of(record.get("metadata")) or record
+    return {"prompt", "completion", "label"} <= set(record) and "point" in about
+
+
+def _is_chat(record: Record) -> bool:
+    return any(name in record for name in PROMPTS) and any(name in record for name in ANSWERS)
 
 
 TOOLS = (
-    Tool("requests and responses (OpenAI)", frozenset({"request", "response"}).issubset, _read_exchange),
+    Tool("requests and responses (OpenAI)", _is_exchange, _read_exchange),
     Tool("Argilla", argilla.knows, argilla.read),
     Tool("Langfuse", langfuse.knows, langfuse.read),
-    Tool("feedback of lifealign serve", frozenset({"prompt", "completion", "label", "point"}).issubset, _read_chat),
+    Tool("feedback of lifealign serve", _is_served, _read_chat),
     Tool("conversations with an answer", _is_chat, _read_chat),
 )
 """In the order in which they are tried."""
@@ -122,5 +142,4 @@ TOOLS = (
 
 def tool_of(record: Record) -> Tool | None:
     """The kind of a record; None if its fields are not known."""
-    names = frozenset(map(str, record))
-    return next((tool for tool in TOOLS if tool.knows(names)), None)
+    return next((tool for tool in TOOLS if tool.knows(record)), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,7 +65,7 @@ class Scale:
         """The scale of a field as one line of text."""
         up = f"{self.up_from:g} and more are up" if self.up_from is not None else "none is up"
         down = f"{self.down_to:g} and less are down" if self.down_to is not None else "none is down"
-        return f"`{name}`: numbers from {min(numbers):g} to {max(numbers):g}; {up}, {down}"
+        return f"`{name}` holds {_span(numbers)}: {up}, {down}"
 
 
 def field_of(name: str) -> str:
@@ -106,13 +106,15 @@ def _scale(name: str, numbers: frozenset[float], source: str) -> Scale:
         return Scale(1, -1)
     if numbers <= {1, 2, 3, 4, 5} and max(numbers) == 5:
         return Scale(4, 2)
-    found = (
-        f"the number {min(numbers):g}" if len(numbers) == 1 else f"numbers from {min(numbers):g} to {max(numbers):g}"
-    )
     raise DataError(
-        f"{source}: `{name}` holds {found}, which do not tell good answers from bad ones; give --up-from X and "
+        f"{source}: `{name}` holds {_span(numbers)}, and that does not tell good answers from bad ones; give --up-from X and "
         "--down-to Y, e.g. --up-from 8 --down-to 4, or name another field with --feedback"
     )
+
+
+def _span(numbers: Collection[float]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"the number {low:g}" if low == high else f"numbers from {low:g} to {high:g}"
 
 
 def verdict_of(votes: Votes, scales: Mapping[str, tuple[Scale, Any]]) -> Verdict | None:
