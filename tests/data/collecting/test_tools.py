@@ -99,6 +99,29 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "serve, down": (served("q", "a", False), DOWN),
     "serve, edit": (served("q", "a", False, correction="better"), PAIR),
     "plain conversation": ({"messages": [user("q")], "response": "a", "thumbs_up": False, "thumbs_down": True}, DOWN),
+    "stream of events": (
+        {
+            "request": {"messages": [user("q")]},
+            "response": [
+                {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]},
+                {"choices": [{"index": 0, "delta": {"content": "a"}}]},
+                {"choices": [], "usage": {"total_tokens": 3}},
+            ],
+            "vote": 1,
+        },
+        UP,
+    ),
+    "whole conversation": ({"messages": [user("q"), assistant("a")], "feedback": "up"}, UP),
+    "whole conversation, edit": ({"messages": [user("q"), assistant("a")], "corrected": "better"}, PAIR),
+    "conversation without its answer": ({"messages": [user("q")], "corrected": "better"}, SHOWN),
+    "thumb on a turn": (
+        {"messages": [user("q"), {**assistant("a"), "feedback": {"rating": "bad"}}, user("more"), assistant("b")]},
+        DOWN,
+    ),
+    "ShareGPT": (
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "liked": True},
+        UP,
+    ),
     "trace, number": (trace([score(1)]), UP),
     "trace, boolean": (trace([score(0, kind="BOOLEAN", stringValue="False")]), DOWN),
     "trace, category": (trace([score(0, "thumbs", "CATEGORICAL", stringValue="thumbs-down")]), DOWN),
@@ -240,3 +263,17 @@ def test_system_texts_stay_with_the_prompt(tmp_path: Path) -> None:
     ]
     rows, _ = collected(tmp_path, records)
     assert rows == 3 * [{**UP, "prompt": [{"role": "system", "content": "Be brief."}, user("q")]}]
+
+
+def test_each_judged_turn_of_a_conversation_is_a_row(tmp_path: Path) -> None:
+    turns = [
+        user("q"),
+        {**assistant("a"), "thumbs": "up"},
+        user("more"),
+        {**assistant("b"), "edited": "c"},
+        user("bye"),
+    ]
+    rows, report = collected(tmp_path, [{"messages": turns}, {"messages": [user("q"), assistant("a")]}])
+    before = [user("q"), assistant("a"), user("more")]
+    assert rows == [UP, {"prompt": before, "chosen": [assistant("c")], "rejected": [assistant("b")]}]
+    assert report.not_taken == {"neither a verdict nor an edit": 1}

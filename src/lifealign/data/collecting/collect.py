@@ -20,7 +20,7 @@ from lifealign.data.collecting.selecting import Selection
 from lifealign.data.collecting.tools import tool_of
 from lifealign.data.collecting.verdicts import settle_scales, verdict_of
 from lifealign.data.tasks import Row
-from lifealign.data.turns import UnusableRowError, is_empty
+from lifealign.data.turns import UnusableRowError, is_none_given
 from lifealign.data.unread import describe
 
 NO_FEEDBACK = "neither a verdict nor an edit"
@@ -139,7 +139,7 @@ def _note_unread(
     read = {name for one in given for name in one.read} | {"source", agreed.partition(".")[0]}
     report.unread |= {name: "not a person's verdict, by its name" for one in given for name in one.unread}
     for name, value in record.items():
-        if name not in read and not is_empty(value):
+        if name not in read and not is_none_given(value):
             unread.setdefault(str(name), []).append(value)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from lifealign.data.collecting.verdicts import Votes
 from lifealign.data.tasks import Message
 from lifealign.data.turns import (
+    TOOL_CALLS,
     TOOL_FIELDS,
     UnusableRowError,
     as_list,
@@ -137,6 +138,9 @@ def answer_of(value: Any, prompt: Sequence[Message] = ()) -> str:
     inner = mapping_of(value)
     if inner is not None and not is_message(inner):
         return _of_object(inner, prompt)
+    chunks = as_list(value)
+    if chunks and all(isinstance(chunk, Mapping) and "choices" in chunk for chunk in chunks):
+        return "".join(map(_of_chunk, chunks))
     found = turns_or_text(value)
     if isinstance(found, str):
         return found
@@ -166,6 +170,17 @@ def _of_object(value: Record, prompt: Sequence[Message]) -> str:
     if name is None:
         raise UnusableRowError("the response holds no answer")
     return answer_of(value[name], prompt)
+
+
+def _of_chunk(chunk: Record) -> str:
+    """The piece of the answer in one event of a stream."""
+    choices = as_list(chunk["choices"]) or ()
+    pieces = [mapping_of(choice.get("delta")) or {} for choice in choices if isinstance(choice, Mapping)]
+    if any(not is_empty(piece.get(name)) for piece in pieces for name in TOOL_FIELDS):
+        raise UnusableRowError(TOOL_CALLS)
+    if any(isinstance(choice, Mapping) and choice.get("index") for choice in choices):
+        raise UnusableRowError("several choices, and the feedback names none of them")
+    return "".join(str(piece.get("content") or "") for piece in pieces)
 
 
 def _of_items(items: Sequence[Record]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,8 @@ from lifealign.data.collecting import argilla, langfuse
 from lifealign.data.collecting.parts import (
     ANSWERS,
     CUT_OFF,
+    EDITED,
+    FEEDBACK,
     PROMPTS,
     Given,
     Record,
@@ -22,12 +24,13 @@ from lifealign.data.collecting.parts import (
     prompt_of,
     votes_of,
 )
-from lifealign.data.turns import UnusableRowError, is_empty
+from lifealign.data.turns import ROLES, UnusableRowError, as_list, decode, is_empty, is_message
 from lifealign.data.unread import unsupported
 
 ABOUT = ("id", "model", "point", "time", "timestamp", "created", "created_at", "consent")
 SERVED = frozenset({"id", "choice", "model", "point", "answered", "voted"})
 """What `lifealign serve` writes of a vote."""
+ANSWERERS = frozenset(name for name, role in ROLES.items() if role == "assistant")
 TIMES = ("time", "timestamp", "created_at", "created", "date", "datetime")
 
 
@@ -61,6 +64,10 @@ def _read_exchange(record: Record, feedback: str | None) -> Iterator[Given]:
 def _read_chat(record: Record, feedback: str | None) -> Iterator[Given]:
     """A conversation and an answer in one record, such as those that `lifealign serve` writes."""
     names = (first_of(record, PROMPTS), first_of(record, ANSWERS))
+    turns = as_list(decode(record[names[0]])) if names[0] is not None else None
+    if turns and all(map(is_message, turns)) and names[1] is None:
+        yield from _read_turns(record, turns, str(names[0]), feedback)
+        return
     answer = record[names[1]] if names[1] is not None else None
     about = _about(record, answer, feedback, record, tuple(name for name in (*names, "system") if name))
     if names[0] is None:
@@ -68,6 +75,31 @@ def _read_chat(record: Record, feedback: str | None) -> Iterator[Given]:
     if reason := unsupported(record):
         raise UnusableRowError(reason)
     yield _filled(about, record, {"messages": record[names[0]], "system": record.get("system")}, answer)
+
+
+def _read_turns(record: Record, turns: Sequence[Any], name: str, feedback: str | None) -> Iterator[Given]:
+    """A whole conversation, with what people said of its turns, or of the last one in the record itself."""
+    about = _about(record, None, feedback, record, (name, "system"))
+    judged = False
+    for place, turn in enumerate(turns):
+        said = (
+            mapping_of(turn) if isinstance(turn, Mapping) and turn.get("role", turn.get("from")) in ANSWERERS else None
+        )
+        votes, edit = (votes_of(said, None)[0], edit_of(said)[0]) if said is not None else ((), None)
+        whole = place == len(turns) - 1 and said is not None and bool(about.votes or edit_of(record)[0] is not None)
+        if not (votes or edit is not None or whole):
+            continue
+        judged = True
+        if reason := unsupported(record):
+            raise UnusableRowError(reason)
+        one = replace(about, votes=votes or about.votes if whole else votes)
+        source = said if edit is not None and said is not None else record if whole else {}
+        yield _filled(one, source, {"messages": turns[:place], "system": record.get("system")}, [turn])
+    if not judged:
+        if about.votes or edit_of(record)[0] is not None:
+            yield _filled(about, record, {"messages": turns, "system": record.get("system")}, None)
+        else:
+            yield about
 
 
 def _about(record: Record, answer: Any, feedback: str | None, request: Record, read: tuple[str, ...]) -> Given:
@@ -127,7 +159,9 @@ def _is_served(record: Record) -> bool:
 
 
 def _is_chat(record: Record) -> bool:
-    return any(name in record for name in PROMPTS) and any(name in record for name in ANSWERS)
+    judged = any(name in record for name in (*ANSWERS, *FEEDBACK, *EDITED))
+    turns = next((as_list(record[name]) for name in PROMPTS if name in record), None)
+    return any(name in record for name in PROMPTS) and (judged or bool(turns and all(map(is_message, turns))))
 
 
 TOOLS = (
