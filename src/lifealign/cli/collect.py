@@ -71,6 +71,7 @@ def collect(
     as_json: AsJson = False,
 ) -> Reply:
     """Turn chat logs with thumbs and edits into rows of a task."""
+    from lifealign.core.progress import make_progress
     from lifealign.data.collecting import collect as collecting
     from lifealign.data.collecting.presidio import Presidio
     from lifealign.data.collecting.selecting import Consent, Selection, parse_bound
@@ -90,6 +91,6 @@ def collect(
     collecting.check_target(out, log, force)
     kinds = [kind.strip() for kind in (entities or "").split(",") if kind.strip()]
     redactor = Presidio(kinds, language, spacy_model) if redact is not None else None
-    report = collecting.collect(log, out, options, redactor)
+    report = collecting.collect(log, out, options, redactor, make_progress())
     written = [f"written: {out}", f"report: {collecting.beside(out)}"]
     return Reply({**report.to_json(), "out": out}, [*report.lines(), *written])

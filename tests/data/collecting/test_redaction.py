@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lifealign.core.errors import ConfigError
+from lifealign.data.collecting import collect as collecting
 from lifealign.data.collecting import presidio
 from lifealign.data.collecting.redaction import Redacted
 from support.logs import Patterns, collected, exchange
@@ -153,4 +154,14 @@ def test_without_redact_presidio_only_counts(patterns: presidio.Presidio, tmp_pa
         "personal data seems to be in the rows: 6 EMAIL_ADDRESS, 1 PHONE_NUMBER (rows 1, 3); --redact presidio removes it"
     )
     _, report = collected(tmp_path, RECORDS[1:2])
-    assert report.lines()[-1] == "personal data: none seen in a check of patterns"
+    assert report.lines()[-1] == "personal data: no patterns of it in the rows"
+
+
+def test_long_log_is_looked_through_in_part(
+    patterns: presidio.Presidio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "LOOKED_AT", 2)
+    _, report = collected(tmp_path, RECORDS)
+    assert report.lines()[-1].startswith(
+        "personal data seems to be in the first 2 rows: 4 EMAIL_ADDRESS, 1 PHONE_NUMBER (row 1)"
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.core.files import keep_apart, replace_file, writing
+from lifealign.core.progress import NullProgress, Progress
 from lifealign.data.collecting import presidio
 from lifealign.data.collecting.log import read_log
 from lifealign.data.collecting.parts import Given, Record
@@ -23,6 +24,8 @@ from lifealign.data.tasks import Row
 from lifealign.data.turns import UnusableRowError, is_none_given
 from lifealign.data.unread import describe
 
+LOOKED_AT = 500
+"""Rows that are looked through where nothing is redacted: a row takes some 20 ms."""
 NO_FEEDBACK = "neither a verdict nor an edit"
 LIKED_AND_EDITED = "an edit of an answer with a thumb up"
 Judged = tuple[int, Given, str | None]
@@ -71,14 +74,21 @@ def beside(out: Path) -> Path:
     return out.with_name(out.name + SUFFIX)
 
 
-def collect(source: str, out: Path, options: Options, redactor: Redactor | None = None) -> Report:
+def collect(
+    source: str,
+    out: Path,
+    options: Options,
+    redactor: Redactor | None = None,
+    progress: Progress | None = None,
+) -> Report:
     """Write the judged answers of a log as rows, with a report beside them. Both files are written whole or not at all.
 
     Args:
         source: the log.
         out: the file for the rows; overwritten.
         options: how the log is read.
-        redactor: removes personal data; None: it is only looked for, if Presidio is installed.
+        redactor: removes personal data; None: it is only looked for in some rows, if Presidio is installed.
+        progress: shows how far the redaction is; None: nothing is shown.
 
     Raises:
         ConfigError: the log has no field of the consent that is asked for.
@@ -91,7 +101,7 @@ def collect(source: str, out: Path, options: Options, redactor: Redactor | None 
     report.selection = options.selection.to_json()
     found = list(_judged(log.records, options, report))
     rows = _rows(_latest(found, report), source, options, report)
-    rows = _without_personal_data(rows, redactor, report)
+    rows = _without_personal_data(rows, redactor, report, progress or NullProgress())
     if not rows:
         reasons = "".join(f"\n  {line}" for line in report.reasons())
         raise DataError(f"{source}: no row to collect from {report.read} records{':' if reasons else ''}{reasons}")
@@ -216,23 +226,26 @@ def _row(one: Given, verdict: str | None, source: str) -> Row | None:
 
 
 def _without_personal_data(
-    rows: Sequence[tuple[int, Row]], redactor: Redactor | None, report: Report
+    rows: Sequence[tuple[int, Row]], redactor: Redactor | None, report: Report, progress: Progress
 ) -> list[tuple[int, Row]]:
     if redactor is None:
         if presidio.installed():
             report.seen = Redacted()
             looking = presidio.Presidio(presidio.LOOKED_FOR)
-            for number, row in rows:
+            report.looked_at = min(len(rows), LOOKED_AT)
+            for number, row in rows[:LOOKED_AT]:
                 redact(row, number, looking, report.seen)
         return list(rows)
     report.redaction, report.not_found = redactor.about, tuple(redactor.not_found)
     kept = []
-    for number, row in rows:
-        changed = redact(row, number, redactor, report.removed)
-        if changed.kind == "pair" and changed.chosen.strip() == changed.rejected.strip():
-            report.left_out.setdefault("the answers are equal without personal data", []).append(number)
-            continue
-        kept.append((number, changed))
+    with progress.stage("redaction", len(rows), "rows") as stage:
+        for number, row in rows:
+            changed = redact(row, number, redactor, report.removed)
+            stage.advance()
+            if changed.kind == "pair" and changed.chosen.strip() == changed.rejected.strip():
+                report.left_out.setdefault("the answers are equal without personal data", []).append(number)
+            else:
+                kept.append((number, changed))
     return kept
 
 

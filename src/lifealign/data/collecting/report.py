@@ -43,6 +43,7 @@ class Report:
         redaction: name, versions and options of the redactor; None: nothing was redacted.
         removed: what was replaced.
         seen: what seems to be in the rows where nothing was redacted; None: it was not looked for.
+        looked_at: number of rows that were looked through for it.
         not_found: kinds that the redactor does not find.
         rows: file, SHA-256 of its bytes, and number of rows.
     """
@@ -61,6 +62,7 @@ class Report:
     redaction: Mapping[str, Any] | None = None
     removed: Redacted = field(default_factory=Redacted)
     seen: Redacted | None = None
+    looked_at: int = 0
     not_found: tuple[str, ...] = ()
     rows: Mapping[str, Any] = field(default_factory=dict)
 
@@ -106,10 +108,9 @@ class Report:
             return [removed, *missed]
         if self.seen is None:
             return ["personal data: not looked for; --redact presidio removes it (pip install 'lifealign[redact]')"]
-        found = self.seen.line("personal data seems to be in the rows")
-        return [
-            f"{found}; --redact presidio removes it" if found else "personal data: none seen in a check of patterns"
-        ]
+        where = "the rows" if self.looked_at >= self.kept else f"the first {self.looked_at} rows"
+        found = self.seen.line(f"personal data seems to be in {where}")
+        return [f"{found}; --redact presidio removes it" if found else f"personal data: no patterns of it in {where}"]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as kept beside the rows."""
@@ -126,7 +127,7 @@ class Report:
             "unread": dict(self.unread),
             "selection": dict(self.selection),
             "redaction": {**self.redaction, **self.removed.to_json()} if self.redaction is not None else None,
-            "seen": self.seen.to_json() if self.seen is not None else None,
+            "seen": {"looked_at": self.looked_at, **self.seen.to_json()} if self.seen is not None else None,
             "not_looked_for": list(self.not_found),
         }
 
