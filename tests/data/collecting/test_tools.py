@@ -238,11 +238,13 @@ def test_records_that_nobody_judged_are_only_counted(tmp_path: Path) -> None:
 
 
 def test_fields_that_are_not_read_are_named(tmp_path: Path) -> None:
-    given = exchange("q", "a", feedback="up", user_id="u1", comment="so good", id=1)
+    about = {"model": "m", "consent": True, "team": "blue"}
+    given = exchange("q", "a", feedback="up", user_id="u1", comment="so good", id=1, metadata=about)
     _, report = collected(tmp_path, [given, trace([score(1), score(0.2, "toxicity")])])
     assert report.unread == {
         "user_id": "an identifier",
         "comment": "words about an answer",
+        "metadata.team": "text",
         "scores.toxicity": "not a person's verdict, by its name",
     }
 

@@ -14,11 +14,11 @@ from lifealign.core.files import keep_apart, replace_file, writing
 from lifealign.core.progress import NullProgress, Progress
 from lifealign.data.collecting import presidio
 from lifealign.data.collecting.log import read_log
-from lifealign.data.collecting.parts import Given, Record
+from lifealign.data.collecting.parts import Given, Record, mapping_of
 from lifealign.data.collecting.redaction import Redacted, Redactor, redact
 from lifealign.data.collecting.report import SUFFIX, Report
 from lifealign.data.collecting.selecting import Selection
-from lifealign.data.collecting.tools import tool_of
+from lifealign.data.collecting.tools import ABOUT, SERVED, TIMES, tool_of
 from lifealign.data.collecting.verdicts import settle_scales, verdict_of
 from lifealign.data.tasks import Row
 from lifealign.data.turns import UnusableRowError, is_none_given
@@ -146,9 +146,12 @@ def _judged(records: Sequence[tuple[int, Record]], options: Options, report: Rep
 def _note_unread(
     record: Record, given: Sequence[Given], agreed: str, unread: dict[str, list[object]], report: Report
 ) -> None:
-    read = {name for one in given for name in one.read} | {"source", agreed.partition(".")[0]}
+    read = {name for one in given for name in one.read} | {"source", agreed, agreed.partition(".")[0]}
     report.unread |= {name: "not a person's verdict, by its name" for one in given for name in one.unread}
-    for name, value in record.items():
+    about = mapping_of(record.get("metadata")) or {}
+    read |= {f"metadata.{name}" for name in (*ABOUT, *TIMES, *SERVED, agreed)} | ({"metadata"} if about else set())
+    fields = [*record.items(), *((f"metadata.{name}", value) for name, value in about.items())]
+    for name, value in fields:
         if name not in read and not is_none_given(value):
             unread.setdefault(str(name), []).append(value)
 

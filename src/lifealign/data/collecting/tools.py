@@ -132,7 +132,6 @@ def _about(record: Record, answer: Any, feedback: str | None, request: Record, r
             *edit_of(record)[1],
             *ABOUT,
             *TIMES,
-            *(("metadata",) if metadata and set(metadata) <= SERVED else ()),
         ),
         doubt=CUT_OFF if cut_off(response) else None,
     )
