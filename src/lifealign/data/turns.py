@@ -134,8 +134,13 @@ def _list_key(value: Mapping[str, Any]) -> str | None:
 def _are_parts(items: Sequence[Any]) -> bool:
     """Whether a list is the typed parts of one content, such as [{type: text, text}]."""
     return bool(items) and all(
-        isinstance(part, Mapping) and part.get("type") in PART_KINDS and not is_message(part) for part in items
+        isinstance(part, Mapping) and _kind_of(part) in PART_KINDS and not is_message(part) for part in items
     )
+
+
+def _kind_of(part: Mapping[str, Any]) -> str | None:
+    kind = part.get("type")
+    return kind if isinstance(kind, str) else None
 
 
 def turns_or_text(value: Any) -> Any:

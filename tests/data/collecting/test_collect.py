@@ -157,3 +157,17 @@ def test_rows_without_a_report(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("{}\n")
     assert kept_beside(str(tmp_path / "rows.jsonl")) == {}
     assert "collected" not in DataReport("f", 1, 1).to_json()
+
+
+@pytest.mark.parametrize("name", ["log.json", "log.jsonl"])
+def test_half_a_character_leaves_its_record_out(name: str, tmp_path: Path) -> None:
+    records = [
+        exchange("q", "a", feedback="up"),
+        {**exchange("r", "a", feedback="up"), "a\ud800": 1},
+        exchange("\U0001f600", "a", vote=1),
+    ]
+    lines = [json.dumps(record) for record in records]
+    (tmp_path / name).write_text("\n".join(lines) if name == "log.jsonl" else f"[{','.join(lines)}]")
+    report = collecting.collect(str(tmp_path / name), tmp_path / "rows.jsonl", collecting.Options())
+    assert report.left_out == {"text is not valid Unicode (a lone surrogate)": [2]}
+    assert report.kept == 2

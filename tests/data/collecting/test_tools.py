@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lifealign.core.errors import UserError
 from lifealign.data.collecting.tools import tool_of
 from support.logs import assistant, collected, exchange, served, user
 
@@ -279,3 +283,56 @@ def test_each_judged_turn_of_a_conversation_is_a_row(tmp_path: Path) -> None:
     before = [user("q"), assistant("a"), user("more")]
     assert rows == [UP, {"prompt": before, "chosen": [assistant("c")], "rejected": [assistant("b")]}]
     assert report.not_taken == {"neither a verdict nor an edit": 1}
+
+
+# --- damaged records ---
+
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    5,
+    "",
+    "up",
+    "[1,2",
+    '{"a": 1}',
+    [],
+    {},
+    [None],
+    [[]],
+    {"a": 1},
+    user("q"),
+    float("nan"),
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(inner, (*path, key))
+
+
+def damaged(value: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """A record with other values in one to three places."""
+    value = copy.deepcopy(value)
+    for _ in range(rng.randint(1, 3)):
+        *way, last = rng.choice([path for path in places(value) if path] or [("x",)])
+        inner = value
+        for key in way:
+            inner = inner[key]
+        inner[last] = copy.deepcopy(rng.choice(ODD))
+    return value
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_records_are_read_or_refused(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    known = [given for given, _ in [*CASES.values(), *REFUSED.values()]]
+    kept = 0
+    for _ in range(60):
+        try:
+            _, report = collected(tmp_path, [damaged(rng.choice(known), rng) for _ in range(2)])
+        except UserError:
+            continue
+        kept += report.kept
+    assert kept > 10

@@ -19,12 +19,13 @@ from lifealign.data.collecting.parts import (
     Record,
     answer_of,
     first_of,
+    mapping_of,
     names_of_model,
     prompt_of,
 )
 from lifealign.data.collecting.verdicts import field_of
 from lifealign.data.formats import parse
-from lifealign.data.turns import UnusableRowError, is_empty, turns_or_text
+from lifealign.data.turns import UnusableRowError, as_list, is_empty, turns_or_text
 
 ANSWERS = ("response", "answer", "completion", "output", "generation", "reply", "response1", "model_response")
 CHATS = ("chat", "messages", "conversation", "conversations")
@@ -59,7 +60,7 @@ def read(record: Record, feedback: str | None) -> Iterator[Given]:
         read=("fields", "responses", "id", "status", "_server_id", "model", *(n for n in record if SUFFIX in n)),
     )
     if sum(exports.ANSWER.fullmatch(name) is not None for name in fields) > 1:
-        parsed = parse(exports.argilla(nested, ()))
+        parsed = parse(exports.argilla({**nested, "responses": _whole(responses)}, ()))
         read = (*about.read, *(name for name in fields if name in PROMPTS or exports.ANSWER.fullmatch(name)))
         yield replace(about, prompt=parsed.prompt, answer=parsed.rejected, better=parsed.chosen, read=read)
         return
@@ -103,6 +104,13 @@ def _conversation(fields: Record) -> tuple[Any, str]:
     return turns, answer_of(fields[name], turns) if name is not None else ""
 
 
+def _whole(responses: Any) -> Any:
+    """Responses without those of version 1 that hold no values."""
+    if not isinstance(responses, list):
+        return responses
+    return [one for one in responses if isinstance(one, Mapping) and isinstance(one.get("values"), Mapping)]
+
+
 def _values(responses: Any) -> Iterator[tuple[str, Any]]:
     """Question and value of every response, of both forms: question -> [{value}], and [{status, values}]."""
     if isinstance(responses, Mapping):
@@ -116,7 +124,7 @@ def _values(responses: Any) -> Iterator[tuple[str, Any]]:
                     yield str(question), one["value"]
     for one in responses if isinstance(responses, list) else ():
         if isinstance(one, Mapping) and one.get("status") in (None, "submitted"):
-            for question, value in (one.get("values") or {}).items():
+            for question, value in (mapping_of(one.get("values")) or {}).items():
                 found = value.get("value") if isinstance(value, Mapping) else value
                 if not is_empty(found):
                     yield str(question), found
@@ -127,7 +135,7 @@ def _nested(record: Record) -> Record:
     responses: dict[str, list[dict[str, Any]]] = {}
     for name, values in record.items():
         if name.endswith(SUFFIX) and isinstance(values, list):
-            states = record.get(f"{name}.status") or [None] * len(values)
+            states = as_list(record.get(f"{name}.status")) or [None] * len(values)
             responses[name.removesuffix(SUFFIX)] = [
                 {"value": value, "status": state} for value, state in zip(values, states, strict=False)
             ]

@@ -215,10 +215,6 @@ def _row(one: Given, verdict: str | None, source: str) -> Row | None:
         raise UnusableRowError("empty prompt")
     if one.prompt[-1].role != "user":
         raise UnusableRowError("prompt does not end with a user turn")
-    try:
-        "".join((better, answer, *(turn.content for turn in one.prompt))).encode()
-    except UnicodeEncodeError:
-        raise UnusableRowError("text is not valid Unicode (a lone surrogate)") from None
     if edited:
         return Row(one.prompt, better, answer, source, "pair" if answer else "demonstration")
     if not answer:

@@ -60,10 +60,10 @@ def read(record: Record, feedback: str | None) -> Iterator[Given]:
     trace = mapping_of(record.get("trace")) or record
     observations = [one for one in as_list(record.get("observations")) or () if isinstance(one, Mapping)]
     scores = _scores(record) if trace is record else _scores(trace, record)
-    by_id: dict[Any, list[Record]] = {}
+    by_id: dict[str | None, list[Record]] = {}
     for score in scores:
-        by_id.setdefault(score.get("observationId", score.get("observation_id")), []).append(score)
-    own = by_id.pop(None, []) + by_id.pop(trace.get("id"), [])
+        by_id.setdefault(_owner(score), []).append(score)
+    own = by_id.pop(None, []) + by_id.pop(str(trace.get("id")), [])
     used = ("trace", "observations", "scores")
     if not is_empty(trace.get("input")) or not is_empty(trace.get("output")) or not observations:
         if not (observations and not own):
@@ -71,11 +71,17 @@ def read(record: Record, feedback: str | None) -> Iterator[Given]:
     elif own:
         yield _given(_only_generation(observations), own, feedback, trace, used)
     for one in observations:
-        found = [*by_id.pop(one.get("id"), []), *_scores(one)]
+        found = [*by_id.pop(str(one.get("id")), []), *_scores(one)]
         if found:
             yield _given(one, found, feedback, trace, used)
     if by_id:
         raise UnusableRowError("a score belongs to an observation that is not in the trace")
+
+
+def _owner(score: Record) -> str | None:
+    """The observation that a score is of; None: the trace."""
+    owner = score.get("observationId", score.get("observation_id"))
+    return None if is_empty(owner) else str(owner)
 
 
 def _scores(*places: Record) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lifealign.data.collecting.parts import Record
 from lifealign.data.sources import read_table
 from lifealign.data.tables import table_of
 
+NOT_UNICODE = "text is not valid Unicode (a lone surrogate)"
 LINES = (".jsonl", ".ndjson", ".log")
 
 
@@ -40,8 +42,8 @@ def read_log(path: str) -> Log:
     """
     file = Path(path)
     if file.is_dir() or not file.exists() or file.suffix.lower() not in LINES:
-        table = read_table(path)
-        return Log(path, _sha256(file), tuple(enumerate(table.records, 1)), {})
+        table = read_table(path)  # with the message if there is no such file
+        return _of_rows(path, _sha256(file), table.records)
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -49,7 +51,7 @@ def read_log(path: str) -> Log:
     digest = hashlib.sha256(data).hexdigest()
     rows = _of_one_value(data, path)
     if rows is not None:
-        return Log(path, digest, tuple(enumerate(rows, 1)), {})
+        return _of_rows(path, digest, rows)
     records: list[tuple[int, Record]] = []
     bad: dict[str, list[int]] = {}
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
@@ -71,7 +73,26 @@ def _record(line: bytes) -> Record | str:
         return "not UTF-8 text"
     except (ValueError, RecursionError):
         return "not valid JSON"
-    return value if isinstance(value, dict) else "not a JSON object"
+    if not isinstance(value, dict):
+        return "not a JSON object"
+    return NOT_UNICODE if b"\\u" in line and _is_broken(value) else value
+
+
+def _is_broken(record: Record) -> bool:
+    """Whether a record holds half of a character that JSON writes in two parts."""
+    try:
+        json.dumps(record, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _of_rows(path: str, digest: str, rows: Sequence[Record]) -> Log:
+    numbered = tuple(enumerate(rows, 1))
+    broken = tuple(number for number, row in numbered if _is_broken(row))
+    return Log(
+        path, digest, tuple(one for one in numbered if one[0] not in broken), {NOT_UNICODE: broken} if broken else {}
+    )
 
 
 def _of_one_value(data: bytes, path: str) -> list[Record] | None:

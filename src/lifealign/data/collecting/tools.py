@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from lifealign.data.collecting import argilla, langfuse
 from lifealign.data.collecting.parts import (
@@ -82,9 +82,7 @@ def _read_turns(record: Record, turns: Sequence[Any], name: str, feedback: str |
     about = _about(record, None, feedback, record, (name, "system"))
     judged = False
     for place, turn in enumerate(turns):
-        said = (
-            mapping_of(turn) if isinstance(turn, Mapping) and turn.get("role", turn.get("from")) in ANSWERERS else None
-        )
+        said = turn if _is_answer(turn) else None
         votes, edit = (votes_of(said, None)[0], edit_of(said)[0]) if said is not None else ((), None)
         whole = place == len(turns) - 1 and said is not None and bool(about.votes or edit_of(record)[0] is not None)
         if not (votes or edit is not None or whole):
@@ -100,6 +98,11 @@ def _read_turns(record: Record, turns: Sequence[Any], name: str, feedback: str |
             yield _filled(about, record, {"messages": turns, "system": record.get("system")}, None)
         else:
             yield about
+
+
+def _is_answer(turn: Any) -> TypeGuard[Record]:
+    name = turn.get("role", turn.get("from")) if isinstance(turn, Mapping) else None
+    return isinstance(name, str) and name in ANSWERERS
 
 
 def _about(record: Record, answer: Any, feedback: str | None, request: Record, read: tuple[str, ...]) -> Given:
