@@ -54,7 +54,7 @@ def test_json_is_the_report(log: str, tmp_path: Path) -> None:
         (["--consent", "agreed"], "--consent agreed: no record has the field 'agreed'"),
         (["--consent", "="], "--consent '=': expected FIELD or FIELD=VALUE"),
         (["--until", "soon"], "--until 'soon': expected a date such as 2026-03-31"),
-        (["--up-from", 1, "--down-to", 3], "--up-from 1 and --down-to 3: the second must be the smaller number"),
+        (["--good-from", 1, "--bad-to", 3], "--bad-to 3 must be below --good-from, which is 1"),
         (["--model", "other"], "no row to collect from 3 records:\n  not taken 3 records: of another model than other"),
         (["--feedback", "nothing.here", "--until", "2025-01-01"], "not taken 3 records: after --until"),
     ],

@@ -20,8 +20,13 @@ Feedback = Annotated[
     str | None,
     typer.Option(metavar="FIELD", help="Field, score or question with the verdict. Default: by the usual names."),
 ]
-UpFrom = Annotated[float | None, typer.Option(metavar="X", help="Numbers from X on are a thumb up.")]
-DownTo = Annotated[float | None, typer.Option(metavar="Y", help="Numbers up to Y are a thumb down.")]
+GoodFrom = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Numbers from X on are a thumb up. Default: by the numbers of the file."),
+]
+BadTo = Annotated[
+    float | None, typer.Option(metavar="Y", help="Numbers up to Y are a thumb down. Default: below --good-from.")
+]
 Agreed = Annotated[
     str | None,
     typer.Option(metavar="FIELD[=VALUE]", help="Take only records in which this field means yes, or has this value."),
@@ -57,8 +62,8 @@ def collect(
     log: Log,
     out: Out,
     feedback: Feedback = None,
-    up_from: UpFrom = None,
-    down_to: DownTo = None,
+    good_from: GoodFrom = None,
+    bad_to: BadTo = None,
     consent: Agreed = None,
     since: Since = None,
     until: Until = None,
@@ -87,7 +92,7 @@ def collect(
         parse_bound(until, "--until") if until is not None else None,
         model,
     )
-    options = collecting.Options(selection, feedback, up_from, down_to)
+    options = collecting.Options(selection, feedback, good_from, bad_to)
     collecting.check_target(out, log, force)
     kinds = [kind.strip() for kind in (entities or "").split(",") if kind.strip()]
     redactor = Presidio(kinds, language, spacy_model) if redact is not None else None

@@ -91,8 +91,8 @@ def test_numbers_that_mean_nothing_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"`score` holds numbers from 0.2 to 0.7, and that does not tell"):
         collected(tmp_path, [exchange("q", "a", score=0.2), exchange("r", "a", score=0.7)])
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
-    rows, _ = collected(tmp_path, [exchange("q", "a", score=0.2), exchange("r", "a", score=0.7)], {"up_from": 0.5})
-    assert len(rows) == 1
+    rows, _ = collected(tmp_path, [exchange("q", "a", score=0.2), exchange("r", "a", score=0.7)], {"good_from": 0.5})
+    assert len(rows) == 2
 
 
 @pytest.mark.parametrize("source", ["gone.jsonl", "."])

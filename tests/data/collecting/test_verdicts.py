@@ -64,7 +64,7 @@ def test_numbers_without_a_clear_scale_are_asked_about(name: str, numbers: list[
         DataError, match=f"^f: `{name}` holds {found}, and that does not tell good answers from bad ones"
     ):
         settle_scales(votes, "f")
-    scales = settle_scales(votes, "f", up_from=4, down_to=0.5)
+    scales = settle_scales(votes, "f", good_from=4, bad_to=0.5)
     given = ["up" if number >= 4 else "down" if number <= 0.5 else None for number in numbers]
     assert [verdict_of(one, scales) for one in votes] == given
 
@@ -75,12 +75,24 @@ def test_scale_is_described() -> None:
         scale.describe("rating", numbers)
         == "`rating` holds numbers from 2 to 5: 4 and more are up, 2 and less are down"
     )
-    assert settle_scales([(("x", 7),)], "f", up_from=6)["x"][0].describe("x", [7]).endswith("up, none is down")
+    assert (
+        settle_scales([(("x", 7),)], "f", good_from=6)["x"][0]
+        .describe("x", [7])
+        .endswith("6 and more are up, all others are down")
+    )
 
 
 def test_bounds_in_the_wrong_order_are_refused() -> None:
-    with pytest.raises(ConfigError, match="--up-from 2 and --down-to 2: the second must be the smaller number"):
-        Options(up_from=2, down_to=2)
+    with pytest.raises(ConfigError, match=r"^--bad-to 2 must be below --good-from, which is 2$"):
+        Options(good_from=2, bad_to=2)
+    with pytest.raises(ConfigError, match=r"^--bad-to 2 must be below --good-from, which is not given$"):
+        Options(bad_to=2)
+
+
+def test_everything_below_the_good_ones_is_bad_unless_a_bound_is_given() -> None:
+    votes = [(("score", number),) for number in (9, 7, 1)]
+    scales = settle_scales(votes, "f", good_from=8)
+    assert [verdict_of(one, scales) for one in votes] == ["up", "down", "down"]
 
 
 @pytest.mark.parametrize(

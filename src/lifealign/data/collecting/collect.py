@@ -39,20 +39,19 @@ class Options:
     Attributes:
         selection: which records may be used.
         feedback: field, score or question with the verdict; None: by the known names.
-        up_from: the least number that is a thumb up; None: by the numbers of the file.
-        down_to: the largest number that is a thumb down; likewise.
+        good_from: the least number that is a thumb up; None: by the numbers of the file.
+        bad_to: the largest number that is a thumb down; None: every number below `good_from`.
     """
 
     selection: Selection = field(default_factory=Selection)
     feedback: str | None = None
-    up_from: float | None = None
-    down_to: float | None = None
+    good_from: float | None = None
+    bad_to: float | None = None
 
     def __post_init__(self) -> None:
-        if self.up_from is not None and self.down_to is not None and self.down_to >= self.up_from:
-            raise ConfigError(
-                f"--up-from {self.up_from:g} and --down-to {self.down_to:g}: the second must be the smaller number"
-            )
+        if self.bad_to is not None and (self.good_from is None or self.bad_to >= self.good_from):
+            good = "is not given" if self.good_from is None else f"is {self.good_from:g}"
+            raise ConfigError(f"--bad-to {self.bad_to:g} must be below --good-from, which {good}")
 
 
 def check_target(out: Path, source: str, force: bool) -> None:
@@ -178,7 +177,7 @@ def _latest(found: Sequence[Judged], report: Report) -> list[tuple[int, Given]]:
 
 
 def _rows(found: Sequence[tuple[int, Given]], source: str, options: Options, report: Report) -> list[tuple[int, Row]]:
-    scales = settle_scales([one.votes for _, one in found], source, options.up_from, options.down_to)
+    scales = settle_scales([one.votes for _, one in found], source, options.good_from, options.bad_to)
     report.scales = [scale.describe(name, numbers) for name, (scale, numbers) in scales.items()]
     rows = []
     for number, one in found:

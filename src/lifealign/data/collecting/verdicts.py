@@ -48,24 +48,23 @@ class Scale:
     """Which numbers of a field are a thumb up, and which are a thumb down.
 
     Attributes:
-        up_from: the least number that is a thumb up; None: none is.
-        down_to: the largest number that is a thumb down; None: none is.
+        good_from: the least number that is a thumb up.
+        bad_to: the largest number that is a thumb down; None: every number below `good_from` is.
     """
 
-    up_from: float | None
-    down_to: float | None
+    good_from: float
+    bad_to: float | None
 
     def verdict(self, number: float) -> Verdict | None:
         """The verdict of a number; None if it is neither."""
-        if self.up_from is not None and number >= self.up_from:
+        if number >= self.good_from:
             return "up"
-        return "down" if self.down_to is not None and number <= self.down_to else None
+        return "down" if self.bad_to is None or number <= self.bad_to else None
 
     def describe(self, name: str, numbers: Sequence[float]) -> str:
         """The scale of a field as one line of text."""
-        up = f"{self.up_from:g} and more are up" if self.up_from is not None else "none is up"
-        down = f"{self.down_to:g} and less are down" if self.down_to is not None else "none is down"
-        return f"`{name}` holds {_span(numbers)}: {up}, {down}"
+        down = f"{self.bad_to:g} and less" if self.bad_to is not None else "all others"
+        return f"`{name}` holds {_span(numbers)}: {self.good_from:g} and more are up, {down} are down"
 
 
 def field_of(name: str) -> str:
@@ -74,15 +73,15 @@ def field_of(name: str) -> str:
 
 
 def settle_scales(
-    votes: Sequence[Votes], source: str, up_from: float | None = None, down_to: float | None = None
+    votes: Sequence[Votes], source: str, good_from: float | None = None, bad_to: float | None = None
 ) -> dict[str, tuple[Scale, tuple[float, ...]]]:
     """Field -> its scale and its numbers, for every field that holds numbers.
 
     Args:
         votes: of all records.
         source: file, for messages.
-        up_from: the least number that is a thumb up, in every field; None: by the numbers.
-        down_to: the largest number that is a thumb down; likewise.
+        good_from: the least number that is a thumb up, in every field; None: by the numbers.
+        bad_to: the largest number that is a thumb down; None: every number below `good_from`.
 
     Raises:
         DataError: the numbers of a field do not tell which are good ones.
@@ -93,8 +92,8 @@ def settle_scales(
             number = number_of(value)
             if number is not None:
                 numbers.setdefault(name, []).append(number)
-    if up_from is not None or down_to is not None:
-        return {name: (Scale(up_from, down_to), tuple(found)) for name, found in numbers.items()}
+    if good_from is not None:
+        return {name: (Scale(good_from, bad_to), tuple(found)) for name, found in numbers.items()}
     return {name: (_scale(name, frozenset(found), source), tuple(found)) for name, found in numbers.items()}
 
 
@@ -107,8 +106,8 @@ def _scale(name: str, numbers: frozenset[float], source: str) -> Scale:
     if numbers <= {1, 2, 3, 4, 5} and max(numbers) == 5:
         return Scale(4, 2)
     raise DataError(
-        f"{source}: `{name}` holds {_span(numbers)}, and that does not tell good answers from bad ones; give --up-from X and "
-        "--down-to Y, e.g. --up-from 8 --down-to 4, or name another field with --feedback"
+        f"{source}: `{name}` holds {_span(numbers)}, and that does not tell good answers from bad ones; give --good-from X and "
+        "--bad-to Y, e.g. --good-from 8 --bad-to 4, or name another field with --feedback"
     )
 
 
