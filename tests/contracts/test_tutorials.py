@@ -13,10 +13,10 @@ from support.paths import ROOT
 from support.tutorial import Reader, blocks, commands, missing_lines
 
 TUTORIALS = ROOT / "docs" / "tutorials"
-PAGES = ("first-memory", "own-data", "judging", "study")
+PAGES = ("first-memory", "own-data", "feedback", "judging", "study")
 BEFORE = {"judging": ("own-data",)}
 """Page -> pages that its reader has followed before, as its first lines say."""
-EXTRAS = {"judging": ("openai", "fastapi"), "study": ("matplotlib",)}
+EXTRAS = {"feedback": ("fastapi",), "judging": ("openai", "fastapi"), "study": ("matplotlib",)}
 """Page -> what the extras that it installs bring."""
 
 
@@ -33,6 +33,7 @@ def reader(tiny_dir: Path, tmp_path: Path) -> Iterator[Reader]:
         "smollm2-135m": str(tiny_dir),  # two random layers, so that a page takes seconds
         "8731": str(free_port()),  # the judge's server and the annotators' page: tests may run beside each other
         "8500": str(free_port()),
+        "8600": str(free_port()),  # lifealign serve
     }
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for path in tmp_path.rglob("*.yaml"):

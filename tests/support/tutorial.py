@@ -184,7 +184,7 @@ class Reader:
         )
         self._background.append(process)
         ports = [int(word) for word in shlex.split(command) if word.isdigit()]
-        for _ in range(200):
+        for _ in range(1200):  # a minute: a command of lifealign imports torch first
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", ports[0]), 1):
                 return
             time.sleep(0.05)
