@@ -19,7 +19,17 @@ WITHOUT_TORCH = ["cli", "core", "data", "evaluation", "judging", "memory", "repo
 """Folders that can be used without them: reports, checks of data, judging, `--help`."""
 WITH_TORCH = {
     f"lifealign.memory.{name}"
-    for name in ["exporting", "learning", "recompose", "row_scores", "scoring", "session", "settings", "signatures"]
+    for name in [
+        "exporting",
+        "learning",
+        "numerics",
+        "recompose",
+        "row_scores",
+        "scoring",
+        "session",
+        "settings",
+        "signatures",
+    ]
 } | {f"lifealign.serving.{name}" for name in ["app", "engine", "exchange", "loading"]}
 """The part of a light folder that holds a loaded model or computes with tensors."""
 
