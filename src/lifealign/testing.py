@@ -130,7 +130,7 @@ def tiny_config(model: Path, memory: Path, *settings: str) -> RunConfig:
 
 def start(config: RunConfig) -> tuple[Session, MemoryStore]:
     """A loaded model and a new memory."""
-    session = Session(config, NullProgress())
+    session = Session(config, NullProgress(), new=True)
     return session, create_memory(config, session)
 
 

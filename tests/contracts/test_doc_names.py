@@ -37,7 +37,6 @@ ALLOWED = {
     "logps_B": "an example of a shape suffix",
     "A_RI": "an example of a shape suffix",
     "--no-deps": "an option of pip",
-    "adapter_config": "a file that PEFT writes",
     "SameSite": "an attribute of cookies",
     "Lax": "an attribute of cookies",
     "flock": "a call of the operating system",

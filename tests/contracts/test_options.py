@@ -41,6 +41,7 @@ from lifealign.memory.api import Memory, run_stream
 from lifealign.store.layout import ADAPTER, ROOT, STATE
 from lifealign.strategies import STRATEGIES
 from lifealign.strategies.configure import read_config
+from support.adapters import save_adapter
 from support.kinds import as_demonstrations
 from support.tiny import save_tiny, save_with_code
 
@@ -93,6 +94,8 @@ RUN: dict[str, Case] = {
     "model.dtype": case("bfloat16", "adapter scores identity"),
     "model.template": case("plain", "adapter identity"),
     "model.template_date": case("2026-03-04", "adapter date", "model.name={dated}", "model.template_date=2025-01-02"),
+    "model.adapter": case("{adapter}", "adapter identity"),
+    "model.adapter_rows": case("{own_rows}", "measured encoding", "model.adapter={adapter}"),
     "model.trust_remote_code": refused(
         "false", ModelError, r"needs Python code of its own", "model.name={coded}", "model.trust_remote_code=true"
     ),
@@ -462,6 +465,8 @@ def places(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {
         "dated": str(dated),
         "own": json.dumps([own]),
+        "own_rows": str(folder / "own.jsonl"),
+        "adapter": str(save_adapter(tiny_dir, folder / "adapter", r=2, lora_alpha=4)),
         "text": str(text),
         "questions": str(questions),
         "scores": str(own_scores),

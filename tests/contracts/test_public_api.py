@@ -20,6 +20,7 @@ WITHOUT_TORCH = ["cli", "core", "data", "evaluation", "judging", "memory", "repo
 WITH_TORCH = {
     f"lifealign.memory.{name}"
     for name in [
+        "adopting",
         "exporting",
         "learning",
         "numerics",

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from lifealign.memory.api import Memory
 
 
+FromAdapter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Begin the memory with this PEFT LoRA adapter of the base model, as task `imported`."
+    ),
+]
+AdapterRows = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Rows that the adapter was trained on, for replay and scores.")
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(run)
@@ -55,6 +66,8 @@ def learn(
         str | None,
         typer.Option(metavar="MODEL", help="Create the memory on this model: a path, hub id or built-in name."),
     ] = None,
+    from_adapter: FromAdapter = None,
+    adapter_rows: AdapterRows = None,
     recipe: Recipe = None,
     renamed: Renamed = None,
     pairs: Pairs = "best-worst",
@@ -81,8 +94,12 @@ def learn(
     from lifealign.memory.life import checked_note
 
     kept = checked_note(note)
-    found = _open(memory, base_model)
-    config = found.config if found else _new_config(memory, base_model, settings or ())
+    found = _open(memory, base_model, from_adapter)
+    config = (
+        found.config
+        if found
+        else _new_config(memory, base_model or from_adapter, settings or (), from_adapter, adapter_rows)
+    )
     # Rows first: a mistake in them costs no loading of a model.
     task = task_from_rows(
         name,
@@ -106,8 +123,8 @@ def learn(
     return Reply(result.to_json(), lines)
 
 
-def _open(path: Path, base_model: str | None) -> Memory | None:
-    """The memory to learn into; None if it does not exist yet and --base-model names the model to create it on.
+def _open(path: Path, base_model: str | None, adapter: str | None) -> Memory | None:
+    """The memory to learn into; None if it does not exist yet and there is a model (or an adapter) to create it on.
 
     Raises:
         StoreError: the memory does not exist and no base model is given, or the given one is not the memory's.
@@ -115,12 +132,17 @@ def _open(path: Path, base_model: str | None) -> Memory | None:
     from lifealign.memory.api import Memory
 
     if not (path / HEAD).exists():
-        if base_model is not None:
+        if base_model is not None or adapter is not None:
             return None
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             raise StoreError(f"{path}: no memory here; give --base-model to create one, e.g. smollm2-135m")
     memory = Memory.open(path)
-    if base_model is not None and not _same_model(base_model, memory.config.model.name):
+    own = memory.config.model
+    if adapter is None and base_model is not None and own.adapter is not None and _same_model(base_model, own.adapter):
+        adapter, base_model = base_model, None
+    if adapter is not None:
+        memory.check_adapter(adapter)
+    if base_model is not None and not _same_model(base_model, own.name):
         raise StoreError(
             f"{path}: this memory's base model is {memory.config.model.name!r}, got --base-model {base_model!r}; "
             "leave --base-model out, or choose another directory for a new memory"
@@ -128,10 +150,16 @@ def _open(path: Path, base_model: str | None) -> Memory | None:
     return memory
 
 
-def _new_config(path: Path, base_model: str | None, settings: Sequence[str]) -> RunConfig:
+def _new_config(
+    path: Path, base_model: str | None, settings: Sequence[str], adapter: str | None, adapter_rows: str | None
+) -> RunConfig:
     from lifealign.strategies.configure import read_config
 
-    config = read_config(None, settings, base={"memory": str(path), "model": {"name": base_model}})
+    if adapter is None and adapter_rows is not None:
+        adapter = base_model  # which must then be an adapter
+    given = {"name": base_model, "adapter": adapter, "adapter_rows": adapter_rows}
+    model = {key: value for key, value in given.items() if value is not None}
+    config = read_config(None, settings, base={"memory": str(path), "model": model})
     if config.model.name != base_model:
         raise ConfigError(f"--base-model {base_model!r} and --set model.name={config.model.name} disagree; give one")
     return config

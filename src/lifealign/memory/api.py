@@ -21,6 +21,7 @@ from lifealign.core.progress import NullProgress, Progress
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.results import run_results
 from lifealign.memory.life import MemoryLife, checked_note
+from lifealign.store.heldout import without_rows
 from lifealign.store.layout import WARNINGS
 from lifealign.store.writer import MemoryStore
 
@@ -73,17 +74,22 @@ class Memory(MemoryLife):
             ModelError: the base model cannot be loaded.
             StoreError: `path` holds something already, or cannot be written.
         """
+        from lifealign.memory.adopting import imported_task
         from lifealign.memory.code import check_scores
         from lifealign.memory.learning import create_memory
         from lifealign.memory.session import Session
-        from lifealign.memory.settings import located
+        from lifealign.memory.settings import located, with_adapter_apart
         from lifealign.store.undo import missing
         from lifealign.strategies.configure import read_config
 
-        tree = (config or RunConfig()).model_dump(mode="json")
+        own = with_adapter_apart(config or RunConfig())
+        tree = own.model_dump(mode="json")
+        if own.model.adapter is not None:  # what is not given of it is taken from the adapter
+            tree["lora"] = own.lora.model_dump(mode="json", exclude_unset=True)
         config = located(read_config(None, base={**tree, "memory": str(path)}))
         check_scores(config)
-        session = Session(config, progress or NullProgress())
+        imported_task(config)  # a mistake in its rows costs no loading of a model
+        session = Session(config, progress or NullProgress(), new=True)
         directories = missing(Path(path))
         made = cls(create_memory(config, session, (first,) if first else ()), session)
         made._first, made._made = first, directories
@@ -97,6 +103,12 @@ class Memory(MemoryLife):
             StoreError: not a memory, damaged, or of a newer format.
         """
         return cls(MemoryStore.open(path))
+
+    def check_adapter(self, source: str) -> None:
+        """Refuse another adapter than the one that the memory began with; see `settings.check_adapter`."""
+        from lifealign.memory.settings import check_adapter
+
+        check_adapter(self._store, source)
 
     def learn(
         self,
@@ -168,6 +180,10 @@ class Memory(MemoryLife):
         )
         point = self._point(as_of)
         chosen = tasks_to_score(self._store, point, tasks, split)
+        if tasks is None and (bare := without_rows(self._store, point)):
+            self._say(
+                [f"not scored: {bare[0]}, the adapter that the memory began with; its rows were not given"], progress
+            )
         self.score_notes(progress)
         evaluation = score_tasks(self._session(config, progress), self._store, point, chosen, config)
         self._say(evaluation.warnings, progress)

@@ -74,7 +74,7 @@ def card(store: MemoryReader, until: TaskManifest, report: Mapping[str, Any], so
         *([_summaries(store, table)] if until.directory == store.head.directory else []),
         "## Gates\n\nA memory keeps scores and no gates. Check one with `lifealign evaluate MEMORY --gate "
         f'"bwt>=-1"{"" if until.directory == store.head.directory else " --as-of " + until.name}`.',
-        "## How it was trained\n\n" + _training(config, report),
+        "## How it was trained\n\n" + _training(config, report, store.identity.get("adapter")),
         "## How the export compares with the memory\n\n" + "\n".join(f"- {note}" for note in report["notes"]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -120,7 +120,7 @@ def _summaries(store: MemoryReader, table: ScoreTable) -> str:
     return "\n".join(["| of preference accuracy | value | 95% interval |", "|---|---|---|", *lines])
 
 
-def _training(config: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+def _training(config: Mapping[str, Any], report: Mapping[str, Any], adapter: Mapping[str, Any] | None) -> str:
     lora, train, strategy, base = config["lora"], config["train"], config["strategy"], report["base"]
     loss = f"loss `{strategy['loss']}`" if "loss" in strategy else "its own loss"
     return "\n".join(
@@ -129,6 +129,11 @@ def _training(config: Mapping[str, Any], report: Mapping[str, Any]) -> str:
             f"- LoRA of rank {lora['r']}, alpha {lora['alpha']:g}, on {', '.join(lora['target_modules'])}",
             f"- {train['epochs']} epochs at a learning rate of {train['learning_rate']:g}, as configured for the memory",
             f"- base model `{Path(base['model']).name}`, {base['dtype']}, SHA-256 of its weights `{base['weights']}`",
+            *(
+                [f"- begun with the adapter `{Path(adapter['source']).name}`, SHA-256 `{adapter['sha256']}`"]
+                if adapter
+                else []
+            ),
         ]
     )
 

@@ -26,6 +26,7 @@ from lifealign.data.planted.rules import check_rule
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.guard_results import guard_values
 from lifealign.evaluation.results import read_scores
+from lifealign.memory.adopting import adopt_pending, imported_task, root_parts
 from lifealign.memory.code import CODE, check_scores, find_code, outside_code
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
@@ -37,7 +38,7 @@ from lifealign.memory.resume import as_one, check_same, same_task
 from lifealign.memory.rules import find_rules
 from lifealign.memory.scoring import learnt, score_row
 from lifealign.memory.session import Session, limits, locked, taken_back
-from lifealign.memory.settings import located, settled
+from lifealign.memory.settings import located, settled, with_adapter_apart
 from lifealign.model.adapters import snapshot
 from lifealign.model.encoded import EncodingReport
 from lifealign.model.encoding import EncodedPair
@@ -48,6 +49,7 @@ from lifealign.store.layout import (
     DIAGNOSTICS,
     HEAD,
     HELDOUT,
+    IMPORTED,
     REPLAY,
     RULES,
     SIGNATURE,
@@ -74,16 +76,25 @@ def create_memory(config: RunConfig, session: Session, tasks: Sequence[Task] = (
     for group in session.strategy.schedule(tasks):
         for split in ("train", "validation", "test"):
             session.encoder.encode([row for task in group for row in getattr(task, split)])
+    adapter = imported_task(config)
+    if adapter is not None:
+        _check_lengths(session, [adapter])
     settled = session.settle()
     identity = {**session.identity, "seed": config.seed, "config": settled.model_dump(mode="json")}
     if outside := outside_code(identity["config"]):
         identity[CODE] = outside
-    made = None
+    made, directories = None, missing(Path(config.memory))
+    tensors = {ADAPTER: session.initial, STATE: session.strategy.state_dict()}
+    documents: dict[str, Any] = {}
+    if adapter is not None:
+        own, more, documents = root_parts(session, adapter)
+        identity, tensors = identity | own, tensors | more
     if session.accelerator.is_main_process:
-        tensors = {ADAPTER: session.initial, STATE: session.strategy.state_dict()}
-        made = MemoryStore.create(config.memory, identity, tensors)
+        made = MemoryStore.create(config.memory, identity, tensors, documents)
     session.accelerator.wait_for_everyone()
-    return made or MemoryStore.open(config.memory)
+    store = made or MemoryStore.open(config.memory)
+    with taken_back(store, directories):
+        return adopt_pending(session, store, settled)
 
 
 def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, MemoryStore]:
@@ -96,7 +107,7 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     if config.stream is None:
         raise ConfigError("the configuration has no `stream`, so there is nothing to run; see examples/planted.yaml")
     tasks = load_stream(config.stream, config.seed).tasks
-    config = located(config)
+    config = located(config if (Path(config.memory) / HEAD).exists() else with_adapter_apart(config))
     split = config.evaluate.split
     if without := [t.name for t in tasks if not getattr(t, split)]:
         progress.say(f"no {split} rows, so not scored: {', '.join(without)}")
@@ -105,7 +116,7 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     if reader is not None:
         config = settled(reader, config)
     check_scores(config, reader)
-    session = Session(config, progress)
+    session = Session(config, progress, new=reader is None)
     session.changed = changed
     session.warn(changed)
     made = missing(Path(config.memory))
@@ -115,10 +126,12 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
     check_kinds(session.strategy, config, tasks)
     with nullcontext() if reader is not None else taken_back(store, made), locked(session, store):
         store.refuse_tags(task.name for task in tasks)
+        store = adopt_pending(session, store, config)
+        begun = sum(1 for m in store.lineage() if m.meta.get(IMPORTED))
         if config.evaluate.before:
             score_row(session, store, store.lineage()[0], tasks, config)
         score_guard(session, store, store.lineage()[0], config.guard)
-        for position, group in enumerate(session.strategy.schedule(tasks), 1):
+        for position, group in enumerate(session.strategy.schedule(tasks), 1 + begun):
             lineage = store.lineage()
             if position < len(lineage):
                 check_same(store, lineage[position], group)
@@ -178,6 +191,7 @@ def learn_task(
     check_rule(task.name, task.checker)
     check_kinds(session.strategy, config, [task])
     with locked(session, store):
+        store = adopt_pending(session, store, config)
         head, root = store.head, store.lineage()[0]
         score_guard(session, store, root, config.guard)
         known = {name: m for m in store.lineage() for name in m.members}
@@ -371,7 +385,7 @@ def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], confi
     """Log-probs [N, 2] of the reference policy that the strategy's objective names, summed as the objective asks."""
     which, beyond = session.strategy.reference, session.strategy.objective.beyond
     if which == "base":
-        return session.view.logps(pairs, base=True, title="reference log-probs", beyond=beyond)
+        return session.view.reference(pairs, title="reference log-probs", beyond=beyond)
     if which == "task_start":
         return session.view.logps(pairs, base=False, title="reference log-probs (after SFT)", beyond=beyond)
     with session.as_of(store, store.head):

@@ -16,6 +16,7 @@ from lifealign.evaluation.gates import Gate, GateResult, NoValue, check_gates
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import notes
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
+from lifealign.store.heldout import without_rows
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.writer import MemoryStore
 
@@ -132,7 +133,8 @@ class MemoryLife:
         for score in {gate.score for gate in gates} & values.keys() - catalog.guard_scores().keys():
             values[score] = values[score] | gate_values(table, score, resamples, since)
         named = f"{against} ({since})" if against != since else against or ""
-        return check_gates(gates, values, no_value=no_value, tasks=len(table.tasks), since=named)
+        scored = len(set(table.tasks) - set(without_rows(self._store)))
+        return check_gates(gates, values, no_value=no_value, tasks=scored, since=named)
 
     def score_notes(self, progress: Progress | None = None) -> list[str]:
         """A sentence for each stored score from outside that is not installed here or has changed; said once to stderr."""

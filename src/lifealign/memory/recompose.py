@@ -5,6 +5,7 @@ Nothing here writes to the memory.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from lifealign.memory.session import Session, stored_strategy
 from lifealign.memory.signatures import Signature
 from lifealign.model.adapters import restore, snapshot
 from lifealign.model.encoding import EncodedPair
-from lifealign.store.heldout import heldout
+from lifealign.store.heldout import heldout, without_rows
 from lifealign.store.layout import ADAPTER, SIGNATURE
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
@@ -44,13 +45,9 @@ TEMPERATURE = 0.5
 
 def prompt_features(session: Session, rows: Sequence[Row], seed: int, name: str) -> Tensor | None:
     """Features [N, D] of at most `signatures.PROMPTS` prompts, drawn with the seed; None if no prompt fits."""
-    prompts: list[list[int]] = []
-    for i in row_order(seed, name, "signature", 0, len(rows)):
-        ids = session.encoder.prompt_ids(rows[i].prompt)
-        if 0 < len(ids) < session.encoder.max_length:
-            prompts.append(ids)
-        if len(prompts) == signatures.PROMPTS:
-            break
+    order = row_order(seed, name, "signature", 0, len(rows))
+    every = (session.encoder.prompt_ids(rows[i].prompt) for i in order)
+    prompts = list(itertools.islice((i for i in every if 0 < len(i) < session.encoder.max_length), signatures.PROMPTS))
     return session.view.features(prompts) if prompts else None
 
 
@@ -91,7 +88,9 @@ def relate(session: Session, store: MemoryReader, until: TaskManifest, rows: Seq
         raise DataError(f"{store.path}: no task learnt up to {until.directory} to compare with; learn a task first")
     pairs, _ = session.encoder.encode(rows)
     rows = [rows[p.position] for p in pairs]
-    notes = [f"{name}: no signature (learnt before signatures were kept)" for name, s in known.items() if s is None]
+    why = dict.fromkeys(known, "learnt before signatures were kept")
+    why |= dict.fromkeys(without_rows(store, until), "its rows were not given")
+    notes = [f"{name}: no signature ({why[name]})" for name, s in known.items() if s is None]
     signed = {name: s for name, s in known.items() if s is not None}
     session.load(store, until)
     near: dict[str, tuple[float, float]] = {}
@@ -154,9 +153,9 @@ def _forecast_stage(session: Session, rows: Sequence[Row], steps: int) -> tuple[
         window, _ = session.encoder.encode([rows[i] for i in drawn])
         windows.append(range(len(pairs), len(pairs) + len(window)))
         pairs += window
-        references.append(session.view.logps(window, base=True, title="reference", beyond=plain.objective.beyond))
+        references.append(session.view.reference(window, title="reference", beyond=plain.objective.beyond))
     every, feedback = with_others(pairs, objective)
-    references.append(session.view.logps(every[len(pairs) :], base=True, title="reference"))
+    references.append(session.view.reference(every[len(pairs) :], title="reference"))
     shared, run = session.view.shared_prefix(pairs), session.config
     loop = Loop("forecast", session.model, plain, config, run.seed, shared, session.accelerator)
     loop.tokens_per_pack = session.view.tokens_per_pack(pairs)
@@ -234,7 +233,9 @@ class Composer:
         """
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ConfigError(f"route temperature {temperature}: expected a finite number greater than 0")
-        known = stored_signatures(self.store, self.until)
+        # An adapter that the memory began with, and whose rows are not known, is part of every answer.
+        always = dict.fromkeys(without_rows(self.store, self.until), 1.0)
+        known = {n: s for n, s in stored_signatures(self.store, self.until).items() if n not in always}
         if missing := [name for name, s in known.items() if s is None]:
             raise StoreError(
                 f"{self.store.path}: no signature for {', '.join(missing)} (learnt before signatures were kept), so "
@@ -245,7 +246,7 @@ class Composer:
                 f"{self.store.path}: no task learnt up to {self.until.directory} to route to; learn a task first"
             )
         gaps = signatures.distances(session.view.features(prompts), [s for s in known.values() if s is not None])
-        return [dict(zip(known, row, strict=True)) for row in signatures.route(gaps, temperature).tolist()]
+        return [always | dict(zip(known, row, strict=True)) for row in signatures.route(gaps, temperature).tolist()]
 
     def groups(
         self, session: Session, prompts: Sequence[Sequence[int]], temperature: float

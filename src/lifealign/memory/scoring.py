@@ -18,7 +18,7 @@ from lifealign.memory.outcomes import Evaluation
 from lifealign.memory.row_scores import TaskScores
 from lifealign.memory.rules import Rules, find_rules
 from lifealign.memory.session import Session, locked
-from lifealign.store.heldout import heldout
+from lifealign.store.heldout import heldout, without_rows
 from lifealign.store.layout import ROW_RECORD, RULES, WARNINGS
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
@@ -26,13 +26,16 @@ from lifealign.store.writer import MemoryStore
 
 
 def tasks_to_score(store: MemoryReader, until: TaskManifest, names: Sequence[str] | None, split: str) -> list[Task]:
-    """Tasks learnt up to a commit, with the held-out rows that the memory keeps; all of them if `names` is None.
+    """Tasks learnt up to a commit, with the held-out rows that the memory keeps.
+
+    All of them if `names` is None, but not an adapter that the memory began with and whose rows were not given.
 
     Raises:
         DataError: no such task, or a task without rows of this split.
     """
     available = {t.name: t for t in heldout(store, until)}
-    names = list(available) if names is None else list(names)
+    bare = without_rows(store, until)
+    names = [n for n in available if n not in bare] or list(available) if names is None else list(names)
     if unknown := [n for n in names if n not in available]:
         raise DataError(
             f"{store.path}: no task {unknown[0]!r} up to {until.directory}; known: {', '.join(available) or 'none'}"

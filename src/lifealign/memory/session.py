@@ -25,12 +25,20 @@ from lifealign.model.adapters import NOTES, restore, snapshot
 from lifealign.model.base import load_base
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.generate import generate
+from lifealign.model.imported import (
+    Imported,
+    check_same_logits,
+    in_our_form,
+    read_adapter,
+    template_notes,
+    with_adapter,
+)
 from lifealign.model.logp_cache import ReferenceCache
 from lifealign.model.lora_product import fuse_lora
 from lifealign.model.template import once
 from lifealign.model.vocabulary import embeddings
 from lifealign.model.wheels import needs_conversion
-from lifealign.store.layout import ADAPTER, STATE, TRACKERS, WORK
+from lifealign.store.layout import ADAPTER, IMPORTED, STATE, TRACKERS, WORK
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.undo import take_back
@@ -46,13 +54,17 @@ class Session:
     Args:
         config: of the run; `model.dtype` resolved or `auto`.
         progress: where to report.
+        new: of a memory that is to be made; then the adapter that it begins with, if any, is read.
 
     Attributes:
+        imported: the adapter that a new memory begins with; None: none, or the memory exists.
+        adopted: the trained tensors with it.
+        compared: its logits beside stock PEFT's; see `imported.check_same_logits`.
         said: warnings reported so far.
         changed: a sentence for each change in outside code since the memory was made; kept with what is measured.
     """
 
-    def __init__(self, config: RunConfig, progress: Progress) -> None:
+    def __init__(self, config: RunConfig, progress: Progress, new: bool = False) -> None:
         self.config = config
         self.progress = progress
         self.said: set[str] = set()
@@ -67,6 +79,10 @@ class Session:
         self.base = load_base(config.model)
         for note in self.base.notes:
             progress.say(note)
+        self.imported = None
+        if new and config.model.adapter is not None:
+            self.imported = read_adapter(self.base.model, config.model.adapter, config.model.name)
+            config = self.config = config.model_copy(update={"lora": with_adapter(config.lora, self.imported)})
         longest = min(config.data.max_length, self.base.positions)
         if longest < config.data.max_length:
             progress.say(
@@ -84,6 +100,10 @@ class Session:
             progress.say(note)
         self.model.eval()
         self.initial = snapshot(self.model)
+        self.adopted: Mapping[str, Tensor] = {}
+        self.compared: Mapping[str, float] = {}
+        if self.imported is not None:
+            self._take_adapter(self.imported)
         self.view = LoadedView(
             self.base,
             self.model,
@@ -107,6 +127,38 @@ class Session:
             )
         if train.compile == "always":
             raise ConfigError(f"train.compile=always is for GPUs, but this run is on the {device}; leave it at auto")
+
+    def _take_adapter(self, imported: Imported) -> None:
+        """Put an adapter into the memory's form and check it; the model is without it afterwards."""
+        self.initial, self.adopted = in_our_form(imported, self.config.lora, self.initial)
+        restore(self.model, self.adopted)
+        self.compared = check_same_logits(imported, self.model)
+        restore(self.model, self.initial)
+        for note in self.imported_notes():
+            self.progress.say(note)
+
+    def imported_notes(self) -> list[str]:
+        """What a user must know of the adapter that the memory begins with."""
+        if self.imported is None:
+            return []
+        config, found = self.config, self.imported
+        lora, rows = config.lora, config.model.adapter_rows
+        notes = [
+            *found.lines(),
+            f"it becomes the task imported, with lora.r={lora.r}, lora.alpha={lora.alpha:g}, lora.rslora={str(lora.rslora).lower()} and "
+            f"lora.target_modules={_brief(lora.target_modules)}; its logits differ from stock PEFT's by {self.compared['mean']:.2g} on "
+            f"average (it changes them by {self.compared['adapter_changes']:.2g})",
+            "later tasks are compared with the model that it makes: reference base is the base model with the adapter",
+        ]
+        if rows is None:
+            notes.append(
+                "its rows are not given, so the task imported is not replayed and has no scores; give --adapter-rows FILE"
+            )
+        if found.trained_on not in (None, config.model.name, str(self.base.model.config._name_or_path)):
+            notes.append(
+                f"it was trained on {found.trained_on!r} by its configuration; the base model here is {config.model.name!r}"
+            )
+        return [*notes, *template_notes(found.source, self.base.tokenizer)]
 
     def _encoder(self, longest: int) -> Encoder:
         data, day = self.config.data, self.config.model.template_date
@@ -201,6 +253,8 @@ class Session:
         # Margins of all rows of R use one unit, even if a later task was learnt with another beta.
         self.reward_beta = stored_strategy(store).reward_beta
         self._data = {name: m.config.get("data", {}) for m in store.lineage() for name in m.members}
+        begun = [m for m in store.lineage() if m.meta.get(IMPORTED)]
+        self.view.anchor = store.load_tensors(begun[0], ADAPTER) if begun else {}
         self._place(store.load_tensors(task, ADAPTER), store.load_tensors(task, STATE))
 
     @contextmanager
@@ -289,6 +343,11 @@ class Session:
         self.strategy.select(self.model, None)
         turns = [turns_of(p) for p in prompts]
         return generate(self.model, self.encoder, turns, progress=self.progress, prefix=self.strategy.prefix, **options)
+
+
+def _brief(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return f"[{shown}]" if len(names) <= 8 else f"[{shown}, ... {len(names)} in all]"
 
 
 def stored_strategy(store: MemoryReader) -> Strategy:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
+from lifealign.model.adapter_files import CONFIG, adapter_files_sha256, split_adapter
 from lifealign.model.base import with_local_path
 from lifealign.store.reader import MemoryReader
 from lifealign.strategies import STRATEGIES
@@ -21,6 +22,12 @@ OF_A_TASK = ("max_length", "long_prompts")
 def located(config: RunConfig) -> RunConfig:
     """The configuration with the whole path of a local base model, which is found from another folder too."""
     model = with_local_path(config.model)
+    return config if model is config.model else config.model_copy(update={"model": model})
+
+
+def with_adapter_apart(config: RunConfig) -> RunConfig:
+    """The configuration of a new memory with its base model and its adapter apart; see `adapter_files.split_adapter`."""
+    model = split_adapter(config.model)
     return config if model is config.model else config.model_copy(update={"model": model})
 
 
@@ -63,6 +70,8 @@ def settled(store: MemoryReader, config: RunConfig) -> RunConfig:
     """
     stored = located(RunConfig.model_validate(store.identity["config"]))
     config = _as_decided(config, stored)
+    if config.model.adapter is not None:
+        check_adapter(store, config.model.adapter)
     fixed = ("seed", "model", "lora", "data", "strategy", "sft", "train")
     differing = []
     for key in fixed:
@@ -82,8 +91,35 @@ def settled(store: MemoryReader, config: RunConfig) -> RunConfig:
     return config
 
 
+def check_adapter(store: MemoryReader, source: str) -> None:
+    """Refuse another adapter than the one that a memory began with; its files need not be there any more.
+
+    Raises:
+        ConfigError: the memory began without one, or with another.
+    """
+    own = store.identity.get("adapter")
+    if own is None:
+        raise ConfigError(
+            f"{store.path}: this memory exists and began without an adapter, so it cannot take {source}; a memory takes an adapter "
+            "when it is made: choose another directory for a new memory"
+        )
+    folder = Path(source).expanduser()
+    other = adapter_files_sha256(folder) != own["sha256"] if (folder / CONFIG).is_file() else source != own["source"]
+    if other:
+        raise ConfigError(
+            f"{store.path}: this memory began with the adapter {own['source']} (SHA-256 {own['sha256'][:12]}...), and {source} is "
+            "another one, or was changed since; leave it out, or choose another directory for a new memory"
+        )
+
+
 def _as_decided(config: RunConfig, stored: RunConfig) -> RunConfig:
     """The configuration with what was decided when the memory was made, where it is left open."""
+    if stored.model.adapter is not None:
+        given = {key: getattr(config.lora, key) for key in config.lora.model_fields_set}
+        config = config.model_copy(update={"lora": stored.lora.model_copy(update=given)})
+        if config.model.adapter is None and config.model.name == stored.model.adapter:  # the folder gave both
+            both = {"name": stored.model.name, "adapter": stored.model.adapter, "revision": stored.model.revision}
+            config = config.model_copy(update={"model": config.model.model_copy(update=both)})
     undecided = {"dtype": "auto", "template_date": None}
     kept = {key: getattr(stored.model, key) for key, value in undecided.items() if getattr(config.model, key) == value}
     return config.model_copy(update={"model": config.model.model_copy(update=kept)})

@@ -24,6 +24,7 @@ from transformers import (
 from lifealign.core.config import ModelConfig
 from lifealign.core.errors import ConfigError, ModelError
 from lifealign.core.files import cache_dir
+from lifealign.model.adapter_files import refuse_adapter
 from lifealign.model.checkpoint import (
     check_code,
     check_quantisation,
@@ -81,6 +82,7 @@ def load_base(config: ModelConfig) -> BaseModel:
         raise ConfigError(
             f"model.revision={config.revision!r} is for hub ids, but {config.name!r} is a local model; remove it"
         )
+    refuse_adapter(path, config.revision)
     source = str(local) if local.exists() else config.name
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[resolve_dtype(config.dtype)]
     files = read_checkpoint(source, config.revision)
@@ -145,11 +147,14 @@ def _read(
 
 
 def with_local_path(config: ModelConfig) -> ModelConfig:
-    """The configuration with a local model's whole path, so that it is found from another folder too."""
-    local = Path(config.name).expanduser()
-    if config.name in WHEELS or local.is_absolute() or not local.exists():
-        return config
-    return config.model_copy(update={"name": str(local.parent.resolve() / local.name)})
+    """The configuration with the whole paths of a local model and adapter, which are found from another folder too."""
+    whole = {"name": config.name, **({} if config.adapter is None else {"adapter": config.adapter})}
+    for key, value in list(whole.items()):
+        local = Path(value).expanduser()
+        if value not in WHEELS and not local.is_absolute() and local.exists():
+            whole[key] = str(local.parent.resolve() / local.name)
+    moved = any(value != getattr(config, key) for key, value in whole.items())
+    return config.model_copy(update=whole) if moved else config
 
 
 def resolve_dtype(dtype: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lifealign.data.tasks import Row, Task
-from lifealign.store.layout import DATA, HELDOUT
+from lifealign.store.layout import DATA, HELDOUT, IMPORTED
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 
@@ -30,6 +30,12 @@ def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task
                 name, (), splits["validation"], splits["test"], checker, requirement=requirements.get(name)
             )
     return list(tasks.values())
+
+
+def without_rows(store: MemoryReader, until: TaskManifest | None = None) -> list[str]:
+    """The adapter that a memory began with, as a task, if its rows were not given."""
+    begun = [m for m in store.lineage() if m.meta.get(IMPORTED) and (until is None or m.index <= until.index)]
+    return [name for m in begun if not store.load_document(m, DATA)["rows"] for name in m.members]
 
 
 def heldout_lines(tasks: Sequence[Task]) -> list[dict[str, Any]]:

@@ -39,6 +39,8 @@ STATE = "state"
 """The strategy's state."""
 SIGNATURE = "signature"
 """Where the task's prompts lie in the base model's hidden space."""
+IMPORTED = "imported"
+"""An adapter that the memory begins with: name of its task, key of a manifest's `meta`, and stem of its tensors in the root."""
 
 # A commit's documents and lines.
 REPLAY = "replay.jsonl"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lifealign.core import files
 from lifealign.store import manifest
-from lifealign.store.layout import CREATING, LOCK, ROOT, TRACKERS, WORK
+from lifealign.store.layout import CREATING, IMPORTED, LOCK, ROOT, TASKS, TRACKERS, WORK
 from lifealign.store.writer import MemoryStore
 
 
@@ -30,9 +30,15 @@ def take_back(store: MemoryStore, made: Sequence[Path]) -> None:
     with store._locked():
         store._load()
         work = [f for d in (store.path / WORK).iterdir() if d.name != TRACKERS for f in d.rglob("*") if f.is_file()]
-        if manifest.task_directories(store.path) != [ROOT] or work:
+        others = [d for d in manifest.task_directories(store.path) if d != ROOT]
+        learnt = [d for d in others if not manifest.read_manifest(store.path, d).meta.get(IMPORTED)]
+        if learnt or work:
             return
         with files.writing(store.path):
+            root = manifest.read_manifest(store.path, ROOT)
+            store._move_head(ROOT, root.sha256)
+            for task in others:
+                files.discard_directory(store.path / TASKS / task)
             files.write_file(store.path / CREATING, b"")
             store._wipe_creation()
     (store.path / LOCK).unlink(missing_ok=True)

@@ -73,6 +73,15 @@ class LifeAlign(Replay):
         self._start = {}
         return result.diagnostics
 
+    def adopt(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Keep the directions of the adapter, so that later updates are refined against them; it is not denoised itself."""
+        whole = self.config.model_copy(update={"theta": 1.0})
+        result = consolidate_adapter(
+            history.adapter(), snapshot(model), {}, whole, scaling=self.lora.scale, seed=self.seed, task_index=0
+        )
+        self._basis = result.state
+        return result.diagnostics
+
     def _consolidate(self, model: nn.Module, history: History) -> ConsolidatedAdapter:
         result = consolidate_adapter(
             self._start or history.adapter(),

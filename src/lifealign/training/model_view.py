@@ -48,6 +48,9 @@ class LoadedView:
         accelerator: device and processes.
         cache: of log-probs.
         progress: where to report.
+
+    Attributes:
+        anchor: trained tensors of the adapter that the memory began with, see `reference`; empty: none.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class LoadedView:
     ) -> None:
         self.base, self.model, self.strategy, self.encoder = base, model, strategy, encoder
         self.config, self.accelerator, self.cache, self.progress = config, accelerator, cache, progress
+        self.anchor: Mapping[str, Tensor] = {}
         self._shared_prefix: bool | None = None
         self._budget: Measured | None = None
 
@@ -152,6 +156,13 @@ class LoadedView:
                 beyond=beyond,
             )
 
+    def reference(self, pairs: Sequence[EncodedPair], *, title: str, beyond: float = 1.0) -> Tensor:
+        """`logps` of the model before any task was learnt here: the base model, with the adapter that the memory began with."""
+        if not self.anchor:
+            return self.logps(pairs, base=True, title=title, beyond=beyond)
+        with holding(self.model, self.anchor):
+            return self.logps(pairs, base=False, title=title, beyond=beyond)
+
     def usable(self, rows: Sequence[Row]) -> list[Row]:
         """See `training.strategy.ModelView`."""
         return [rows[p.position] for p in self._encode(rows)]
@@ -166,7 +177,7 @@ class LoadedView:
         objective = self.strategy.objective
         beyond, options = objective.beyond, objective.config
         pairs, feedback = with_others(encoded, options)
-        reference_N2 = self.logps(pairs, base=True, title="reference", beyond=beyond).to(self.accelerator.device)
+        reference_N2 = self.reference(pairs, title="reference", beyond=beyond).to(self.accelerator.device)
         asked = feedback.asked(pairs, range(len(encoded)), options.unpaired_loss)
         policy_K2 = self._plain_logps([pairs[i] for i in asked])
         point = reference_point(options, options.beta, policy_K2, reference_N2[asked].cpu(), [pairs[i] for i in asked])

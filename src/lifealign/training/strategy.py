@@ -159,6 +159,7 @@ class Strategy:
             "adjust_update",
             "end_sft",
             "end_task",
+            "adopt",
             "retain",
             "state_dict",
             "load_state_dict",
@@ -224,6 +225,11 @@ class Strategy:
             ConfigError: two settings contradict each other; names both and the value to change.
         """
         options, skip = self.objective.config, config.train.skip_weight_below
+        if config.model.adapter is not None and not self.sums_updates:
+            raise ConfigError(
+                f"strategy {config.strategy.name} does not go on from one adapter for life, so it cannot begin with the adapter "
+                f"{config.model.adapter}; merge the adapter into its base model with PEFT, or choose another strategy, such as lifealign"
+            )
         if options.reference == "task_start" and not config.sft.epochs:
             raise ConfigError(
                 "strategy.reference=task_start is the policy after the SFT stage, but sft.epochs=0 leaves that stage out; "
@@ -309,6 +315,13 @@ class Strategy:
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """Called after training; may rewrite the trained weights. Returns JSON-able diagnostics."""
         return {}
+
+    def adopt(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Called instead of `end_task` for an adapter that was trained elsewhere and that the model holds now.
+
+        Must leave the trained weights as they are. The task has its rows, which may be none. Returns diagnostics.
+        """
+        return self.end_task(model, task, history)
 
     def retain(self, task: Task, history: History) -> ReplayBuffer:
         """The rows to keep for replay from now on."""
