@@ -12,7 +12,7 @@ from site_text import escape, table
 GROUPS = {
     "Learn": ("run", "learn", "collect", "check-data", "strategies"),
     "Measure and report": ("evaluate", "report", "study", "study-report"),
-    "Use the model": ("generate", "serve", "export", "related", "compose"),
+    "Use the model": ("generate", "serve", "export", "push", "related", "compose"),
     "Look at a memory": ("log", "show", "diff", "tag", "verify", "rollback"),
     "Read answers, judge and rate": ("answers", "compare", "judge", "judge-check", "annotate", "ratings"),
 }

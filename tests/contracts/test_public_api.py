@@ -24,6 +24,7 @@ WITH_TORCH = {
         "exporting",
         "learning",
         "numerics",
+        "pushing",
         "recompose",
         "row_scores",
         "scoring",

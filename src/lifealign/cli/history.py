@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(rollback)
     app.command()(tag)
     app.command()(export)
+    app.command()(push)
 
 
 @command
@@ -142,3 +143,26 @@ def export(
     report = json.loads((written / "export.json").read_text(encoding="utf-8"))
     document = {"memory": memory, "merged": report["format"] == "merged", "as_of": as_of, "out": written}
     return Reply({**document, "report": report}, [f"written: {written}", *report["notes"]])
+
+
+@command
+def push(
+    memory: MemoryPath,
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="Repository of models, as OWNER/NAME; made if there is none.")
+    ],
+    form: Annotated[
+        str, typer.Option("--format", metavar="peft|merged|gguf|gguf-lora", help="What to push.")
+    ] = "peft",
+    public: Annotated[bool, typer.Option("--public", help="Let everyone read it; private unless you say so.")] = False,
+    message: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Message of the commit. Default: names the task.")
+    ] = None,
+    as_of: AsOf = None,
+    as_json: AsJson = False,
+) -> Reply:
+    """Export the model, check it, and push it with its model card to the Hugging Face hub."""
+    from lifealign.memory.api import Memory
+
+    done = Memory.open(memory).push(repo, public=public, message=message, format=form, as_of=as_of)
+    return Reply(done.to_json(), done.lines())

@@ -18,11 +18,8 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.files import free_directory
 from lifealign.core.progress import NullProgress, Progress
-from lifealign.evaluation.guard_results import with_guard
-from lifealign.evaluation.results import run_results
 from lifealign.memory.life import MemoryLife, checked_note
 from lifealign.store.heldout import without_rows
-from lifealign.store.layout import WARNINGS
 from lifealign.store.writer import MemoryStore
 
 if TYPE_CHECKING:
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
     from lifealign.data.tasks import Message, Row, Task
     from lifealign.memory.answering import Asked
     from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
+    from lifealign.memory.pushing import Pushed
     from lifealign.memory.session import Session
 
 
@@ -103,12 +101,6 @@ class Memory(MemoryLife):
             StoreError: not a memory, damaged, or of a newer format.
         """
         return cls(MemoryStore.open(path))
-
-    def check_adapter(self, source: str) -> None:
-        """Refuse another adapter than the one that the memory began with; see `settings.check_adapter`."""
-        from lifealign.memory.settings import check_adapter
-
-        check_adapter(self._store, source)
 
     def learn(
         self,
@@ -188,23 +180,6 @@ class Memory(MemoryLife):
         evaluation = score_tasks(self._session(config, progress), self._store, point, chosen, config)
         self._say(evaluation.warnings, progress)
         return evaluation
-
-    def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
-        """`R[k][j]`, N x N: score on task j after task k; NaN if it was not measured."""
-        return self._table(split).matrix(metric)
-
-    def summary(self, split: str | None = None) -> dict[str, dict[str, Any]]:
-        """Metric -> {last, ap, bwt, forgetting, learning_accuracy, forward_transfer}, each value with its interval.
-
-        The guard's scores, if it is configured, are metrics with {guard, tax} instead.
-        """
-        return with_guard(self.results(split))
-
-    def results(self, split: str | None = None) -> dict[str, Any]:
-        """All results that the report shows of this memory, as plain values."""
-        found = run_results(self._store, self._table(split))
-        self._say(found.get(WARNINGS, ()), None)
-        return found
 
     def generate(
         self,
@@ -350,9 +325,30 @@ class Memory(MemoryLife):
         """The loaded model, for a caller who puts points of the memory into it himself, such as a server."""
         return self._session(self.config, progress)
 
-    def log(self) -> list[dict[str, Any]]:
-        """One small record for each task on disk; ``current`` is False for rolled-back tasks."""
-        return self._store.log()
+    def push(
+        self,
+        repo: str,
+        *,
+        public: bool = False,
+        message: str | None = None,
+        format: str = "peft",
+        as_of: str | None = None,
+    ) -> Pushed:
+        """Export the model, check it, and push it to a repository of the hub; errors as of `export` and `pushing.push`.
+
+        Args:
+            repo: id, as ``owner/name``; made if there is none.
+            public: whether all may read a new repository; needed for one that is public already.
+            message: of the commit; None: names the task.
+            format: a key of `exporting.FORMATS`.
+            as_of: the model as it was after this task; None: as it is.
+        """
+        from lifealign.memory.pushing import push
+
+        point = self._point(as_of)
+        return push(
+            lambda out: self.export(out, format=format, as_of=point.directory), repo, public, message, point, format
+        )
 
     def _with_options(self, **sections: Mapping[str, Any]) -> RunConfig:
         """The memory's configuration with these options of some sections, checked like a file; None: as configured."""

@@ -17,6 +17,7 @@ from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import notes
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
 from lifealign.store.heldout import without_rows
+from lifealign.store.layout import WARNINGS
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.writer import MemoryStore
 
@@ -41,9 +42,36 @@ class MemoryLife:
         """The configuration that the memory was made with."""
         return RunConfig.model_validate({**self._store.identity["config"], "memory": str(self.path)})
 
+    def log(self) -> list[dict[str, Any]]:
+        """One small record for each task on disk; ``current`` is False for rolled-back tasks."""
+        return self._store.log()
+
+    def check_adapter(self, source: str) -> None:
+        """Refuse another adapter than the one that the memory began with; see `settings.check_adapter`."""
+        from lifealign.memory.settings import check_adapter
+
+        check_adapter(self._store, source)
+
     def show(self, name: str) -> dict[str, Any]:
         """One task: manifest, data report, diagnostics, the last training step, and its scores."""
         return task_results(self._store, self._store.find(name), self._table(None))
+
+    def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
+        """`R[k][j]`, N x N: score on task j after task k; NaN if it was not measured."""
+        return self._table(split).matrix(metric)
+
+    def summary(self, split: str | None = None) -> dict[str, dict[str, Any]]:
+        """Metric -> {last, ap, bwt, forgetting, learning_accuracy, forward_transfer}, each value with its interval.
+
+        The guard's scores, if it is configured, are metrics with {guard, tax} instead.
+        """
+        return with_guard(self.results(split))
+
+    def results(self, split: str | None = None) -> dict[str, Any]:
+        """All results that the report shows of this memory, as plain values."""
+        found = run_results(self._store, self._table(split))
+        self._say(found.get(WARNINGS, ()), None)
+        return found
 
     def verify(self) -> list[str]:
         """List the problems, each with its file; empty if every byte is as it was written."""

@@ -45,8 +45,7 @@ TEMPERATURE = 0.5
 
 def prompt_features(session: Session, rows: Sequence[Row], seed: int, name: str) -> Tensor | None:
     """Features [N, D] of at most `signatures.PROMPTS` prompts, drawn with the seed; None if no prompt fits."""
-    order = row_order(seed, name, "signature", 0, len(rows))
-    every = (session.encoder.prompt_ids(rows[i].prompt) for i in order)
+    every = (session.encoder.prompt_ids(rows[i].prompt) for i in row_order(seed, name, "signature", 0, len(rows)))
     prompts = list(itertools.islice((i for i in every if 0 < len(i) < session.encoder.max_length), signatures.PROMPTS))
     return session.view.features(prompts) if prompts else None
 
