@@ -25,12 +25,11 @@ from lifealign.model.base import load_base
 from lifealign.store.layout import ADAPTER, REPLAY, ROOT
 from lifealign.strategies import STRATEGIES
 from lifealign.testing import tiny_config, tiny_model, tiny_task, tiny_tokenizer
-from support.adapters import save_adapter, stock_logits
+from support.adapters import IDS, save_adapter, stock_logits, wrapper
 from support.rows import rows
 from support.tiny import save_tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-IDS = torch.tensor([[5, 30, 77, 102, 9, 250]])
 SETTINGS = ("train.epochs=1", "data.max_length=256", "evaluate.bootstrap=5", "model.dtype=float32")
 SMALL = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
@@ -62,24 +61,6 @@ def our_logits(memory: Memory, as_of: str) -> torch.Tensor:
     model: Any = session.model
     found: torch.Tensor = model(input_ids=IDS).logits[0]
     return found
-
-
-def wrapper(directory: Path) -> Path:
-    """A random Gemma 3 with a vision tower, whose modules have the names of its text part too."""
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
-    config = transformers.Gemma3Config(
-        text_config={**SMALL, **HEADS, "head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8},
-        vision_config={**vision, "image_size": 28, "patch_size": 14},
-        mm_tokens_per_image=4,
-        image_token_index=5,
-        boi_token_index=6,
-        eoi_token_index=7,
-    )
-    config.eos_token_id = 1
-    torch.manual_seed(0)
-    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
 
 
 def mixture(directory: Path) -> Path:

@@ -335,4 +335,4 @@ def test_without_the_package_there_is_one_message(
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ConfigError, match=r"writing a GGUF file needs the package 'gguf': pip install gguf"):
         memory.export(tmp_path / "out", format="gguf-lora")
-    assert list(FORMATS) == ["peft", "merged", "gguf", "gguf-lora"]
+    assert list(FORMATS) == ["peft", "merged", "vllm", "gguf", "gguf-lora"]

@@ -16,10 +16,8 @@ from lifealign.core.errors import ModelError
 from lifealign.memory import exporting, pushing
 from lifealign.memory.api import Memory
 from lifealign.testing import tiny_config, tiny_task
-from support.adapters import stock_logits
+from support.adapters import IDS, stock_logits
 from support.hub import TOKEN, HubDouble, hub_double
-
-IDS = torch.tensor([[5, 30, 77, 102, 9, 250]])
 
 
 @pytest.fixture(scope="module")

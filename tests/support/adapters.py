@@ -9,6 +9,19 @@ import peft
 import torch
 import transformers
 
+from lifealign.testing import tiny_tokenizer
+
+IDS = torch.tensor([[5, 30, 77, 102, 9, 250]])
+TEXT = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+
 
 def save_adapter(base: Path, directory: Path, config: Any = None, **options: Any) -> Path:
     """Write an adapter of a local base model; `options` are those of `peft.LoraConfig`, unless a `config` is given."""
@@ -31,3 +44,21 @@ def stock_logits(base: Path, adapter: Path | None, ids: torch.Tensor) -> torch.T
         model = peft.PeftModel.from_pretrained(model, adapter)
     found: torch.Tensor = model.eval()(input_ids=ids).logits[0]
     return found
+
+
+def wrapper(directory: Path) -> Path:
+    """A random Gemma 3 with a vision tower, whose modules have the names of its text part too."""
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.Gemma3Config(
+        text_config={**TEXT, "head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8},
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=5,
+        boi_token_index=6,
+        eoi_token_index=7,
+    )
+    config.eos_token_id = 1
+    torch.manual_seed(0)
+    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory

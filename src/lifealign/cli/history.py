@@ -127,7 +127,9 @@ def export(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write to.")],
     form: Annotated[
         str | None,
-        typer.Option("--format", metavar="peft|merged|gguf|gguf-lora", help="What to write; peft unless you name one."),
+        typer.Option(
+            "--format", metavar="peft|merged|vllm|gguf|gguf-lora", help="What to write; peft unless you name one."
+        ),
     ] = None,
     merged: Annotated[bool, typer.Option("--merged", help="The same as --format merged.")] = False,
     gguf_type: Annotated[
@@ -152,7 +154,7 @@ def push(
         str, typer.Argument(metavar="REPO", help="Repository of models, as OWNER/NAME; made if there is none.")
     ],
     form: Annotated[
-        str, typer.Option("--format", metavar="peft|merged|gguf|gguf-lora", help="What to push.")
+        str, typer.Option("--format", metavar="peft|merged|vllm|gguf|gguf-lora", help="What to push.")
     ] = "peft",
     public: Annotated[bool, typer.Option("--public", help="Let everyone read it; private unless you say so.")] = False,
     message: Annotated[

@@ -17,7 +17,7 @@ from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 
 CARD = "README.md"
-LIBRARY = {"peft": "peft", "merged": "transformers"}
+LIBRARY = {"peft": "peft", "merged": "transformers", "vllm": "transformers"}
 """Format of an export -> the library that hubs name for it."""
 LOAD = {
     "peft": """```python
@@ -33,6 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained(".")
 tokenizer = AutoTokenizer.from_pretrained(".")
 ```""",
+    "vllm": "`serve.sh` has the command; it was not run here.\n\n    sh serve.sh",
     "gguf": "    llama-server -m model.gguf\n    ollama create NAME -f Modelfile",
     "gguf-lora": "    llama-server -m BASE.gguf --lora adapter.gguf\n\nBASE.gguf is the base model in GGUF, unquantised for the same answers.",
 }

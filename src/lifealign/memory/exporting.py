@@ -21,6 +21,7 @@ from lifealign.data.tasks import Message
 from lifealign.memory.card import CARD, card
 from lifealign.memory.modelfile import MODELFILE, modelfile
 from lifealign.memory.session import Session
+from lifealign.memory.vllm_folder import COMMAND, copy_processors, vllm_command
 from lifealign.model import gguf_files, reloading
 from lifealign.model.adapters import causal_lm
 from lifealign.model.generate import stop_at
@@ -224,6 +225,20 @@ def _write_merged(work: Work) -> Written:
     return trained, reloading.logits(loaded, work.before.texts)
 
 
+def _write_vllm(work: Work) -> Written:
+    """The merged model as vLLM serves it, and the command that does."""
+    base, chat = work.session.base, work.session.encoder.template == "chat"
+    if not chat:
+        base.tokenizer.chat_template = None  # the prompts that were learnt are plain texts
+    written = _write_merged(work)
+    source = str(base.model.config._name_or_path)
+    copied = copy_processors(source, work.session.config.model.revision, work.staged)
+    text, notes = vllm_command(work.out, _base_name(work.session), chat, copied)
+    write_file(work.staged / COMMAND, text.encode())
+    work.notes += notes
+    return written
+
+
 def _write_gguf(work: Work) -> Written:
     """The merged model as one GGUF file."""
     modules = reloading.adapted_modules(work.model)
@@ -290,6 +305,7 @@ GGUF = ("gguf", "gguf-lora")
 FORMATS: Mapping[str, Callable[[Work], Written]] = {
     "peft": _write_peft,
     "merged": _write_merged,
+    "vllm": _write_vllm,
     "gguf": _write_gguf,
     "gguf-lora": _write_gguf_lora,
 }

@@ -20,7 +20,15 @@ from lifealign.store.manifest import TaskManifest
 
 CONFIG = "adapter_config.json"
 
-OURS = ("adapter_*", "adapter.gguf", "model*.safetensors", "model.safetensors.index.json", "model.gguf", "Modelfile")
+OURS = (
+    "adapter_*",
+    "adapter.gguf",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "model.gguf",
+    "Modelfile",
+    "serve.sh",
+)
 """Files of an export of any format; those of an earlier push are removed, so that no two formats mix."""
 
 
