@@ -55,10 +55,11 @@ def imported_task(config: RunConfig) -> Task | None:
     return Task(IMPORTED, ()) if rows is None else task_from_rows(IMPORTED, rows, seed=config.seed)
 
 
-def root_parts(session: Session, task: Task) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def root_parts(session: Session, task: Task | None) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Parts of a new memory's identity, tensors and documents, so that the adapter's files are not needed again."""
-    assert session.imported is not None
     found = session.imported
+    if task is None or found is None:
+        return {}, {}, {}
     document = {
         **found.identity,
         "trained_on": found.trained_on,

@@ -77,20 +77,16 @@ def create_memory(config: RunConfig, session: Session, tasks: Sequence[Task] = (
         for split in ("train", "validation", "test"):
             session.encoder.encode([row for task in group for row in getattr(task, split)])
     adapter = imported_task(config)
-    if adapter is not None:
-        _check_lengths(session, [adapter])
+    _check_lengths(session, [adapter] if adapter is not None else [])
     settled = session.settle()
     identity = {**session.identity, "seed": config.seed, "config": settled.model_dump(mode="json")}
     if outside := outside_code(identity["config"]):
         identity[CODE] = outside
     made, directories = None, missing(Path(config.memory))
-    tensors = {ADAPTER: session.initial, STATE: session.strategy.state_dict()}
-    documents: dict[str, Any] = {}
-    if adapter is not None:
-        own, more, documents = root_parts(session, adapter)
-        identity, tensors = identity | own, tensors | more
+    own, more, documents = root_parts(session, adapter)
+    tensors = {ADAPTER: session.initial, STATE: session.strategy.state_dict()} | more
     if session.accelerator.is_main_process:
-        made = MemoryStore.create(config.memory, identity, tensors, documents)
+        made = MemoryStore.create(config.memory, identity | own, tensors, documents)
     session.accelerator.wait_for_everyone()
     store = made or MemoryStore.open(config.memory)
     with taken_back(store, directories):
