@@ -30,6 +30,14 @@ AdapterRows = Annotated[
     str | None, typer.Option(metavar="FILE", help="Rows that the adapter was trained on, for replay and scores.")
 ]
 
+Requirement = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="The task's requirement in words, for strategies that read it.")
+]
+Checker = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Rule that greedy answers must pass, by name or path/to/file.py:function."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -73,13 +81,8 @@ def learn(
     pairs: Pairs = "best-worst",
     good_from: GoodFrom = None,
     bad_to: BadTo = None,
-    requirement: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The task's requirement in words, for strategies that read it.")
-    ] = None,
-    checker: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Rule that greedy answers must pass, by name or path/to/file.py:function."),
-    ] = None,
+    requirement: Requirement = None,
+    checker: Checker = None,
     note: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A note to keep with the task; `log` and `show` print it.")
     ] = None,
