@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.support.tiny import make_model
 
 from lifealign.core.config import LoraConfig
 from lifealign.model.adapters import attach_lora, causal_lm, trainable
@@ -13,6 +12,7 @@ from lifealign.model.encoding import EncodedPair
 from lifealign.model.frozen_linear import freeze
 from lifealign.model.logps import token_logps
 from lifealign.model.packing import pack_pairs
+from support.tiny import make_model
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -147,3 +147,11 @@ def test_rank_stabilised_scale() -> None:
 
 def test_all_linear_is_one_word_or_a_list() -> None:
     assert LoraConfig.model_validate({"target_modules": "all-linear"}) == LoraConfig(target_modules=("all-linear",))
+
+
+def test_what_peft_refuses_for_a_kind_of_model_is_a_users_mistake() -> None:
+    config = transformers.Mamba2Config(
+        hidden_size=32, num_hidden_layers=1, num_heads=4, head_dim=16, state_size=8, n_groups=1, vocab_size=50
+    )
+    with pytest.raises(ConfigError, match=r"PEFT refuses them for Mamba2ForCausalLM: .*out_proj"):
+        attach_lora(transformers.Mamba2ForCausalLM(config), LoraConfig(target_modules=("in_proj", "out_proj")), 0)

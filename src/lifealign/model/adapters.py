@@ -31,7 +31,8 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
     """Put one LoRA adapter on `base` with PEFT: A uniform in +-1/sqrt(I) from `seed`, B zero; both float32.
 
     Raises:
-        ConfigError: no module has that name, or the target shares its weights with another module (tied embeddings).
+        ConfigError: no module has that name, the target shares its weights with another module (tied embeddings), or PEFT
+            refuses it for this kind of model.
     """
     tied = {"lm_head", "embed_tokens", "wte"} if getattr(base.config, "tie_word_embeddings", False) else set()
     if shared := sorted(t for t in lora.target_modules if t.rpartition(".")[-1] in tied):
@@ -49,7 +50,12 @@ def attach_lora(base: PreTrainedModel, lora: LoraConfig, seed: int) -> nn.Module
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft itself uses a deprecated transformers name
-        model = peft.get_peft_model(base, settings)
+        try:
+            model = peft.get_peft_model(base, settings)
+        except ValueError as error:  # e.g. modules of Mamba whose weights a fused kernel reads past the adapter
+            raise ConfigError(
+                f"lora.target_modules={list(lora.target_modules)}: PEFT refuses them for {type(base).__name__}: {error}"
+            ) from error
     if other := sorted(n for n in trainable(model) if not n.endswith((".lora_A", ".lora_B"))):
         raise ConfigError(
             f"lora.target_modules={list(lora.target_modules)}: {other[0]} does not belong to a linear module"
