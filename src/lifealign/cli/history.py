@@ -163,7 +163,7 @@ def push(
     as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Export the model, check it, and push it with its model card to the Hugging Face hub."""
+    """Export the model, check it, and push it to the hub."""
     from lifealign.memory.api import Memory
 
     done = Memory.open(memory).push(repo, public=public, message=message, format=form, as_of=as_of)
