@@ -15,7 +15,7 @@ from support.paths import ROOT
 PACKAGE = ROOT / "src" / "lifealign"
 HEAVY = {"accelerate", "peft", "torch", "transformers"}
 """Libraries that take seconds to import."""
-WITHOUT_TORCH = ["cli", "core", "data", "evaluation", "judging", "memory", "report", "serving", "store", "studies"]
+WITHOUT_TORCH = ["cli", "core", "data", "evaluation", "judging", "memory", "report", "store", "studies"]
 """Folders that can be used without them: reports, checks of data, judging, `--help`."""
 WITH_TORCH = {
     f"lifealign.memory.{name}"
@@ -32,7 +32,7 @@ WITH_TORCH = {
         "settings",
         "signatures",
     ]
-} | {f"lifealign.serving.{name}" for name in ["app", "engine", "exchange", "loading"]}
+} | {f"lifealign.memory.serving.{name}" for name in ["app", "engine", "exchange", "loading"]}
 """The part of a light folder that holds a loaded model or computes with tensors."""
 
 

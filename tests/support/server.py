@@ -14,10 +14,10 @@ import uvicorn
 
 from lifealign.core.addresses import listen
 from lifealign.core.progress import NullProgress
-from lifealign.serving.app import create_app
-from lifealign.serving.exchange import Service
-from lifealign.serving.points import Points, Required
-from lifealign.serving.run import Request, opened
+from lifealign.memory.serving.app import create_app
+from lifealign.memory.serving.exchange import Service
+from lifealign.memory.serving.points import Points, Required
+from lifealign.memory.serving.run import Request, opened
 
 
 @dataclass

@@ -13,7 +13,7 @@ from lifealign.core.errors import EXIT_GATE_FAILED, ConfigError
 from lifealign.core.reply import Reply
 
 if TYPE_CHECKING:
-    from lifealign.serving.points import Required
+    from lifealign.memory.serving.points import Required
 
 Points = Annotated[
     list[str] | None,
@@ -78,8 +78,8 @@ def serve(
     """Serve a memory to OpenAI clients. New commits are taken while it runs."""
     from lifealign.core.addresses import url_of
     from lifealign.core.progress import make_progress
-    from lifealign.serving import run
-    from lifealign.serving.points import Points
+    from lifealign.memory.serving import run
+    from lifealign.memory.serving.points import Points
 
     progress = make_progress()
     required = _required(require, no_value, split)
@@ -111,7 +111,7 @@ def serve(
 
 
 def _required(gates: list[str] | None, no_value: str, split: str | None) -> Required:
-    from lifealign.serving.points import Required
+    from lifealign.memory.serving.points import Required
 
     if split not in (None, "test", "validation"):
         raise ConfigError(f"--split {split!r}: allowed: test, validation")

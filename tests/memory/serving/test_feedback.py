@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from lifealign.core.errors import ConfigError, StoreError
-from lifealign.serving import feedback
-from lifealign.serving.errors import ApiError
-from lifealign.serving.feedback import Answered, Feedback, Vote
+from lifealign.memory.serving import feedback
+from lifealign.memory.serving.errors import ApiError
+from lifealign.memory.serving.feedback import Answered, Feedback, Vote
 
 PROMPT = [{"role": "user", "content": "Wie spät?\n"}]
 

@@ -12,7 +12,7 @@ from lifealign.core.files import read_bytes
 from lifealign.data.answers import BASE
 from lifealign.evaluation.gates import Gate, GateResult, NoValue
 from lifealign.memory.life import MemoryLife
-from lifealign.serving.errors import ApiError
+from lifealign.memory.serving.errors import ApiError
 from lifealign.store.layout import HEAD, TAGS
 from lifealign.store.manifest import TaskManifest, evaluation_files
 from lifealign.store.reader import NOW, MemoryReader

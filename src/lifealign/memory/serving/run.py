@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from lifealign.core.addresses import LOOPBACK, check_address, listen
 from lifealign.core.errors import ConfigError
 from lifealign.core.progress import Progress
-from lifealign.serving.feedback import Feedback
-from lifealign.serving.points import Points
+from lifealign.memory.serving.feedback import Feedback
+from lifealign.memory.serving.points import Points
 
 if TYPE_CHECKING:
-    from lifealign.serving.exchange import Service
+    from lifealign.memory.serving.exchange import Service
 
 POLL = 1.0
 """Seconds between two looks at the memory while nobody asks."""
@@ -87,7 +87,7 @@ def serve(request: Request, points: Points, progress: Progress, started: Callabl
         contextlib.closing(listen(request.host, request.port)) as listening,
         opened(request, points, key, progress) as service,
     ):
-        from lifealign.serving.app import create_app
+        from lifealign.memory.serving.app import create_app
 
         # No access log: nothing is kept of a request. No proxy headers: they could be forged.
         config = uvicorn.Config(
@@ -114,8 +114,8 @@ def opened(request: Request, points: Points, key: str | None, progress: Progress
         UserError: the memory or its model cannot be loaded.
     """
     from lifealign.memory.api import Memory
-    from lifealign.serving.engine import Engine
-    from lifealign.serving.exchange import Service
+    from lifealign.memory.serving.engine import Engine
+    from lifealign.memory.serving.exchange import Service
 
     feedback = None if request.feedback is None else Feedback(request.feedback)
     if feedback is not None and feedback.note:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lifealign.core.errors import ConfigError
 from lifealign.core.files import fsync_directory, writing
-from lifealign.serving.errors import ApiError
+from lifealign.memory.serving.errors import ApiError
 
 REMEMBERED = 10_000
 """Newest responses that can be voted on."""

@@ -21,7 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lifealign.cli.app import app
-from lifealign.serving.feedback import Feedback
+from lifealign.memory.serving.feedback import Feedback
 from support.server import ask, text_of
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lifealign.memory.recompose import TEMPERATURE, Composer
+from lifealign.memory.serving.points import Place
 from lifealign.memory.session import Session
 from lifealign.model.adapters import restore
-from lifealign.serving.points import Place
 
 Weights = tuple[tuple[str, float], ...]
 """Task and weight, in the order they were learnt."""

@@ -8,8 +8,8 @@ import pytest
 
 from lifealign.core.errors import ConfigError
 from lifealign.memory.api import Memory
-from lifealign.serving.errors import ApiError
-from lifealign.serving.points import Points, Required
+from lifealign.memory.serving.errors import ApiError
+from lifealign.memory.serving.points import Points, Required
 from lifealign.store.writer import MemoryStore
 from lifealign.testing import start, tiny_config
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from lifealign.serving.bodies import MOST_ANSWERS, Body, Chat
-from lifealign.serving.engine import Delta, Done, Engine, Event, Failed, Job
-from lifealign.serving.errors import ApiError
-from lifealign.serving.feedback import Answered, Feedback
-from lifealign.serving.points import Points
-from lifealign.serving.replies import END, Choice, Response, event
-from lifealign.serving.text import Text
+from lifealign.memory.serving.bodies import MOST_ANSWERS, Body, Chat
+from lifealign.memory.serving.engine import Delta, Done, Engine, Event, Failed, Job
+from lifealign.memory.serving.errors import ApiError
+from lifealign.memory.serving.feedback import Answered, Feedback
+from lifealign.memory.serving.points import Points
+from lifealign.memory.serving.replies import END, Choice, Response, event
+from lifealign.memory.serving.text import Text
 
 
 class Service:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lifealign.data.tasks import Message
 from lifealign.data.turns import READ_FIELDS, UnusableRowError, is_empty, messages_of
-from lifealign.serving.errors import ApiError
+from lifealign.memory.serving.errors import ApiError
 
 HARMLESS = frozenset(
     {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "user"}

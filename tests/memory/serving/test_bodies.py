@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lifealign.data.tasks import Message
-from lifealign.serving.bodies import Chat, Completion, read_body
-from lifealign.serving.errors import ApiError
+from lifealign.memory.serving.bodies import Chat, Completion, read_body
+from lifealign.memory.serving.errors import ApiError
 
 ASKED = {"model": "now", "messages": [{"role": "user", "content": "hi"}]}
 

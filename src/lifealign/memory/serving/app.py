@@ -17,11 +17,11 @@ from starlette.exceptions import HTTPException
 
 from lifealign.core.addresses import LOOPBACK
 from lifealign.core.errors import DataError, StoreError
-from lifealign.serving.bodies import Body, Chat, Completion, read_body
-from lifealign.serving.errors import ApiError
-from lifealign.serving.exchange import Exchange, Service
-from lifealign.serving.feedback import Vote
-from lifealign.serving.points import Place
+from lifealign.memory.serving.bodies import Body, Chat, Completion, read_body
+from lifealign.memory.serving.errors import ApiError
+from lifealign.memory.serving.exchange import Exchange, Service
+from lifealign.memory.serving.feedback import Vote
+from lifealign.memory.serving.points import Place
 
 LONGEST_BODY = 8 << 20  # bytes
 _PORT = re.compile(r":\d+\Z")

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lifealign.core.errors import UserError
+from lifealign.memory.serving.errors import ApiError
+from lifealign.memory.serving.loading import Loader, Weights
+from lifealign.memory.serving.points import Place
+from lifealign.memory.serving.text import Text
 from lifealign.memory.session import Session
 from lifealign.model.streaming import Answer, Finish, write
-from lifealign.serving.errors import ApiError
-from lifealign.serving.loading import Loader, Weights
-from lifealign.serving.points import Place
-from lifealign.serving.text import Text
 
 WAITING = 1024
 """Most answers that may wait."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifealign.serving.text import Text
+from lifealign.memory.serving.text import Text
 
 
 def decode(ids: object) -> str:

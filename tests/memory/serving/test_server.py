@@ -17,7 +17,7 @@ import pytest
 
 from lifealign.memory.answering import Asked
 from lifealign.memory.api import Memory
-from lifealign.serving import engine
+from lifealign.memory.serving import engine
 from lifealign.testing import tiny_task
 from support.server import Served, ask, serving, text_of
 
