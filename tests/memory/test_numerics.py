@@ -53,7 +53,9 @@ def test_a_later_run_multiplies_as_the_newest_task_did(
 ) -> None:
     model, memory = learnt(tmp_path, onednn=onednn)
     frozen_linear.use_onednn(None)
-    monkeypatch.setattr(frozen_linear, "_measured", lambda: not onednn)  # this time, the stopwatch says the other thing
+    monkeypatch.setattr(
+        frozen_linear, "_measured", lambda: (True, not onednn)
+    )  # this time, the stopwatch says the other thing
     said = Said()
     session = Session(tiny_config(model, memory), said)
     assert frozen_linear.onednn_leads() is not onednn

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lifealign.cli.options import AsJson, AsOf, MemoryPath, N, Split
+from lifealign.cli.options import AsJson, AsOf, MemoryPath, N, Split, WithoutValue
 from lifealign.cli.output import command
 from lifealign.core.errors import EXIT_GATE_FAILED, ConfigError
 from lifealign.core.files import replace_file, writing
@@ -37,9 +37,6 @@ Against = Annotated[
         metavar="TASK|TAG",
         help="Also compare with this point. The gates `drop` and `change` are then since that point.",
     ),
-]
-WithoutValue = Annotated[
-    str, typer.Option(metavar="pass|fail", help="Whether a gate whose value is missing holds (pass) or not (fail).")
 ]
 Summary = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write gates, scores and changes as a Markdown page, held or not.")

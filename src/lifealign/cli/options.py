@@ -41,6 +41,9 @@ AsOf = Annotated[
     str | None, typer.Option(metavar="TASK|TAG", help="Use the model as it was after this task, or at this tag.")
 ]
 Split = Annotated[str, typer.Option(metavar="test|validation", help="Held-out rows to use.")]
+WithoutValue = Annotated[
+    str, typer.Option(metavar="pass|fail", help="Whether a gate whose value is missing holds (pass) or not (fail).")
+]
 N = "N"
 """Metavar of counts and other whole numbers."""
 Weight = Annotated[

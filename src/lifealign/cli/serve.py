@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lifealign.cli.options import AsJson, MemoryPath, N
+from lifealign.cli.options import AsJson, MemoryPath, N, WithoutValue
 from lifealign.cli.output import command
 from lifealign.core.errors import EXIT_GATE_FAILED, ConfigError
 from lifealign.core.reply import Reply
@@ -28,9 +28,6 @@ Require = Annotated[
         metavar="GATE",
         help='Refuse to start, with exit code 3, unless this holds, e.g. "bwt>=-1"; also for every new commit; repeatable.',
     ),
-]
-WithoutValue = Annotated[
-    str, typer.Option(metavar="pass|fail", help="Whether a gate whose value is missing holds (pass) or not (fail).")
 ]
 Split = Annotated[
     str | None,

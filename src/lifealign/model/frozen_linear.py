@@ -56,21 +56,22 @@ def use_onednn(value: bool | None) -> None:
 
 
 def onednn_leads() -> bool:
-    """Whether float32 products go to oneDNN: as given by `use_onednn`, else as measured once per process."""
-    return _measured() if _given is None else _given
+    """Whether float32 products go to oneDNN: as given by `use_onednn`, if it works here, else as measured once per process."""
+    exact, faster = _measured()
+    return exact and (faster if _given is None else _given)
 
 
 @functools.cache
-def _measured() -> bool:
-    """Whether oneDNN multiplies float32 matrices as exactly as MKL and clearly faster."""
+def _measured() -> tuple[bool, bool]:
+    """Whether oneDNN multiplies float32 matrices as exactly as MKL, and whether clearly faster."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(256, 576, generator=generator)
     weight = torch.randn(1536, 576, generator=generator)
     try:
         same = torch.allclose(_onednn(x, weight), F.linear(x, weight), rtol=1e-4, atol=1e-3)
-        return same and seconds(lambda: _onednn(x, weight)) * LEAD < seconds(lambda: F.linear(x, weight))
+        return same, same and seconds(lambda: _onednn(x, weight)) * LEAD < seconds(lambda: F.linear(x, weight))
     except (AttributeError, RuntimeError):  # torch built without it, or with another signature
-        return False
+        return False, False
 
 
 class _FrozenProduct(torch.autograd.Function):

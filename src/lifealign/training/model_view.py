@@ -306,10 +306,8 @@ class LoadedView:
                     reads[name] = last[0]
                     return
                 reads[name], last = name, (name, inputs[0])
-                rows = (
-                    inputs[0].detach().reshape(-1, inputs[0].shape[-1])[: len(columns)]
-                )  # a GPU's have padding behind
-                x = rows[columns].double().cpu()
+                read = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
+                x = read[: len(columns)][columns].double().cpu()  # on a GPU, padding is behind
                 sums[name] = sums.get(name, torch.zeros(())) + x.T @ x
 
             return hook
