@@ -39,19 +39,17 @@ def run(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {"result": result.detach(), "x": x.grad, **found}
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.float64, 1e-6), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize(  # dropout in float32 alone: in other types PEFT draws it in float32 all the same, so another mask
+    ("dtype", "close", "dropout"),
+    [(torch.float32, 1e-5, 0.0), (torch.float32, 1e-5, 0.4), (torch.float64, 1e-6, 0.0), (torch.bfloat16, 3e-2, 0.0)],
+)
 def test_values_and_gradients_are_those_of_peft(dtype: torch.dtype, close: float, bias: bool, dropout: float) -> None:
     plain = adapted(dtype, bias, dropout).train()
     fused = copy.deepcopy(plain)
     fuse_lora(fused)
     assert sum(isinstance(m, FusedLoraLinear) for m in fused.modules()) == 2
     x = torch.randn(2, 5, 24).to(dtype)
-    if dropout and dtype == torch.float64:
-        pytest.skip("PEFT draws dropout in float32 there, so the two draw other masks")
-    if dropout and dtype == torch.bfloat16:
-        pytest.skip("PEFT draws dropout in float32 there, so the two draw other masks")
     wanted, found = run(plain, x), run(fused, x)
     assert wanted.keys() == found.keys()
     for name, value in wanted.items():
