@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command()(show)
     app.command()(verify)
     app.command()(rollback)
+    app.command()(withdraw)
     app.command()(tag)
     app.command()(export)
     app.command()(push)
@@ -38,6 +39,9 @@ def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
         state = "  <- now" if entry["head"] else "" if entry["current"] else "  (rolled back)"
         tags = f"  [{', '.join(entry['tags'])}]" if entry["tags"] else ""
         lines.append(f"{entry['directory']:<{width}}  {entry['created']}  {entry['bytes'] / 1e6:7.2f} MB{state}{tags}")
+        if entry["retires"]:
+            verb = "supersedes" if entry["members"] else "withdraws"
+            lines.append(f"{'':<{width}}  {verb} {', '.join(entry['retires'])}")
         lines += [f"{'':<{width}}  {line}" for line in (entry["note"] or "").splitlines()]
     return Reply(entries, lines)
 
@@ -84,6 +88,22 @@ def rollback(
     lines = [f"{memory}: now at {head}"]
     lines += [f"tag {name} names {at}, which is rolled back now and cannot be used" for name, at in left.items()]
     return Reply({"memory": memory, "head": head, "tags_rolled_back": left}, lines)
+
+
+@command
+def withdraw(
+    memory: MemoryPath,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Task to withdraw, by name or directory.")],
+    note: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A note to keep with the commit; `log` and `show` print it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> Reply:
+    """Take a task's update out of the weights and retire its rows, without training. `rollback` undoes it."""
+    from lifealign.memory.api import Memory
+
+    done = Memory.open(memory).withdraw(task, note=note)
+    return Reply({"memory": memory, **done.to_json()}, done.lines())
 
 
 @command

@@ -11,7 +11,7 @@ import typer
 from lifealign.cli.options import AsJson, BadTo, GoodFrom, MemoryPath, Pairs, Recipe, Renamed, Rows, Settings
 from lifealign.cli.output import command
 from lifealign.cli.scores import report_reply
-from lifealign.core.errors import EXIT_USER_ERROR, ConfigError, StoreError
+from lifealign.core.errors import EXIT_USER_ERROR, ConfigError, DataError, StoreError
 from lifealign.core.reply import Reply
 from lifealign.store.layout import HEAD
 
@@ -36,6 +36,11 @@ Requirement = Annotated[
 Checker = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Rule that greedy answers must pass, by name or path/to/file.py:function."),
+]
+
+Supersedes = Annotated[
+    str | None,
+    typer.Option(metavar="TASK", help="Earlier task that this one replaces: take its update out and retire its rows."),
 ]
 
 
@@ -83,6 +88,7 @@ def learn(
     bad_to: BadTo = None,
     requirement: Requirement = None,
     checker: Checker = None,
+    supersedes: Supersedes = None,
     note: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A note to keep with the task; `log` and `show` print it.")
     ] = None,
@@ -98,6 +104,10 @@ def learn(
 
     kept = checked_note(note)
     found = _open(memory, base_model, from_adapter)
+    if supersedes is not None and found is None:
+        raise DataError(
+            f"{memory}: no task {supersedes!r} to supersede; the memory is made by this command, so it has none"
+        )
     config = (
         found.config
         if found
@@ -113,6 +123,7 @@ def learn(
         seed=config.seed,
         requirement=requirement,
         checker=checker,
+        supersedes=supersedes,
         pairs=pairs,
         good_from=good_from,
         bad_to=bad_to,
@@ -122,6 +133,7 @@ def learn(
     result = found.learn(task, settings=settings or (), note=kept, progress=progress)
     lines = [line for report in task.reports for line in report.lines()]
     lines.append(f"learnt {result.name} in {result.seconds:.0f} s: {result.directory}")
+    lines += result.retired
     lines += [f"  {score}: {value:.2f}" for score, value in result.scores.items()]
     return Reply(result.to_json(), lines)
 

@@ -12,15 +12,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lifealign.consolidation.lowrank import Product, consolidate_product
-from lifealign.consolidation.subspace import Denoised, Projection, SubspaceBasis, check_weights, denoise, diagnose
+from lifealign.consolidation.lowrank import Product, consolidate_product, history_of
+from lifealign.consolidation.subspace import (
+    TOLERANCE,
+    Denoised,
+    Projection,
+    SubspaceBasis,
+    check_weights,
+    denoise,
+    diagnose,
+)
 from lifealign.core.config import Frozen
 from lifealign.core.errors import ConfigError
 
@@ -33,6 +41,7 @@ __all__ = [
     "consolidate",
     "consolidate_adapter",
     "denoise",
+    "state_of",
     "summed",
 ]
 
@@ -283,10 +292,52 @@ def _step_delta_w(
         projection=config.projection,
         capacity=config.basis_capacity,
     )
-    memory: dict[str, Tensor] = {}
-    for i, piece in enumerate(result.history):
-        memory |= {f"history.{i:05d}.B": piece.b_OK, f"history.{i:05d}.A": piece.a_KI}
+    memory = _history_state(result.history)
     return {a: result.adapter.a_KI, b: result.adapter.b_OK}, memory, result.diagnostics
+
+
+def state_of(
+    steps: Sequence[tuple[_Weights, _Weights]], config: ConsolidationConfig, *, scaling: float
+) -> dict[str, Tensor]:
+    """The state that spans given updates alone, such as those that are left when another one was taken out.
+
+    It is spanned anew, because a direction that came in with one update may be needed by a later one, which added none
+    of its own. An update that is only rounding beside its weights spans nothing.
+
+    Args:
+        steps: weights before and after each update, in the order of the updates.
+        config: the options that the updates were consolidated with.
+        scaling: alpha / r; read by space `delta_w`.
+    """
+    state: dict[str, Tensor] = {}
+    names = list(steps[0][1]) if steps else []
+    for name in sorted({k.rpartition(".")[0] for k in names} if config.space == "delta_w" else names):
+        if config.space == "delta_w":
+            a, b = f"{name}.lora_A", f"{name}.lora_B"
+            products = [[Product(scaling * w[b].double(), w[a].double()) for w in step] for step in steps]
+            kept = _history_state(history_of(products, config.basis_capacity))
+        else:
+            kept = _basis_of([(before[name], after[name]) for before, after in steps], config.basis_capacity)
+        state |= {f"{name}.{k}": v.float().contiguous() for k, v in kept.items()}
+    return state
+
+
+def _basis_of(steps: Sequence[tuple[Tensor, Tensor]], capacity: int | None) -> dict[str, Tensor]:
+    basis = SubspaceBasis(steps[0][1].numel(), capacity)
+    for before, after in steps:
+        update = after.double().flatten() - before.double().flatten()
+        rounding = 4 * torch.finfo(after.dtype).eps * _norm(after.double())  # stored weights, and so their difference
+        if _norm(update) > rounding:
+            basis.tol = max(TOLERANCE, rounding / _norm(update))
+            basis.extend(update)
+    return basis.state_dict() if basis.rank else {}
+
+
+def _history_state(history: Sequence[Product]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for i, piece in enumerate(history):
+        state |= {f"history.{i:05d}.B": piece.b_OK, f"history.{i:05d}.A": piece.a_KI}
+    return state
 
 
 def _matrix_seed(seed: int, task_index: int, name: str) -> int:

@@ -168,10 +168,40 @@ def consolidate_product(
     adapter, truncated = truncate(stack.svd([1.0, *terms]), start.a_KI.shape[0], scaling, generator)
     if outside > tol * size:
         past.append(denoised)
-    if capacity is not None and len(past) > capacity:
-        kept = torch.argsort(_gram(past).diagonal(), stable=True)[-capacity:]
-        past = [past[int(i)] for i in kept.sort().values]
+    past = _largest(past, capacity)
     return ConsolidatedProduct(adapter, tuple(past), {**numbers, "basis_rank": len(past), **truncated})
+
+
+def history_of(steps: Sequence[Sequence[Product]], capacity: int | None = None) -> list[Product]:
+    """The history that spans the changes of dW in given steps, as `consolidate_product` takes it.
+
+    Args:
+        steps: dW before and after each step, as scaled float64 products.
+        capacity: most pieces to keep, those with the largest norm; None keeps all.
+    """
+    past: list[Product] = []
+    for before, after in steps:
+        change = difference(before, after)
+        u, singular, v = Stack([change]).svd([1.0])
+        size = float(torch.linalg.vector_norm(singular))
+        # Stored factors are float32, so a product is exact to about 1e-7 of its size, and a difference no better.
+        rounding = 4 * torch.finfo(torch.float32).eps * math.sqrt(max(inner(after, after), 0.0))
+        if size <= rounding:
+            continue
+        rank, _ = energy_rank(singular, 1.0, torch.finfo(torch.float32).eps)
+        piece, tol = split(u[:, :rank], singular[:rank], v[:rank]), max(TOLERANCE, rounding / size)
+        along = project(piece, past, tol)
+        if Stack([piece, *past]).norm([1.0, *(-c for c in along)]) > tol * size:
+            past = _largest([*past, piece], capacity)
+    return past
+
+
+def _largest(pieces: list[Product], capacity: int | None) -> list[Product]:
+    """The pieces with the largest norm, in their order; None: all."""
+    if capacity is None or len(pieces) <= capacity:
+        return pieces
+    kept = torch.argsort(_gram(pieces).diagonal(), stable=True)[-capacity:]
+    return [pieces[int(i)] for i in kept.sort().values]
 
 
 def _refine(

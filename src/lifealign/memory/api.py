@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,7 @@ class Memory(MemoryLife):
         *,
         settings: Sequence[str] = (),
         note: str | None = None,
+        supersedes: str | None = None,
         progress: Progress | None = None,
     ) -> TaskResult:
         """Learn one more task, commit it, and score a row of R; call it again after a kill to resume.
@@ -116,17 +118,22 @@ class Memory(MemoryLife):
             task: rows to learn and to hold out.
             settings: ``KEY=VALUE`` overrides of the memory's configuration for this task.
             note: a sentence to keep with the task, such as where its rows came from.
+            supersedes: earlier task that this one replaces: its update is taken out first, and its rows are neither
+                replayed nor scored from then on; None: as `task` has it.
             progress: where to report.
 
         Raises:
             ConfigError: a setting that would make another memory (base model, LoRA shape, seed, strategy), or a note that
                 cannot be kept.
-            DataError: the memory has another task, or a tag, of that name.
+            DataError: the memory has another task, or a tag, of that name, or no task to supersede.
         """
         from lifealign.memory.learning import learn_task
+        from lifealign.memory.retiring import check_supersedes
         from lifealign.memory.session import taken_back
 
         with taken_back(self._store, self._made) if task is self._first else nullcontext():
+            task = task if supersedes is None else replace(task, supersedes=supersedes)
+            check_supersedes(self._store, task)
             kept, config = checked_note(note), self._with_settings(settings)
             result, self._store = learn_task(self._session(config, progress), self._store, task, config, kept)
         return result

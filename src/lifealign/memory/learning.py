@@ -6,12 +6,9 @@ and goes on; a killed commit is invisible; a missing row of R is measured again 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +32,12 @@ from lifealign.memory.numerics import NUMERICS, numerics_of
 from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.recompose import task_signatures
 from lifealign.memory.resume import as_one, check_same, same_task
-from lifealign.memory.rules import find_rules
+from lifealign.memory.retiring import check_supersedes, put, retired_lines, start_without, superseded
 from lifealign.memory.scoring import learnt, score_row
 from lifealign.memory.session import Session, limits, locked, taken_back
 from lifealign.memory.settings import located, settled, with_adapter_apart
+from lifealign.memory.work import Work, data_document, update_between, workspace_key
 from lifealign.model.adapters import snapshot
-from lifealign.model.encoded import EncodingReport
-from lifealign.model.encoding import EncodedPair
 from lifealign.store.heldout import heldout, heldout_lines
 from lifealign.store.layout import (
     ADAPTER,
@@ -51,8 +47,10 @@ from lifealign.store.layout import (
     HELDOUT,
     IMPORTED,
     REPLAY,
-    RULES,
+    RETIRED,
+    RETIRES,
     SIGNATURE,
+    START,
     STATE,
     TRAINING,
     UPDATE,
@@ -60,11 +58,11 @@ from lifealign.store.layout import (
 )
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.retired import is_withdrawal, retired
 from lifealign.store.undo import missing
 from lifealign.store.writer import MemoryStore
-from lifealign.training.feedback import Feedback, with_others
+from lifealign.training.feedback import with_others
 from lifealign.training.loop import Loop, Stage, stage_reached, train_stage
-from lifealign.training.strategy import PreferenceDataset
 
 KL_PAIRS = 4
 """Training pairs on which the exact KL to the base model is measured after each task."""
@@ -128,48 +126,18 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
             score_row(session, store, store.lineage()[0], tasks, config)
         score_guard(session, store, store.lineage()[0], config.guard)
         for position, group in enumerate(session.strategy.schedule(tasks), 1 + begun):
-            lineage = store.lineage()
+            lineage = [m for m in store.lineage() if not is_withdrawal(m)]
             if position < len(lineage):
                 check_same(store, lineage[position], group)
                 manifest = lineage[position]
             else:
                 manifest, store = learn_group(session, store, group, config)
-            seen = [t for t in tasks if config.evaluate.unseen or t.name in learnt(store, manifest)]
+            known, gone = learnt(store, manifest), retired(store, manifest)
+            seen = [t for t in tasks if (config.evaluate.unseen or t.name in known) and t.name not in gone]
             score_row(session, store, manifest, seen, config)
             score_guard(session, store, manifest, config.guard)
     session.accelerator.end_training()
     return session, store
-
-
-@dataclass
-class _Work:
-    """One group of tasks on its way into a memory.
-
-    Attributes:
-        group: the tasks, each with its own held-out rows.
-        task: the group as one task to train on.
-        dataset: rows to train on, replay included.
-        pairs: the rows of `dataset` that can be encoded, and behind them those that `feedback.with_others` adds.
-        feedback: those of them that people judged.
-        kinds: what is kept about rows that are not plain pairs.
-        encoding: report on the rows of `dataset`.
-        held_out: split -> report on its rows.
-        workspace: name of the directory of the checkpoints.
-        loop: settings and state shared by all stages.
-        reference_seconds: time to compute the reference log-probs; 0 if a checkpoint had them.
-    """
-
-    group: Sequence[Task]
-    task: Task
-    dataset: PreferenceDataset
-    pairs: Sequence[EncodedPair]
-    feedback: Feedback
-    kinds: Mapping[str, Any]
-    encoding: EncodingReport
-    held_out: Mapping[str, EncodingReport]
-    workspace: str
-    loop: Loop
-    reference_seconds: float = 0.0
 
 
 def learn_task(
@@ -186,6 +154,7 @@ def learn_task(
     check_scores(config, store)
     check_rule(task.name, task.checker)
     check_kinds(session.strategy, config, [task])
+    check_supersedes(store, task)
     with locked(session, store):
         store = adopt_pending(session, store, config)
         head, root = store.head, store.lineage()[0]
@@ -217,7 +186,9 @@ def learn_task(
     } | guard_values(store, table.stages)
     seconds = float(head.meta.get("seconds", time.perf_counter() - started))
     diagnostics = store.load_document(head, DIAGNOSTICS)
-    return TaskResult(task.name, head.directory, seconds, diagnostics.get("summed", diagnostics), scores), store
+    told = retired_lines(store, store.load_document(head, RETIRED)) if RETIRED in head.files else []
+    found = diagnostics.get("summed", diagnostics)
+    return TaskResult(task.name, head.directory, seconds, found, scores, told), store
 
 
 def learn_group(
@@ -232,7 +203,9 @@ def learn_group(
         TrainingError: a loss or gradient is not finite; the memory is unchanged.
     """
     started = time.perf_counter()
-    history = StoreHistory(store)
+    gone = superseded(store, group)
+    start = start_without(store, gone, "supersede") if gone else None
+    history = StoreHistory(store, start)
     strategy, model, accelerator = session.strategy, session.model, session.accelerator
     _check_lengths(session, group)
     # Rows of earlier tasks that come back as replay were accepted then; one that does not fit now is left out.
@@ -251,16 +224,22 @@ def learn_group(
         if accelerator.is_main_process:
             tensors = {
                 ADAPTER: after,
-                UPDATE: _update(before, after),
+                UPDATE: update_between(before, after),
                 STATE: strategy.state_dict(),
                 SIGNATURE: signature,
+                **({START: before} if start is not None and start.taken_out else {}),
             }
+            retires = [t.supersedes for t in group if t.supersedes is not None]
             outside = outside_code(config.model_dump(mode="json"))
             store.commit(
                 work.task.name,
                 members=[t.name for t in group],
                 tensors=tensors,
-                documents={DIAGNOSTICS: dict(diagnostics), DATA: _data_document(work)},
+                documents={
+                    DIAGNOSTICS: dict(diagnostics),
+                    DATA: data_document(work),
+                    **({RETIRED: dict(start.document)} if start is not None else {}),
+                },
                 lines={REPLAY: kept.to_lines(), HELDOUT: heldout_lines(group), TRAINING: work.loop.log},
                 seed=config.seed,
                 config=config.model_dump(mode="json"),
@@ -273,6 +252,7 @@ def learn_group(
                     NUMERICS: numerics_of(session.base.model, accelerator, work.loop.tokens_per_pack),
                     **({CODE: outside} if outside else {}),
                     **({NOTE: note} if note else {}),
+                    **({RETIRES: retires} if retires else {}),
                 },
             )
             store.clear_workspace(work.workspace)
@@ -289,7 +269,7 @@ def _check_lengths(session: Session, group: Sequence[Task]) -> None:
 
 def _encode(
     session: Session, store: MemoryStore, group: Sequence[Task], history: StoreHistory, config: RunConfig
-) -> _Work:
+) -> Work:
     """Begin a group: load the weights of HEAD, encode the rows, and make the loop that trains on them."""
     session.start_tracking()
     task = as_one(group)
@@ -301,6 +281,10 @@ def _encode(
         for split in ("validation", "test")
     }
     session.load(store, store.head)
+    if history.start is not None:
+        put(session, history.start)
+        for line in retired_lines(store, history.start.document):
+            session.progress.say(line)
     session.strategy.begin_task(session.model, task, history)
     dataset = session.strategy.training_set(task, history)
     encoded, encoding = session.encoder.encode(dataset.rows)
@@ -314,7 +298,7 @@ def _encode(
     shared_prefix = session.view.shared_prefix(encoded)
     session.view.compile_layers(encoded, config.train.epochs + config.sft.epochs)
 
-    key = _workspace_key(store, task, config, [p.digest for p in encoded])
+    key = workspace_key(store, task, config, [p.digest for p in encoded])
     workspace = store.workspace(key) if session.accelerator.is_main_process else store.path / WORK / key
     session.accelerator.wait_for_everyone()
     trained = store.lineage()[1:] if config.train.trackers else ()
@@ -331,11 +315,11 @@ def _encode(
         earlier_steps=sum(len(store.load_lines(m, TRAINING)) for m in trained),
         tokens_per_pack=session.view.tokens_per_pack(encoded),
     )
-    return _Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop)
+    return Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop)
 
 
 def _stages(
-    session: Session, store: MemoryStore, work: _Work, history: StoreHistory, config: RunConfig
+    session: Session, store: MemoryStore, work: Work, history: StoreHistory, config: RunConfig
 ) -> Iterator[Stage]:
     """The stages still to be trained; each is finished before the next is requested.
 
@@ -352,32 +336,13 @@ def _stages(
         reference = reached[1]
     else:
         begun = time.perf_counter()
-        reference = _reference(session, store, pairs, config)
+        reference = _reference(session, store, pairs, history)
         work.reference_seconds = time.perf_counter() - begun
     options = config.train.epochs, config.train.learning_rate
     yield work.loop.stage("preference", *options, pairs, reference, view.losses_on, work.feedback)
 
 
-def _data_document(work: _Work) -> dict[str, Any]:
-    """A commit's document on the origin and the encoding of its rows."""
-    own = {t.name for t in work.group}
-    if len(work.group) == 1:
-        from_replay = sum(origin not in own for origin in work.dataset.origin)
-    else:
-        from_replay = len(work.dataset.rows) - len(work.task.train)
-    return {
-        "reports": {t.name: [r.to_json() for r in t.reports] for t in work.group},
-        "requirements": {t.name: t.requirement for t in work.group},
-        "encoding": work.encoding.to_json(),
-        "encoding_held_out": {split: report.to_json() for split, report in work.held_out.items()},
-        "rows": len(work.pairs) - len(work.feedback.others),
-        "from_replay": from_replay,
-        **work.kinds,
-        **({RULES: rules} if (rules := find_rules(work.group).origins) else {}),
-    }
-
-
-def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], config: RunConfig) -> Tensor:
+def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], history: StoreHistory) -> Tensor:
     """Log-probs [N, 2] of the reference policy that the strategy's objective names, summed as the objective asks."""
     which, beyond = session.strategy.reference, session.strategy.objective.beyond
     if which == "base":
@@ -385,16 +350,6 @@ def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], confi
     if which == "task_start":
         return session.view.logps(pairs, base=False, title="reference log-probs (after SFT)", beyond=beyond)
     with session.as_of(store, store.head):
+        if history.start is not None:
+            put(session, history.start)
         return session.view.logps(pairs, base=False, title="reference log-probs (previous task)", beyond=beyond)
-
-
-def _update(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The change of the trained tensors that existed before; a method's tensors may grow from task to task."""
-    return {n: t - before[n] for n, t in after.items() if n in before and t.shape == before[n].shape}
-
-
-def _workspace_key(store: MemoryStore, task: Task, config: RunConfig, digests: Sequence[str]) -> str:
-    """Name of the workspace: checkpoints are reused only for the same rows, requirement, options and starting point."""
-    relevant = config.model_dump(mode="json", include={"seed", "model", "lora", "data", "strategy", "sft", "train"})
-    text = json.dumps([store.head.sha256, task.name, task.requirement, relevant, list(digests)], sort_keys=True)
-    return f"{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

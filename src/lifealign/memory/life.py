@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
@@ -19,7 +19,11 @@ from lifealign.evaluation.results import ScoreTable, read_scores, run_results, t
 from lifealign.store.heldout import without_rows
 from lifealign.store.layout import WARNINGS
 from lifealign.store.manifest import TaskManifest
+from lifealign.store.retired import retired
 from lifealign.store.writer import MemoryStore
+
+if TYPE_CHECKING:
+    from lifealign.memory.outcomes import Withdrawal
 
 NOTE_LENGTH = 1000
 """Longest note of a task, in characters."""
@@ -82,6 +86,27 @@ class MemoryLife:
         with self._store.writer():
             return self._store.rollback(name).directory
 
+    def withdraw(self, task: str, *, note: str | None = None) -> Withdrawal:
+        """Take what a task changed out of the weights, and its rows out of replay and scores, in a commit of its own.
+
+        Nothing is trained and nothing deleted; `rollback` undoes it. Later tasks were trained on top of the task, so its
+        behaviour may remain in part: run `evaluate` and compare.
+
+        Args:
+            task: name of a task, or the directory of its commit.
+            note: a sentence to keep with the commit.
+
+        Raises:
+            ConfigError: a strategy whose memory is no sum of updates, or a note that cannot be kept.
+            DataError: no such task, one that is retired already, or the point before the first task.
+        """
+        from lifealign.memory.code import find_code
+        from lifealign.memory.retiring import withdraw
+
+        kept = checked_note(note)
+        self._say(find_code(self._store.identity, self.path), None)
+        return withdraw(self._store, task, kept)
+
     def tags(self) -> dict[str, dict[str, Any]]:
         """Tag -> the directory that it names, since when, and whether that task is `current` or was rolled back."""
         current = {m.directory for m in self._store.lineage()}
@@ -117,10 +142,16 @@ class MemoryLife:
         with self._store.writer():
             return self._store.untag(name).directory
 
-    def tasks(self, as_of: str | None = None) -> list[str]:
-        """Names of the tasks learnt up to a point, in order; None: all."""
+    def tasks(self, as_of: str | None = None, *, with_retired: bool = False) -> list[str]:
+        """Names of the tasks learnt up to a point, in order; None: all. Without those that are retired there."""
         point = self._point(as_of)
-        return [name for m in self._store.lineage() if m.index <= point.index for name in m.members]
+        gone = () if with_retired else retired(self._store, point)
+        every = (name for m in self._store.lineage() if m.index <= point.index for name in m.members)
+        return [name for name in every if name not in gone]
+
+    def retired(self, as_of: str | None = None) -> dict[str, str]:
+        """Task -> directory of the commit that superseded or withdrew it, up to a point; None: up to now."""
+        return retired(self._store, self._point(as_of))
 
     def diff(self, a: str, b: str, split: str | None = None) -> PointDifference:
         """Compare the scores of two points that were measured before, task by task and row by row.

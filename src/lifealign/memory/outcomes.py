@@ -20,6 +20,7 @@ class TaskResult:
         seconds: training and consolidation.
         diagnostics: of the consolidation, if any, summed over the matrices.
         scores: ``<task>.<metric>`` -> mean on held-out rows, after this task; ``guard.<score>`` if there is a guard.
+        retired: what superseding an earlier task did, in sentences; empty if it superseded none.
     """
 
     name: str
@@ -27,10 +28,37 @@ class TaskResult:
     seconds: float
     diagnostics: Mapping[str, Any]
     scores: Mapping[str, float]
+    retired: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `retired` only if there is something."""
+        values = {**vars(self), "diagnostics": dict(self.diagnostics), "scores": dict(self.scores)}
+        return {key: value for key, value in values.items() if key != "retired" or value}
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """Result of withdrawing one task.
+
+    Attributes:
+        task: its name.
+        directory: of the commit, under tasks/.
+        document: what was taken out; see `layout.RETIRED`.
+        told: the same in sentences.
+    """
+
+    task: str
+    directory: str
+    document: Mapping[str, Any]
+    told: Sequence[str]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**vars(self), "diagnostics": dict(self.diagnostics), "scores": dict(self.scores)}
+        return {"task": self.task, "directory": self.directory, **self.document, "notes": list(self.told)}
+
+    def lines(self) -> list[str]:
+        """Lines for people."""
+        return [f"withdrawn {self.task}: {self.directory}", *self.told]
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,14 @@ from lifealign.memory.rules import Rules, find_rules
 from lifealign.memory.scoring import check_rows
 from lifealign.memory.session import Session, stored_strategy
 from lifealign.memory.signatures import Signature
+from lifealign.memory.updates import in_weights, steps_of, update_of
 from lifealign.model.adapters import restore, snapshot
 from lifealign.model.encoding import EncodedPair
 from lifealign.store.heldout import heldout, without_rows
-from lifealign.store.layout import ADAPTER, SIGNATURE
+from lifealign.store.layout import SIGNATURE
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.retired import retired, words
 from lifealign.strategies import STRATEGIES, Strategy
 from lifealign.training.feedback import with_others
 from lifealign.training.loop import Loop, Stage, train_stage
@@ -59,10 +61,11 @@ def task_signatures(session: Session, tasks: Sequence[Task], seed: int) -> dict[
 def stored_signatures(store: MemoryReader, until: TaskManifest) -> dict[str, Signature | None]:
     """Signature of every task up to a commit, in the order they were learnt; None if it has none."""
     found: dict[str, Signature | None] = {}
-    for manifest in _learnt(store, until):
+    gone = retired(store, until)
+    for manifest in in_weights(store, until):
         known = f"{SIGNATURE}.safetensors" in manifest.files
         own = signatures.from_tensors(store.load_tensors(manifest, SIGNATURE)) if known else {}
-        found |= {name: own.get(name) for name in manifest.members}
+        found |= {name: own.get(name) for name in manifest.members if name not in gone}
     return found
 
 
@@ -102,7 +105,7 @@ def relate(session: Session, store: MemoryReader, until: TaskManifest, rows: Seq
         near = dict(zip(signed, zip(gaps.tolist(), shares, strict=True), strict=True))
     overlaps: dict[str, float | None] = {}
     if steps and not session.strategy.sums_updates:
-        notes.append(f"no forecast: {_why_not(session.config.strategy.name)}")
+        notes.append(f"no forecast: {why_not_summed(session.config.strategy.name)}")
         steps = 0
     elif steps:
         overlaps = forecast(session, store, until, rows, steps)
@@ -131,9 +134,7 @@ def forecast(
         after = snapshot(session.model)
     finally:
         restore(session.model, before)
-    points = _points(store, until)
-    names = [m.name for m in _learnt(store, until)]
-    return {name: compose.overlap((before, after), (points[t], points[t + 1])) for t, name in enumerate(names)}
+    return {name: compose.overlap((before, after), own) for name, own in update_of(store, until).items()}
 
 
 def _forecast_stage(session: Session, rows: Sequence[Row], steps: int) -> tuple[Loop, Stage]:
@@ -181,7 +182,7 @@ class Composer:
         strategy = stored_strategy(store)
         own = strategy.update_space
         if not strategy.sums_updates:
-            raise ConfigError(f"{store.path}: {_why_not(store.identity['config']['strategy']['name'])}")
+            raise ConfigError(f"{store.path}: {why_not_summed(store.identity['config']['strategy']['name'])}")
         if space not in (None, "factors", "delta_w"):
             raise ConfigError(f"space {space!r}: allowed: factors, delta_w")
         if own == "delta_w" and space == "factors":
@@ -191,8 +192,8 @@ class Composer:
             )
         self.store, self.until = store, until
         self.space: compose.Space = "delta_w" if "delta_w" in (space, own) else "factors"
-        self.names = [m.name for m in _learnt(store, until)]
-        self._points = _points(store, until)
+        self.names = [m.name for m in in_weights(store, until)]
+        self._points, self._steps = steps_of(store, until)
         self._seed = strategy.seed
 
     def weights(self, given: Mapping[str, float]) -> dict[str, float]:
@@ -202,12 +203,14 @@ class Composer:
             StoreError: no such task up to the commit.
             ConfigError: a weight that is not finite.
         """
-        known = {key: m.name for m in _learnt(self.store, self.until) for key in (m.directory, m.name)}
+        known = {key: m.name for m in in_weights(self.store, self.until) for key in (m.directory, m.name)}
         weights = dict.fromkeys(self.names, 1.0)
         for name, weight in given.items():
             if name not in known:
+                gone = retired(self.store, self.until)
+                why = f" ({words(self.store, name, gone[name])})" if name in gone else ""
                 raise StoreError(
-                    f"{self.store.path}: no task {name!r} up to {self.until.directory}; known: {', '.join(self.names) or 'none'}"
+                    f"{self.store.path}: no task {name!r} up to {self.until.directory}{why}; known: {', '.join(self.names) or 'none'}"
                 )
             if not math.isfinite(weight):
                 raise ConfigError(f"weight {name}={weight} is not finite; give a finite number")
@@ -216,7 +219,8 @@ class Composer:
 
     def __call__(self, weights: Mapping[str, float]) -> compose.Composed:
         """See `composing.compose`."""
-        return compose.compose(self._points, [weights[name] for name in self.names], self.space, self._seed)
+        each = [1.0 if name is None else weights[name] for name in self._steps]
+        return compose.compose(self._points, each, self.space, self._seed)
 
     def routed(self, session: Session, prompts: Sequence[Sequence[int]], temperature: float) -> list[dict[str, float]]:
         """Weights for each prompt by its likeness to the tasks (`signatures.route`).
@@ -383,16 +387,8 @@ def generate_recomposed(
     return answers
 
 
-def _learnt(store: MemoryReader, until: TaskManifest) -> list[TaskManifest]:
-    return [m for m in store.lineage()[1:] if m.index <= until.index]
-
-
-def _points(store: MemoryReader, until: TaskManifest) -> list[dict[str, Tensor]]:
-    """Adapters before the first task and after each task up to a commit."""
-    return [store.load_tensors(m, ADAPTER) for m in (store.lineage()[0], *_learnt(store, until))]
-
-
-def _why_not(strategy: str) -> str:
+def why_not_summed(strategy: str) -> str:
+    """Why the tasks of a memory of this strategy cannot be weighted."""
     able = ", ".join(sorted(name for name, cls in STRATEGIES.items() if cls.sums_updates))
     return (
         f"strategy {strategy} does not keep the sum of its tasks' updates in one adapter, so tasks cannot be weighted; "

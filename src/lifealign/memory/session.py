@@ -41,6 +41,7 @@ from lifealign.model.wheels import needs_conversion
 from lifealign.store.layout import ADAPTER, IMPORTED, STATE, TRACKERS, WORK
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.retired import retired
 from lifealign.store.undo import take_back
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Strategy, make_strategy
@@ -253,7 +254,7 @@ class Session:
         # Margins of all rows of R use one unit, even if a later task was learnt with another beta.
         self.reward_beta = stored_strategy(store).reward_beta
         self._data = {name: m.config.get("data", {}) for m in store.lineage() for name in m.members}
-        begun = [m for m in store.lineage() if m.meta.get(IMPORTED)]
+        begun = [m for m in store.lineage() if m.meta.get(IMPORTED) and IMPORTED not in retired(store, task)]
         self.view.anchor = store.load_tensors(begun[0], ADAPTER) if begun else {}
         self._place(store.load_tensors(task, ADAPTER), store.load_tensors(task, STATE))
 

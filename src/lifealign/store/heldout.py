@@ -9,17 +9,24 @@ from lifealign.data.tasks import Row, Task
 from lifealign.store.layout import DATA, HELDOUT, IMPORTED
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.retired import retired
 
 
-def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task]:
-    """The tasks learnt so far, in the order they were learnt, with the held-out rows that the memory keeps of each."""
+def heldout(store: MemoryReader, until: TaskManifest | None = None, *, with_retired: bool = False) -> list[Task]:
+    """The tasks learnt so far, in the order they were learnt, with the held-out rows that the memory keeps of each.
+
+    Tasks that were retired up to `until` are left out, unless `with_retired` asks for them.
+    """
     tasks = {}
+    gone = () if with_retired else retired(store, until)
     for manifest in store.lineage()[1:]:
         if until is not None and manifest.index > until.index:
             break
         lines = store.load_lines(manifest, HELDOUT)
         requirements = store.load_document(manifest, DATA).get("requirements", {})  # older memories have none
         for name in manifest.members:
+            if name in gone:
+                continue
             own = [line for line in lines if line["task"] == name]
             splits = {
                 split: tuple(Row.from_json(line["row"]) for line in own if line["split"] == split)
@@ -33,9 +40,11 @@ def heldout(store: MemoryReader, until: TaskManifest | None = None) -> list[Task
 
 
 def without_rows(store: MemoryReader, until: TaskManifest | None = None) -> list[str]:
-    """The adapter that a memory began with, as a task, if its rows were not given."""
+    """The adapter that a memory began with, as a task, if its rows were not given and it is not retired."""
     begun = [m for m in store.lineage() if m.meta.get(IMPORTED) and (until is None or m.index <= until.index)]
-    return [name for m in begun if not store.load_document(m, DATA)["rows"] for name in m.members]
+    gone = retired(store, until)
+    names = [name for m in begun if not store.load_document(m, DATA)["rows"] for name in m.members]
+    return [name for name in names if name not in gone]
 
 
 def heldout_lines(tasks: Sequence[Task]) -> list[dict[str, Any]]:

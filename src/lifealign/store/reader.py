@@ -13,7 +13,7 @@ from lifealign.core.json_codec import decode_json
 from lifealign.core.tensors import decode_tensors, tensor_names
 from lifealign.data.answers import BASE
 from lifealign.store import manifest
-from lifealign.store.layout import CREATING, HEAD, STORE, TASKS
+from lifealign.store.layout import CREATING, HEAD, RETIRES, STORE, TASKS
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.tags import Tag, compare, read_tags
 from lifealign.store.verify import find_problems, find_strays
@@ -169,6 +169,7 @@ class MemoryReader:
                 "current": m.directory in current,
                 "tags": [name for name, tag in tags.items() if tag.directory == m.directory],
                 "note": m.meta.get(NOTE),
+                "retires": list(m.meta.get(RETIRES, ())),
             }
             for m in (manifest.read_manifest(self.path, d) for d in manifest.task_directories(self.path))
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -145,6 +145,12 @@ class Copr(Strategy):
         )
         self._stored_M = torch.tensor([self._known[e.row.digest] for e in buffer.exemplars])
         return buffer
+
+    def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
+        """Keep the targets of the rows that are left, in their order; lambda goes on from where it was."""
+        known = dict(zip((e.row.digest for e in before.exemplars), self._stored_M.tolist(), strict=True))
+        self._stored_M = torch.tensor([known[e.row.digest] for e in history.replay.exemplars])
+        return ()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Lambda, and the buffer's targets in the order of its rows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lifealign.data.tasks import RowKind, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.training.losses import Losses, ObjectiveConfig
+from lifealign.training.replay import ReplayBuffer
 from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 
 
@@ -140,6 +141,10 @@ class Cppo(Strategy):
         """Report how many of the trained pairs had a weight other than 1."""
         pairs, weighted = self._counts.tolist()
         return {"balance": {"pairs": int(pairs), "weighted": int(weighted)}}
+
+    def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
+        """The window holds numbers of the pairs last trained on, without their tasks."""
+        return ["margins of its pairs stay in the window until newer ones replace them"] if len(self._seen_M2) else ()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The window: (margin, mean log-prob) of the pairs last trained on, oldest first; and this task's counts."""

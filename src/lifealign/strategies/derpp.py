@@ -120,6 +120,11 @@ class DERpp(Replay):
         self._logps = {e.index: known[e.index] for e in buffer.exemplars}
         return buffer
 
+    def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
+        """Keep the log-probs of the rows that are left."""
+        self._logps = {e.index: self._logps[e.index] for e in history.replay.exemplars}
+        return ()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Numbers [K] of the buffer's rows, and their summed log-probs [K, 2] (chosen, rejected), nats."""
         if not self._logps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from lifealign.data.tasks import Task
 from lifealign.model.adapters import trainable
 from lifealign.strategies._quadratic import weighted_distance
 from lifealign.training.losses import ObjectiveConfig
-from lifealign.training.replay import shuffled
+from lifealign.training.replay import ReplayBuffer, shuffled
 from lifealign.training.strategy import History, Strategy
 
 
@@ -95,6 +95,10 @@ class EWC(Strategy):
         self._fisher = accumulate(self._fisher, {name: t.cpu() for name, t in fresh.items()}, self.config.decay)
         largest = max(float(t.max()) for t in self._fisher.values())
         return {"fisher": {"pairs": len(order), "mean_square": mean, "mean": mean_of(self._fisher), "largest": largest}}
+
+    def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
+        """F is one running sum, so a task's part stays in it; theta* is the adapter without the task."""
+        return ["its Fisher information stays in the running sum, so later tasks are still held where it mattered"]
 
     def state_dict(self) -> dict[str, Tensor]:
         """F by parameter."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from lifealign.consolidation.adapter import ConsolidatedAdapter, ConsolidationConfig, consolidate_adapter
+from lifealign.consolidation.adapter import ConsolidatedAdapter, ConsolidationConfig, consolidate_adapter, state_of
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import restore, snapshot
 from lifealign.strategies.replay import Replay
 from lifealign.training.losses import ObjectiveName
+from lifealign.training.replay import ReplayBuffer
 from lifealign.training.strategy import History
 
 START = "start/"
@@ -95,6 +96,12 @@ class LifeAlign(Replay):
         restore(model, result.adapter)
         self._basis = result.state
         return result
+
+    def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
+        """Span the bases anew by the updates that are left: nothing needs to be kept clear of one that is gone."""
+        left = [history.step(name) for name in history.tasks if name not in history.retired]
+        self._basis = state_of(left, self.config, scaling=self.lora.scale)
+        return ()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The bases; during a task, also the weights at the start of the preference stage."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from lifealign.data.tasks import Task
 from lifealign.model.adapters import trainable
 from lifealign.strategies._quadratic import weighted_distance
 from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.replay import ReplayBuffer
 from lifealign.training.strategy import History, Step, Strategy
 
 
@@ -97,6 +98,10 @@ class SI(Strategy):
         rising = sum(float(path.clamp(max=0).sum()) for path in falls.values())
         omega = sum(float(t.sum()) for t in self._omega.values())
         return {"path": {"loss_fall": total, "rising_part": rising, "omega_sum": omega}}
+
+    def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
+        """Omega is one running sum, so a task's part stays in it; theta* is the adapter without the task."""
+        return ["its part of Omega stays in the running sum, so later tasks are still held where it mattered"]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Omega and, within a task, w; by parameter."""

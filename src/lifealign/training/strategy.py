@@ -7,7 +7,7 @@ is refused when the class is made; otherwise a misspelt hook would be ignored si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -38,6 +38,10 @@ class History(Protocol):
         """Names of the commits so far, oldest first; empty before the first task."""
 
     @property
+    def retired(self) -> Collection[str]:
+        """Those of them that were superseded or withdrawn."""
+
+    @property
     def replay(self) -> ReplayBuffer:
         """The rows kept for replay."""
 
@@ -50,6 +54,9 @@ class History(Protocol):
         This is the task's contribution to the policy only if one adapter is trained for life: a method that starts a new
         adapter for each task (`strategies._growing`, `strategies.single`) has the whole of it in `adapter(task)`.
         """
+
+    def step(self, task: str) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Trained tensors before and after what a task changed."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ class Strategy:
             "end_task",
             "adopt",
             "retain",
+            "retire",
             "state_dict",
             "load_state_dict",
             "mount",
@@ -326,6 +334,17 @@ class Strategy:
     def retain(self, task: Task, history: History) -> ReplayBuffer:
         """The rows to keep for replay from now on."""
         return history.replay
+
+    def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
+        """Called with the state of HEAD, when tasks are superseded or withdrawn: drop what the state holds of them alone.
+
+        There is no model. Returns a sentence for each part of the tasks that stays in the state.
+
+        Args:
+            before: the rows kept for replay until now, theirs included.
+            history: the memory from now on: `adapter()` and `replay` are without the tasks, which are among `retired`.
+        """
+        return ()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that later tasks need besides weights and replay rows: named tensors only."""
