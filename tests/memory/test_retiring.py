@@ -11,11 +11,13 @@ import torch
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError, StoreError
+from lifealign.evaluation.gates import Gate
 from lifealign.memory.api import Memory
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.recompose import Composer, stored_signatures
+from lifealign.report.terminal import score_matrix_lines
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import ADAPTER, REPLAY, START, STATE, UPDATE
+from lifealign.store.layout import ADAPTER, START, STATE, UPDATE
 from support.rows import make_task
 
 BREAD, STARS, MUSIC = (make_task(name, train=8, test=4, validation=2) for name in ("bread", "stars", "music"))
@@ -67,3 +69,134 @@ def test_a_withdrawn_task_is_taken_out_of_weights_replay_and_scores(build: Any) 
     assert memory.verify() == [] and memory.tasks() == ["stars"] and memory.retired() == {"bread": done.directory}
     assert memory.log()[-1]["note"] == "no longer true" and memory.log()[-1]["retires"] == ["bread"]
     assert memory.show("withdraw:bread")["retired"]["tasks"] == ["bread"]
+
+
+def test_a_superseding_task_is_learnt_on_the_weights_without_the_old_one(build: Any) -> None:
+    memory = build()
+    root, bread, stars = (adapter(memory, p) for p in ("base", "bread", "stars"))
+    result = memory.learn(MUSIC, supersedes="bread")
+    now, start = adapter(memory, "now"), adapter(memory, "now", START)
+    for name in now:
+        assert torch.equal(start[name], (stars[name].double() - (bread[name].double() - root[name].double())).float())
+        assert torch.equal(adapter(memory, "music", UPDATE)[name], now[name] - start[name])
+    assert result.directory == "0003-music" and "bread: update taken out (space factors" in result.retired[0]
+    assert set(replayed(memory)) == {"stars", "music"}
+    assert memory._store.load_document(memory._store.head, "data.json")["from_replay"] == 4, "rows of stars alone"
+    assert {name.partition(".")[0] for name in result.scores} == {"stars", "music"}
+    assert memory.tasks() == ["stars", "music"] and memory.retired() == {"bread": "0003-music"}
+    assert memory.verify() == [] and memory.log()[-1]["retires"] == ["bread"]
+    # The basis is spanned by the two updates that are left.
+    basis = memory._store.load_tensors(memory._store.head, STATE)
+    name = next(n for n in basis if n.endswith("lora_B.rows"))
+    rows, matrix = basis[name].double(), name.removesuffix(".rows")
+    assert rows.shape[0] == 2
+    for before, after in ((bread, stars), (start, now)):
+        update = (after[matrix].double() - before[matrix].double()).flatten()
+        torch.testing.assert_close(rows.T @ (rows @ update), update, atol=1e-5 * float(update.norm()), rtol=0)
+    gone = (bread[matrix].double() - root[matrix].double()).flatten()
+    assert float((rows @ gone).norm()) < 0.99 * float(gone.norm())
+
+
+def test_weights_of_one_give_head_and_a_retired_task_has_no_weight(build: Any) -> None:
+    memory = build()
+    memory.learn(MUSIC, supersedes="bread")
+    memory.withdraw("stars")
+    store = memory._store
+    composer = Composer(store, store.head)
+    assert composer.names == ["music"] and list(stored_signatures(store, store.head)) == ["music"]
+    head = adapter(memory, "now")
+    assert all(torch.equal(v, head[k]) for k, v in composer(composer.weights({})).adapter.items())
+    # What is left of the sum is the initial adapter and music's own update.
+    root, start, after = adapter(memory, "base"), adapter(memory, "music", START), adapter(memory, "music")
+    bare = composer(composer.weights({"music": 0.0})).adapter
+    for name in head:
+        torch.testing.assert_close(bare[name], root[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(head[name], root[name] + after[name] - start[name], atol=1e-6, rtol=0)
+    with pytest.raises(StoreError, match=r"no task 'bread' up to 0004-withdraw-stars \(superseded by 0003-music\)"):
+        composer.weights({"bread": 1.0})
+    # As of an earlier point everything is as it was there.
+    then = Composer(store, store.find("stars"))
+    assert then.names == ["bread", "stars"] and [t.name for t in heldout(store, store.find("stars"))] == [
+        "bread",
+        "stars",
+    ]
+    assert [t.task for t in memory.related(MUSIC.test, steps=1).tasks] == ["music"]
+    assert memory.rollback("stars") == "0002-stars"
+    assert (
+        memory.tasks() == ["bread", "stars"] and memory.retired() == {} and set(replayed(memory)) == {"bread", "stars"}
+    )
+    assert memory.rollback("0004-withdraw-stars") == "0004-withdraw-stars" and memory.tasks() == ["music"]
+
+
+def test_r_ends_the_column_of_a_retired_task(build: Any) -> None:
+    memory = build()
+    memory.learn(MUSIC, supersedes="bread")
+    R = memory.scores()
+    assert [[value == value for value in row] for row in R] == [
+        [True, False, False],
+        [True, True, False],
+        [False, True, True],
+    ]
+    found = memory.results()
+    assert found["tasks"] == ["bread", "stars", "music"] and found["ends"] == {"bread": 2}
+    summary = found["summary"]["accuracy"]
+    assert summary["last"]["value"] == pytest.approx((R[2][1] + R[2][2]) / 2)
+    assert summary["bwt"]["value"] == pytest.approx(R[2][1] - R[1][1]), "bread does not count any more"
+    assert summary["ap"]["value"] == pytest.approx((R[0][0] + (R[1][0] + R[1][1]) / 2 + (R[2][1] + R[2][2]) / 2) / 3)
+    memory.withdraw("stars")
+    table = memory._table(None)
+    assert table.tasks == ("bread", "stars", "music", "withdraw:stars") and table.ends == {
+        "bread": 2,
+        "stars": 3,
+        "withdraw:stars": 0,
+    }
+    assert table.current == ["music"] and table.learnt == ["bread", "stars", "music"]
+    evaluation = memory.evaluate()
+    assert list(evaluation.tasks) == ["music"]
+    R = memory.scores()
+    assert [value == value for value in R[3]] == [False, False, True, False]
+    assert memory.results()["summary"]["accuracy"]["last"]["value"] == pytest.approx(R[3][2])
+    with pytest.raises(DataError, match=r"no task 'stars' up to 0004-withdraw-stars; known: music"):
+        memory.evaluate(["stars"])
+    differences = memory.diff("stars", "now")
+    assert (
+        differences.missing["bread"] == "superseded by 0003-music"
+        and "withdrawn by 0004" in differences.missing["stars"]
+    )
+    (gate,) = memory.check([Gate.parse("stars.accuracy>=0", memory.tasks(with_retired=True))])
+    assert not gate.held and gate.why == "the task is withdrawn by 0004-withdraw-stars"
+    page = "\n".join(score_matrix_lines(memory.results()))
+    assert "after withdraw:stars" in page and page.splitlines()[1].split() == ["bread", "stars", "music"]
+
+
+def test_wrong_tasks_are_refused_with_one_message_and_nothing_changes(build: Any) -> None:
+    memory = build()
+    memory.withdraw("bread")
+    before = {p: p.read_bytes() for p in memory.path.rglob("*") if p.is_file()}
+    for name, message in (
+        ("jam", r"no task 'jam' to withdraw; tasks: stars$"),
+        ("bread", r"task 'bread' is withdrawn by 0003-withdraw-bread already; tasks: stars$"),
+        ("0003-withdraw-bread", r"no task '0003-withdraw-bread' to withdraw"),
+        ("0000-initial", r"'0000-initial' is the point before the first task, so there is nothing to withdraw"),
+        ("base", r"'base' is the point before the first task"),
+    ):
+        with pytest.raises(DataError, match=message):
+            memory.withdraw(name)
+        with pytest.raises(DataError, match=message.replace("to withdraw", "to supersede")):
+            memory.learn(MUSIC, supersedes=name)
+    with pytest.raises(ConfigError, match="note of 0 characters"):
+        memory.withdraw("stars", note=" ")
+    assert before == {p: p.read_bytes() for p in memory.path.rglob("*") if p.is_file()}
+
+
+def test_without_a_sum_rows_are_retired_and_weights_stay(build: Any) -> None:
+    memory = build("strategy={name: merge}")
+    with pytest.raises(
+        ConfigError, match=r"'bread' cannot be withdrawn: strategy merge .*--supersedes bread.*roll back"
+    ):
+        memory.withdraw("bread")
+    result = memory.learn(MUSIC, supersedes="bread")
+    assert "bread: retired, but not taken out of the weights: strategy merge" in result.retired[0]
+    assert f"{START}.safetensors" not in memory._store.head.files and memory.tasks() == ["stars", "music"]
+    assert memory._store.load_document(memory._store.head, "retired.json")["taken_out"] is False
+    assert {name.partition(".")[0] for name in result.scores} == {"stars", "music"}

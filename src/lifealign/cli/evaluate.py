@@ -87,7 +87,7 @@ def evaluate(
     settled = _settled(no_value, bool(gate), summary, as_of, against)
     store = Memory.open(memory)
     store.score_notes()  # a gate may name a score from outside that only the memory's records know
-    gates = [Gate.parse(text, store.tasks(), against=against is not None) for text in gate or ()]
+    gates = [Gate.parse(text, store.tasks(with_retired=True), against=against is not None) for text in gate or ()]
     options: dict[str, Any] = {
         "split": split,
         "generations": generations,

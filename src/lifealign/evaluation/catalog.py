@@ -334,6 +334,18 @@ def summary(name: str) -> Summary:
     return SUMMARIES[name]
 
 
+def needed_cells(name: str, tasks: Sequence[str], ends: Mapping[str, int]) -> list[CellOfR]:
+    """The cells (stage, task) of R that a summary is a mean over, without those that a retired task cannot have.
+
+    Args:
+        name: of the summary.
+        tasks: of R.
+        ends: task -> first stage at which it has no cell any more; see `results.ScoreTable`.
+    """
+    count = len(tasks)
+    return [(k, j) for k, j in summary(name).cells(count) if k < ends.get(tasks[j], count)]
+
+
 def best_is_lowest(score_name: str, summary_name: str) -> bool:
     """Whether the best value of a summary of a score is the lowest one."""
     return summary(summary_name).better(score(score_name)) == "lower"

@@ -14,6 +14,7 @@ from lifealign.store.heldout import heldout
 from lifealign.store.layout import DATA
 from lifealign.store.manifest import TaskManifest, directory_number
 from lifealign.store.reader import MemoryReader
+from lifealign.store.retired import retired, words
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,13 @@ def compare_points(
     scored = scored_rows(store, split)
     first = min(a, b, key=lambda m: m.index)
     later = [t for t, stage in zip(table.tasks, table.stages, strict=True) if directory_number(stage) > first.index]
-    for task in table.tasks:
+    gone = retired(store, max(a, b, key=lambda m: m.index))
+    for task in table.learnt:
         at_b = table.measured(b.directory, task)
         if both := [name for name in table.measured(a.directory, task) if name in at_b]:
             tasks[task] = {name: _compare(table, task, name, a, b, scored.get(task, ()), resamples) for name in both}
+        elif task in gone:
+            missing[task] = words(store, task, gone[task])
         elif task in later:
             missing[task] = f"learnt after {first.directory}, and not scored before"
         else:
@@ -158,7 +162,8 @@ def scored_rows(store: MemoryReader, split: str) -> dict[str, list[tuple[int, Ro
     for m in store.lineage()[1:]:
         report = store.load_document(m, DATA).get("encoding_held_out", {}).get(split, {})
         left_out |= {source for cause, sources in report.items() if cause != "cut" for source in sources}
-    rows = {task.name: task.test if split == "test" else task.validation for task in heldout(store)}
+    kept = heldout(store, with_retired=True)
+    rows = {task.name: task.test if split == "test" else task.validation for task in kept}
     return {
         name: [(i, row) for i, row in enumerate(found, 1) if not row.source or row.source not in left_out]
         for name, found in rows.items()

@@ -196,6 +196,7 @@ def check_gates(
     no_value: NoValue = "fail",
     tasks: int | None = None,
     since: str = "",
+    retired: Mapping[str, str] | None = None,
 ) -> list[GateResult]:
     """Compare each gate with its value.
 
@@ -206,6 +207,7 @@ def check_gates(
         no_value: whether a gate without a value holds.
         tasks: number of tasks learnt, to explain a missing value; None: unknown.
         since: the point that `drop` and `change` compare with; "": none.
+        retired: task -> how it was retired, to explain a missing value.
     """
     results = []
     for gate in gates:
@@ -214,9 +216,11 @@ def check_gates(
         compared = {"value": value, "low": low, "high": high}[gate.end]
         parts = [str(found["task"])] if "task" in found and not gate.of_task else []
         parts += [f"since {since}"] if since and gate.key in ("drop", "change") else []
-        why = (
-            "" if compared is not None else _why_missing(gate, value is not None, gate.score in summaries, tasks, since)
-        )
+        why = ""
+        if compared is None and gate.of_task and gate.summary in (retired or {}):
+            why = f"the task is {(retired or {})[gate.summary]}"
+        elif compared is None:
+            why = _why_missing(gate, value is not None, gate.score in summaries, tasks, since)
         results.append(GateResult(gate, compared, (low, high), ", ".join(parts), why, no_value))
     return results
 

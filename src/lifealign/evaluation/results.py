@@ -19,6 +19,7 @@ from lifealign.store.heldout import heldout
 from lifealign.store.layout import DATA, DIAGNOSTICS, ROOT, ROW_RECORD, RULES, TRAINING, WARNINGS
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.retired import is_withdrawal, retired
 
 PASS_RATE = "pass_rate"
 BOOTSTRAP_SEED = 0
@@ -34,6 +35,8 @@ class ScoreTable:
         stages: for each task, the directory of the commit that learnt it.
         rows: the values, None where a score is not defined for a row. If a cell was scored more than once, the record with the most rows wins; ties go to the latest.
         floors: task -> trivial answer -> score -> values on the same rows, which are the same at every stage.
+        ends: task -> number of its first stage, from 0, at which it has no cell any more, of the tasks that were
+            superseded or withdrawn. A withdrawal is a stage and no task: it is among `tasks`, and ends at 0.
         outside: the records' descriptions of scores from outside; see `outside.recall`.
         warnings: about these values, from their records: changed code, missing rules.
     """
@@ -44,6 +47,17 @@ class ScoreTable:
     floors: Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]] = field(default_factory=dict)
     outside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    ends: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def current(self) -> list[str]:
+        """The tasks that are neither superseded nor withdrawn now."""
+        return [task for task in self.tasks if task not in self.ends]
+
+    @property
+    def learnt(self) -> list[str]:
+        """All tasks, without the withdrawals."""
+        return [task for task in self.tasks if self.ends.get(task) != 0]
 
     def floor(self, task: str, floor: str, score: str) -> float:
         """Mean score of a trivial answer, in the score's unit; NaN if it was not measured."""
@@ -98,11 +112,11 @@ class ScoreTable:
 def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     """The scores of a memory's lineage on one split."""
     lineage = store.lineage()
-    stages = {name: m.directory for m in lineage[1:] for name in m.members}
+    stages = {name: m.directory for m in lineage[1:] for name in m.members or (m.name,)}
     rows: dict[str, dict[str, dict[str, list[float | None]]]] = {}
     floors: dict[str, dict[str, dict[str, list[float | None]]]] = {}
     warnings: dict[tuple[str, str, str], Sequence[str]] = {}
-    tasks = {task.name: task for task in heldout(store)}
+    tasks = {task.name: task for task in heldout(store, with_retired=True)}
 
     @functools.cache
     def kept_rows(name: str, count: int | None) -> str:
@@ -125,7 +139,15 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
                     _update(floors.setdefault(name, {}).setdefault(floor, {}), values)
     points = {manifest.directory for manifest in lineage}
     told = dict.fromkeys(line for (after, *_), lines in warnings.items() if after in points for line in lines)
-    return ScoreTable(tuple(stages), tuple(stages.values()), rows, floors, recall(evaluations), tuple(told))
+    outside = recall(evaluations)
+    return ScoreTable(tuple(stages), tuple(stages.values()), rows, floors, outside, tuple(told), _ends(store, stages))
+
+
+def _ends(store: MemoryReader, stages: Mapping[str, str]) -> dict[str, int]:
+    """See `ScoreTable.ends`."""
+    places = list(stages.values())
+    ends = {name: places.index(directory) for name, directory in retired(store).items()}
+    return ends | {m.name: 0 for m in store.lineage() if is_withdrawal(m)}
 
 
 def _update(cell: dict[str, list[float | None]], found: Mapping[str, list[float | None]]) -> list[str]:
@@ -140,7 +162,7 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
     config = store.identity["config"]
     resamples = config["evaluate"]["bootstrap"]
     names = [name for name in catalog.scores() if any(values for row in table.samples(name) for values in row)]
-    lineage = store.lineage()[1:]
+    lineage = [m for m in store.lineage()[1:] if not is_withdrawal(m)]
     guard = guard_results(store, table.stages, resamples)
     return {
         "method": config["strategy"]["name"],
@@ -148,6 +170,7 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         "seed": config["seed"],
         "base_model": config["model"]["name"],
         "tasks": list(table.tasks),
+        **({"ends": dict(table.ends)} if table.ends else {}),
         "scores": {name: _matrix(table, name, resamples) for name in names},
         "summary": {name: _summaries(table, name, resamples) for name in names},
         **({"guard": guard} if guard else {}),
@@ -195,7 +218,8 @@ def _floors(table: ScoreTable, score: str) -> dict[str, Any]:
     """Floor -> {"tasks": mean per task, "mean": over the tasks}, to compare with the last row of R and with `last`."""
     found = {}
     for floor in FLOORS:
-        values = [table.floor(task, floor, score) for task in table.tasks]
+        # Compared with the last row of R, so without tasks that have no cell there.
+        values = [math.nan if task in table.ends else table.floor(task, floor, score) for task in table.tasks]
         present = [v for v in values if not math.isnan(v)]
         if present:
             found[floor] = {
@@ -240,7 +264,7 @@ def task_results(store: MemoryReader, manifest: TaskManifest, table: ScoreTable)
         **documents,
         "last_step": training[-1] if training else None,
         "scores": {
-            task: {name: table.mean(at, task, name) for name in table.measured(at, task)} for task in table.tasks
+            task: {name: table.mean(at, task, name) for name in table.measured(at, task)} for task in table.learnt
         },
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from lifealign.store.heldout import heldout
 from lifealign.store.layout import ROOT, ROW_RECORD
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import NOW
+from lifealign.store.retired import retired
 
 if TYPE_CHECKING:
     from lifealign.data.planted.rules import Rule
@@ -105,19 +107,25 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
 def _plan(store: MemoryStore, asked: Asked) -> list[tuple[TaskManifest, list[Task]]]:
     """Points, in the order of the memory's life, each with the tasks whose prompts are answered there."""
     lineage = store.lineage()
-    known = {task.name: task for task in heldout(store)}
+    known = {task.name: task for task in heldout(store, with_retired=True)}
+    gone = retired(store)
     if not known:
         raise DataError(f"{store.path}: no task learnt yet, so no held-out prompts to answer; learn a task first")
     if unknown := [name for name in asked.tasks if name not in known]:
         raise DataError(f"{store.path}: no task {unknown[0]!r}; known: {', '.join(known)}")
-    tasks = [known[name] for name in dict.fromkeys(asked.tasks or known)]
+    # A retired task keeps its rows, and is answered where it was in force if it is asked for by name.
+    tasks = [known[name] for name in dict.fromkeys(asked.tasks or [n for n in known if n not in gone] or known)]
     if empty := [task.name for task in tasks if not rows_of(task, asked.split)]:
         raise DataError(f"{store.path}: task {empty[0]!r} has no {asked.split} rows; learn it with some to get answers")
     if not asked.every_point:
         named = {(lineage[0] if at == BASE else store.head if at == NOW else store.find(at)).index for at in asked.at}
         return [(manifest, tasks) for manifest in lineage if manifest.index in named]
     learnt = {name: manifest.index for manifest in lineage[1:] for name in manifest.members}
-    return [(m, [t for t in tasks if m.index == 0 or m.index >= learnt[t.name]]) for m in lineage]
+    ends = {name: store.find(directory).index for name, directory in gone.items()}
+    return [
+        (m, [t for t in tasks if m.index == 0 or learnt[t.name] <= m.index < ends.get(t.name, math.inf)])
+        for m in lineage
+    ]
 
 
 def rows_of(task: Task, split: str) -> tuple[Row, ...]:
@@ -182,7 +190,7 @@ def _records(
     store: MemoryStore, point: TaskManifest, task: Task, score: Mapping[str, Any], asked: Asked, count: int
 ) -> Iterable[AnswerRecord]:
     source = asked.source or store.identity["config"]["strategy"]["name"]
-    stage = sum(len(m.members) for m in store.lineage()[1:] if m.index <= point.index)
+    stage = sum(len(m.members) or 1 for m in store.lineage()[1:] if m.index <= point.index)
     rows = iter(rows_of(task, asked.split))
     prompts = set()
     for i, found in enumerate(score["answers"][:count]):

@@ -15,6 +15,7 @@ from lifealign.store.heldout import heldout
 from lifealign.store.layout import DATA, ROOT
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.retired import retired, words
 
 CARD = "README.md"
 LIBRARY = {"peft": "peft", "merged": "transformers", "vllm": "transformers"}
@@ -53,7 +54,8 @@ def card(store: MemoryReader, until: TaskManifest, report: Mapping[str, Any], so
     table = read_scores(store, config["evaluate"]["split"])
     form, base = report["format"], config["model"]["name"]
     learnt = [m for m in store.lineage()[1:] if m.index <= until.index]
-    names = [name for m in learnt for name in m.members]
+    gone = retired(store, until)
+    names = [name for m in learnt for name in m.members if name not in gone]
     head = {
         **({"base_model": base} if "/" in base and not Path(base).exists() else {}),
         **({"library_name": LIBRARY[form]} if form in LIBRARY else {}),
@@ -70,7 +72,7 @@ def card(store: MemoryReader, until: TaskManifest, report: Mapping[str, Any], so
         "Use the chat template: the model was trained and measured with it."
         if store.identity["template"] == "chat"
         else "The model was trained without a chat template, on turns that begin with `User:` and `Assistant:`.",
-        "## Tasks\n\n" + _tasks(store, learnt),
+        "## Tasks\n\n" + _tasks(store, learnt, gone),
         "## Scores on held-out rows\n\n" + _scores(table, until, names, config["evaluate"]["bootstrap"]),
         *([_summaries(store, table)] if until.directory == store.head.directory else []),
         "## Gates\n\nA memory keeps scores and no gates. Check one with `lifealign evaluate MEMORY --gate "
@@ -81,8 +83,8 @@ def card(store: MemoryReader, until: TaskManifest, report: Mapping[str, Any], so
     return "\n\n".join(parts) + "\n"
 
 
-def _tasks(store: MemoryReader, learnt: list[TaskManifest]) -> str:
-    kept = {t.name: t for t in heldout(store)}
+def _tasks(store: MemoryReader, learnt: list[TaskManifest], gone: Mapping[str, str]) -> str:
+    kept = {t.name: t for t in heldout(store, with_retired=True)}
     lines = ["| task | learnt | rows read | rows kept | held out (validation, test) |", "|---|---|---|---|---|"]
     for manifest in learnt:
         reports = store.load_document(manifest, DATA)["reports"]
@@ -90,6 +92,7 @@ def _tasks(store: MemoryReader, learnt: list[TaskManifest]) -> str:
             own = reports.get(name, [])
             read, used = sum(r["read"] for r in own), sum(r["kept"] for r in own)
             out = f"{len(kept[name].validation)}, {len(kept[name].test)}" if name in kept else "none"
+            name = f"{name} ({words(store, name, gone[name])})" if name in gone else name
             lines.append(f"| {name} | {manifest.created[:10]} | {read} | {used} | {out} |")
     return "\n".join(lines) if learnt else "No task is learnt yet: the model answers like the base model."
 

@@ -19,7 +19,7 @@ from lifealign.evaluation.results import ScoreTable, read_scores, run_results, t
 from lifealign.store.heldout import without_rows
 from lifealign.store.layout import WARNINGS
 from lifealign.store.manifest import TaskManifest
-from lifealign.store.retired import retired
+from lifealign.store.retired import retired, words
 from lifealign.store.writer import MemoryStore
 
 if TYPE_CHECKING:
@@ -192,8 +192,9 @@ class MemoryLife:
         for score in {gate.score for gate in gates} & values.keys() - catalog.guard_scores().keys():
             values[score] = values[score] | gate_values(table, score, resamples, since)
         named = f"{against} ({since})" if against != since else against or ""
-        scored = len(set(table.tasks) - set(without_rows(self._store)))
-        return check_gates(gates, values, no_value=no_value, tasks=scored, since=named)
+        scored = len(set(table.current) - set(without_rows(self._store)))
+        gone = {task: words(self._store, task, at) for task, at in self.retired().items()}
+        return check_gates(gates, values, no_value=no_value, tasks=scored, since=named, retired=gone)
 
     def score_notes(self, progress: Progress | None = None) -> list[str]:
         """A sentence for each stored score from outside that is not installed here or has changed; said once to stderr."""

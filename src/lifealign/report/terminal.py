@@ -20,11 +20,12 @@ def score_matrix_lines(run: Mapping[str, Any], score: str = "accuracy") -> list[
     scores = clean.get("scores", {}).get(score)
     if scores is None:
         return [f"{head}: not measured"]
-    tasks = clean["tasks"]
+    shown = report_views.columns(clean)
+    tasks = [clean["tasks"][j] for j in shown]
     stages = [(f"after {name}", row) for name, row in report_views.stages(clean, scores["R"])]
     if any(value is not None for value in scores.get("before") or []):
         stages.insert(0, ("before", scores["before"]))
-    cells = [["" if v is None else number(v, score) for v in row] for _, row in stages]
+    cells = [["" if row[j] is None else number(row[j], score) for j in shown] for _, row in stages]
     first = max([len(name) for name, _ in stages], default=0)
     # If names do not fit side by side, columns are numbered in the order of the tasks.
     widths = [max([len(t), *(len(row[j]) for row in cells)]) for j, t in enumerate(tasks)]

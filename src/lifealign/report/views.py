@@ -30,8 +30,14 @@ def stages(run: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> list[tuple[
     Tasks learnt in one go (joint training) have one stage, named like the commit.
     """
     tasks, commits = run["tasks"], list(run.get("training") or ())
-    joint = len(tasks) > 1 and len(commits) == 1
+    joint = len(tasks) > 1 and len(commits) == 1 and not run.get("ends")
     return [(commits[0] if joint else tasks[k], row) for k, row in enumerate(rows) if any(v is not None for v in row)]
+
+
+def columns(run: Mapping[str, Any]) -> list[int]:
+    """Positions of the tasks that have a column in R: a withdrawal has a row alone."""
+    ends = run.get("ends") or {}
+    return [j for j, task in enumerate(run["tasks"]) if ends.get(task) != 0]
 
 
 def page(results: Mapping[str, Any]) -> View:
@@ -126,7 +132,7 @@ def _summary_cell(score: str, key: str, run: Mapping[str, Any]) -> View:
     """A summary with its interval; `partial` counts its measured cells if some are missing."""
     cell = interval(run.get("summary", {}).get(score, {}).get(key))
     R = run.get("scores", {}).get(score, {}).get("R", [])
-    needed = catalog.summary(key).cells(len(R))
+    needed = catalog.needed_cells(key, run.get("tasks", []), run.get("ends") or {}) if R else []
     there = sum(R[k][j] is not None for k, j in needed)
     partial = f"{there} of {len(needed)} cells" if cell["value"] is not None and there < len(needed) else ""
     return {**cell, "partial": partial, "best": False}
@@ -195,7 +201,7 @@ def _seeds(score: str, runs: Sequence[Any]) -> list[View]:
 
 def _matrix(score: str, run: Mapping[str, Any], label: str, scale: tuple[float, float]) -> View:
     scores, tasks = run["scores"][score], run["tasks"]
-    span = scale[1] - scale[0]
+    span, shown = scale[1] - scale[0], columns(run)
 
     def cell(value: Any, low: Any, high: Any, learnt: bool) -> View | None:
         if value is None:
@@ -207,10 +213,10 @@ def _matrix(score: str, run: Mapping[str, Any], label: str, scale: tuple[float, 
     rows: list[View] = []
     before = scores.get("before") or []
     if any(v is not None for v in before):
-        rows.append({"label": "before", "cells": [cell(v, None, None, False) for v in before]})
+        rows.append({"label": "before", "cells": [cell(before[j], None, None, False) for j in shown]})
     names = iter(stages(run, scores["R"]))
     for k, row in enumerate(scores["R"]):
         if any(v is not None for v in row):
-            cells = [cell(v, *limits(scores, k, j), j <= k) for j, v in enumerate(row)]
+            cells = [cell(row[j], *limits(scores, k, j), j <= k) for j in shown]
             rows.append({"label": f"after {next(names)[0]}", "cells": cells})
-    return {"label": label, "tasks": tasks, "rows": rows}
+    return {"label": label, "tasks": [tasks[j] for j in shown], "rows": rows}

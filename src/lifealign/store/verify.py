@@ -9,13 +9,14 @@ from typing import TypeVar
 from lifealign.core.errors import StoreError
 from lifealign.core.files import TEMPORARY, check_file
 from lifealign.core.tensors import tensor_names
-from lifealign.store.layout import CREATING, EVALUATIONS, HEAD, LOCK, PENDING, STORE, TAGS, TASK, TASKS, WORK
+from lifealign.store.layout import CREATING, EVALUATIONS, HEAD, LOCK, PENDING, RETIRES, STORE, TAGS, TASK, TASKS, WORK
 from lifealign.store.manifest import (
     TaskManifest,
     check_parent,
     evaluation_files,
     read_evaluation,
     read_head,
+    read_lineage,
     read_manifest,
     read_record,
     task_directories,
@@ -67,12 +68,24 @@ def find_problems(memory: Path) -> list[str]:
 
 def _check_task(memory: Path, manifest: TaskManifest, found: _Findings) -> None:
     found.attempt(lambda: check_parent(memory, manifest))
+    if RETIRES in manifest.meta:
+        found.attempt(lambda: _check_retired(memory, manifest))
     for name, entry in sorted(manifest.files.items()):
         path = memory / TASKS / manifest.directory / name
         before = len(found)
         found.attempt(lambda: check_file(path, entry))  # noqa: B023 - called at once
         if len(found) == before and path.suffix == ".safetensors":
             found.attempt(lambda: tensor_names(path))  # noqa: B023 - called at once
+
+
+def _check_retired(memory: Path, manifest: TaskManifest) -> None:
+    """Refuse a commit that retires a task which was not learnt before it, or was retired already."""
+    path = memory / TASKS / manifest.directory / TASK
+    lineage = read_lineage(memory, manifest)
+    gone = [name for m in lineage[:-1] for name in m.meta.get(RETIRES, ())]
+    for name in manifest.meta[RETIRES]:
+        if name not in {task for m in lineage for task in m.members} or name in gone:
+            raise StoreError(f"{path}: damaged: it retires task {name!r}, which is not in force there")
 
 
 def find_strays(memory: Path) -> list[Path]:

@@ -166,6 +166,7 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
     files = store.head.files
     return {
         "tasks": list(table.tasks),
+        **({"ends": dict(table.ends)} if table.ends else {}),
         "scores": scores,
         "summary": summary,
         **({KEY: outside} if outside else {}),

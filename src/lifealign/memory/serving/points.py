@@ -66,7 +66,7 @@ class Required:
             return []
         life.score_notes()  # a gate may name a score from outside that only the memory's records know
         try:
-            gates = [Gate.parse(text, life.tasks()) for text in self.gates]
+            gates = [Gate.parse(text, life.tasks(with_retired=True)) for text in self.gates]
         except ConfigError as error:
             raise ConfigError(str(error).replace("--gate", "--require", 1)) from None
         return life.check(gates, split=self.split, no_value=self.no_value)

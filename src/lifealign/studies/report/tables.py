@@ -134,7 +134,7 @@ def _partial(results: Json, line: Json, score: str, key: str) -> list[str]:
     there = needed = 0
     for run in runs_of(results, method=line["method"], order=line["order"], model=line.get("model")):
         R = ((run.get("scores") or {}).get(score) or {}).get("R") or []
-        wanted = catalog.summary(key).cells(len(R))
+        wanted = catalog.needed_cells(key, run.get("tasks") or [], run.get("ends") or {}) if R else []
         needed += len(wanted)
         there += sum(R[k][j] is not None for k, j in wanted)
     return [f"{there} of {needed} cells"] if there < needed else []
