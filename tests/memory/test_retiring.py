@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError, StoreError
+from lifealign.data.tasks import DataReport
 from lifealign.evaluation.gates import Gate
 from lifealign.memory.api import Memory
 from lifealign.memory.history import StoreHistory
@@ -79,7 +81,7 @@ def test_a_superseding_task_is_learnt_on_the_weights_without_the_old_one(build: 
     for name in now:
         assert torch.equal(start[name], (stars[name].double() - (bread[name].double() - root[name].double())).float())
         assert torch.equal(adapter(memory, "music", UPDATE)[name], now[name] - start[name])
-    assert result.directory == "0003-music" and "bread: update taken out (space factors" in result.retired[0]
+    assert result.directory == "0003-music" and "bread: update taken out (space factors" in result.notes[0]
     assert set(replayed(memory)) == {"stars", "music"}
     assert memory._store.load_document(memory._store.head, "data.json")["from_replay"] == 4, "rows of stars alone"
     assert {name.partition(".")[0] for name in result.scores} == {"stars", "music"}
@@ -196,7 +198,32 @@ def test_without_a_sum_rows_are_retired_and_weights_stay(build: Any) -> None:
     ):
         memory.withdraw("bread")
     result = memory.learn(MUSIC, supersedes="bread")
-    assert "bread: retired, but not taken out of the weights: strategy merge" in result.retired[0]
+    assert "bread: retired, but not taken out of the weights: strategy merge" in result.notes[0]
     assert f"{START}.safetensors" not in memory._store.head.files and memory.tasks() == ["stars", "music"]
     assert memory._store.load_document(memory._store.head, "retired.json")["taken_out"] is False
     assert {name.partition(".")[0] for name in result.scores} == {"stars", "music"}
+
+
+def test_rows_that_another_task_holds_out_are_not_trained_on_and_counted(build: Any) -> None:
+    memory = build()
+    leaking = replace(
+        MUSIC, train=(*MUSIC.train, BREAD.test[0], STARS.validation[0]), reports=(DataReport("m", 10, 10),)
+    )
+    result = memory.learn(leaking)
+    assert result.notes == ["music: 2 training rows left out: prompt or conversation held out by bread (1), stars (1)"]
+    data = memory.show("music")["data"]
+    assert data["left_out"] == {"rows": {"bread": 1, "stars": 1}, "replayed": {}} and data["rows"] == 8 + 8
+    assert data["reports"]["music"][0]["kept"] == 8
+    assert memory.learn(leaking).directory == "0003-music", "the same rows again are the same task"
+    # A later task that holds a replayed row out: it is not trained on again.
+    kept = next(e.row for e in StoreHistory(memory._store).replay.exemplars if e.task == "bread")
+    late = make_task("late", train=4, test=2)
+    memory.learn(replace(late, test=(*late.test, kept)))
+    assert memory.show("late")["data"]["left_out"] == {"rows": {}, "replayed": {"late": 1}}
+    # What a withdrawn task held out may be learnt.
+    memory.withdraw("stars")
+    assert memory.learn(replace(make_task("moon", train=4), train=STARS.test), settings=["train.epochs=1"]).notes == []
+    with pytest.raises(
+        DataError, match=r"task 'sun' has no training rows \(4 training rows left out: .* held out by bread"
+    ):
+        memory.learn(replace(make_task("sun"), train=BREAD.test))

@@ -25,8 +25,9 @@ from lifealign.data.verdicts import Rules, source_of
 def load_task(config: TaskConfig, seed: int) -> Task:
     """Read, clean and split the rows of one task.
 
-    No prompt is in both train and a held-out split: training rows whose prompt is in the test set are dropped and
-    counted, and a split taken from train takes all rows of a prompt. Comparing prompts ignores case and white space.
+    No prompt and no conversation is in both train and a held-out split: training rows whose prompt is in the test set,
+    begins a conversation there or continues one are dropped and counted, and a split taken from train takes all rows of a
+    conversation. Comparing prompts ignores case and white space.
 
     Args:
         config: sources and sizes.

@@ -1,15 +1,15 @@
-"""Split one task into training, validation and test rows with a seed; no prompt is in more than one split."""
+"""Split one task into training, validation and test rows with a seed; no conversation is in more than one split."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lifealign.core.errors import DataError
-from lifealign.data.tasks import DataReport, Row, Task, kinds_of, prompt_key
+from lifealign.data.conversations import CONVERSATION, PROMPT, HeldOut, conversations
+from lifealign.data.tasks import DataReport, Row, Task, kinds_of
 
 if TYPE_CHECKING:
     from lifealign.core.config import TaskConfig
@@ -17,25 +17,28 @@ if TYPE_CHECKING:
 
 DEFAULT_TEST_ROWS = 40
 PROMPT_IN_TEST = "prompt also in test"
+CONVERSATION_IN_TEST = "conversation also in test"
 
 
 def drop_shared_prompts(train: Cleaned, test: Sequence[Row]) -> Cleaned:
-    """`train` without the rows whose prompt is also in `test`; its report counts them as dropped."""
-    held_out = {prompt_key(row) for row in test}
+    """`train` without the rows whose prompt, or conversation, is also in `test`; its report counts them as dropped."""
+    held_out = HeldOut(("test", row) for row in test)
     kept: list[Row] = []
     kept_numbers: list[int] = []
     kept_scores: list[tuple[float, float] | None] = []
-    dropped_numbers: list[int] = []
+    dropped_numbers: dict[str, list[int]] = {PROMPT: [], CONVERSATION: []}
     for row, number, scores in zip(train.rows, train.numbers, train.scores, strict=True):
-        if prompt_key(row) in held_out:
-            dropped_numbers.append(number)
+        if (found := held_out.find(row)) is not None:
+            dropped_numbers[found[0]].append(number)
         else:
             kept.append(row)
             kept_numbers.append(number)
             kept_scores.append(scores)
-    if not dropped_numbers:
+    if not any(dropped_numbers.values()):
         return train
-    dropped = {**train.report.dropped, PROMPT_IN_TEST: tuple(dict.fromkeys(dropped_numbers))}
+    reasons = {PROMPT: PROMPT_IN_TEST, CONVERSATION: CONVERSATION_IN_TEST}
+    numbers_of = {reasons[what]: tuple(dict.fromkeys(n)) for what, n in dropped_numbers.items() if n}
+    dropped = {**train.report.dropped, **numbers_of}
     left = set(kept_numbers)
     doubtful = {r: tuple(n for n in numbers if n in left) for r, numbers in train.report.doubtful.items()}
     doubtful = {reason: numbers for reason, numbers in doubtful.items() if numbers}
@@ -60,14 +63,14 @@ def split_task(
         reports: one for each source read, that of the training rows first.
         seed: with the task's name, the only input of every draw.
         test_rows: number of test rows taken from `train` if `config` gives none; a few less or more where the rows of one
-            prompt, which stay together, do not add up to it.
+            conversation, which stay together, do not add up to it.
 
     Raises:
         DataError: too few rows for the requested sizes.
     """
     rng = random.Random(f"{seed}/{config.name}/splits")
     if test is None:
-        smallest = min(Counter(prompt_key(row) for row in train).values(), default=0)
+        smallest = min(map(len, conversations(train)), default=0)
         wanted_test = config.test_rows or max(test_rows, smallest)
         parts, rest = _draw(train, (wanted_test, config.validation_rows), rng)
         drawn_test, validation = parts
@@ -83,7 +86,7 @@ def split_task(
         raise DataError(
             f"task {config.name}: {len(train)} usable rows of {reports[0].source} are too few for "
             f"{f'{wanted_test} test rows, ' if test is None else ''}{config.validation_rows} validation rows and at "
-            "least one training row (rows of one prompt stay together); add rows, or lower test_rows and validation_rows"
+            "least one training row (rows of one conversation stay together); add rows, or lower test_rows and validation_rows"
         )
     train = rest[: config.train_rows]
     return Task(
@@ -94,11 +97,8 @@ def split_task(
 def _draw(
     rows: Sequence[Row], sizes: Sequence[int], rng: random.Random
 ) -> tuple[list[tuple[Row, ...]], tuple[Row, ...]]:
-    """Draw random parts of the given sizes, and return them and the rest; rows of one prompt stay together."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(prompt_key(row), []).append(row)
-    order = list(groups.values())
+    """Draw random parts of the given sizes, and return them and the rest; rows of one conversation stay together."""
+    order = conversations(rows)
     rng.shuffle(order)
     parts = []
     for size in sizes:

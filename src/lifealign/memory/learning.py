@@ -28,6 +28,7 @@ from lifealign.memory.code import CODE, check_scores, find_code, outside_code
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.kinds import check_kinds, kinds_document, kinds_lines
+from lifealign.memory.leaks import Leaks, left_out_lines
 from lifealign.memory.numerics import NUMERICS, numerics_of
 from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.recompose import task_signatures
@@ -131,7 +132,7 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
                 check_same(store, lineage[position], group)
                 manifest = lineage[position]
             else:
-                manifest, store = learn_group(session, store, group, config)
+                manifest, store = learn_group(session, store, group, config, stream=tasks)
             known, gone = learnt(store, manifest), retired(store, manifest)
             seen = [t for t in tasks if (config.evaluate.unseen or t.name in known) and t.name not in gone]
             score_row(session, store, manifest, seen, config)
@@ -186,31 +187,41 @@ def learn_task(
     } | guard_values(store, table.stages)
     seconds = float(head.meta.get("seconds", time.perf_counter() - started))
     diagnostics = store.load_document(head, DIAGNOSTICS)
-    told = retired_lines(store, store.load_document(head, RETIRED)) if RETIRED in head.files else []
+    told = [f"{task.name}: {line}" for line in left_out_lines(store.load_document(head, DATA))]
+    if RETIRED in head.files:
+        told += retired_lines(store, store.load_document(head, RETIRED))
     found = diagnostics.get("summed", diagnostics)
     return TaskResult(task.name, head.directory, seconds, found, scores, told), store
 
 
 def learn_group(
-    session: Session, store: MemoryStore, group: Sequence[Task], config: RunConfig, note: str | None = None
+    session: Session,
+    store: MemoryStore,
+    given: Sequence[Task],
+    config: RunConfig,
+    note: str | None = None,
+    stream: Sequence[Task] = (),
 ) -> tuple[TaskManifest, MemoryStore]:
     """Learn one group of tasks (usually one) on top of HEAD and commit it: steps 1 to 5 of the method.
 
     The memory must be locked by the caller (`locked`). Returns the new manifest and the store that shows it.
+    Training rows that a task of the memory or of the stream holds out are left out.
 
     Raises:
         DataError: no row to train on, or a row that cannot be encoded.
         TrainingError: a loss or gradient is not finite; the memory is unchanged.
     """
     started = time.perf_counter()
-    gone = superseded(store, group)
+    gone = superseded(store, given)
     start = start_without(store, gone, "supersede") if gone else None
     history = StoreHistory(store, start)
     strategy, model, accelerator = session.strategy, session.model, session.accelerator
-    _check_lengths(session, group)
+    _check_lengths(session, given)
+    leaks = Leaks.of(store, given, stream, start.retires if start is not None else ())
+    group = leaks.clean(given)
     # Rows of earlier tasks that come back as replay were accepted then; one that does not fit now is left out.
     with limits(session.encoder, session.encoder.max_length, "drop"):
-        work = _encode(session, store, group, history, config)
+        work = _encode(session, store, group, history, config, leaks)
         for stage in _stages(session, store, work, history, config):
             train_stage(work.loop, stage)
         if work.loop.log and work.pairs:
@@ -246,7 +257,7 @@ def learn_group(
                 meta={
                     "seconds": time.perf_counter() - started,
                     "reference_seconds": work.reference_seconds,
-                    "rows_sha256": rows_sha256(work.task.train),
+                    "rows_sha256": rows_sha256(as_one(given).train),
                     "shared_prefix": work.loop.shared_prefix,
                     "processes": accelerator.num_processes,
                     NUMERICS: numerics_of(session.base.model, accelerator, work.loop.tokens_per_pack),
@@ -268,13 +279,19 @@ def _check_lengths(session: Session, group: Sequence[Task]) -> None:
 
 
 def _encode(
-    session: Session, store: MemoryStore, group: Sequence[Task], history: StoreHistory, config: RunConfig
+    session: Session,
+    store: MemoryStore,
+    group: Sequence[Task],
+    history: StoreHistory,
+    config: RunConfig,
+    leaks: Leaks,
 ) -> Work:
     """Begin a group: load the weights of HEAD, encode the rows, and make the loop that trains on them."""
     session.start_tracking()
     task = as_one(group)
     if not task.train:
-        raise DataError(f"task {task.name!r} has no training rows; give it at least one")
+        why = f" ({told[0]})" if (told := left_out_lines(leaks.document())) else ""
+        raise DataError(f"task {task.name!r} has no training rows{why}; give it at least one")
     # Encode held-out rows too, so that a row that cannot be scored is reported before training rather than after it.
     held_out = {
         split: session.encoder.encode([row for t in group for row in getattr(t, split)])[1]
@@ -288,6 +305,11 @@ def _encode(
     session.strategy.begin_task(session.model, task, history)
     dataset = session.strategy.training_set(task, history)
     encoded, encoding = session.encoder.encode(dataset.rows)
+    own = {task.name, *(t.name for t in group)}
+    # Rows of replay leave here, so that a method's numbers of its rows stay as they are.
+    encoded = [p for p in encoded if dataset.origin[p.position] in own or not leaks.replay(dataset.rows[p.position])]
+    for line in left_out_lines(leaks.document()):
+        session.progress.say(f"{task.name}: {line}")
     for split, report in {"training": encoding, **held_out}.items():
         for line in report.lines(f"{task.name}: {split}"):
             session.progress.say(line)
@@ -315,7 +337,7 @@ def _encode(
         earlier_steps=sum(len(store.load_lines(m, TRAINING)) for m in trained),
         tokens_per_pack=session.view.tokens_per_pack(encoded),
     )
-    return Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop)
+    return Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop, leaks)
 
 
 def _stages(

@@ -20,7 +20,7 @@ class TaskResult:
         seconds: training and consolidation.
         diagnostics: of the consolidation, if any, summed over the matrices.
         scores: ``<task>.<metric>`` -> mean on held-out rows, after this task; ``guard.<score>`` if there is a guard.
-        retired: what superseding an earlier task did, in sentences; empty if it superseded none.
+        notes: in sentences: rows left out because they are held out elsewhere, and what superseding a task did.
     """
 
     name: str
@@ -28,12 +28,12 @@ class TaskResult:
     seconds: float
     diagnostics: Mapping[str, Any]
     scores: Mapping[str, float]
-    retired: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `retired` only if there is something."""
+        """Plain values; `notes` only if there are some."""
         values = {**vars(self), "diagnostics": dict(self.diagnostics), "scores": dict(self.scores)}
-        return {key: value for key, value in values.items() if key != "retired" or value}
+        return {key: value for key, value in values.items() if key != "notes" or value}
 
 
 @dataclass(frozen=True)

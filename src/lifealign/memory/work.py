@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lifealign.core.config import RunConfig
 from lifealign.data.tasks import Task
+from lifealign.memory.leaks import Leaks
 from lifealign.memory.rules import find_rules
 from lifealign.model.encoded import EncodingReport
 from lifealign.model.encoding import EncodedPair
@@ -37,6 +38,7 @@ class Work:
         held_out: split -> report on its rows.
         workspace: name of the directory of the checkpoints.
         loop: settings and state shared by all stages.
+        leaks: rows that were left out, because another task holds them out.
         reference_seconds: time to compute the reference log-probs; 0 if a checkpoint had them.
     """
 
@@ -50,6 +52,7 @@ class Work:
     held_out: Mapping[str, EncodingReport]
     workspace: str
     loop: Loop
+    leaks: Leaks
     reference_seconds: float = 0.0
 
 
@@ -68,6 +71,7 @@ def data_document(work: Work) -> dict[str, Any]:
         "rows": len(work.pairs) - len(work.feedback.others),
         "from_replay": from_replay,
         **work.kinds,
+        **work.leaks.document(),
         **({RULES: rules} if (rules := find_rules(work.group).origins) else {}),
     }
 
