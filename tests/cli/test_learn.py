@@ -110,3 +110,13 @@ def test_json_is_the_only_thing_on_stdout(memory, fake, rows):
     assert json.loads(result.stdout) == {"name": "tone"}
     assert "a library that prints" in result.stderr
     assert "working" in result.stderr
+
+
+def test_what_a_task_supersedes_goes_with_it_and_is_printed(memory, rows, fake):
+    result = lifealign("learn", memory, rows, "--name", "tone", "--supersedes", "old")
+    assert fake.calls[0][1].supersedes == "old" and "old: update taken out" in result.stdout
+    again = lifealign(
+        "learn", memory.parent / "new", rows, "--name", "a", "--supersedes", "b", "--base-model", "smollm2-135m"
+    )
+    assert again.exit_code == 2 and "no task 'b' to supersede; the memory is made by this command" in again.stderr
+    assert not (memory.parent / "new").exists()

@@ -26,6 +26,7 @@ COMMANDS = (
     "show",
     "verify",
     "rollback",
+    "withdraw",
     "export",
     "generate",
     "related",

@@ -64,6 +64,7 @@ def test_log_show_rollback(memory, fake):
         "            by the help desk",
         "0002-old    2030-01-01     2.50 MB  (rolled back)  [old]",
         "0002-style  2030-01-01     2.50 MB  <- now",
+        "            supersedes tone",
     ]
     assert [entry["head"] for entry in json.loads(lifealign("log", memory, "--json").stdout)] == [False, False, True]
     assert "accuracy: null" in lifealign("show", memory, "tone").stdout
@@ -74,6 +75,12 @@ def test_log_show_rollback(memory, fake):
     ]
     assert json.loads(lifealign("rollback", memory, "tone", "--json").stdout)["tags_rolled_back"] == {"old": "0002-old"}
     assert fake.calls == 2 * [("rollback", "tone")]
+
+
+def test_withdraw_passes_the_note_on(memory, fake):
+    assert lifealign("withdraw", memory, "tone", "--note", "wrong").stdout.splitlines() == ["withdrawn"]
+    assert json.loads(lifealign("withdraw", memory, "tone", "--json").stdout)["memory"] == str(memory)
+    assert fake.calls == [("withdraw", "tone", "wrong"), ("withdraw", "tone", None)]
 
 
 def test_tags_are_listed_given_moved_and_removed(memory, fake):

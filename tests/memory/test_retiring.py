@@ -222,7 +222,8 @@ def test_rows_that_another_task_holds_out_are_not_trained_on_and_counted(build: 
     assert memory.show("late")["data"]["left_out"] == {"rows": {}, "replayed": {"late": 1}}
     # What a withdrawn task held out may be learnt.
     memory.withdraw("stars")
-    assert memory.learn(replace(make_task("moon", train=4), train=STARS.test), settings=["train.epochs=1"]).notes == []
+    moon = memory.learn(replace(make_task("moon", train=4), train=STARS.test), settings=["train.epochs=1"])
+    assert moon.notes == ["moon: 1 replayed row left out: prompt or conversation held out by late (1)"]
     with pytest.raises(
         DataError, match=r"task 'sun' has no training rows \(4 training rows left out: .* held out by bread"
     ):

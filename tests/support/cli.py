@@ -57,6 +57,7 @@ class Result:
 
 class TaskResult:
     name, directory, seconds, scores = "tone", "0001-tone", 2.5, {"tone.accuracy": 75.0}
+    notes = ("old: update taken out",)
 
     def to_json(self):
         return {"name": self.name}
@@ -114,7 +115,7 @@ class FakeMemory:
         )
         return Evaluation()
 
-    def tasks(self, as_of=None):
+    def tasks(self, as_of=None, *, with_retired=False):
         return ["tone", "style"] if as_of is None else ["tone"]
 
     def check(self, gates, *, split=None, against=None, no_value="fail"):
@@ -148,7 +149,8 @@ class FakeMemory:
     def log(self):
         entry = {"directory": "0001-tone", "created": "2030-01-01", "bytes": 2_500_000, "head": False, "current": True}
         entry |= {"tags": ["production", "v1"], "note": "rows of March\nby the help desk"}
-        head = {**entry, "directory": "0002-style", "head": True, "tags": [], "note": None}
+        entry |= {"members": ["tone"], "retires": []}
+        head = {**entry, "directory": "0002-style", "head": True, "tags": [], "note": None, "retires": ["tone"]}
         return [entry, {**entry, "directory": "0002-old", "current": False, "tags": ["old"], "note": None}, head]
 
     def show(self, name):
@@ -160,6 +162,10 @@ class FakeMemory:
     def rollback(self, name):
         self.calls.append(("rollback", name))
         return f"0001-{name}"
+
+    def withdraw(self, name, *, note=None):
+        self.calls.append(("withdraw", name, note))
+        return Result("withdrawn")
 
     def tags(self):
         entry = {"directory": "0001-tone", "created": "2030-01-01", "current": True}
