@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lifealign.core.config import SourceConfig, TaskConfig
+from lifealign.data.check import check_data
 from lifealign.data.conversations import CONVERSATION, PROMPT, HeldOut, conversations
 from lifealign.data.load import load_task
 from lifealign.data.tasks import Message, Row
@@ -68,3 +69,17 @@ def test_splits_keep_conversations_whole_and_leave_single_turns_as_they_were(tmp
     )
     report = load_task(given, 0).reports[0]
     assert report.dropped == {"prompt also in test": (2, 6), "conversation also in test": (1, 3, 4, 5)}
+
+
+def test_check_data_names_rows_on_both_sides_and_those_that_a_memory_holds_out(tmp_path) -> None:
+    rows = [row("q"), row("q", "a", "more"), row("other"), row("rye?", "yes", "and?"), row("new")]
+    path = write_jsonl(tmp_path / "rows.jsonl", [{k: v for k, v in r.to_json().items() if k != "source"} for r in rows])
+    test = write_jsonl(tmp_path / "test.jsonl", [{"prompt": "q", "chosen": "x", "rejected": "y"}])
+    found = check_data(path, test=test, held_out=[("bread", row("rye?")), ("tone", row("Other"))])
+    assert found.prompts_on_both_sides == (1,) and found.conversations_on_both_sides == (2,)
+    assert found.held_out == {"tone": (3,), "bread": (4,)}
+    lines = found.lines()
+    assert "conversation also in the test rows: row 2" in lines and "held out by task bread: row 4" in lines
+    assert found.to_json()["held_out"] == {"tone": [3], "bread": [4]}
+    assert "held out by the memory's tasks: none" in check_data(path, held_out=[]).lines()
+    assert check_data(path).to_json()["held_out"] is None

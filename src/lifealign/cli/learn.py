@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -194,6 +194,12 @@ def check_data(
     good_from: GoodFrom = None,
     bad_to: BadTo = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows to check for shared prompts.")] = None,
+    memory: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MEMORY", help="A memory: name the rows whose prompts its tasks hold out; `learn` leaves them out."
+        ),
+    ] = None,
     fix: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the rows that are kept, cleaned, to a new JSONL file.")
     ] = None,
@@ -202,12 +208,15 @@ def check_data(
     """Check rows and report problems by row number."""
     from lifealign.data import check, fixing
     from lifealign.data.renaming import parse_map
+    from lifealign.store.heldout import heldout_rows
+    from lifealign.store.reader import MemoryReader
 
+    held_out = None if memory is None else heldout_rows(MemoryReader.open(memory))
     if fix is not None:
         fixing.check_target(fix, rows, *([test] if test is not None else []))
-    found = check.check_data(
-        rows, recipe, test, columns=parse_map(renamed or ()), pairs=pairs, good_from=good_from, bad_to=bad_to
-    )
+    renaming = parse_map(renamed or ())
+    rules: dict[str, Any] = {"pairs": pairs, "good_from": good_from, "bad_to": bad_to}
+    found = check.check_data(rows, recipe, test, columns=renaming, held_out=held_out, **rules)
     if not found.report.kept:
         return Reply(found.to_json(), found.lines(), EXIT_USER_ERROR, [f"{rows}: no usable row"])
     if fix is None or found.rows is None:

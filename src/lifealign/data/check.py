@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
 from typing import Any
 
 from lifealign.data.cleaning import Cleaned, read_source
+from lifealign.data.conversations import CONVERSATION, PROMPT, HeldOut
 from lifealign.data.formats import SHARED_BEGINNING
 from lifealign.data.quality import both_labels, contradictions, near_duplicates
 from lifealign.data.tasks import SHOWN_ROW_NUMBERS, DataReport, Row, prompt_key, shorten_numbers
@@ -47,6 +48,9 @@ class DataCheck:
         near_duplicates: number of a kept row and of the test row (without a test source: of an earlier row) that it
             nearly repeats, as `quality.near_duplicates` defines it.
         prompts_on_both_sides: kept rows whose prompt is also in the test source; None without a test source.
+        conversations_on_both_sides: kept rows whose prompt begins, or continues, a conversation of the test source; None
+            without one.
+        held_out: task of a memory -> kept rows whose prompt or conversation it holds out; None without a memory.
         test: report of the test source; None without one.
         rows: the kept rows themselves; not part of `to_json`.
     """
@@ -63,12 +67,15 @@ class DataCheck:
     both_labels: tuple[tuple[int, int], ...]
     near_duplicates: tuple[tuple[int, int], ...]
     prompts_on_both_sides: tuple[int, ...] | None = None
+    conversations_on_both_sides: tuple[int, ...] | None = None
+    held_out: Mapping[str, tuple[int, ...]] | None = None
     test: DataReport | None = None
     rows: Cleaned | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, row numbers in full."""
-        both = self.prompts_on_both_sides
+        both, cut = self.prompts_on_both_sides, self.conversations_on_both_sides
+        held = self.held_out
         return {
             "report": self.report.to_json(),
             "layouts": dict(self.report.layouts),
@@ -83,6 +90,8 @@ class DataCheck:
             "both_labels": [list(pair) for pair in self.both_labels],
             "near_duplicates": [list(pair) for pair in self.near_duplicates],
             "prompts_on_both_sides": None if both is None else list(both),
+            "conversations_on_both_sides": None if cut is None else list(cut),
+            "held_out": None if held is None else {task: list(numbers) for task, numbers in held.items()},
             "test": None if self.test is None else self.test.to_json(),
         }
 
@@ -116,6 +125,12 @@ class DataCheck:
         if self.prompts_on_both_sides is not None:
             numbers = shorten_numbers(self.prompts_on_both_sides) if self.prompts_on_both_sides else "none"
             lines.append(f"prompt also in the test rows: {numbers}")
+        if self.conversations_on_both_sides:
+            lines.append(f"conversation also in the test rows: {shorten_numbers(self.conversations_on_both_sides)}")
+        if self.held_out is not None:
+            lines += [f"held out by task {task}: {shorten_numbers(n)}" for task, n in self.held_out.items()] or [
+                "held out by the memory's tasks: none"
+            ]
         return lines + (self.test.lines() if self.test is not None else [])
 
 
@@ -125,6 +140,7 @@ def check_data(
     test: str | PathLike[str] | None = None,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
+    held_out: Iterable[tuple[str, Row]] | None = None,
     **rules: Any,
 ) -> DataCheck:
     """Read rows as `learn` would and report everything found; a file without usable rows is not an error.
@@ -135,6 +151,7 @@ def check_data(
         test: file of held-out rows, to find prompts that are in both.
         seed: for recipes that choose one of several answers.
         columns: new name -> column of both files, renamed before the layout is recognised.
+        held_out: rows that a memory's tasks hold out, each with the task; None: no memory to compare with.
         rules: `pairs`, `good_from` and `bad_to` of `SourceConfig`, for both files.
 
     Raises:
@@ -145,13 +162,14 @@ def check_data(
     rows = found.rows
     keys = [prompt_key(row) for row in rows]
     both: tuple[int, ...] | None = None
+    cut: tuple[int, ...] | None = None
     test_report = None
     if test is not None:
-        held_out = read_source(source_of(fspath(test), recipe=recipe, columns=columns, **rules), seed)
-        test_report = held_out.report
-        near = near_duplicates(rows, found.numbers, held_out.rows, held_out.numbers)
-        test_keys = {prompt_key(row) for row in held_out.rows}
-        both = tuple(number for number, key in zip(found.numbers, keys, strict=True) if key in test_keys)
+        other = read_source(source_of(fspath(test), recipe=recipe, columns=columns, **rules), seed)
+        test_report = other.report
+        near = near_duplicates(rows, found.numbers, other.rows, other.numbers)
+        sides = _held_out(found, (("test", row) for row in other.rows))
+        both, cut = sides.get((PROMPT, "test"), ()), sides.get((CONVERSATION, "test"), ())
     else:
         near = near_duplicates(rows, found.numbers)
     pairs = [row for row in rows if row.kind == "pair"]
@@ -175,9 +193,25 @@ def check_data(
         both_labels=tuple(both_labels(rows, found.numbers)),
         near_duplicates=tuple(near),
         prompts_on_both_sides=both,
+        conversations_on_both_sides=cut,
+        held_out=None if held_out is None else _by_task(_held_out(found, held_out)),
         test=test_report,
         rows=found,
     )
+
+
+def _held_out(found: Cleaned, rows: Iterable[tuple[str, Row]]) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Prompt or conversation, and the task that holds it out -> numbers of the rows."""
+    held, sides = HeldOut(rows), dict[tuple[str, str], list[int]]()
+    for row, number in zip(found.rows, found.numbers, strict=True):
+        if (side := held.find(row)) is not None:
+            sides.setdefault(side, []).append(number)
+    return {side: tuple(numbers) for side, numbers in sides.items()}
+
+
+def _by_task(sides: Mapping[tuple[str, str], tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    tasks = dict.fromkeys(task for _, task in sides)
+    return {t: tuple(sorted(n for (_, task), numbers in sides.items() if task == t for n in numbers)) for t in tasks}
 
 
 def _pairs(pairs: Sequence[tuple[int, int]], between: str) -> str:

@@ -39,6 +39,11 @@ def heldout(store: MemoryReader, until: TaskManifest | None = None, *, with_reti
     return list(tasks.values())
 
 
+def heldout_rows(store: MemoryReader) -> list[tuple[str, Row]]:
+    """Every held-out row of the tasks in force, with its task."""
+    return [(task.name, row) for task in heldout(store) for row in (*task.validation, *task.test)]
+
+
 def without_rows(store: MemoryReader, until: TaskManifest | None = None) -> list[str]:
     """The adapter that a memory began with, as a task, if its rows were not given and it is not retired."""
     begun = [m for m in store.lineage() if m.meta.get(IMPORTED) and (until is None or m.index <= until.index)]
