@@ -93,7 +93,7 @@ def rollback(
 @command
 def withdraw(
     memory: MemoryPath,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Task to withdraw, by name or directory.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the task to withdraw.")],
     note: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A note to keep with the commit; `log` and `show` print it.")
     ] = None,

@@ -93,7 +93,7 @@ class MemoryLife:
         behaviour may remain in part: run `evaluate` and compare.
 
         Args:
-            task: name of a task, or the directory of its commit.
+            task: its name.
             note: a sentence to keep with the commit.
 
         Raises:

@@ -34,8 +34,9 @@ from lifealign.store.layout import (
 )
 from lifealign.store.manifest import NOTE
 from lifealign.store.reader import MemoryReader
-from lifealign.store.retired import retirable, withdrawal_name
+from lifealign.store.retired import check_retirable, withdrawal_name
 from lifealign.store.writer import MemoryStore
+from lifealign.strategies import Strategy
 
 REMAINS = (
     "later tasks were trained on top of it, and replay trained them on its rows, so its behaviour may remain in part; "
@@ -50,13 +51,15 @@ def start_without(store: MemoryReader, names: Sequence[str], verb: str) -> Start
 
     Args:
         store: the memory, whose HEAD the commit will follow.
-        names: tasks, or directories of their commits.
+        names: of the tasks.
         verb: `supersede` or `withdraw`, for messages.
 
     Raises:
-        DataError: see `retired.retirable`.
+        DataError: see `retired.check_retirable`.
     """
-    tasks = tuple(dict.fromkeys(retirable(store, name, verb).members[0] for name in names))
+    for name in names:
+        check_retirable(store, name, verb)
+    tasks = tuple(dict.fromkeys(names))
     strategy, head = stored_strategy(store), store.head
     document: dict[str, Any] = {"tasks": list(tasks), "taken_out": strategy.sums_updates}
     adapter = store.load_tensors(head, ADAPTER)
@@ -73,6 +76,8 @@ def start_without(store: MemoryReader, names: Sequence[str], verb: str) -> Start
     document["held_out_rows"] = {s: sum(len(getattr(own[n], s)) for n in tasks) for s in ("validation", "test")}
     state = store.load_tensors(head, STATE)
     start = Start(tasks, adapter, strategy.sums_updates, state, document)
+    if type(strategy).retire is Strategy.retire:  # nothing to drop
+        return start
     strategy.load_state_dict(state)
     if stays := list(strategy.retire(before, StoreHistory(store, start))):
         document["stays"] = stays
@@ -89,11 +94,11 @@ def check_supersedes(store: MemoryReader, task: Task) -> None:
     """Refuse a task that supersedes none of the memory, before a model is loaded; one that is learnt already is left alone.
 
     Raises:
-        DataError: see `retired.retirable`.
+        DataError: see `retired.check_retirable`.
     """
     learnt = {name for m in store.lineage() for name in m.members}
     if task.supersedes is not None and task.name not in learnt:
-        retirable(store, task.supersedes, "supersede")
+        check_retirable(store, task.supersedes, "supersede")
 
 
 def put(session: Session, start: Start) -> None:
@@ -125,16 +130,16 @@ def retired_lines(store: MemoryReader, document: Mapping[str, Any]) -> list[str]
     ]
 
 
-def withdraw(store: MemoryStore, name: str, note: str | None) -> Withdrawal:
+def withdraw(store: MemoryStore, task: str, note: str | None) -> Withdrawal:
     """Withdraw a task in a commit of its own, without training; see `Memory.withdraw`.
 
     Raises:
         ConfigError: the strategy's memory is no sum of updates.
-        DataError: see `retired.retirable`.
+        DataError: see `retired.check_retirable`.
     """
     begun = time.perf_counter()
     with store.writer():
-        task = retirable(store, name, "withdraw").members[0]
+        check_retirable(store, task, "withdraw")
         config = store.head.config
         if not stored_strategy(store).sums_updates:
             raise ConfigError(

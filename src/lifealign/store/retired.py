@@ -33,12 +33,12 @@ def words(store: MemoryReader, task: str, directory: str) -> str:
     return f"{'withdrawn' if is_withdrawal(store.find(directory)) else 'superseded'} by {directory}"
 
 
-def retirable(store: MemoryReader, name: str, verb: str) -> TaskManifest:
-    """The commit that learnt a task, which may be retired now.
+def check_retirable(store: MemoryReader, name: str, verb: str) -> None:
+    """Refuse a task that cannot be retired now.
 
     Args:
         store: the memory.
-        name: of the task, or the directory of its commit.
+        name: of the task.
         verb: `supersede` or `withdraw`, for messages.
 
     Raises:
@@ -51,7 +51,7 @@ def retirable(store: MemoryReader, name: str, verb: str) -> TaskManifest:
         raise DataError(
             f"{store.path}: {name!r} is the point before the first task, so there is nothing to {verb}; {tasks}"
         )
-    found = next((m for m in store.lineage()[1:] if name in (*m.members, m.directory) and m.members), None)
+    found = next((m for m in store.lineage()[1:] if name in m.members), None)
     if found is None:
         raise DataError(f"{store.path}: no task {name!r} to {verb}; {tasks}")
     if len(found.members) > 1:
@@ -59,7 +59,5 @@ def retirable(store: MemoryReader, name: str, verb: str) -> TaskManifest:
             f"{store.path}: {name!r} was learnt together with other tasks ({found.directory}), whose rows cannot be told from "
             f"its own; learn the other tasks anew without it"
         )
-    task = found.members[0]
-    if task in gone:
-        raise DataError(f"{store.path}: task {task!r} is {words(store, task, gone[task])} already; {tasks}")
-    return found
+    if name in gone:
+        raise DataError(f"{store.path}: task {name!r} is {words(store, name, gone[name])} already; {tasks}")
