@@ -7,8 +7,7 @@ whose weights are the sum of its tasks' updates. Scores are those of the test ro
 memory is not written to. Of each measure:
 
 - withdrawn: every task in turn gets weight 0: its own score before and after, and the mean change of the others;
-- routed: the rows of a task answered with the weights that its prompts are routed to, for each temperature, beside the
-  plain sum;
+- routed: the rows of a task answered by the updates of the tasks that each prompt may belong to, beside the plain sum;
 - forecast: before each task after the first, the overlap of a few steps on its rows with every stored task, against the
   score that the stored task then lost (R[k-1][j] - R[k][j]); Spearman's rank correlation over all such pairs.
 """
@@ -28,9 +27,10 @@ from lifealign.core.json_codec import to_json
 from lifealign.core.progress import make_progress
 from lifealign.data.load import load_stream
 from lifealign.data.tasks import Task
+from lifealign.evaluation import catalog
 from lifealign.memory.api import Memory
-from lifealign.memory.recompose import Composer, relate, score_composed
-from lifealign.model.adapters import restore
+from lifealign.memory.composer import Composer
+from lifealign.memory.recompose import relate, score_composed
 from lifealign.store.heldout import heldout
 
 SCORES = ("accuracy", "margin", "nll")
@@ -75,28 +75,25 @@ def withdrawn(memory: Memory, tasks: Sequence[Task], space: str | None) -> dict[
     return found
 
 
-def routed(memory: Memory, tasks: Sequence[Task], space: str | None, temperature: float) -> dict[str, Any]:
-    """Task -> mean scores with each row's prompt routed, and the mean weights that the prompts got."""
+def routed(memory: Memory, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Task -> mean scores with each row's prompt routed, and the share of the prompts that go to each set of tasks."""
     store, session = memory._store, memory._session(memory.config, make_progress())
-    composer = Composer(store, store.head, space)
+    session.load(store, store.head, route=True)
     found: dict[str, Any] = {}
     for task in tasks:
-        ids = [session.encoder.prompt_ids(row.prompt) for row in task.test]
-        values: dict[str, list[float]] = {metric: [] for metric in SCORES}
-        weights = dict.fromkeys(composer.names, 0.0)
-        groups = composer.groups(session, ids, temperature)
-        for chosen, members in groups:
-            session.load(store, store.head)
-            restore(session.model, composer(chosen).adapter)
-            rows = [task.test[i] for i in members]
-            scores = session.score(task.name, rows, None, generations=0, max_new_tokens=1, title=f"routed: {task.name}")
-            for metric in SCORES:
-                values[metric] += [value for value in scores.rows[metric] if value is not None]
-            for name in weights:
-                weights[name] += chosen[name] * len(members) / len(ids)
-        scale = {"accuracy": 100.0}
-        means = {m: scale.get(m, 1.0) * sum(v) / len(v) if v else math.nan for m, v in values.items()}
-        found[task.name] = {"scores": means, "mean_weights": weights, "groups": len(groups)}
+        assert session.routes is not None
+        chosen = session.routes.router.tasks(
+            session.view, [session.encoder.prompt_ids(row.prompt) for row in task.test]
+        )
+        scores = session.score(
+            task.name, task.test, None, generations=0, max_new_tokens=1, title=f"routed: {task.name}"
+        )
+        means = {}
+        for metric in SCORES:
+            values = [value for value in scores.rows[metric] if value is not None]
+            means[metric] = catalog.score(metric).scale * sum(values) / len(values) if values else math.nan
+        shares = {" + ".join(tasks) or "unknown": chosen.count(tasks) / len(chosen) for tasks in dict.fromkeys(chosen)}
+        found[task.name] = {"scores": means, "shares": shares}
     return found
 
 
@@ -129,9 +126,7 @@ def forecasts(memory: Memory, stream: Mapping[str, Task], steps: int) -> dict[st
     return {"steps": steps, "pairs": pairs, "rank_correlation": correlation}
 
 
-def measure(
-    path: Path, *, rows: int | None, steps: int, temperatures: Sequence[float], space: str | None
-) -> dict[str, Any]:
+def measure(path: Path, *, rows: int | None, steps: int, space: str | None) -> dict[str, Any]:
     """Everything that this file measures, as plain values."""
     memory = Memory.open(path)
     config = memory.config
@@ -149,7 +144,7 @@ def measure(
         "test_rows": {t.name: len(t.test) for t in tasks},
         "plain": {name: {m: v["stored"] for m, v in scores.items()} for name, scores in first.items()},
         "withdrawn": taken,
-        "routed": {str(t): routed(memory, tasks, space, t) for t in temperatures},
+        "routed": routed(memory, tasks),
         "forecast": forecasts(memory, stream, steps),
     }
 
@@ -162,10 +157,9 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     for name, found in result["withdrawn"].items():
         own, change = found["own"]["accuracy"], found["others_change"].get("accuracy", math.nan)
         out.append(f"  {name:<20} {own['stored']:6.1f} -> {own['composed']:6.1f}   {change:+6.1f}")
-    out += ["", f"routed, mean over tasks (plain sum {sum(plain.values()) / len(plain):.1f})"]
-    for temperature, found in result["routed"].items():
-        cells = [v["scores"]["accuracy"] for v in found.values()]
-        out.append(f"  temperature {temperature:>5}: {sum(cells) / len(cells):.1f}")
+    out += ["", f"mean over tasks (plain sum {sum(plain.values()) / len(plain):.1f})"]
+    cells = [v["scores"]["accuracy"] for v in result["routed"].values()]
+    out.append(f"  routed: {sum(cells) / len(cells):.1f}")
     out += [
         "",
         f"forecast of {result['forecast']['steps']} steps, {len(result['forecast']['pairs'])} pairs: rank correlation",
@@ -182,12 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--rows", type=int, default=None, help="test rows a task at most; default: all")
     parser.add_argument("--steps", type=int, default=4, help="gradient steps of a forecast")
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.2, 0.5, 2.0])
     parser.add_argument("--space", choices=["factors", "delta_w"], default=None)
     options = parser.parse_args(arguments)
-    result = measure(
-        options.memory, rows=options.rows, steps=options.steps, temperatures=options.temperatures, space=options.space
-    )
+    result = measure(options.memory, rows=options.rows, steps=options.steps, space=options.space)
     print("\n".join(lines(result)))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(to_json(result) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ def test_generate_passes_its_options_on(memory, fake):
     )
     assert json.loads(result.stdout) == [{"prompt": "a", "answer": "<a>"}, {"prompt": "b", "answer": "<b>"}]
     options = {"as_of": "t", "max_new_tokens": 9, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch_size": 16}
-    plain = {"weights": None, "route": False, "route_temperature": None}
+    plain = {"weights": None, "route": None}
     assert fake.calls == [("generate", [(Message("user", "a"),), (Message("user", "b"),)], options | plain)]
     assert lifealign("generate", memory, "--prompt", "a", "--prompt", "b").stdout == "<a>\n\n<b>\n"
 
@@ -91,9 +91,9 @@ def test_generate_finds_out_first_where_it_may_not_write(memory, fake, tmp_path)
 
 def test_generate_passes_weights_and_routing_on(memory, fake):
     assert lifealign("generate", memory, "--prompt", "a", "--weight", "t=0", "--weight", "u=1.5").exit_code == 0
-    assert lifealign("generate", memory, "--prompt", "a", "--route", "--route-temperature", 0.2).exit_code == 0
-    given = [{k: call[2][k] for k in ("weights", "route", "route_temperature")} for call in fake.calls]
+    assert lifealign("generate", memory, "--prompt", "a", "--route").exit_code == 0
+    given = [{k: call[2][k] for k in ("weights", "route")} for call in fake.calls]
     assert given == [
-        {"weights": {"t": 0.0, "u": 1.5}, "route": False, "route_temperature": None},
-        {"weights": None, "route": True, "route_temperature": 0.2},
+        {"weights": {"t": 0.0, "u": 1.5}, "route": None},
+        {"weights": None, "route": True},
     ]

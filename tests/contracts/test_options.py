@@ -172,7 +172,9 @@ OBJECTIVE = {
     "undesirable_weight": case("3.0", "adapter losses", THUMBS, keeps="replay"),
     "demonstration_weight": case("3.0", "losses", OWN_ROWS, keeps="replay"),
     "reference": case("previous_task", "adapter losses"),
+    "route": case("true", "scores", keeps="adapter replay losses"),
 }
+NO_SUM = {"route": refused("true", ConfigError, r"strategy.route=true answers .* does not keep a sum of updates")}
 REPLAY = {
     "replay_policy": case("oldest_out", "replay", "strategy.replay_capacity=3", "strategy.replay_share=0.75"),
     "replay_share": case("1.0", "replay adapter"),
@@ -223,6 +225,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "agem": {**OBJECTIVE, **MEMORY, "sample_pairs": case("1", "adapter", CONFLICT, keeps="replay")},
     "copr": {
         **REPLAY,
+        "route": OBJECTIVE["route"],
         "replay_policy": case("oldest_out", "replay state", "strategy.replay_capacity=3", "strategy.replay_share=0.75"),
         "beta": case("0.5", "adapter scores state", keeps="replay"),
         "reward": case("0.5", "adapter state", keeps="replay"),
@@ -273,11 +276,13 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "sequential": OBJECTIVE,
     "joint": {
         **OBJECTIVE,
+        **NO_SUM,
         # All tasks in one run from the initial adapter: only a task start after SFT differs from the base model.
         "reference": case("task_start", "adapter losses", "sft.epochs=1"),
     },
     "merge": {
         **OBJECTIVE,
+        **NO_SUM,
         "method": case("magmax", "adapter diagnostics"),
         "scale": case("0.7", "adapter diagnostics"),
         "keep": case("0.5", "adapter diagnostics", "strategy.method=ties"),
@@ -285,23 +290,25 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "interpolation": case("0.2", "adapter diagnostics", "strategy.method=slerp"),
     },
     "replay": OBJECTIVE | REPLAY,
-    "single": OBJECTIVE,
+    "single": OBJECTIVE | NO_SUM,
     "olora": {
         **OBJECTIVE,
+        **NO_SUM,
         "orthogonality_weight": case("5.0", "adapter norms diagnostics"),
         "l2_weight": case("0.1", "adapter"),
     },
-    "nlora": {**OBJECTIVE, "penalty_weight": case("0.1", "adapter norms diagnostics")},
-    "sdlora": OBJECTIVE,
+    "nlora": {**OBJECTIVE, **NO_SUM, "penalty_weight": case("0.1", "adapter norms diagnostics")},
+    "sdlora": OBJECTIVE | NO_SUM,
     "inflora": {
         **OBJECTIVE,
+        **NO_SUM,
         "protected_first": case("0.5", "adapter state diagnostics"),
         # What is protected after the second of two tasks: no later one shows it in its weights.
         "protected_last": case("0.96", "state diagnostics", "strategy.tasks=2"),
         "tasks": case("2", "state diagnostics"),
     },
-    "l2p": OBJECTIVE | OWN_TERMS | L2P,
-    "ready2blend": OBJECTIVE | OWN_TERMS | READY2BLEND,
+    "l2p": OBJECTIVE | NO_SUM | OWN_TERMS | L2P,
+    "ready2blend": OBJECTIVE | NO_SUM | OWN_TERMS | READY2BLEND,
     "lifealign": {
         **OBJECTIVE,
         "loss": case("ipo", "adapter", keeps="replay"),
@@ -613,6 +620,8 @@ def test_every_option_has_a_case() -> None:
     for name, strategy in STRATEGIES.items():
         assert set(strategy.Config.model_fields) == set(STRATEGY[name]), name
     assert set(STRATEGY) == set(STRATEGIES)
+    no_sum = {name for name, strategy in STRATEGIES.items() if not strategy.sums_updates}
+    assert no_sum == {name for name, options in STRATEGY.items() if options["route"].refused is not None}
 
 
 @pytest.mark.parametrize("key", CASES)

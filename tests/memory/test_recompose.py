@@ -22,7 +22,8 @@ from lifealign.data.tasks import Row
 from lifealign.memory import learning as pipeline
 from lifealign.memory import recompose, signatures
 from lifealign.memory.api import Memory, run_stream
-from lifealign.memory.recompose import Composer, stored_signatures
+from lifealign.memory.composer import Composer
+from lifealign.memory.routing import stored_signatures
 from lifealign.model.adapters import restore, snapshot, trainable
 from lifealign.store.layout import ADAPTER, SIGNATURE
 from lifealign.store.reader import MemoryReader
@@ -70,9 +71,9 @@ def test_each_commit_keeps_the_signature_of_its_own_training_prompts(memory: Mem
     assert list(found) == ["bread", "stars", "music"]
     session = memory._session(memory.config, None)
     for task in (BREAD, MUSIC):  # the default strategy also trains on replayed rows: they are no part of it
-        features = session.view.features([session.encoder.prompt_ids(r.prompt) for r in task.train])
+        features = session.view.features([session.encoder.prompt_ids(r.prompt) for r in task.train], 0.5)
         own = found[task.name]
-        assert own is not None and own.count == 8
+        assert own is not None and own.count == 8 and own.depth == 0.5 and own.checks_MD.shape == (2, features.shape[1])
         torch.testing.assert_close(own.centroid_D.float(), features.mean(0), atol=1e-5, rtol=0)
         torch.testing.assert_close(own.variance_D.float(), features.var(0, correction=0), atol=1e-5, rtol=0)
     assert list(stored_signatures(memory._store, memory._store.find("stars"))) == ["bread", "stars"]
@@ -214,7 +215,7 @@ def test_a_memory_from_before_signatures_opens_and_says_what_is_missing(
 ) -> None:
     old = MemoryReader.open(V1)
     assert set(stored_signatures(old, old.head).values()) == {None}
-    monkeypatch.setattr(pipeline, "task_signatures", lambda session, group, seed: {})
+    monkeypatch.setattr(pipeline, "task_signatures", lambda *_: {})
     memory = build()
     related = memory.related(STARS.test, steps=1)
     assert [(t.task, t.distance, t.nearest) for t in related.tasks] == [
@@ -318,40 +319,14 @@ def test_answers_with_other_weights(memory: Memory) -> None:
     assert memory.generate(PROMPTS, max_new_tokens=8) == plain  # and it leaves nothing behind
 
 
-def test_routed_answers_are_those_of_the_weights_that_each_prompt_gets(memory: Memory) -> None:
-    plain = memory.generate(PROMPTS, max_new_tokens=8)
-    assert memory.generate(PROMPTS, route=True, route_temperature=1e6, max_new_tokens=8) == plain
-    session = memory._session(memory.config, None)
-    composer = Composer(memory._store, memory._store.head)
-    from lifealign.data.tasks import Message
-
-    ids = [session.encoder.prompt_ids((Message("user", p),)) for p in PROMPTS]
-    groups = composer.groups(session, ids, 1e-6)
-    assert sorted(i for _, members in groups for i in members) == [0, 1, 2, 3]
-    assert [members for weights, members in groups if weights == {"bread": 0, "stars": 1, "music": 0}] == [[1, 3]]
-    routed = memory.generate(PROMPTS, route=True, route_temperature=1e-6, max_new_tokens=8)
-    for weights, members in groups:
-        alone = memory.generate([PROMPTS[i] for i in members], weights=weights, max_new_tokens=8)
-        assert [routed[i] for i in members] == alone
-    assert routed != plain
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"route": True, "weights": {"bread": 0}}, "weights and route both set"),
-        ({"route_temperature": 1.0}, "route_temperature has no effect without route"),
-        ({"route": True, "route_temperature": 0.0}, "route temperature 0.0: expected a finite number greater than 0"),
-    ],
-)
-def test_routing_options_that_make_no_sense(options: Any, message: str, build: Callable[..., Memory]) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build("train.epochs=0").generate(PROMPTS, **options)
+def test_weights_and_routing_at_once_are_refused(build: Callable[..., Memory]) -> None:
+    with pytest.raises(ConfigError, match="weights and route both set"):
+        build("train.epochs=0").generate(PROMPTS, route=True, weights={"bread": 0})
 
 
 def test_signature_file_is_named_in_the_manifest(memory: Memory) -> None:
     names = memory._store.tensor_names(memory._store.head, SIGNATURE)
-    assert names == ["music.centroid", "music.count", "music.variance"]
+    assert names == [f"music.{part}" for part in ("centroid", "checks", "count", "depth", "directions", "variance")]
 
 
 # --- the benchmark ----------------------------------------------------------------------------------------------------
@@ -382,7 +357,7 @@ def test_benchmark_measures_a_finished_memory(bench: Any, config: Build, tmp_pat
     stream = "stream={planted: {train_rows: 4, validation_rows: 1, test_rows: 3}, order: [1, 2, 5]}"
     memory = run_stream(config(stream, "evaluate.before=false", "data.max_length=400", "train.epochs=2"))
     before = files(memory.path)
-    bench.main([str(memory.path), "--out", str(tmp_path / "r.json"), "--steps", "1", "--temperatures", "1e6"])
+    bench.main([str(memory.path), "--out", str(tmp_path / "r.json"), "--steps", "1"])
     assert files(memory.path) == before
     result = json.loads((tmp_path / "r.json").read_text())
     names = ["data-json", "how-to-steps", "private-data"]
@@ -392,8 +367,8 @@ def test_benchmark_measures_a_finished_memory(bench: Any, config: Build, tmp_pat
         assert result["plain"][name]["margin"] == pytest.approx(value, abs=1e-6)
         own = result["withdrawn"][name]["own"]["margin"]
         assert own["stored"] == pytest.approx(value, abs=1e-6) and own["composed"] != own["stored"]
-        # At a temperature without bounds every weight is 1: routed is the plain sum.
-        assert result["routed"]["1000000.0"][name]["scores"]["margin"] == pytest.approx(value, abs=1e-6)
+        assert sum(result["routed"][name]["shares"].values()) == pytest.approx(1)
+        assert math.isfinite(result["routed"][name]["scores"]["margin"])
     R = memory.scores("nll")
     pairs = result["forecast"]["pairs"]
     assert [(p["new"], p["task"]) for p in pairs] == [(names[1], names[0]), (names[2], names[0]), (names[2], names[1])]

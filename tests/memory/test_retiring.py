@@ -15,8 +15,9 @@ from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.data.tasks import DataReport
 from lifealign.evaluation.gates import Gate
 from lifealign.memory.api import Memory
+from lifealign.memory.composer import Composer
 from lifealign.memory.history import StoreHistory
-from lifealign.memory.recompose import Composer, stored_signatures
+from lifealign.memory.routing import stored_signatures
 from lifealign.report.terminal import score_matrix_lines
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ADAPTER, START, STATE, UPDATE

@@ -20,12 +20,12 @@ PromptFile = Annotated[
     typer.Option(metavar="FILE", help="Rows with `prompt` or `messages` to answer; answers are printed as jsonl."),
 ]
 Route = Annotated[
-    bool,
-    typer.Option("--route", help="Weight the tasks for each prompt by its likeness to their training prompts."),
-]
-RouteTemperature = Annotated[
-    float | None,
-    typer.Option(metavar="X", help="Temperature of --route, above 0; a lower one favours the nearest tasks more."),
+    bool | None,
+    typer.Option(
+        "--route/--no-route",
+        show_default=False,
+        help="Answer each prompt by the tasks that it may belong to, or by all. Default: as the memory was made.",
+    ),
 ]
 Temperature = Annotated[float, typer.Option(min=0.0, metavar="X", help="Sampling temperature; 0 gives greedy answers.")]
 TopP = Annotated[
@@ -50,8 +50,7 @@ def generate(
     ] = None,
     as_of: AsOf = None,
     weight: Weight = None,
-    route: Route = False,
-    route_temperature: RouteTemperature = None,
+    route: Route = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar=N, help="Longest answer, in tokens.")] = 256,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -79,7 +78,6 @@ def generate(
         as_of=as_of,
         weights=_weights(weight) or None,
         route=route,
-        route_temperature=route_temperature,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,

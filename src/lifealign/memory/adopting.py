@@ -17,7 +17,7 @@ from lifealign.data.load import task_from_rows
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
-from lifealign.memory.recompose import task_signatures
+from lifealign.memory.routing import task_signatures
 from lifealign.memory.scoring import score_row
 from lifealign.memory.session import Session, locked
 from lifealign.model.adapters import restore, snapshot
@@ -128,7 +128,7 @@ def _commit(
                 ADAPTER: after,
                 UPDATE: {name: tensor - before[name] for name, tensor in after.items()},
                 STATE: strategy.state_dict(),
-                SIGNATURE: task_signatures(session, [task], config.seed) if task.train else {},
+                SIGNATURE: task_signatures(session, None, [task], config.seed) if task.train else {},
             },
             documents={
                 DOCUMENT: document,

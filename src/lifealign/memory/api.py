@@ -194,8 +194,7 @@ class Memory(MemoryLife):
         *,
         as_of: str | None = None,
         weights: Mapping[str, float] | None = None,
-        route: bool = False,
-        route_temperature: float | None = None,
+        route: bool | None = None,
         **options: Any,
     ) -> list[str]:
         """Answers of the model as it is, or as it was after a task; other options as in `generate.generate`.
@@ -204,8 +203,8 @@ class Memory(MemoryLife):
             prompts: each one user turn, or a conversation that ends with one.
             as_of: the model as it was after this task; None: as it is.
             weights: task -> weight of its update, 1 if none is given; see `compose`.
-            route: weigh the tasks for each prompt by its likeness to their training prompts (`signatures.route`).
-            route_temperature: of routing; None: `recompose.TEMPERATURE`.
+            route: answer each prompt by the updates of the tasks that it may belong to (`routing.Routes`); None: as the memory
+                was made (`strategy.route`).
             options: of `generate.generate`, and `progress`.
 
         Raises:
@@ -214,17 +213,14 @@ class Memory(MemoryLife):
         """
         if weights and route:
             raise ConfigError("weights and route both set the weight of each task; give only one of them")
-        if route_temperature is not None and not route:
-            raise ConfigError("route_temperature has no effect without route; set route or leave it out")
         session = self._session(self.config, options.pop("progress", None))
         point = self._point(as_of)
-        session.load(self._store, point)
-        if not weights and not route:
+        if not weights:
+            session.load(self._store, point, route)
             return session.generate(prompts, **options)
-        from lifealign.memory.recompose import TEMPERATURE, generate_recomposed
+        from lifealign.memory.recompose import generate_recomposed
 
-        routed = (TEMPERATURE if route_temperature is None else route_temperature) if route else None
-        return generate_recomposed(session, self._store, point, prompts, weights or {}, routed, options)
+        return generate_recomposed(session, self._store, point, prompts, weights, options)
 
     def answers(self, asked: Asked, *, progress: Progress | None = None) -> list[AnswerRecord]:
         """Greedy answers to held-out prompts at points of the memory's life; see `answering.Asked` for the errors."""

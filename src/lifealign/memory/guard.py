@@ -151,7 +151,7 @@ def _score_text(session: Session, guard: GuardConfig, title: str) -> dict[str, A
         raise DataError(f"{path}: {len(ids)} token(s); perplexity needs at least two; give a longer text")
     windows = text_windows(ids, guard.window, guard.stride)
     pairs = [EncodedPair(context, new, new, False, False, "", i) for i, (context, new) in enumerate(windows)]
-    sums = session.view.chosen_logps(pairs, title)
+    sums = session.chosen_logps(pairs, title)
     return {"nll": [-value for value in sums], "tokens": [len(new) for _, new in windows]}
 
 
@@ -166,7 +166,7 @@ def _score_choices(session: Session, guard: GuardConfig, title: str) -> dict[str
     owners = [(k, i) for k, q in enumerate(questions) for i in range(len(q.choices))]
     # Without the closing token, as is usual for choices: how an answer ends does not show knowledge.
     pairs = [replace(p, chosen=p.chosen[: None if p.chosen_cut else -1]) for p in session.encoder.encode(rows)[0]]
-    sums = session.view.chosen_logps(pairs, title)
+    sums = session.chosen_logps(pairs, title)
     means: dict[int, dict[int, float]] = {}
     for pair, value in zip(pairs, sums, strict=True):
         question, choice = owners[pair.position]

@@ -31,11 +31,12 @@ from lifealign.memory.kinds import check_kinds, kinds_document, kinds_lines
 from lifealign.memory.leaks import Leaks, left_out_lines
 from lifealign.memory.numerics import NUMERICS, numerics_of
 from lifealign.memory.outcomes import TaskResult
-from lifealign.memory.recompose import task_signatures
+from lifealign.memory.policy import limits
 from lifealign.memory.resume import as_one, check_same, same_task
 from lifealign.memory.retiring import check_supersedes, put, retired_lines, start_without, superseded
+from lifealign.memory.routing import task_signatures
 from lifealign.memory.scoring import learnt, score_row
-from lifealign.memory.session import Session, limits, locked, taken_back
+from lifealign.memory.session import Session, locked, taken_back
 from lifealign.memory.settings import located, settled, with_adapter_apart
 from lifealign.memory.work import Work, data_document, update_between, workspace_key
 from lifealign.model.adapters import snapshot
@@ -231,7 +232,7 @@ def learn_group(
         diagnostics = strategy.end_task(model, work.task, history)
         after, before = snapshot(model), history.adapter()
         kept = strategy.retain(work.task, history)
-        signature = task_signatures(session, group, config.seed)
+        signature = task_signatures(session, store, group, config.seed)
         if accelerator.is_main_process:
             tensors = {
                 ADAPTER: after,

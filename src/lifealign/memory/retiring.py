@@ -12,10 +12,10 @@ from typing import Any
 
 from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Task, rows_sha256
+from lifealign.memory.composer import Composer, stored_strategy, why_not_summed
 from lifealign.memory.history import Start, StoreHistory
 from lifealign.memory.outcomes import Withdrawal
-from lifealign.memory.recompose import Composer, why_not_summed
-from lifealign.memory.session import Session, stored_strategy
+from lifealign.memory.session import Session
 from lifealign.model.adapters import restore
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import (

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lifealign.core.progress import Progress
-from lifealign.data.tasks import Row
+from lifealign.data.tasks import Message, Row
 from lifealign.evaluation import catalog
 from lifealign.evaluation.answer_scores import floor_answers, score_answers
 from lifealign.evaluation.metrics import Array
@@ -22,7 +21,6 @@ from lifealign.evaluation.outside import values_of
 from lifealign.evaluation.pair_scores import PairLogProbs
 from lifealign.evaluation.score import SCORES, Score
 from lifealign.model.encoding import EncodedPair, Encoder
-from lifealign.model.generate import Prefix, generate
 
 
 @dataclass(frozen=True)
@@ -131,41 +129,24 @@ class AnswerScorer:
 
 
 def answer_rows(
-    model: nn.Module,
+    answer: Callable[[Sequence[Sequence[Message]], Sequence[bool]], Sequence[str]],
     encoder: Encoder,
     rows: Sequence[Row],
     scorer: AnswerScorer,
     count: int,
-    max_new_tokens: int,
-    progress: Progress | None = None,
-    title: str = "answers",
-    prefix: Prefix | None = None,
 ) -> TaskScores:
     """Greedy answers to the prompts of the first `count` rows, their scores, and the scores of trivial answers.
 
     Args:
-        model: with or without adapter.
+        answer: answers prompts; the second argument is `reasons` of `generate.generate`.
         encoder: template and tokenizer.
         rows: held-out rows of one task; other rows' answers are drawn from all of them.
         scorer: how answers are scored.
         count: largest number of rows to answer.
-        max_new_tokens: longest answer, in tokens.
-        progress: where to report.
-        title: of the progress stage.
-        prefix: see `generate.generate`.
     """
     rows = [encoder.as_learnt(row) for row in rows]
     asked = rows[:count]
-    texts = generate(
-        model,
-        encoder,
-        [r.prompt for r in asked],
-        max_new_tokens=max_new_tokens,
-        progress=progress,
-        title=title,
-        prefix=prefix,
-        reasons=[encoder.reasons(row) for row in asked],
-    )
+    texts = answer([r.prompt for r in asked], [encoder.reasons(row) for row in asked])
     scores = scorer(texts, asked)
     answers = [
         {

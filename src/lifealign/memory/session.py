@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -16,15 +15,14 @@ from torch import Tensor
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.files import cache_dir
-from lifealign.core.progress import Progress, say_once
-from lifealign.data.planted.rules import Rule
-from lifealign.data.tasks import Message, Row, turns_of
+from lifealign.core.progress import Progress
+from lifealign.memory.composer import stored_strategy
 from lifealign.memory.numerics import follow
-from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
+from lifealign.memory.policy import Policy
+from lifealign.memory.routing import routes_prompts
 from lifealign.model.adapters import NOTES, restore, snapshot
 from lifealign.model.base import load_base
-from lifealign.model.encoding import EncodedPair, Encoder
-from lifealign.model.generate import generate
+from lifealign.model.encoding import Encoder
 from lifealign.model.imported import (
     Imported,
     check_same_logits,
@@ -44,12 +42,11 @@ from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import retired
 from lifealign.store.undo import take_back
 from lifealign.store.writer import MemoryStore
-from lifealign.strategies import Strategy, make_strategy
-from lifealign.training.feedback import FeedbackConfig, reference_point, with_others
+from lifealign.strategies import make_strategy
 from lifealign.training.model_view import LoadedView
 
 
-class Session:
+class Session(Policy):
     """Base model, adapter, strategy and encoder of one memory.
 
     Args:
@@ -117,7 +114,9 @@ class Session:
         )
         self.strategy.view = self.view
         self.reward_beta = self.strategy.reward_beta
-        self._data: dict[str, Mapping[str, Any]] = {}
+        self._data = {}
+        self._routed = None
+        self._routes = None
 
     def _refuse_gpu_options(self) -> None:
         train, device = self.config.train, self.accelerator.device.type
@@ -187,10 +186,6 @@ class Session:
             "strategy": self.config.strategy.model_dump(mode="json"),
         }
 
-    def warn(self, lines: Sequence[str]) -> None:
-        """Report warnings, each once in the session's life; also where no progress is reported."""
-        say_once(self.said, lines, self.progress)
-
     def start_tracking(self) -> None:
         """Start the experiment trackers once; they write below the memory's directory, so the memory must exist."""
         if not self._tracking:
@@ -249,123 +244,43 @@ class Session:
             if stored != loaded:
                 raise StoreError(f"{where}: wrong {what}: the memory has {stored}, this run has {loaded}")
 
-    def load(self, store: MemoryReader, task: TaskManifest) -> None:
-        """Put a task's long-term weights and strategy state in place."""
+    def load(self, store: MemoryReader, task: TaskManifest, route: bool | None = None) -> None:
+        """Put a task's long-term weights and strategy state in place.
+
+        Args:
+            store: the memory.
+            task: the commit.
+            route: whether answers and scores route their prompts; None: as the memory was made.
+        """
         # Margins of all rows of R use one unit, even if a later task was learnt with another beta.
         self.reward_beta = stored_strategy(store).reward_beta
         self._data = {name: m.config.get("data", {}) for m in store.lineage() for name in m.members}
         begun = [m for m in store.lineage() if m.meta.get(IMPORTED) and IMPORTED not in retired(store, task)]
         self.view.anchor = store.load_tensors(begun[0], ADAPTER) if begun else {}
         self._place(store.load_tensors(task, ADAPTER), store.load_tensors(task, STATE))
+        route = routes_prompts(store, task) if route is None else route
+        self._routed = (store, task) if route else None
 
     @contextmanager
     def as_of(self, store: MemoryReader, task: TaskManifest) -> Iterator[None]:
         """Use the model as it was after a task; afterwards it is as it is now."""
-        weights, state = snapshot(self.model), self.strategy.state_dict()
+        weights, state, routed = snapshot(self.model), self.strategy.state_dict(), self._routed
         self.load(store, task)
         try:
             yield
         finally:
             self._place(weights, state)
+            self._routed = routed
 
     def _place(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         self.strategy.load_state_dict(state)
         self.strategy.mount(self.model)
         restore(self.model, weights)
 
-    def score(
-        self,
-        task: str,
-        rows: Sequence[Row],
-        rule: Rule | None,
-        *,
-        generations: int,
-        max_new_tokens: int,
-        title: str,
-        text_metrics: Sequence[str] = (),
-        names: Sequence[str] = (),
-        always_answer: bool = False,
-    ) -> TaskScores:
-        """Scores of one task's held-out rows with the model as it is.
-
-        Args:
-            task: name.
-            rows: held-out rows.
-            rule: of the task; None: it has none.
-            generations: greedy answers; 0: none.
-            max_new_tokens: longest answer, in tokens.
-            title: of the progress stages.
-            text_metrics: names of text metrics of the answers.
-            names: scores from outside, beside ours.
-            always_answer: also answers that neither a rule nor a text metric asks for.
-        """
-        self.strategy.select(self.model, task)
-        pairs = self._encode_stored(task, rows)
-        reference = self.view.logps(pairs, base=True, title=f"{title}: reference")
-        policy = self.view.logps(pairs, base=False, title=title)
-        encoded = {p.digest for p in pairs}
-        fitting = [row for row in rows if row.digest in encoded]
-        scores = score_rows(policy, reference, pairs, self.reward_beta, names, fitting, self._point(pairs, title))
-        scorer = AnswerScorer(rule, text_metrics)
-        if not generations or not (scorer or always_answer):
-            return TaskScores(task, scores)
-        found = answer_rows(
-            self.model,
-            self.encoder,
-            fitting,
-            scorer,
-            generations,
-            max_new_tokens,
-            self.progress,
-            f"{title}: answers",
-            prefix=self.strategy.prefix,
-        )
-        return replace(found, task=task, rows=scores | dict(found.rows))
-
-    def _point(self, pairs: Sequence[EncodedPair], title: str) -> float:
-        """KTO's reference point of held-out rows against the base model, nats; 0 without feedback among them."""
-        others = with_others(pairs, FeedbackConfig())[0][len(pairs) :]
-        if not others:
-            return 0.0
-        reference = self.view.logps(others, base=True, title=f"{title}: reference point")
-        policy = self.view.logps(others, base=False, title=f"{title}: reference point")
-        return reference_point(FeedbackConfig(), self.reward_beta, policy, reference, others)
-
-    def _encode_stored(self, task: str, rows: Sequence[Row]) -> list[EncodedPair]:
-        """Rows of a task with the limits that it was learnt with, so that later tasks' limits do not move its scores."""
-        data = self._data.get(task)
-        if not data:  # not learnt yet
-            return self.encoder.encode(rows)[0]
-        with limits(self.encoder, min(data["max_length"], self.base.positions), "drop"):
-            return self.encoder.encode(rows)[0]
-
-    def generate(self, prompts: Sequence[str | Sequence[Message]], **options: Any) -> list[str]:
-        """Answers to prompts, each one user turn or a conversation that ends with one; see `generate.generate`."""
-        self.strategy.select(self.model, None)
-        turns = [turns_of(p) for p in prompts]
-        return generate(self.model, self.encoder, turns, progress=self.progress, prefix=self.strategy.prefix, **options)
-
 
 def _brief(names: Sequence[str]) -> str:
     shown = ", ".join(names[:8])
     return f"[{shown}]" if len(names) <= 8 else f"[{shown}, ... {len(names)} in all]"
-
-
-def stored_strategy(store: MemoryReader) -> Strategy:
-    """The strategy that a memory was made with, without its model and state."""
-    config = RunConfig.model_validate(store.identity["config"])
-    return make_strategy(config.strategy, config.lora, config.seed)
-
-
-@contextmanager
-def limits(encoder: Encoder, max_length: int, long_prompts: Literal["error", "drop"]) -> Iterator[None]:
-    """Encode with these limits for a while, for rows of a task that was learnt with them."""
-    own = encoder.max_length, encoder.long_prompts
-    encoder.max_length, encoder.long_prompts = max_length, long_prompts
-    try:
-        yield
-    finally:
-        encoder.max_length, encoder.long_prompts = own
 
 
 @contextmanager

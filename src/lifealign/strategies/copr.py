@@ -69,10 +69,13 @@ class Copr(Strategy):
     class Config(ReplayConfig):
         """Target, constraint, buffer."""
 
+        _newer: ClassVar[frozenset[str]] = frozenset({"route"})
         replay_share: float = Field(0.05, gt=0, le=1)
         """Share of a task's distinct rows that become candidates after it. 0 < replay_share <= 1."""
         beta: float = Field(0.1, gt=0)
         """Reward per nat, of the target and of the reported margins. 0 < beta."""
+        route: bool = False
+        """Answer and score each prompt by the updates of the tasks that it may belong to; false: by the sum of all updates."""
         reward: float = Field(0.25, gt=0, lt=1)
         """Mean of r_x; the target is 2 r_x / beta nats above the previous policy. 0 < reward < 1."""
         reward_concentration: float = Field(20.0, gt=0)

@@ -151,7 +151,7 @@ class ObjectiveConfig(FeedbackConfig):
     own_terms: ClassVar[bool] = False
     """Whether the strategy's loss of a pair has terms besides the objective, to which no focal weight applies."""
     _newer: ClassVar[frozenset[str]] = frozenset(
-        {"label_smoothing", "rpo_alpha", "f_alpha", "margin_scale", *REWARDS, *FeedbackConfig.feedback_keys}
+        {"label_smoothing", "rpo_alpha", "f_alpha", "margin_scale", "route", *REWARDS, *FeedbackConfig.feedback_keys}
     )
 
     loss: ObjectiveName = "dpo"
@@ -182,6 +182,8 @@ class ObjectiveConfig(FeedbackConfig):
     """Reward margin asked for per unit of a row's `margin` (ODPO), dpo and hinge. 0 <= margin_scale; 0: margins are not used."""
     reference: ReferenceName = "base"
     """Reference policy: `base` (adapter off), `task_start` (after the SFT stage), `previous_task` (before the task)."""
+    route: bool = False
+    """Answer and score each prompt by the updates of the tasks that it may belong to; false: by the sum of all updates."""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
@@ -263,7 +264,7 @@ class LoadedView:
         return torch.stack([means.get(i, missing[i]) for i in range(len(rows))])
 
     @torch.no_grad()
-    def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+    def features(self, prompts: Sequence[Sequence[int]], depth: float = 1.0) -> Tensor:
         """See `training.strategy.ModelView`."""
         lm = causal_lm(self.model)
         device = self.accelerator.device
@@ -278,12 +279,20 @@ class LoadedView:
                 for row, i in enumerate(chosen):
                     ids[row, : len(prompts[i])] = torch.tensor(list(prompts[i]))
                     mask[row, : len(prompts[i])] = 1
-                hidden = lm.base_model(
-                    input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-                ).last_hidden_state.float()
+                hidden = self._hidden(lm, ids.to(device), mask.to(device), depth).float()
                 weight = mask.to(device)[..., None].float()
                 found |= zip(chosen, ((hidden * weight).sum(1) / weight.sum(1)).cpu(), strict=True)
         return torch.stack([found[i] for i in range(len(prompts))])
+
+    @staticmethod
+    def _hidden(lm: PreTrainedModel, ids: Tensor, mask: Tensor, depth: float) -> Tensor:
+        """Hidden states [rows, columns, D] at a share of the depth; at 1.0 the last ones, as the model hands them out."""
+        if depth == 1.0:
+            last: Tensor = lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            return last
+        found = lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+        states: Sequence[Tensor] = found.hidden_states  # of the embeddings, and after each layer
+        return states[round(depth * (len(states) - 1))]
 
     def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         """See `training.strategy.ModelView`."""

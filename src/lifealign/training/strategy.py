@@ -98,8 +98,11 @@ class ModelView(Protocol):
     def divergence(self, rows: Sequence[Row], weights: Mapping[str, Tensor]) -> Tensor:
         """Mean over the chosen answer's tokens of KL(policy with `weights` || policy now), [N] nats, with a graph."""
 
-    def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Mean of the base model's last hidden states over each prompt's ids (>= 1), [N, D] float32, without a graph."""
+    def features(self, prompts: Sequence[Sequence[int]], depth: float = 1.0) -> Tensor:
+        """Mean of the base model's hidden states over each prompt's ids (>= 1), [N, D] float32, without a graph.
+
+        `depth` is the share of the layers below them, 0 <= depth <= 1; at 1 they are the last ones, normalised.
+        """
 
     def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         """Texts of the prompts' ids; for a single user turn, the turn alone without the template's frame."""
@@ -217,6 +220,11 @@ class Strategy:
         return self.objective.config.beta
 
     @property
+    def routes(self) -> bool:
+        """Whether the memory answers each prompt by the updates of the tasks that it may belong to."""
+        return bool(getattr(self.config, "route", False))
+
+    @property
     def normalises_weights(self) -> bool:
         """Whether the loop divides each optimizer step's gradient by the mean weight of its pairs."""
         return self.objective.config.normalise_weights
@@ -237,6 +245,11 @@ class Strategy:
             raise ConfigError(
                 f"strategy {config.strategy.name} does not go on from one adapter for life, so it cannot begin with the adapter "
                 f"{config.model.adapter}; merge the adapter into its base model with PEFT, or choose another strategy, such as lifealign"
+            )
+        if self.routes and not self.sums_updates:
+            raise ConfigError(
+                f"strategy.route=true answers a prompt by the updates of the tasks that it may belong to, but strategy "
+                f"{config.strategy.name} does not keep a sum of updates; set it to false, or choose another strategy, such as lifealign"
             )
         if options.reference == "task_start" and not config.sft.epochs:
             raise ConfigError(

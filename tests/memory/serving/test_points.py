@@ -57,7 +57,7 @@ def test_a_strategy_without_a_sum_of_updates_is_not_routed(tiny_dir: Path, tmp_p
 
 def test_a_memory_without_a_task_is_not_routed(tiny_dir: Path, tmp_path: Path) -> None:
     start(tiny_config(tiny_dir, tmp_path / "memory"))
-    with pytest.raises(ConfigError, match=r"--points 'routed': .*no task is learnt yet"):
+    with pytest.raises(ConfigError, match=r"--points 'routed': .*no task learnt up to 0000-initial to route to"):
         Points(tmp_path / "memory", ["routed"])
 
 

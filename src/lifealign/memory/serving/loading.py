@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lifealign.memory.recompose import TEMPERATURE, Composer
+from lifealign.memory.routing import Routes
 from lifealign.memory.serving.points import Place
 from lifealign.memory.session import Session
 from lifealign.model.adapters import restore
@@ -18,14 +18,12 @@ class Loader:
 
     Args:
         session: of the memory.
-        temperature: of routing.
     """
 
-    def __init__(self, session: Session, temperature: float = TEMPERATURE) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self._temperature = temperature
         self._held: tuple[str, Weights | None] | None = None
-        self._composer: tuple[str, Composer] | None = None
+        self._routes: tuple[str, Routes] | None = None
 
     def weigh(self, place: Place, prompts: Sequence[Sequence[int]]) -> list[Weights]:
         """Weights of the tasks for each prompt: one forward of the base model for all prompts.
@@ -33,8 +31,9 @@ class Loader:
         Raises:
             UserError: the memory cannot be read, or has no signatures.
         """
-        found = self._of(place).routed(self.session, prompts, self._temperature)
-        return [tuple(weights.items()) for weights in found]
+        routes = self._of(place)
+        found = routes.router.tasks(self.session.view, prompts)
+        return [tuple(routes.weights(tasks).items()) for tasks in found]
 
     def put(self, place: Place, weights: Weights | None) -> None:
         """Use a point's weights, or those composed with these weights of its tasks; nothing happens if they are in place.
@@ -48,11 +47,11 @@ class Loader:
         self._held = None
         self.session.load(place.reader, place.task)
         if weights is not None:
-            restore(self.session.model, self._of(place)(dict(weights)).adapter)
+            restore(self.session.model, self._of(place).composer(dict(weights)).adapter)
         self.session.strategy.select(self.session.model, None)
         self._held = wanted
 
-    def _of(self, place: Place) -> Composer:
-        if self._composer is None or self._composer[0] != place.task.sha256:
-            self._composer = (place.task.sha256, Composer(place.reader, place.task))
-        return self._composer[1]
+    def _of(self, place: Place) -> Routes:
+        if self._routes is None or self._routes[0] != place.task.sha256:
+            self._routes = (place.task.sha256, Routes(place.reader, place.task))
+        return self._routes[1]

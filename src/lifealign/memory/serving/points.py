@@ -138,16 +138,25 @@ class Points:
 
     def _look(self, name: str) -> Place | None:
         reader = self._reader
-        if name in (BASE, NOW):
-            return Place(reader, reader.lineage()[0] if name == BASE else reader.head)
+        if name == BASE:
+            return Place(reader, reader.lineage()[0])
+        if name == NOW:
+            return Place(reader, reader.head, self._routes(reader, reader.head))
         if name == ROUTED:
             return None if self._no_route(reader) else Place(reader, reader.head, routed=True)
         if not name.startswith(AS_OF):
             return None
         try:
-            return Place(reader, reader.find(name.removeprefix(AS_OF)))
+            task = reader.find(name.removeprefix(AS_OF))
         except UserError:
             return None
+        return Place(reader, task, self._routes(reader, task))
+
+    def _routes(self, reader: MemoryReader, task: TaskManifest) -> bool:
+        """Whether a point of a memory that was made with `strategy.route` is answered by routes."""
+        return (
+            bool(reader.identity["config"]["strategy"].get("route")) and task.index > 0 and not self._no_route(reader)
+        )
 
     def refresh(self) -> None:
         """Take what was committed, tagged or rolled back since, if the gates hold; otherwise keep what is served, and say so."""
@@ -169,9 +178,11 @@ class Points:
 
     def _no_route(self, reader: MemoryReader) -> str | None:
         """See `why_not_routed`, which imports torch: a server that its gates refuse ends without it."""
+        from lifealign.memory.routing import why_not_routed
+
         head = reader.head.sha256
         if self._unrouted[0] != head:
-            self._unrouted = (head, why_not_routed(reader))
+            self._unrouted = (head, why_not_routed(reader, reader.head))
         return self._unrouted[1]
 
     def _check(self, reader: MemoryStore) -> None:
@@ -186,18 +197,3 @@ class Points:
         tags = self.path / TAGS
         scores = len(evaluation_files(self.path)) if self._required.gates else 0
         return read_bytes(self.path / HEAD), read_bytes(tags) if tags.exists() else b"", scores
-
-
-def why_not_routed(reader: MemoryReader) -> str | None:
-    """The reason why prompts cannot be routed to this memory's tasks; None if they can."""
-    from lifealign.memory.recompose import Composer, stored_signatures
-
-    try:
-        Composer(reader, reader.head)
-    except ConfigError as error:
-        return str(error)
-    known = stored_signatures(reader, reader.head)
-    if not known:
-        return "no task is learnt yet"
-    missing = [name for name, found in known.items() if found is None]
-    return f"no signature for {', '.join(missing)} (learnt before signatures were kept)" if missing else None
