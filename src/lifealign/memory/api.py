@@ -321,7 +321,7 @@ class Memory(MemoryLife):
 
         form, target, point = which_format(format, merged), free_directory(out), self._point(as_of)
         session, self._loaded = self._session(self.config, None), None  # its model is given up
-        session.load(self._store, point)
+        session.load_one(self._store, point)
         return write_export(session, self._store, point, target, form, gguf_type)
 
     def loaded(self, progress: Progress | None = None) -> Session:

@@ -38,6 +38,7 @@ from lifealign.memory.routing import task_signatures
 from lifealign.memory.scoring import learnt, score_row
 from lifealign.memory.session import Session, locked, taken_back
 from lifealign.memory.settings import located, settled, with_adapter_apart
+from lifealign.memory.sleep import rest
 from lifealign.memory.work import Work, data_document, update_between, workspace_key
 from lifealign.model.adapters import snapshot
 from lifealign.store.heldout import heldout, heldout_lines
@@ -52,6 +53,7 @@ from lifealign.store.layout import (
     RETIRED,
     RETIRES,
     SIGNATURE,
+    SLEEP,
     START,
     STATE,
     TRAINING,
@@ -231,12 +233,15 @@ def learn_group(
         session.progress.say(f"{work.task.name}: end of task ({config.strategy.name})")
         diagnostics = strategy.end_task(model, work.task, history)
         after, before = snapshot(model), history.adapter()
+        update = update_between(before, after)
+        slept = rest(session, store, group, history, update, store.path / WORK / work.workspace)
         kept = strategy.retain(work.task, history)
         signature = task_signatures(session, store, group, config.seed)
         if accelerator.is_main_process:
             tensors = {
                 ADAPTER: after,
-                UPDATE: update_between(before, after),
+                UPDATE: update,
+                **({SLEEP: slept.adapter} if slept.adapter else {}),
                 STATE: strategy.state_dict(),
                 SIGNATURE: signature,
                 **({START: before} if start is not None and start.taken_out else {}),
@@ -248,11 +253,11 @@ def learn_group(
                 members=[t.name for t in group],
                 tensors=tensors,
                 documents={
-                    DIAGNOSTICS: dict(diagnostics),
+                    DIAGNOSTICS: {**diagnostics, **({"sleep": slept.diagnostics} if slept.diagnostics else {})},
                     DATA: data_document(work),
                     **({RETIRED: dict(start.document)} if start is not None else {}),
                 },
-                lines={REPLAY: kept.to_lines(), HELDOUT: heldout_lines(group), TRAINING: work.loop.log},
+                lines={REPLAY: kept.to_lines(), HELDOUT: heldout_lines(group), TRAINING: [*work.loop.log, *slept.log]},
                 seed=config.seed,
                 config=config.model_dump(mode="json"),
                 meta={

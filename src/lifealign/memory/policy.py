@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ class Policy:
         strategy: of the memory.
         view: computations with the model.
         reward_beta: reward per nat, of margins.
+        rest: weights of the sleep, which answer what is not routed; empty: those that the model holds do.
     """
 
     progress: Progress
@@ -50,6 +51,7 @@ class Policy:
     strategy: Strategy
     view: LoadedView
     reward_beta: float
+    rest: Mapping[str, Tensor]
     _data: dict[str, Mapping[str, Any]]
     _routed: tuple[MemoryReader, TaskManifest] | None
     _routes: tuple[tuple[Path, str], Routes] | None
@@ -179,7 +181,8 @@ class Policy:
         """Positions of prompts that one set of weights answers, while the model holds it; all at once without routing."""
         routes = self.routes if prompts else None
         if routes is None:
-            yield list(range(len(prompts)))
+            with holding(self.model, self.rest) if self.rest else nullcontext():
+                yield list(range(len(prompts)))
             return
         for group in routes.groups(self.view, prompts):
             with holding(self.model, group.adapter):

@@ -155,7 +155,7 @@ def score_composed(
     found: dict[str, dict[str, dict[str, float]]] = {}
     rules = find_rules(tasks, store) if options.generations else Rules()
     session.warn(rules.warnings)
-    session.load(store, until, route=False)
+    session.load_sum(store, until)
     for which in ("stored", "composed"):
         if which == "composed":
             restore(session.model, adapter)
@@ -214,7 +214,7 @@ def recompose(
     if out is None:
         scores = score_composed(loaded, store, until, made.adapter, kept, split)
     else:
-        loaded.load(store, until)
+        loaded.load_sum(store, until)
         restore(loaded.model, made.adapter)
         given = ", ".join(f"{name}={weight:g}" for name, weight in every.items())
         note = f"composed with the weights {given}; the scores of the card are those of the memory as it is stored"
@@ -245,6 +245,6 @@ def generate_recomposed(
         StoreError: an unknown task.
     """
     composer = Composer(store, until)
-    session.load(store, until, route=False)
+    session.load_sum(store, until)
     restore(session.model, composer(composer.weights(weights)).adapter)
     return session.generate(prompts, **options)

@@ -15,7 +15,7 @@ from lifealign.memory.composer import Composer, stored_strategy
 from lifealign.memory.signatures import Signature
 from lifealign.memory.updates import in_weights
 from lifealign.store.heldout import without_rows
-from lifealign.store.layout import SIGNATURE
+from lifealign.store.layout import SIGNATURE, SLEEP
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import retired
@@ -143,7 +143,7 @@ class Routed:
 class Routes:
     """Answers each prompt of a memory by the sum of the updates of the tasks that it may belong to.
 
-    A prompt that belongs to no task is answered by the sum of all updates, which is the stored adapter.
+    A prompt that belongs to no task is answered by the adapter of the commit's sleep, or else by the sum of all updates.
 
     Args:
         store: the memory.
@@ -155,6 +155,7 @@ class Routes:
     """
 
     def __init__(self, store: MemoryReader, until: TaskManifest) -> None:
+        self._store, self._until = store, until
         self.composer = Composer(store, until)
         self.router = Router(store, until)
         self._held: dict[tuple[str, ...], Mapping[str, Tensor]] = {}
@@ -169,7 +170,10 @@ class Routes:
         if tasks not in self._held:
             while len(self._held) >= HELD:
                 del self._held[next(iter(self._held))]
-            self._held[tasks] = self.composer(self.weights(tasks)).adapter
+            slept = not tasks and f"{SLEEP}.safetensors" in self._until.files
+            self._held[tasks] = (
+                self._store.load_tensors(self._until, SLEEP) if slept else self.composer(self.weights(tasks)).adapter
+            )
         return self._held[tasks]
 
     def groups(self, view: ModelView, prompts: Sequence[Sequence[int]]) -> list[Routed]:

@@ -36,7 +36,7 @@ from lifealign.model.lora_product import fuse_lora
 from lifealign.model.template import once
 from lifealign.model.vocabulary import embeddings
 from lifealign.model.wheels import needs_conversion
-from lifealign.store.layout import ADAPTER, IMPORTED, STATE, TRACKERS, WORK
+from lifealign.store.layout import ADAPTER, IMPORTED, SLEEP, STATE, TRACKERS, WORK
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import retired
@@ -116,6 +116,7 @@ class Session(Policy):
         self.reward_beta = self.strategy.reward_beta
         self._data = {}
         self._routed = None
+        self.rest = {}
         self._routes = None
 
     def _refuse_gpu_options(self) -> None:
@@ -258,19 +259,31 @@ class Session(Policy):
         begun = [m for m in store.lineage() if m.meta.get(IMPORTED) and IMPORTED not in retired(store, task)]
         self.view.anchor = store.load_tensors(begun[0], ADAPTER) if begun else {}
         self._place(store.load_tensors(task, ADAPTER), store.load_tensors(task, STATE))
+        self.rest = store.load_tensors(task, SLEEP) if f"{SLEEP}.safetensors" in task.files else {}
         route = routes_prompts(store, task) if route is None else route
         self._routed = (store, task) if route else None
+
+    def load_sum(self, store: MemoryReader, task: TaskManifest) -> None:
+        """Put the sum of the updates in place, which then answers all prompts, or any weights that the caller puts there."""
+        self.load(store, task, route=False)
+        self.rest = {}
+
+    def load_one(self, store: MemoryReader, task: TaskManifest) -> None:
+        """Put one set of weights in place that answers all prompts: those of the sleep, or else the sum of the updates."""
+        self.load(store, task, route=False)
+        if self.rest:
+            restore(self.model, self.rest)
 
     @contextmanager
     def as_of(self, store: MemoryReader, task: TaskManifest) -> Iterator[None]:
         """Use the model as it was after a task; afterwards it is as it is now."""
-        weights, state, routed = snapshot(self.model), self.strategy.state_dict(), self._routed
+        weights, state, policy = snapshot(self.model), self.strategy.state_dict(), (self._routed, self.rest)
         self.load(store, task)
         try:
             yield
         finally:
             self._place(weights, state)
-            self._routed = routed
+            self._routed, self.rest = policy
 
     def _place(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         self.strategy.load_state_dict(state)

@@ -41,6 +41,8 @@ SIGNATURE = "signature"
 """Where the task's prompts lie in the base model's hidden space."""
 START = "start"
 """Weights that a task was learnt on, if its commit took the update of another task out first."""
+SLEEP = "sleep"
+"""One adapter that was taught what the updates of all tasks know; only of commits after a sleep that was worth it."""
 IMPORTED = "imported"
 """An adapter that the memory begins with: name of its task, key of a manifest's `meta`, and stem of its tensors in the root."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import restore, snapshot
 from lifealign.strategies.replay import Replay
-from lifealign.training.losses import ObjectiveName
+from lifealign.training.losses import ObjectiveConfig, ObjectiveName
 from lifealign.training.replay import ReplayBuffer
-from lifealign.training.strategy import History
+from lifealign.training.strategy import History, PreferenceDataset
 
+IMPORTED = "imported"
+"""Name of the task of an adapter that a memory began with."""
 START = "start/"
 """Prefix of the weights after the first of two consolidations, in the state of an unfinished task."""
 
@@ -36,12 +38,26 @@ class LifeAlign(Replay):
     class Config(Replay.Config, ConsolidationConfig):
         """Objective, buffer and consolidation."""
 
+        _newer: ClassVar[frozenset[str]] = ObjectiveConfig._newer | {
+            "begin",
+            "rehearse",
+            "sleep_epochs",
+            "sleep_learning_rate",
+        }
         loss: ObjectiveName = "fpo"
         """As in the objective; the paper's focal loss by default."""
         replay_share: float = Field(0.2, ge=0, le=1)
         """Share of a task's distinct rows that become candidates after it; 0: consolidation alone. 0 <= replay_share <= 1."""
         consolidate: Literal["task", "stage"] = "task"
         """`task`: once, for both stages. `stage`: after SFT and after the preference stage (needs sft.epochs)."""
+        begin: Literal["memory", "initial"] = "memory"
+        """Where a task is learnt: on the memory's weights (paper), or on the initial adapter, so that its update needs no other."""
+        rehearse: bool = True
+        """Train kept rows together with a task's own (paper); false: the kept rows are for the sleep alone."""
+        sleep_epochs: int = Field(0, ge=0)
+        """Passes over kept and new rows that teach one adapter what all updates know, after a task. 0 <= sleep_epochs; 0: none."""
+        sleep_learning_rate: float = Field(1e-3, gt=0)
+        """Peak learning rate of the sleep. 0 < sleep_learning_rate."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +78,40 @@ class LifeAlign(Replay):
                 "strategy.consolidate=stage consolidates after each stage, but sft.epochs=0 leaves only one; "
                 "use strategy.consolidate=task, or set sft.epochs"
             )
+        alone = [f"begin={self.config.begin}"] * (self.config.begin != "memory")
+        if asked := [*alone, *[f"sleep_epochs={self.config.sleep_epochs}"] * bool(self.config.sleep_epochs)]:
+            other = [
+                f"{k}={getattr(self.config, k)}"
+                for k in ("space", "consolidate")
+                if getattr(self.config, k) in ("delta_w", "stage")
+            ]
+            if other:
+                raise ConfigError(
+                    f"strategy.{asked[0]} needs updates that add up in the factors and are consolidated once, but strategy.{other[0]}; "
+                    "leave one of them out"
+                )
+        changed = "sleep_learning_rate" in self.config.model_fields_set and not self.config.sleep_epochs
+        if changed and self.config.sleep_learning_rate != 1e-3:
+            raise ConfigError(
+                f"strategy.sleep_learning_rate={self.config.sleep_learning_rate} has no effect without strategy.sleep_epochs; set "
+                "it to 1 or more, or leave the rate out"
+            )
+        if not self.config.rehearse and not self.config.sleep_epochs and self.config.replay_share:
+            raise ConfigError(
+                "strategy.rehearse=false keeps rows for the sleep alone, but strategy.sleep_epochs=0; set it to 1 or more, or "
+                "strategy.replay_share=0 to keep none"
+            )
+
+    def begin_task(self, model: nn.Module, task: Task, history: History) -> None:
+        """With `begin: initial`, start from the weights that the memory began with."""
+        if self.config.begin == "initial":
+            restore(model, _begun(history))
+
+    def training_set(self, task: Task, history: History) -> PreferenceDataset:
+        """The task's rows and, if they are rehearsed, the buffer's."""
+        if self.config.rehearse:
+            return super().training_set(task, history)
+        return PreferenceDataset(task.train, (task.name,) * len(task.train))
 
     def end_sft(self, model: nn.Module, task: Task, history: History) -> None:
         """With `consolidate: stage`, the first of two consolidations; the diagnostics are those of the second."""
@@ -84,8 +134,9 @@ class LifeAlign(Replay):
         return result.diagnostics
 
     def _consolidate(self, model: nn.Module, history: History) -> ConsolidatedAdapter:
+        fresh = _begun(history) if self.config.begin == "initial" else None
         result = consolidate_adapter(
-            self._start or history.adapter(),
+            fresh or self._start or history.adapter(),
             snapshot(model),
             self._basis,
             self.config,
@@ -93,7 +144,11 @@ class LifeAlign(Replay):
             seed=self.seed,
             task_index=len(history.tasks),
         )
-        restore(model, result.adapter)
+        adapter = result.adapter
+        if fresh is not None:
+            memory = history.adapter()
+            adapter = {name: memory[name] + (tensor - fresh[name]) for name, tensor in adapter.items()}
+        restore(model, adapter)
         self._basis = result.state
         return result
 
@@ -111,3 +166,8 @@ class LifeAlign(Replay):
         """The inverse of `state_dict`."""
         self._basis = {n: t for n, t in state.items() if not n.startswith(START)}
         self._start = {n.removeprefix(START): t for n, t in state.items() if n.startswith(START)}
+
+
+def _begun(history: History) -> Mapping[str, Tensor]:
+    """The weights that a memory began with: the initial ones, or those of an adapter that was trained elsewhere."""
+    return history.adapter(IMPORTED if IMPORTED in history.tasks else "initial")

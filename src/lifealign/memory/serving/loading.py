@@ -45,7 +45,7 @@ class Loader:
         if self._held == wanted:
             return
         self._held = None
-        self.session.load(place.reader, place.task)
+        self.session.load_one(place.reader, place.task)
         if weights is not None:
             restore(self.session.model, self._of(place).composer(dict(weights)).adapter)
         self.session.strategy.select(self.session.model, None)

@@ -1,0 +1,168 @@
+"""Sleep: one adapter that is taught what the updates of all tasks know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lifealign.core.config import RunConfig
+from lifealign.core.errors import ConfigError
+from lifealign.memory import sleep as sleeping
+from lifealign.memory.api import Memory
+from lifealign.memory.composer import Composer
+from lifealign.memory.routing import Routes
+from lifealign.store.layout import ADAPTER, DIAGNOSTICS, SLEEP, TRAINING, UPDATE
+from lifealign.training.losses import ObjectiveConfig
+from support.rows import make_task
+
+TASKS = [make_task(name, train=8, test=4, validation=3) for name in ("bread", "stars", "music")]
+PROMPTS = ["bread question 40?", "stars question 41?", "zzz 777 %%% qqq xyz 000 ### vvv www 555"]
+FRESH = ("strategy.begin=initial", "strategy.rehearse=false", "strategy.replay_share=0.5", "strategy.sleep_epochs=2")
+Build = Callable[..., RunConfig]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def learn(config: Build, path: Path, *settings: str, tasks: int = 3) -> Memory:
+    memory = Memory.create(
+        path, config("train.learning_rate=0.03", "evaluate.before=false", "train.epochs=2", *settings)
+    )
+    for task in TASKS[:tasks]:
+        memory.learn(task)
+    return memory
+
+
+def test_the_loss_by_hand() -> None:
+    """beta 0.1, teacher 20 nats: target sigmoid(2) = 0.8808; student 10 nats: -0.8808 ln s(1) - 0.1192 ln s(-1) = 0.4325.
+
+    The chosen answer has log-prob -6 over 3 tokens: 2 nats a token, with weight 1.
+    """
+    from lifealign.core.lora_config import LoraConfig
+    from lifealign.model.batch import PairLogps, PreferenceBatch
+
+    student = sleeping.Student(ObjectiveConfig(rpo_alpha=1.0), LoraConfig(), 0)
+    student.teacher_N = torch.tensor([torch.nan, 20.0])
+    batch = PreferenceBatch(torch.tensor([1, 0]), torch.tensor([3.0, 3.0]), torch.tensor([2.0, 0.0]))
+    policy = PairLogps(torch.tensor([-6.0, -6.0]), torch.tensor([-14.0, 0.0]))
+    reference = PairLogps(torch.tensor([-8.0, -8.0]), torch.tensor([-6.0, 0.0]))
+    plain = student.objective(policy, reference, batch.chosen_lengths_B, batch.rejected_lengths_B)
+    found = student.loss(batch, policy, reference, plain)
+    assert found[0] == pytest.approx(0.4325 + 2.0, abs=1e-4) and found[1] == plain.loss[1]
+
+
+def test_a_task_begins_at_the_initial_adapter_and_its_update_is_added(config: Build, tmp_path: Path) -> None:
+    """So the second task's update is the same whatever the first was, and the memory is the sum of both."""
+    keeps = ("strategy.begin=initial", "strategy.replay_share=0", "strategy.theta=1", "strategy.projection=none")
+    both = learn(config, tmp_path / "both", *keeps, tasks=2)._store
+    alone = Memory.create(
+        tmp_path / "alone",
+        config("train.learning_rate=0.03", "evaluate.before=false", "train.epochs=2", *keeps),
+    )
+    alone.learn(TASKS[1])
+    root, first, second = (both.load_tensors(m, ADAPTER) for m in both.lineage())
+    own = alone._store.load_tensors(alone._store.head, ADAPTER)
+    for name, tensor in second.items():
+        torch.testing.assert_close(tensor, first[name] + (own[name] - root[name]), atol=1e-5, rtol=1e-4)
+    stored = both.load_tensors(both.head, UPDATE)
+    assert all(torch.allclose(stored[n], second[n] - first[n], atol=1e-7) for n in stored)
+
+
+@pytest.fixture
+def worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model learns too little to say which adapter is better."""
+    monkeypatch.setattr(sleeping, "_compare", lambda *_: {"slept": 0.75, "summed": 0.5})
+
+
+@pytest.mark.usefixtures("worth_it")
+def test_sleep_is_committed_and_answers_what_is_not_routed(config: Build, tmp_path: Path) -> None:
+    memory = learn(config, tmp_path / "memory", *FRESH, "strategy.sleep_learning_rate=0.05", "strategy.route=true")
+    store = memory._store
+    found = store.load_document(store.head, DIAGNOSTICS)["sleep"]
+    assert found == {"rows": 8 + 8, "kept_rows": 8, "slept": 0.75, "summed": 0.5, "used": True}
+    assert {line["stage"] for line in store.load_lines(store.head, TRAINING)} == {"preference", "sleep"}
+    assert memory.verify() == []
+    names = {m.name: f"{SLEEP}.safetensors" in m.files for m in store.lineage()}
+    assert names == {"initial": False, "bread": True, "stars": True, "music": True}
+    session = memory._session(memory.config, None)
+    slept = store.load_tensors(store.head, SLEEP)
+    head = store.load_tensors(store.head, ADAPTER)
+    assert any(not torch.equal(slept[n], head[n]) for n in head)
+    session.load_sum(store, store.head)
+    summed = session.generate(PROMPTS, max_new_tokens=8)
+    session.load_one(store, store.head)
+    one = session.generate(PROMPTS, max_new_tokens=8)
+    assert one != summed
+    routed = memory.generate(PROMPTS, max_new_tokens=8)
+    assert routed[2] == one[2], "a prompt of no task is answered by the slept adapter"
+    routes = Routes(store, store.head)
+    assert all(torch.equal(routes.adapter(())[n], slept[n]) for n in slept)
+    assert memory.generate(PROMPTS, route=False, max_new_tokens=8) == one
+    assert memory.generate(PROMPTS, weights={"bread": 1.0}, max_new_tokens=8) == summed
+
+
+@pytest.mark.usefixtures("worth_it")
+def test_the_export_is_the_slept_adapter(config: Build, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    memory = learn(config, tmp_path / "memory", *FRESH, "strategy.sleep_learning_rate=0.05", tasks=2)
+    slept = memory._store.load_tensors(memory._store.head, SLEEP)
+    memory.export(tmp_path / "out")
+    written = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    total = sum(float(t.double().sum()) for t in written.values())
+    assert total == pytest.approx(sum(float(t.double().sum()) for t in slept.values()), rel=1e-5)
+
+
+def test_teachers_are_single_updates_and_retired_tasks_do_not_teach(
+    config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    own = sleeping._Teachers.of
+
+    def of(self: sleeping._Teachers, name: str) -> object:
+        found = own(self, name)
+        asked.append(name)
+        if name == "bread" and name not in self._new:
+            wanted = Composer(self._composer.store, self._composer.until)
+            only = {n: float(n == "bread") for n in wanted.names}
+            assert all(torch.equal(found[k], t) for k, t in wanted(only).adapter.items())
+        return found
+
+    monkeypatch.setattr(sleeping._Teachers, "of", of)
+    memory = learn(config, tmp_path / "memory", *FRESH, tasks=2)
+    assert asked == ["bread", "stars", "bread"]
+    memory.withdraw("stars")
+    assert f"{SLEEP}.safetensors" not in memory._store.head.files  # the next task's sleep makes one without it
+    memory.learn(TASKS[2])
+    assert asked[3:] == ["music", "bread"]
+
+
+def test_a_worse_slept_adapter_is_not_kept(config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sleeping, "_compare", lambda *_: {"slept": 0.5, "summed": 0.75})
+    memory = learn(config, tmp_path / "memory", *FRESH, tasks=1)
+    assert f"{SLEEP}.safetensors" not in memory._store.head.files
+    assert json.dumps(memory.show("bread"))
+    assert memory._store.load_document(memory._store.head, DIAGNOSTICS)["sleep"]["used"] is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ("strategy.begin=initial", "strategy.space=delta_w"),
+            r"begin=initial needs updates that add up in the factors",
+        ),
+        (
+            ("strategy.sleep_epochs=1", "strategy.consolidate=stage", "sft.epochs=1"),
+            r"sleep_epochs=1 needs updates that .* but strategy.consolidate=stage",
+        ),
+        (("strategy.sleep_learning_rate=0.1",), r"sleep_learning_rate=0.1 has no effect without strategy.sleep_epochs"),
+        (("strategy.rehearse=false",), r"rehearse=false keeps rows for the sleep alone, but strategy.sleep_epochs=0"),
+    ],
+)
+def test_options_that_make_no_sense(settings: tuple[str, ...], message: str, config: Build, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Memory.create(tmp_path / "memory", config(*settings))
