@@ -320,6 +320,10 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         **REPLAY,
         **CONSOLIDATION,
         "consolidate": case("stage", "adapter state diagnostics", "sft.epochs=1"),
+        "begin": case("initial", "adapter losses", keeps="replay"),
+        "rehearse": case("false", "adapter", "strategy.sleep_epochs=1", keeps="replay"),
+        "sleep_epochs": case("1", "losses diagnostics", keeps="adapter replay"),
+        "sleep_learning_rate": case("1e-2", "losses", "strategy.sleep_epochs=1", keeps="adapter replay"),
     },
 }
 
