@@ -17,7 +17,7 @@ from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import NOW
 
 if TYPE_CHECKING:
-    from lifealign.data.planted.rules import Rule
+    from lifealign.data.suites.rules import Rule
     from lifealign.memory.session import Session
     from lifealign.store.writer import MemoryStore
 

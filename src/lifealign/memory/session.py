@@ -17,7 +17,7 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.files import cache_dir
 from lifealign.core.progress import Progress, say_once
-from lifealign.data.planted.rules import Rule
+from lifealign.data.suites.rules import Rule
 from lifealign.data.tasks import Message, Row, turns_of
 from lifealign.memory.numerics import follow
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows

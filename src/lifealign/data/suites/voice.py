@@ -6,14 +6,10 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from lifealign.data.planted.rules import TASKS
-
-Split = Literal["train", "validation", "test"]
-
-# Share of answers with a polite or empty phrase at either end, before lengths are balanced. More would teach nothing.
-FILLERS = 0.15
+from lifealign.data.suites.planted_rules import TASKS
+from lifealign.data.suites.suite import FILLERS
 
 
 @dataclass(frozen=True)
