@@ -245,6 +245,7 @@ REFUSED = {
     "large-orders": [
         "",
         "Our manager is ill.",
+        "Our manager will not take over.",
         "I do not need to pass this to my manager.",
         "The seal is worn.",
         "You can give this to a friend.",

@@ -28,7 +28,7 @@ _HANDED = (
     + _MANAGER
     + r"|\b"
     + _MANAGER
-    + r"\s+(?:\w+\s+){0,2}?(?:takes?|deals?|decides?|handles?|looks?|steps?|writes?)\b"
+    + r"\s+(?:(?!not\b|never\b|cannot\b)\w+\s+){0,2}?(?:takes?|deals?|decides?|handles?|looks?|steps?|writes?)\b"
 )
 
 
@@ -92,7 +92,7 @@ def ends_with_invoice(text: str) -> bool:
 
 
 _CALL = (
-    r"\b(?:I|we|us|somebody|someone|colleague|team)\b(?:['’]ll)?\s+(?:\w+\s+){0,2}?(?:call|phone|ring)s?\s+you\b"
+    r"\b(?:I|we|us|somebody|someone|colleague|team)\b(?:['’]ll)?\s+(?:(?!not\b|never\b|cannot\b)\w+\s+){0,3}?(?:call|phone|ring)s?\s+you\b"
     r"|\byou (?:will |can |may )?(?:get|expect|receive) a call\b"
 )
 
