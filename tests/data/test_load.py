@@ -105,3 +105,33 @@ def test_planted_stream_order():
     stream = load_stream(config, 0)
     assert [t.name for t in stream.tasks] == [names[3], names[0]]
     assert [len(t.train) for t in stream.tasks] == [10, 10]
+
+
+def test_a_task_that_supersedes_none_before_it_is_refused_before_rows_are_read(tmp_path):
+    def named(name, supersedes=None):
+        return TaskConfig(name=name, train=SourceConfig(path=str(tmp_path / "none.jsonl")), supersedes=supersedes)
+
+    for tasks, order, message in (
+        (
+            (named("a"), named("b", "c")),
+            None,
+            r"task b: supersedes: no earlier task 'c' in the stream; allowed here: a$",
+        ),
+        ((named("a", "a"),), None, r"task a: supersedes: no earlier task 'a' in the stream; allowed here: none, as no"),
+        ((named("a"), named("b", "a")), (2, 1), r"task b: supersedes: no earlier task 'a' in the stream"),
+        (
+            (named("a"), named("b", "a"), named("c", "a")),
+            None,
+            r"task c: supersedes: 'a' is superseded by b already; allowed here: b$",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_stream(StreamConfig(tasks=tasks, order=order), 0)
+
+
+def test_what_a_task_supersedes_goes_with_it_and_costs_no_key_elsewhere(tmp_path):
+    named = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", numbered(90))))
+    old, new = (TaskConfig(name=n, train=named, validation_rows=5, supersedes=s) for n, s in (("a", None), ("b", "a")))
+    assert [t.supersedes for t in load_stream(StreamConfig(tasks=(old, new)), 0).tasks] == [None, "a"]
+    assert "supersedes" not in old.model_dump() and new.model_dump()["supersedes"] == "a"
+    assert task_from_rows("b", numbered(20), supersedes="a").supersedes == "a"

@@ -40,7 +40,7 @@ class DataConfig(Frozen):
 class TaskConfig(Frozen):
     """One task given by files or hub data sets."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"checker"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"checker", "supersedes"})
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     """Letters, digits, `-`, `_`; unique in the stream; `base`, `initial` and `now` are reserved."""
     train: SourceConfig
@@ -57,6 +57,8 @@ class TaskConfig(Frozen):
     """The task's requirement in words, for strategies that read it. Not blank; None: the name with hyphens as spaces."""
     checker: str | None = Field(None, pattern=r"\S")
     """Rule that greedy answers must pass, by name or path/to/file.py:function; None: the task has no pass rate."""
+    supersedes: str | None = None
+    """Earlier task of the stream that this one replaces: it is withdrawn before this one is learnt. None: none."""
 
     @field_validator("name")
     @classmethod

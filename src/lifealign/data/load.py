@@ -56,11 +56,40 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
     if config.suite is not None:
         sizes, suite = config.sizes, SUITES[config.suite]
         tasks = suite.stream(sizes.train_rows, sizes.validation_rows, sizes.test_rows, seed, sizes.unpaired).tasks
-        return TaskStream(config.name, tuple(tasks[i - 1] for i in config.order) if config.order else tuple(tasks))
+        ordered = tuple(tasks[i - 1] for i in config.order) if config.order else tasks
+        check_superseded(ordered)
+        return TaskStream(config.name, ordered)
     chosen = [config.tasks[i - 1] for i in config.order] if config.order else config.tasks
     for task in chosen:  # before any rows are read
         check_rule(task.name, task.checker)
+    check_superseded(chosen)
     return TaskStream(config.name, tuple(load_task(task, seed) for task in chosen))
+
+
+def check_superseded(tasks: Sequence[Task] | Sequence[TaskConfig]) -> None:
+    """Refuse a task that supersedes none before it in the order of arrival, or one that was superseded already.
+
+    Raises:
+        ConfigError: names both tasks and those that may be superseded.
+    """
+    current: list[str] = []
+    superseded: dict[str, str] = {}
+    for task in tasks:
+        old = task.supersedes
+        if old in superseded:
+            raise ConfigError(
+                f"task {task.name}: supersedes: {old!r} is superseded by {superseded[old]} already; "
+                f"allowed here: {', '.join(current) or 'none, as no task comes before it'}"
+            )
+        if old is not None and old not in current:
+            raise ConfigError(
+                f"task {task.name}: supersedes: no earlier task {old!r} in the stream; "
+                f"allowed here: {', '.join(current) or 'none, as no task comes before it'}"
+            )
+        if old is not None:
+            current.remove(old)
+            superseded[old] = task.name
+        current.append(task.name)
 
 
 def formats_used(config: StreamConfig, seed: int) -> dict[str, Mapping[str, Any]]:
@@ -129,6 +158,7 @@ def task_from_rows(
     test_rows: int | None = None,
     requirement: str | None = None,
     checker: str | None = None,
+    supersedes: str | None = None,
     pairs: str = BEST_WORST,
     good_from: float | None = None,
     bad_to: float | None = None,
@@ -148,6 +178,7 @@ def task_from_rows(
             most 40.
         requirement: what the task asks for, in words; None: the name with hyphens as spaces, if a strategy needs it.
         checker: rule that greedy answers must pass, by name or path/to/file.py:function; None: the task has no pass rate.
+        supersedes: task of the memory that this one replaces; None: none.
         pairs: rule for pairs of scored answers: `best-worst`, `best-worst MARGIN` or `all-above MARGIN`.
         good_from: a number as a label means a wanted answer from here on; None: only 1, 0 and -1 are labels.
         bad_to: such a number means an unwanted answer up to here; None: everything below `good_from`.
@@ -157,7 +188,7 @@ def task_from_rows(
         DataError: the rows cannot be used, or there are too few.
     """
     sizes = {"train_rows": train_rows, "validation_rows": validation_rows, "test_rows": test_rows}
-    config = _config(name=name, requirement=requirement, checker=checker, **sizes)
+    config = _config(name=name, requirement=requirement, checker=checker, supersedes=supersedes, **sizes)
     check_rule(name, checker)
     reading: dict[str, Any] = {"recipe": recipe, "columns": columns, "seed": seed, "pairs": pairs}
     reading |= {"good_from": good_from, "bad_to": bad_to}

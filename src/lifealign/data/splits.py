@@ -86,7 +86,9 @@ def split_task(
             "least one training row (rows of one prompt stay together); add rows, or lower test_rows and validation_rows"
         )
     train = rest[: config.train_rows]
-    return Task(config.name, train, validation, drawn_test, config.checker, reports, config.requirement)
+    return Task(
+        config.name, train, validation, drawn_test, config.checker, reports, config.requirement, config.supersedes
+    )
 
 
 def _draw(

@@ -294,6 +294,7 @@ class Task:
         checker: rule that scores generated answers, by name (a key of `data.suites.rules.CHECKERS`) or reference, or None.
         reports: one data report for each source read.
         requirement: description of what the task asks for, if given.
+        supersedes: earlier task that this one replaces, if any.
     """
 
     name: str
@@ -303,6 +304,7 @@ class Task:
     checker: str | None = None
     reports: tuple[DataReport, ...] = ()
     requirement: str | None = None
+    supersedes: str | None = None
 
     @property
     def requirement_text(self) -> str:
