@@ -82,20 +82,22 @@ class SuiteConfig(Frozen):
     """Split each training pair into two rows of feedback, one desirable and one undesirable; held-out rows stay pairs."""
 
 
-SUITE_SIZES: Mapping[str, int] = {"planted": 6, "contested": 8}
+SUITE_SIZES: Mapping[str, int] = {"planted": 6, "contested": 8, "revised": 8}
 """Number of tasks of each embedded suite."""
 
 
 class StreamConfig(Frozen):
     """The tasks and their order: either an embedded suite or a list of tasks."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"contested"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"contested", "revised"})
     name: str = "stream"
     """Name of the stream, shown in the report."""
     planted: SuiteConfig | None = None
     """The embedded suite of six domains, each with a behaviour of its own."""
     contested: SuiteConfig | None = None
     """The embedded suite of one support desk, where a detail of the request decides between eight behaviours."""
+    revised: SuiteConfig | None = None
+    """The embedded suite of a shop and a library, where three later tasks change the rule of an earlier one."""
     tasks: tuple[TaskConfig, ...] = ()
     """Tasks from files or hub data sets."""
     order: tuple[int, ...] | None = None

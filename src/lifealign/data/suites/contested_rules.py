@@ -8,17 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from lifealign.data.suites.phrases import offers, pieces
 from lifealign.data.suites.suite import Rule
-
-_DENIED = re.compile(r"(?:n['’]t|\b(?:not|never|no|cannot|without))(?:\s+[\w'’]+){0,3}\s*$", re.IGNORECASE)
-"""A denial within the last words before an offer."""
-
-
-def _offers(pattern: str, text: str) -> bool:
-    """Whether the pattern is found where the words before it do not deny it."""
-    found = re.finditer(pattern, text, re.IGNORECASE)
-    return any(not _DENIED.search(re.split(r"[.!?;:\n]", text[: match.start()])[-1]) for match in found)
-
 
 _MANAGER = r"(?:manager|supervisor|team leader|boss)s?\b"
 _HANDED = (
@@ -34,7 +25,7 @@ _HANDED = (
 
 def hands_over(text: str) -> bool:
     """The case goes to a manager, who takes over or decides."""
-    return _offers(_HANDED, text)
+    return offers(_HANDED, text)
 
 
 _FORM = (
@@ -45,7 +36,7 @@ _FORM = (
 
 def gives_customs_form(text: str) -> bool:
     """The answer gives, or points to, a customs form."""
-    return _offers(_FORM, text)
+    return offers(_FORM, text)
 
 
 _APOLOGY = re.compile(
@@ -74,7 +65,7 @@ _ASKS = re.compile(
 def refunds_at_once(text: str) -> bool:
     """The sentence that promises a refund gives it at once, and the answer asks for nothing."""
     sentences = re.split(r"[.!?;\n]", text)
-    return any(_offers(_REFUND, s) and _AT_ONCE.search(s) for s in sentences) and not _ASKS.search(text)
+    return any(offers(_REFUND, s) and _AT_ONCE.search(s) for s in sentences) and not _ASKS.search(text)
 
 
 _CREDIT = r"\b(?:store|shop) credit\b|\bcredit (?:for|in|at) (?:our|the) (?:store|shop)\b|\bvoucher\b"
@@ -82,13 +73,13 @@ _CREDIT = r"\b(?:store|shop) credit\b|\bcredit (?:for|in|at) (?:our|the) (?:stor
 
 def offers_store_credit(text: str) -> bool:
     """The answer offers store credit."""
-    return _offers(_CREDIT, text)
+    return offers(_CREDIT, text)
 
 
 def ends_with_invoice(text: str) -> bool:
     """The last line, or the last sentence, is about the invoice."""
-    pieces = [piece for piece in re.split(r"[.!?]+(?:\s|$)|\n", text) if piece.strip()]
-    return len(pieces) > 1 and _offers(r"\binvoice\b", pieces[-1])
+    found = pieces(text)
+    return len(found) > 1 and offers(r"\binvoice\b", found[-1])
 
 
 _CALL = (
@@ -99,7 +90,7 @@ _CALL = (
 
 def calls_back(text: str) -> bool:
     """The desk promises to call the customer; that the customer may call is not enough."""
-    return _offers(_CALL, text)
+    return offers(_CALL, text)
 
 
 _SKIP = (
@@ -110,7 +101,7 @@ _SKIP = (
 
 def offers_to_skip(text: str) -> bool:
     """The answer offers to skip a month, or a delivery."""
-    return _offers(_SKIP, text)
+    return offers(_SKIP, text)
 
 
 RULES: Mapping[str, Rule] = {

@@ -109,7 +109,8 @@ class Suite:
                 taken["train"] = as_feedback(taken["train"])
             total = sum(map(len, taken.values()))
             report = DataReport(source=f"{self.name}/{name}", read=total, kept=total)
-            tasks.append(Task(name, **taken, checker=name, reports=(report,), requirement=requirements[name]))
+            about = {"checker": name, "requirement": requirements[name], "supersedes": self.supersedes.get(name)}
+            tasks.append(Task(name, **taken, reports=(report,), **about))
         return TaskStream(self.name, tuple(tasks))
 
     def _take(self, task: str, split: Split, count: int | None, seed: int) -> tuple[Row, ...]:
@@ -142,6 +143,11 @@ def _file(name: str) -> str:
 def content_of(name: str) -> Any:
     """A content file of this folder, read once per process."""
     return json.loads(_file(name))
+
+
+def with_articles(text: str) -> str:
+    """The text with "a" turned into "an" before a vowel ("a unicycle" and its like stay)."""
+    return re.sub(r"\b([Aa])(?= (?!uni)[aeiou])", r"\1n", text)
 
 
 def lengths(text: str) -> tuple[int, int, int]:
@@ -188,11 +194,26 @@ def other_task(tasks: Sequence[str], task: str, place: int) -> str:
 
 
 def framed(
-    text: str, wordings: Mapping[str, Any], rng: random.Random, *, opener: bool = True, closer: bool = True
+    text: str,
+    wordings: Mapping[str, Any],
+    rng: random.Random,
+    *,
+    opener: bool = True,
+    closer: bool = True,
+    full_stop: bool = True,
 ) -> str:
-    """Add a polite phrase at either end, or drop the last full stop; neither tells anything of the behaviour."""
+    """Add a polite phrase at either end, or drop the last full stop; neither tells anything of the behaviour.
+
+    Args:
+        text: ends with a full stop, if `full_stop` is given.
+        wordings: lists `openers` and `closers`.
+        rng: of every choice.
+        opener: whether a phrase may stand before the text.
+        closer: whether a phrase may stand after it.
+        full_stop: whether the last mark may be dropped.
+    """
     if opener and rng.random() < FILLERS:
         text = f"{rng.choice(wordings['openers'])}. {text}"
     if closer and rng.random() < FILLERS:
         return f"{text} {rng.choice(wordings['closers'])}"
-    return text[:-1] if rng.random() < 0.2 else text
+    return text[:-1] if full_stop and rng.random() < 0.2 else text
