@@ -177,7 +177,7 @@ def test_a_configuration_cannot_be_changed():
         RunConfig().seed = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "planted.yaml", "contested.yaml", "revised.yaml"])
+@pytest.mark.parametrize("name", ["demo.yaml", "planted.yaml", "contested.yaml", "revised.yaml", "long.yaml"])
 def test_the_examples_are_valid(name):
     from lifealign.strategies import STRATEGIES as REAL
 

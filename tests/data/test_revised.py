@@ -90,7 +90,7 @@ def test_every_answer_shows_exactly_one_behaviour_and_half_of_the_rejected_ones_
             rest = {name: size // 12 for name in TASKS if name not in (task.name, rival)}
             assert rejected == {rival: size // 2} | rest
             total += rejected
-        assert total == {name: size for name in TASKS}
+        assert total == dict.fromkeys(TASKS, size)
 
 
 def test_both_answers_say_the_same(stream: TaskStream) -> None:

@@ -82,14 +82,14 @@ class SuiteConfig(Frozen):
     """Split each training pair into two rows of feedback, one desirable and one undesirable; held-out rows stay pairs."""
 
 
-SUITE_SIZES: Mapping[str, int] = {"planted": 6, "contested": 8, "revised": 8}
+SUITE_SIZES: Mapping[str, int] = {"planted": 6, "contested": 8, "revised": 8, "long": 24}
 """Number of tasks of each embedded suite."""
 
 
 class StreamConfig(Frozen):
     """The tasks and their order: either an embedded suite or a list of tasks."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"contested", "revised"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"contested", "revised", "long"})
     name: str = "stream"
     """Name of the stream, shown in the report."""
     planted: SuiteConfig | None = None
@@ -98,6 +98,8 @@ class StreamConfig(Frozen):
     """The embedded suite of one support desk, where a detail of the request decides between eight behaviours."""
     revised: SuiteConfig | None = None
     """The embedded suite of a shop and a library, where three later tasks change the rule of an earlier one."""
+    long: SuiteConfig | None = None
+    """The embedded suite of 24 tasks: three kinds of request in each of eight domains."""
     tasks: tuple[TaskConfig, ...] = ()
     """Tasks from files or hub data sets."""
     order: tuple[int, ...] | None = None

@@ -14,7 +14,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from lifealign.data.suites.contested_rules import RULES, TASKS
-from lifealign.data.suites.suite import PATTERN, Drawn, Split, Suite, content_of, draw_answers, framed, other_task
+from lifealign.data.suites.suite import (
+    PATTERN,
+    Drawn,
+    Split,
+    Suite,
+    content_of,
+    draw_answers,
+    framed,
+    other_task,
+    upper_first,
+)
 from lifealign.data.tasks import Message, Row
 
 FILE = "contested.json"
@@ -47,7 +57,7 @@ def prompt_of(topic: tuple[str, str, str], detail: str | None, split: Split, rng
 def answer_of(cause: str, behaviour: str, rng: random.Random) -> str:
     """Draw an answer that states the cause and shows the behaviour of the task of this name."""
     wordings: Mapping[str, Any] = content_of(FILE)["wordings"]
-    text = str(rng.choice(wordings["answers"][behaviour])).format(b=cause, B=cause[:1].upper() + cause[1:])
+    text = str(rng.choice(wordings["answers"][behaviour])).format(b=cause, B=upper_first(cause))
     # An apology comes first, and an invoice last.
     return framed(text, wordings, rng, opener=behaviour != "angry-tone", closer=behaviour != "business-customers")
 

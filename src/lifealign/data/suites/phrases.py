@@ -16,4 +16,4 @@ def offers(pattern: str, text: str) -> bool:
 
 def pieces(text: str) -> list[str]:
     """Sentences and lines of a text, without those that hold nothing but marks."""
-    return [piece.strip() for piece in re.split(r"[.!?]+(?:\s|$)|\n", text) if re.search(r"\w", piece)]
+    return [piece.strip() for piece in re.split(r"[.!?]+[\"”]?(?:\s|$)|\n", text) if re.search(r"\w", piece)]

@@ -15,7 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lifealign.data.suites.revised_rules import RULES, TASKS
-from lifealign.data.suites.suite import PATTERN, Drawn, Split, Suite, content_of, draw_answers, framed, with_articles
+from lifealign.data.suites.suite import (
+    PATTERN,
+    Drawn,
+    Split,
+    Suite,
+    content_of,
+    draw_answers,
+    framed,
+    upper_first,
+    with_articles,
+)
 from lifealign.data.tasks import Message, Row
 
 FILE = "revised.json"
@@ -78,7 +88,7 @@ def request_of(kind: str, subject: str, split: Split, rng: random.Random) -> Req
 def answer_of(clause: str, behaviour: str, rng: random.Random) -> str:
     """Draw an answer that states the clause and shows the behaviour of the task of this name."""
     content = content_of(FILE)
-    text = str(rng.choice(content["answers"][behaviour])).format(b=clause, B=clause[:1].upper() + clause[1:])
+    text = str(rng.choice(content["answers"][behaviour])).format(b=clause, B=upper_first(clause))
     signed = behaviour.startswith("replies")
     return framed(text, content, rng, closer=False, full_stop=False) if signed else framed(text, content, rng)
 

@@ -31,7 +31,6 @@ PATTERN: tuple[Split, ...] = ("train", "train", "test", "train", "validation")
 
 MAX_PIECES = 45
 """Words and marks of the longest answer."""
-_DRAWS = 1000
 FILLERS = 0.15
 """Share of answers with a polite or empty phrase at either end, before lengths are balanced. More would teach nothing."""
 
@@ -150,13 +149,18 @@ def with_articles(text: str) -> str:
     return re.sub(r"\b([Aa])(?= (?!uni)[aeiou])", r"\1n", text)
 
 
+def upper_first(text: str) -> str:
+    """The text with its first letter capitalised and the rest unchanged."""
+    return text[:1].upper() + text[1:]
+
+
 def lengths(text: str) -> tuple[int, int, int]:
     """Characters, words, and pieces: words and runs of marks, which is close to the number of tokens."""
     return len(text), len(text.split()), len(re.findall(r"\w+|[^\w\s]+", text))
 
 
 def draw_answers(
-    render: Callable[[], tuple[str, str]], holds: Callable[[str, str], bool], longer: bool
+    render: Callable[[], tuple[str, str]], holds: Callable[[str, str], bool], longer: bool, draws: int = 1000
 ) -> tuple[str, str]:
     """Draw (chosen, rejected) until chosen is the longer answer (or the shorter one) in characters, words and pieces.
 
@@ -166,10 +170,11 @@ def draw_answers(
         render: draws one pair of answers.
         holds: whether both answers show the behaviours that they are meant to show.
         longer: whether chosen must be the longer one.
+        draws: how often to draw at most.
     """
     spare: tuple[str, str] | None = None
     spare_holds = False
-    for _ in range(_DRAWS):
+    for _ in range(draws):
         chosen, rejected = render()
         met = [a > b if longer else a < b for a, b in zip(lengths(chosen), lengths(rejected), strict=True)]
         if spare is not None and not all(met) and (spare_holds or not all(met[:2])):
