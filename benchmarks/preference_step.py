@@ -252,7 +252,7 @@ def verdict(name: str, value: float) -> str:
 
 def planted_rows(count: int) -> list[Row]:
     """Rows of the planted suite, task after task in turn."""
-    from lifealign.data.planted.suite import planted_stream
+    from lifealign.data.suites.planted import planted_stream
 
     tasks = planted_stream().tasks
     mixed = [row for rows in zip(*(task.train for task in tasks), strict=False) for row in rows]

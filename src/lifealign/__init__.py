@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lifealign.data.answers import AnswerRecord, read_answers, write_answers
     from lifealign.data.formats import register_format
     from lifealign.data.load import load_stream, task_from_rows
-    from lifealign.data.planted.rules import register_checker
+    from lifealign.data.suites.rules import register_checker
     from lifealign.data.tasks import Message, Row, Task, TaskStream
     from lifealign.evaluation.catalog import register_score, register_text_metric
     from lifealign.memory.answering import Asked
@@ -70,7 +70,7 @@ _HOMES = {
     "memory.api": ("Memory", "run_stream"),
     "memory.outcomes": ("Composition", "Evaluation", "Related", "TaskResult"),
     "data.formats": ("register_format",),
-    "data.planted.rules": ("register_checker",),
+    "data.suites.rules": ("register_checker",),
     "evaluation.catalog": ("register_score", "register_text_metric"),
     "strategies": ("register_strategy",),
     "strategies.configure": ("read_config",),

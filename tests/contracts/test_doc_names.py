@@ -200,7 +200,7 @@ def test_names_on_a_page_exist(page: Path) -> None:
         ("results.py", False),  # two folders have one
         ("products.py", False),
         ("suites/planted.json", False),
-        ("data/planted/planted.json", True),
+        ("data/suites/planted.json", True),
         ("training/", True),
         ("tests/compat/", False),
         ("train.epochs", True),

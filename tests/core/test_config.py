@@ -139,7 +139,10 @@ def test_a_number_that_is_not_finite_is_refused(write, text):
     [
         ("a: [1", ": not valid YAML"),
         ("- 1\n- 2", "expected keys and values at the top, got list"),
-        ("stream: {}", "give exactly one of `planted` and `tasks`"),
+        ("stream: {}", "and `tasks`, got none"),
+        ("stream: {planted: {}, contested: {}}", "and `tasks`, got planted and contested"),
+        ("stream: {contested: {}, tasks: [{name: a, train: {path: x}}]}", "and `tasks`, got contested and tasks"),
+        ("stream: {contested: {}, order: [9]}", "order must name tasks 1..8"),
         ("stream: {planted: {}, order: [7]}", "order must name tasks 1..6"),
         ("model: {dtype: float16}", "got 'float16'"),
         ("train: {trackers: [tensorbord]}", "train.trackers.0: "),
@@ -174,13 +177,13 @@ def test_a_configuration_cannot_be_changed():
         RunConfig().seed = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "planted.yaml"])
+@pytest.mark.parametrize("name", ["demo.yaml", "planted.yaml", "contested.yaml", "revised.yaml", "long.yaml"])
 def test_the_examples_are_valid(name):
     from lifealign.strategies import STRATEGIES as REAL
 
     path = ROOT / "examples" / name
     config = load_config(path, (), {key: strategy.Config for key, strategy in REAL.items()})
-    assert config.stream is not None and config.stream.planted is not None
+    assert config.stream is not None and config.stream.suite is not None
     assert config.strategy.name == "lifealign"
 
 

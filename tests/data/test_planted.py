@@ -5,17 +5,20 @@ import json
 import re
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from importlib import resources
 
 import pytest
 
 from lifealign.core.errors import ConfigError
-from lifealign.data.planted.suite import CHECKERS, TASKS, planted_stream
+from lifealign.data.suites.planted import planted_stream
+from lifealign.data.suites.planted_rules import RULES as CHECKERS
+from lifealign.data.suites.planted_rules import TASKS
 from lifealign.data.tasks import Row, Task, TaskStream
+from support.suites import best_length_rule, best_single_feature, learnt_on_answers, rows_of, words
 
-CONTENT = json.loads(resources.files("lifealign.data.planted").joinpath("planted.json").read_text(encoding="utf-8"))
+CONTENT = json.loads(resources.files("lifealign.data.suites").joinpath("planted.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +26,8 @@ def stream() -> TaskStream:
     return planted_stream()
 
 
-def rows_of(task: Task) -> tuple[Row, ...]:
-    return task.train + task.validation + task.test
-
-
 def shown(text: str) -> list[str]:
     return [name for name, checker in CHECKERS.items() if checker(text)]
-
-
-def words(text: str) -> int:
-    return len(text.split())
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------
@@ -112,53 +107,17 @@ def test_texts_are_short(stream: TaskStream) -> None:
 @pytest.mark.parametrize("length", [len, words], ids=["characters", "words"])
 def test_a_length_rule_separates_at_most_sixty_percent(stream: TaskStream, length: Callable[[str], int]) -> None:
     groups = [rows for task in stream.tasks for rows in (rows_of(task), task.train, task.validation, task.test)]
-    groups.append(tuple(row for task in stream.tasks for row in rows_of(task)))
-    for rows in groups:
-        longer = sum(length(row.chosen) > length(row.rejected) for row in rows) / len(rows)
-        shorter = sum(length(row.chosen) < length(row.rejected) for row in rows) / len(rows)
-        assert max(longer, shorter) <= 0.6, (rows[0].source, longer, shorter)
-
-
-def features(text: str) -> set[str]:
-    tokens = re.findall(r"\w+|[^\w\s]|\n", text.lower())
-    return {*tokens, f"first {tokens[0]}", f"last {tokens[-1]}", f"opening {' '.join(tokens[:2])}"}
+    for rows in [*groups, [row for task in stream.tasks for row in rows_of(task)]]:
+        assert best_length_rule(rows, length) <= 0.6, rows[0].source
 
 
 def test_no_single_word_or_mark_tells_chosen_from_rejected_over_the_suite(stream: TaskStream) -> None:
-    surplus: Counter[str] = Counter()
-    everything = [row for task in stream.tasks for row in rows_of(task)]
-    for row in everything:
-        chosen, rejected = features(row.chosen), features(row.rejected)
-        surplus.update(chosen - rejected)
-        surplus.subtract(rejected - chosen)
-    worst, count = max(surplus.items(), key=lambda item: abs(item[1]))
-    # The rule "the answer with (or without) this feature is chosen" is right in 1/2 + |surplus| / (2 n) of the pairs.
-    assert 0.5 + abs(count) / (2 * len(everything)) <= 0.55, (worst, count)
+    share, feature = best_single_feature([row for task in stream.tasks for row in rows_of(task)])
+    assert share <= 0.55, feature
 
 
 def test_a_learnt_rule_on_the_answers_alone_stays_near_chance(stream: TaskStream) -> None:
-    """A perceptron on words of the answers, without prompts, learnt on train and scored on test."""
-    weights: dict[str, float] = defaultdict(float)
-
-    def margin(row: Row) -> float:
-        chosen, rejected = features(row.chosen), features(row.rejected)
-        return sum(weights[f] for f in sorted(chosen - rejected)) - sum(weights[f] for f in sorted(rejected - chosen))
-
-    total: dict[str, float] = defaultdict(float)
-    train = [task.train[n] for n in range(180) for task in stream.tasks]
-    for _ in range(5):
-        for row in train:
-            if margin(row) <= 0:
-                chosen, rejected = features(row.chosen), features(row.rejected)
-                for feature in chosen - rejected:
-                    weights[feature] += 1
-                for feature in rejected - chosen:
-                    weights[feature] -= 1
-        for feature, weight in weights.items():
-            total[feature] += weight
-    weights = total
-    test = [row for task in stream.tasks for row in task.test]
-    assert sum(margin(row) > 0 for row in test) / len(test) <= 0.7
+    assert learnt_on_answers(stream) <= 0.7
 
 
 def test_polite_phrases_and_last_full_stops_stand_on_both_sides(stream: TaskStream) -> None:
@@ -251,7 +210,7 @@ def test_the_rows_are_the_rows_that_the_published_figures_were_measured_on(strea
 
 
 def test_the_suite_needs_no_torch() -> None:
-    code = "import sys, lifealign.data.planted.suite as p; p.planted_stream(1, 1, 1); print('torch' in sys.modules)"
+    code = "import sys, lifealign.data.suites.planted as p; p.planted_stream(1, 1, 1); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

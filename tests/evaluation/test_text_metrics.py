@@ -15,7 +15,7 @@ import pytest
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
-from lifealign.data.planted.rules import refuses
+from lifealign.data.suites.planted_rules import refuses
 from lifealign.data.tasks import Message, Row, Task
 from lifealign.evaluation import catalog, text_metrics
 from lifealign.evaluation.answer_scores import FLOORS, floor_answers

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lifealign.core.errors import ConfigError
-from lifealign.data.planted.rules import TASKS
+from lifealign.data.suites.planted_rules import TASKS
 from lifealign.judging.rubrics import RUBRICS, Rubric, load_rubric, rubric_for
 
 OWN = {

@@ -14,7 +14,7 @@ from lifealign.core import origin, registry
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.core.progress import LineProgress
-from lifealign.data.planted.rules import CHECKERS
+from lifealign.data.suites.rules import CHECKERS
 from lifealign.data.tasks import Task
 from lifealign.memory.answering import Asked
 from lifealign.memory.api import Memory, run_stream

@@ -68,8 +68,8 @@ class TaskConfig(Frozen):
         return value
 
 
-class PlantedConfig(Frozen):
-    """Rows per task of the embedded planted suite; None takes all."""
+class SuiteConfig(Frozen):
+    """Rows per task of an embedded suite; None takes all."""
 
     _newer: ClassVar[frozenset[str]] = frozenset({"unpaired"})
     train_rows: int | None = Field(None, ge=1)
@@ -82,13 +82,24 @@ class PlantedConfig(Frozen):
     """Split each training pair into two rows of feedback, one desirable and one undesirable; held-out rows stay pairs."""
 
 
-class StreamConfig(Frozen):
-    """The tasks and their order: either the embedded planted suite or a list of tasks."""
+SUITE_SIZES: Mapping[str, int] = {"planted": 6, "contested": 8, "revised": 8, "long": 24}
+"""Number of tasks of each embedded suite."""
 
+
+class StreamConfig(Frozen):
+    """The tasks and their order: either an embedded suite or a list of tasks."""
+
+    _newer: ClassVar[frozenset[str]] = frozenset({"contested", "revised", "long"})
     name: str = "stream"
     """Name of the stream, shown in the report."""
-    planted: PlantedConfig | None = None
-    """The embedded suite."""
+    planted: SuiteConfig | None = None
+    """The embedded suite of six domains, each with a behaviour of its own."""
+    contested: SuiteConfig | None = None
+    """The embedded suite of one support desk, where a detail of the request decides between eight behaviours."""
+    revised: SuiteConfig | None = None
+    """The embedded suite of a shop and a library, where three later tasks change the rule of an earlier one."""
+    long: SuiteConfig | None = None
+    """The embedded suite of 24 tasks: three kinds of request in each of eight domains."""
     tasks: tuple[TaskConfig, ...] = ()
     """Tasks from files or hub data sets."""
     order: tuple[int, ...] | None = None
@@ -96,13 +107,15 @@ class StreamConfig(Frozen):
 
     @model_validator(mode="after")
     def _one_source(self) -> StreamConfig:
-        if (self.planted is None) == (not self.tasks):
-            raise ValueError("give exactly one of `planted` and `tasks`")
+        given = [name for name in (*SUITE_SIZES, "tasks") if getattr(self, name) not in (None, ())]
+        if len(given) != 1:
+            names = ", ".join(f"`{name}`" for name in SUITE_SIZES)
+            raise ValueError(f"give exactly one of {names} and `tasks`, got {' and '.join(given) or 'none'}")
         names = [t.name for t in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"task names must be unique, got {names}")
         if self.order is not None:
-            count = len(self.tasks) if self.tasks else 6
+            count = len(self.tasks) if self.suite is None else SUITE_SIZES[self.suite]
             if (
                 not self.order
                 or len(set(self.order)) != len(self.order)
@@ -110,6 +123,16 @@ class StreamConfig(Frozen):
             ):
                 raise ValueError(f"order must name tasks 1..{count}, each at most once, got {list(self.order)}")
         return self
+
+    @property
+    def suite(self) -> str | None:
+        """Name of the embedded suite; None: the tasks are listed."""
+        return next((name for name in SUITE_SIZES if getattr(self, name) is not None), None)
+
+    @property
+    def sizes(self) -> SuiteConfig:
+        """Rows per task of the embedded suite; all of them if the tasks are listed."""
+        return SuiteConfig() if self.suite is None else getattr(self, self.suite)  # type: ignore[no-any-return]
 
 
 class SftConfig(Frozen):

@@ -13,11 +13,11 @@ from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.source_config import BEST_WORST
 from lifealign.data.cleaning import Cleaned, clean, read_rows, read_source, require_rows
 from lifealign.data.formats import FORMATS
-from lifealign.data.planted.rules import check_rule
-from lifealign.data.planted.suite import planted_stream
 from lifealign.data.recipes import find_recipe
 from lifealign.data.renaming import rename
 from lifealign.data.splits import DEFAULT_TEST_ROWS, drop_shared_prompts, split_task
+from lifealign.data.suites.catalog import SUITES
+from lifealign.data.suites.rules import check_rule
 from lifealign.data.tasks import Row, Task, TaskStream
 from lifealign.data.verdicts import Rules, source_of
 
@@ -54,12 +54,12 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
         ConfigError: unknown recipe or rule.
         DataError: a source cannot be used, or too few rows are left.
     """
-    if config.planted is not None:
-        sizes = config.planted
-        tasks = planted_stream(sizes.train_rows, sizes.validation_rows, sizes.test_rows, seed, sizes.unpaired).tasks
-        ordered = [tasks[i - 1] for i in config.order] if config.order else tasks
+    if config.suite is not None:
+        sizes, suite = config.sizes, SUITES[config.suite]
+        tasks = suite.stream(sizes.train_rows, sizes.validation_rows, sizes.test_rows, seed, sizes.unpaired).tasks
+        ordered = tuple(tasks[i - 1] for i in config.order) if config.order else tasks
         check_superseded(ordered)
-        return TaskStream(config.name, tuple(ordered))
+        return TaskStream(config.name, ordered)
     chosen = [config.tasks[i - 1] for i in config.order] if config.order else config.tasks
     for task in chosen:  # before any rows are read
         check_rule(task.name, task.checker)

@@ -291,7 +291,7 @@ class Task:
         train: rows to learn from.
         validation: rows to choose hyper-parameters on; taken from train with the seed.
         test: rows to report on; none of them is in train.
-        checker: rule that scores generated answers, by name (a key of `data.planted.rules.CHECKERS`) or reference, or None.
+        checker: rule that scores generated answers, by name (a key of `data.suites.rules.CHECKERS`) or reference, or None.
         reports: one data report for each source read.
         requirement: description of what the task asks for, if given.
         supersedes: earlier task that this one replaces, if any.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lifealign.core.errors import ConfigError
-from lifealign.data.planted.rules import refuses
+from lifealign.data.suites.planted_rules import refuses
 
 
 def paper_bleu4(prediction: str, reference: str) -> float:
@@ -84,7 +84,7 @@ def distinct(text: str, n: int) -> float:
 
 
 def refusal_rate(prediction: str, reference: str = "") -> float:
-    """1 if the answer refuses within its first words (`planted.rules.refuses`, English), else 0."""
+    """1 if the answer refuses within its first words (`planted_rules.refuses`, English), else 0."""
     return float(refuses(prediction))
 
 

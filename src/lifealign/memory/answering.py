@@ -19,7 +19,7 @@ from lifealign.store.reader import NOW
 from lifealign.store.retired import retired
 
 if TYPE_CHECKING:
-    from lifealign.data.planted.rules import Rule
+    from lifealign.data.suites.rules import Rule
     from lifealign.memory.session import Session
     from lifealign.store.writer import MemoryStore
 

@@ -15,7 +15,7 @@ from lifealign.core.origin import described, file_sha256, find_file, is_file, is
 from lifealign.core.registry import Registry, take_over
 from lifealign.data.formats import FORMATS
 from lifealign.data.load import formats_used
-from lifealign.data.planted.rules import CHECKERS, check_rule
+from lifealign.data.suites.rules import CHECKERS, check_rule
 from lifealign.evaluation.outside import is_here, named, recall, record_of, require
 from lifealign.store.reader import MemoryReader
 

@@ -19,7 +19,7 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.core.progress import Progress
 from lifealign.data.load import load_stream
-from lifealign.data.planted.rules import check_rule
+from lifealign.data.suites.rules import check_rule
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.guard_results import guard_values
 from lifealign.evaluation.results import read_scores

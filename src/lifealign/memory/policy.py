@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lifealign.core.progress import Progress, say_once
-from lifealign.data.planted.rules import Rule
+from lifealign.data.suites.rules import Rule
 from lifealign.data.tasks import Message, Row, turns_of
 from lifealign.memory.routing import Routes, calibration_line
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows

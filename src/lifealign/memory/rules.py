@@ -8,7 +8,7 @@ from typing import Any
 
 from lifealign.core.errors import DataError, UserError
 from lifealign.core.origin import described, find_file, is_file, remedy
-from lifealign.data.planted.rules import CHECKERS, Rule, checker
+from lifealign.data.suites.rules import CHECKERS, Rule, checker
 from lifealign.data.tasks import Task
 from lifealign.memory.code import changes, locate
 from lifealign.store.layout import DATA, RULES

@@ -17,7 +17,7 @@ from lifealign.core.config_files import explain, nearest, read_yaml
 from lifealign.core.errors import ConfigError
 from lifealign.core.option_names import current_keys
 from lifealign.core.origin import is_reference
-from lifealign.data.planted.rules import TASKS
+from lifealign.data.suites.catalog import SUITES
 from lifealign.evaluation import catalog
 from lifealign.evaluation.outside import require
 
@@ -264,11 +264,11 @@ def _score_mistakes(path: Path, base: RunConfig, study: StudyConfig | None) -> l
 
 
 def _has_validation(stream: StreamConfig) -> bool:
-    if stream.planted is not None:
-        return stream.planted.validation_rows != 0
+    if stream.suite is not None:
+        return stream.sizes.validation_rows != 0
     return all(task.validation_rows for task in stream.tasks)
 
 
 def task_names(stream: StreamConfig) -> list[str]:
     """Names of the tasks as listed, before `stream.order`."""
-    return list(TASKS) if stream.planted is not None else [task.name for task in stream.tasks]
+    return [*SUITES[stream.suite].tasks] if stream.suite is not None else [task.name for task in stream.tasks]

@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from lifealign.core.errors import ConfigError
 from lifealign.core.option_names import current_names, former_names
 from lifealign.core.version import __version__
 from lifealign.data.sources import expand_path
+from lifealign.data.suites.catalog import SUITES
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
 from lifealign.studies.worker import CONTEXT, here, resolve, source_key
 
@@ -283,9 +283,8 @@ def _key(settings: Settings) -> str:
 
 def _file_digests(stream: StreamConfig) -> dict[str, str]:
     """sha256 of the content of the suite, or of every local file of rows; data sets of a hub are left out."""
-    if stream.planted is not None:
-        content = resources.files("lifealign.data.planted").joinpath("planted.json").read_bytes()
-        return {"planted": hashlib.sha256(content).hexdigest()}
+    if stream.suite is not None:
+        return {stream.suite: SUITES[stream.suite].sha256}
     paths = {s.path for t in stream.tasks for s in (t.train, t.test) if s is not None}
     found = {path: Path(expand_path(path)) for path in sorted(paths)}
     return {path: hashlib.sha256(p.read_bytes()).hexdigest() for path, p in found.items() if p.is_file()}

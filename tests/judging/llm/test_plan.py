@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lifealign.core.errors import ConfigError, JudgeError
-from lifealign.data.planted.rules import TASKS
+from lifealign.data.suites.planted_rules import TASKS
 from lifealign.judging.llm.config import read_judge_config
 from lifealign.judging.llm.plan import plan
 from lifealign.judging.rubrics import rubric_for

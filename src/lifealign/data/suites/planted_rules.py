@@ -1,4 +1,4 @@
-"""Rules that score the behaviour of one generated answer; the checkers of the planted suite.
+"""The rules of the planted suite: six behaviours of one answer.
 
 Each rule is a pure function of the text and ignores white space, case and a missing final full stop.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
 
-from lifealign.core.errors import ConfigError, DataError, UserError
-from lifealign.core.registry import Registry
+from lifealign.data.suites.suite import Rule
 
 TASKS: tuple[str, ...] = ("data-json", "how-to-steps", "short-facts", "see-a-professional", "private-data", "myths")
 MAX_SHORT_WORDS = 20
+"""Words of the longest sentence that `short-facts` accepts."""
 
 
 def is_json_document(text: str) -> bool:
@@ -139,77 +138,11 @@ def is_short_sentence(text: str) -> bool:
     return text[0] not in "{[" and _REFUSAL.search(text) is None and not any(shows(text) for shows in others)
 
 
-Rule = Callable[[str], bool]
-"""Answer -> whether it shows the behaviour."""
-
-
-def _check(value: Any) -> str | None:
-    return None if callable(value) else f"expected a function answer -> bool, got {value!r}"
-
-
-CHECKERS: Registry[Rule] = Registry("checker", "lifealign.checkers", check=_check, error=DataError)
-CHECKERS.built_in(
-    {
-        "data-json": is_json,
-        "how-to-steps": is_steps,
-        "short-facts": is_short_sentence,
-        "see-a-professional": advises_professional,
-        "private-data": refuses_with_alternative,
-        "myths": corrects_first,
-    }
-)
-
-
-def register_checker(name: str, function: Any = None) -> Any:
-    """Register your own rule for the `checker` of a task; without `function`, returns a decorator.
-
-    Args:
-        name: lower-case letters, digits, - and _.
-        function: answer -> whether it shows the behaviour.
-
-    Raises:
-        ConfigError: the name is taken or invalid, or `function` is not callable.
-    """
-    if function is None:
-        return lambda function: register_checker(name, function)
-    return CHECKERS.register(name, function)
-
-
-def checker(name: str) -> Rule:
-    """The rule of this name, or of a reference; it returns True if an answer shows the behaviour.
-
-    A rule from outside that fails, or returns neither True nor False, raises a `ConfigError` that names it.
-
-    Raises:
-        DataError: no such rule.
-        ConfigError: it cannot be loaded.
-    """
-    rule = CHECKERS.find(name)
-    if not CHECKERS.is_outside(name):
-        return rule
-    here = f"checker {name!r} ({CHECKERS.origin(name)})"
-
-    def checked(answer: str) -> bool:
-        try:
-            found = rule(answer)
-            known = found in (True, False)
-        except Exception as error:
-            raise ConfigError(f"{here} failed: {type(error).__name__}: {error}") from error
-        if not known:
-            raise ConfigError(f"{here}: expected True or False, got {found!r}")
-        return bool(found)
-
-    return checked
-
-
-def check_rule(task: str, name: str | None) -> None:
-    """Refuse a task whose rule cannot be used, before its rows are read; None: it has no rule.
-
-    Raises:
-        ConfigError: names the task, the rule and what is allowed.
-    """
-    if name is not None:
-        try:
-            checker(name)
-        except UserError as error:
-            raise ConfigError(f"task {task}: checker: {error}") from error
+RULES: Mapping[str, Rule] = {
+    "data-json": is_json,
+    "how-to-steps": is_steps,
+    "short-facts": is_short_sentence,
+    "see-a-professional": advises_professional,
+    "private-data": refuses_with_alternative,
+    "myths": corrects_first,
+}

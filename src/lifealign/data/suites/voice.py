@@ -6,14 +6,10 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from lifealign.data.planted.rules import TASKS
-
-Split = Literal["train", "validation", "test"]
-
-# Share of answers with a polite or empty phrase at either end, before lengths are balanced. More would teach nothing.
-FILLERS = 0.15
+from lifealign.data.suites.planted_rules import TASKS
+from lifealign.data.suites.suite import FILLERS, upper_first
 
 
 @dataclass(frozen=True)
@@ -41,11 +37,6 @@ class Topic:
             clauses = tuple(f"the {key} is {value}" for key, value in entry[1].items())
             return cls(task, entry[0], clauses, fields=entry[1])
         return cls(task, entry[0], tuple(entry[1]), profession=entry[2] if len(entry) > 2 else None)
-
-
-def upper_first(text: str) -> str:
-    """The text with its first letter capitalised and the rest unchanged."""
-    return text[:1].upper() + text[1:]
 
 
 class Voice:

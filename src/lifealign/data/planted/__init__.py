@@ -1,1 +1,0 @@
-"""The embedded suite of tasks, with rules that score answers."""

@@ -1,0 +1,1 @@
+"""The embedded suites of tasks, with rules that score answers."""
