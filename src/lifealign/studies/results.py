@@ -15,13 +15,15 @@ from lifealign.evaluation.outside import KEY, recall
 from lifealign.store.layout import WARNINGS
 from lifealign.studies import stats
 from lifealign.studies.plan import Plan, Run, Settings, points
+from lifealign.studies.worker import MACHINE, PROGRAM
 
 Record = Mapping[str, Any]
 Records = Callable[[str], Record | None]
 """Run id -> its record, done or failed; None: not ended yet."""
 
-COSTS = ("seconds", "train_seconds", "peak_memory_gb", "state_bytes")
 MEASURED = ("seconds", "train_seconds", "peak_memory_gb")
+COUNTED = ("state_bytes", "steps", "rows_kept")
+COSTS = MEASURED + COUNTED
 REFERENCE_METHOD = "sequential"
 """The strategy to whose training time the others' are compared."""
 
@@ -153,12 +155,20 @@ def _entry(plan: Plan, run: Run, records: Records) -> dict[str, Any]:
         "status": record["status"],
         "error": record.get("error"),
         **{key: trained.get(key) for key in MEASURED},
-        "state_bytes": record.get("state_bytes"),
+        **{key: record.get(key) for key in COUNTED},
+        PROGRAM: _without_files(record.get(PROGRAM)),
+        # Times belong to the machine that trained.
+        MACHINE: trained.get(MACHINE, record.get(MACHINE)),
+        "libraries": record.get("libraries"),
         "tasks": record.get("tasks", plan.task_order(run.order)),
         "scores": record.get("scores", {}),
         "summary": record.get("summary", {}),
         **({WARNINGS: record[WARNINGS]} if WARNINGS in record else {}),
     }
+
+
+def _without_files(program: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if program is None else {key: value for key, value in program.items() if key != "files"}
 
 
 def _twins(plan: Plan, run: Run, records: Records) -> list[Record]:
@@ -293,7 +303,7 @@ def _cost(groups: Sequence[Group]) -> dict[str, Any]:
     reference = math.nan
     for label, own in _by_label(groups).items():
         runs = [r for g in own for r in g.runs.values()]
-        found[label] = {key: stats.mean([r[key] for r in runs]) for key in COSTS}
+        found[label] = {key: stats.mean([r.get(key) for r in runs]) for key in COSTS}
         if own[0].strategy == REFERENCE_METHOD and math.isnan(reference):
             reference = found[label]["train_seconds"]
     for cost in found.values():
