@@ -28,6 +28,9 @@ def study(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs and their expected time without starting any.")
     ] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="Compute the smallest differences that the study can see. Start no run.")
+    ] = False,
     ray: Annotated[
         str | None, typer.Option(metavar="local|ADDRESS", help="Run on Ray: on this machine, or on a cluster.")
     ] = None,
@@ -45,6 +48,6 @@ def study(
     from lifealign.studies.engine import run_study
 
     document, lines, problems = run_study(
-        file, dry_run=dry_run, ray=ray, out=out, keep_finished=keep_finished, progress=make_progress()
+        file, dry_run=dry_run, power=power, ray=ray, out=out, keep_finished=keep_finished, progress=make_progress()
     )
     return Reply(document, lines, EXIT_USER_ERROR if problems else 0, problems)

@@ -20,6 +20,7 @@ from lifealign.core.files import replace_file, writing
 from lifealign.core.json_codec import to_json
 from lifealign.core.progress import NullProgress, Progress, duration
 from lifealign.studies.config import STUDIES
+from lifealign.studies.design import power_line, power_lines
 from lifealign.studies.plan import Plan, Run, make_plan
 from lifealign.studies.program import program, together
 from lifealign.studies.records import Records, redone_text
@@ -229,6 +230,7 @@ def run_study(
     path: Path,
     *,
     dry_run: bool = False,
+    power: bool = False,
     ray: str | None = None,
     out: Path | None = None,
     keep_finished: bool = False,
@@ -239,13 +241,14 @@ def run_study(
     Args:
         path: the study's file.
         dry_run: list the remaining runs and their expected time; do none.
+        power: compute the smallest differences that the design can see; do no run.
         ray: `local` or the address of a Ray cluster that sees the study's directory; None: one run at a time, here.
         out: directory of results.json; None: runs/studies/NAME.
         keep_finished: use finished runs although the code that makes their numbers has changed since.
         progress: where to report.
 
     Returns:
-        The document (results.json, or the list of a dry run), lines for people, and the errors of failed runs.
+        The document (results.json, the list of a dry run, or the power), lines for people, and the errors of failed runs.
 
     Raises:
         ConfigError: mistakes in the file, all of them.
@@ -256,6 +259,9 @@ def run_study(
     plan = make_plan(path)
     records = Records(plan.study.runs_directory / RUNS, plan.code, keep_finished)
     study = Study(plan, records, out or Path(STUDIES) / plan.study.name, Here(), progress)
+    if power:
+        document = build(plan, records)["power"]
+        return {"study": plan.study.name, **document}, power_lines(plan.study.name, document), []
     if dry_run:
         return _listing(study)
     if ray is not None:
@@ -291,12 +297,15 @@ def _listing(study: Study) -> tuple[dict[str, Any], list[str], list[str]]:
         lines.append(f"and at least {len(waiting)} runs whose settings are chosen after the trials")
     rest = f", plus {unknown} runs of unknown length" if unknown else ""
     lines.append(f"{len(entries)} runs to do; estimated time: {duration(seconds)}{rest}")
+    power = build(plan, records)["power"]
+    lines.append(power_line(power))
     document = {
         "study": plan.study.name,
         "to_do": entries,
         "waiting_for_selection": len(waiting),
         "seconds": seconds,
         "unknown": unknown,
+        "power": power,
     }
     return document, lines, []
 

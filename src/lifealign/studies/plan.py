@@ -27,6 +27,7 @@ from lifealign.core.version import __version__
 from lifealign.data.sources import expand_path
 from lifealign.strategies import STRATEGIES
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
+from lifealign.studies.design import scored_rows
 from lifealign.studies.program import code_of
 from lifealign.studies.worker import CONTEXT, here, resolve, source_key
 
@@ -85,6 +86,7 @@ class Plan:
         files: path of each local file of rows -> sha256.
         sources: name of each strategy and loss from outside, and `source_key` of each score, rule and row format -> sha256
             of its source.
+        rows: test rows of each task that the score of the selection is measured on; see `design.scored_rows`.
         code: strategy -> the files of lifealign that make the numbers of its runs, with the checksum of each one's code.
     """
 
@@ -96,6 +98,7 @@ class Plan:
     files: Mapping[str, str]
     sources: Mapping[str, str | None]
     code: Mapping[str, Mapping[str, str]]
+    rows: Sequence[int] | None
 
     def trials(self, method: MethodConfig) -> list[Settings]:
         """Every combination of the grid; without a grid, a single empty one."""
@@ -212,7 +215,10 @@ def make_plan(path: Path) -> Plan:
     resolved = {key: one for key, one in zip(wanted, found, strict=True) if isinstance(one, dict)}
     models = study.models or (base.model.name,)
     code = {name: strategy_code(name) for name in {m.strategy_name for m in study.methods}}
-    return Plan(study, orders, listed, models, resolved, _file_digests(base.stream), sources, code)
+    first = next(iter(resolved.values()))
+    placed = {**first, "stream": {**first["stream"], "order": list(next(iter(orders.values())))}}
+    rows = scored_rows(placed, study.seeds[0], study.selection.metric.partition(".")[2])
+    return Plan(study, orders, listed, models, resolved, _file_digests(base.stream), sources, code, rows)
 
 
 def strategy_code(name: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
@@ -25,8 +25,12 @@ from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.files import replace_file, writing
 from lifealign.core.json_codec import to_json
 from lifealign.core.registry import hand_over, take_over
+from lifealign.store.layout import DIAGNOSTICS
 from lifealign.strategies import STRATEGIES
 from lifealign.studies import program
+
+if TYPE_CHECKING:
+    from lifealign.store.reader import MemoryReader
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # All strategies at once: a file that is edited while the study goes on must not be read by its later runs.
@@ -40,7 +44,9 @@ CONTEXT.set_forkserver_preload(
 
 RUN, RECORD, LOG = "run.json", "record.json", "log.txt"
 PROGRAM, MACHINE = "program", "machine"
-"""Keys of a record: the code and versions that made it (`Plan.program`), and the kind of machine."""
+"""Keys of a record: the commit and code that made it, and the kind of machine; see `studies.program`."""
+SIGNS = "signs"
+"""Key of a record, and of a task's diagnostics: what must be seen for a method to be itself. A record has those that fail."""
 HEAD = ("id", "memory_id", "strategy", "model")
 """Keys of a run that its record repeats."""
 LOCK_SECONDS = 60
@@ -189,9 +195,20 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
         "state_bytes": sum(files[name].size for name in (f"{STATE}.safetensors", REPLAY) if name in files),
         "steps": sum(len(lines) for lines in log),
         "rows_kept": len(StoreHistory(store).replay.exemplars) / len(table.tasks),
+        **({SIGNS: failed} if (failed := _failed_signs(store)) else {}),
         MACHINE: _machine(stored_numerics(store) or {}),
         "libraries": program.libraries(),
     }
+
+
+def _failed_signs(store: MemoryReader) -> list[dict[str, Any]]:
+    """Signs that did not hold, each with its task."""
+    return [
+        {"task": manifest.name, **sign}
+        for manifest in store.lineage()[1:]
+        for sign in store.load_document(manifest, DIAGNOSTICS).get(SIGNS, ())
+        if not sign["holds"]
+    ]
 
 
 def _machine(numerics: Mapping[str, Any]) -> dict[str, Any]:
