@@ -16,6 +16,20 @@ UPPER_BOUNDS = {
 """Strategies that no method can be asked to beat: they are shown apart, neither ranked nor tested."""
 
 
+ALPHA = 0.05
+"""Level of a test, after correction."""
+
+
+def relative_time(cost: Mapping[str, Any]) -> float | None:
+    """A method's training time relative to the reference's; None if it is not measured on one known kind of machine.
+
+    Results of earlier programs have a value without the machine: it may compare different machines, so it is left out.
+    """
+    machines = cost.get("machines") or []
+    value: float | None = cost.get("relative")
+    return value if len(machines) == 1 and machines != [None] else None
+
+
 def corrected(table: Sequence[Row]) -> list[Row]:
     """The table with `holm` beside each `p` of its differences: adjusted over the methods of one order and model.
 
