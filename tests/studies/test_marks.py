@@ -89,7 +89,7 @@ def test_upper_bounds_are_apart_and_not_ranked(study: dict[str, Any]) -> None:
     assert [name for name, _ in table.rows] == ["replay", "sequential", "lifealign"] and table.apart == 1
     assert table.starts_apart("lifealign") and not table.starts_apart("replay")
     rows = dict(table.rows)
-    assert {cell.rank for cell in rows["lifealign"]} == {0} and rows["sequential"][3].rank == 1
+    assert {cell.rank for cell in rows["lifealign"]} == {0} and rows["replay"][3].rank == 1
     assert table.footnotes() == {"upper bound: it sees all rows at once": "a"} and table.marks("lifealign") == "a"
     text = markdown(table)
     assert "| lifealign <sup>a</sup> |" in text and text.endswith(
