@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from pydantic import BaseModel
 from lifealign.core.config import StrategyChoice
 from lifealign.core.option_names import current_keys
 from lifealign.strategies import STRATEGIES
+from lifealign.studies.comparison import UPPER_BOUNDS, relative_time
 from lifealign.training.losses import ObjectiveConfig
 from site_settings import Setting, setting_rows, settings, shown
 from site_text import escape, paragraphs, table
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN_TABLE = ROOT / "results" / "main-table" / "results.json"
+TIME = 5
+"""Column of the training time."""
 BESIDE = ("sequential", "replay", "lifealign", "joint")
 """Methods whose rows stand beside that of every strategy."""
-TOLD = {"joint": "upper bound: it sees all rows at once", "single": "it is told the task of each prompt"}
 
 
 def shared_settings() -> list[Setting]:
@@ -81,18 +83,33 @@ def measured(name: str) -> str:
     if name not in rows:
         return "It is not in the main table."
     order = [name, *(other for other in BESIDE if other != name)]
-    head = ("strategy", "Last, %", "BWT, points", "Learnt, %", "NLL at the end", "training time", "state, MB")
+    head: Sequence[str] = (
+        "strategy",
+        "Last, %",
+        "BWT, points",
+        "Learnt, %",
+        "NLL at the end",
+        "training time",
+        "state, MB",
+    )
     lines = [_row(other, name, rows[other]["metrics"], document["cost"][other]) for other in order]
+    timed = any(relative_time(document["cost"][other]) is not None for other in order)
+    if not timed:  # the machines of these runs are not recorded, so their times cannot be compared
+        head, lines = _without_time(head), [_without_time(line) for line in lines]
     chosen = {json.dumps(r["settings"], sort_keys=True): r["settings"] for r in document["runs"] if r["method"] == name}
-    notes = [f"`{other}`: {TOLD[other]}." for other in order if other in TOLD]
+    notes = [f"`{other}`: {UPPER_BOUNDS[other]}." for other in order if other in UPPER_BOUNDS]
     options = "; ".join(_set(current_keys(name, settings)) for settings in chosen.values() if settings)
     notes += [f"`{name}` ran with {options}."] if options else []
     caption = (
         "Six tasks of the embedded suite, 24 training rows each, SmolLM2-135M, three seeds; preference accuracy on test "
-        "rows with 95% intervals over seeds. NLL is in nats per token of a chosen answer; training time is relative to "
-        "`sequential`. Three seeds make the intervals wide: see [Findings](../../results/findings.md) before you rank."
+        "rows with 95% intervals over seeds. NLL is in nats per token of a chosen answer"
+        f"{'; training time is relative to `sequential`' if timed else ''}. Three seeds make the intervals wide: see [Findings](../../results/findings.md) before you rank."
     )
     return "\n\n".join([table(head, lines, 1), " ".join(notes), caption])
+
+
+def _without_time(cells: Sequence[str]) -> list[str]:
+    return [*cells[:TIME], *cells[TIME + 1 :]]
 
 
 def _set(options: Mapping[str, Any]) -> str:
@@ -108,7 +125,7 @@ def _row(method: str, page: str, metrics: Mapping[str, Any], cost: Mapping[str, 
         _interval(accuracy["bwt"], 0),
         _interval(accuracy["learning_accuracy"], 0),
         _interval(metrics["nll"]["last"], 1),
-        f"{cost['relative']:.1f}",
+        "" if (time := relative_time(cost)) is None else f"{time:.1f}",
         f"{cost['state_bytes'] / 1e6:.1f}",
     ]
 

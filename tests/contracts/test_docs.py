@@ -70,11 +70,14 @@ def test_every_strategy_has_a_page_with_its_options_and_its_measured_row(name: s
 
 
 def test_a_measured_row_is_that_of_the_main_table() -> None:
-    """From results/main-table/tables/main-order1.md and cost.md: 65.74 [42.77, 88.72], -30.56 [-62.18, 1.07], 9.81 MB."""
+    """From results/main-table/tables/main-order1.md and cost.md: 65.74 [42.77, 88.72], -30.56 [-62.18, 1.07], 9.81 MB.
+
+    Times are left out: the machines of these runs are not recorded.
+    """
     row = next(line for line in strategy_page("ewc").splitlines() if line.startswith("| **ewc**"))
     cells = [cell.strip() for cell in row.split("|")]
     assert cells[2:4] == ["66 [43, 89]", "-31 [-62, 1]"]
-    assert cells[5:8] == ["4.3 [3.8, 4.8]", "1.9", "9.8"]
+    assert cells[5:7] == ["4.3 [3.8, 4.8]", "9.8"]
 
 
 def test_every_loss_and_its_options_have_a_row() -> None:

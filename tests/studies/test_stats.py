@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lifealign.studies import stats
+from lifealign.studies.comparison import relative_time
 from lifealign.studies.results import Group, _baseline, _cost, _difference, _orders_spread, _table, shown
 
 nan = math.nan
@@ -71,7 +72,12 @@ def test_interference_by_hand() -> None:
     np.testing.assert_allclose(found, expected)
 
 
-def entry(last: float | None, seconds: float | None = None, state: int = 0) -> dict[str, Any]:
+CHIP = {"processor": "Chip", "cores": 2, "threads": 1, "accelerator": None}
+
+
+def entry(
+    last: float | None, seconds: float | None = None, state: int = 0, machine: dict[str, Any] | None = CHIP
+) -> dict[str, Any]:
     return {
         "summary": {"accuracy": {"last": last}},
         "scores": {},
@@ -79,6 +85,7 @@ def entry(last: float | None, seconds: float | None = None, state: int = 0) -> d
         "train_seconds": None if seconds is None else seconds / 2,
         "peak_memory_gb": 1.0,
         "state_bytes": state,
+        "machine": machine,
     }
 
 
@@ -93,7 +100,8 @@ def test_table_and_difference() -> None:
     assert first["metrics"]["accuracy"]["last"]["mean"] == pytest.approx(78)
     assert first["metrics"]["accuracy"]["last"]["values"] == [70.0, 80.0, 84.0]
     # Paired: +10 for either seed, without any spread, although the means differ by 13.
-    assert first["difference"]["accuracy"]["last"] == {"mean": 10.0, "low": 10.0, "high": 10.0}
+    same = {"mean": 10.0, "low": 10.0, "high": 10.0, "p": 0.0, "holm": 0.0}
+    assert first["difference"]["accuracy"]["last"] == same
     assert second["difference"] is None
     assert math.isnan(first["metrics"]["accuracy"]["bwt"]["mean"])
     assert _table([ours], None)[0]["difference"] is None
@@ -127,3 +135,51 @@ def test_orders_and_cost() -> None:
     assert cost["sequential"]["seconds"] == 20 and cost["sequential"]["relative"] == 1
     assert cost["replay"]["state_bytes"] == 7 and cost["replay"]["relative"] == 3  # 30 s of training against 10
     assert math.isnan(cost["ewc"]["relative"]), "an interrupted run has no time"
+    assert cost["replay"]["machines"] == ["Chip, 2 cores, 1 thread"]
+
+
+def test_times_of_different_machines_are_not_compared() -> None:
+    other, unknown = {**CHIP, "processor": "Other"}, None
+    reference = group("sequential", {0: 50.0}, seconds=10.0)
+    rows = [
+        reference,
+        group("replay", {0: 1.0}, seconds=60.0, machine=other),
+        group("ewc", {0: 1.0}, seconds=60.0, machine=unknown),
+        group("si", {0: 1.0}, seconds=20.0),
+    ]
+    cost = _cost(rows)
+    assert math.isnan(cost["replay"]["relative"]) and math.isnan(cost["ewc"]["relative"])
+    assert cost["si"]["relative"] == 2 and relative_time(cost["si"]) == 2
+    # An earlier program kept no machine, and a ratio all the same.
+    assert relative_time({"relative": 0.46, "train_seconds": 72.6}) is None
+    unrecorded = _cost([group("sequential", {0: 1.0}, seconds=10.0, machine=None)])
+    assert math.isnan(unrecorded["sequential"]["relative"])
+
+
+def test_paired_p_by_hand() -> None:
+    # Differences 1, 2, 3: t = 2 / (1 / sqrt(3)) = 3.4641 with 2 degrees of freedom; p = 1 - t / sqrt(t^2 + 2) = 0.07418.
+    ours, theirs = {0: 11.0, 1: 12.0, 2: 13.0, 3: None}, {0: 10.0, 1: 10.0, 2: 10.0, 3: 1.0}
+    assert stats.paired_p(ours, theirs) == pytest.approx(0.07418, abs=1e-5)
+    assert stats.paired_p(theirs, ours) == stats.paired_p(ours, theirs)
+    assert math.isnan(stats.paired_p({0: 1.0}, {0: 2.0}))
+    assert stats.paired_p({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) == 1
+    # The interval of Student's t and the test agree.
+    low, high = stats.paired(ours, theirs)[1:]
+    assert low < 0 < high
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .03 .04, times 4 3 2 1: .04 .06 .06 .04; never below the one before: .04 .06 .06 .06.
+    assert stats.holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert stats.holm([0.03, None, nan, 0.5]) == [pytest.approx(0.06), None, None, pytest.approx(0.5)]
+    assert stats.holm([0.9, 0.8]) == [1.0, 1.0] and stats.holm([]) == []
+
+
+def test_upper_bounds_are_not_in_the_family_of_tests() -> None:
+    base = group("sequential", {0: 10.0, 1: 10.0, 2: 10.0})
+    values = {"a": {0: 11.0, 1: 12.0, 2: 13.0}, "b": {0: 10.0, 1: 11.0, 2: 9.0}, "joint": {0: 20.0, 1: 21.0, 2: 23.0}}
+    rows = {r["method"]: r for r in _table([base, *(group(m, v) for m, v in values.items())], "sequential")}
+    found = {m: rows[m]["difference"]["accuracy"]["last"] for m in values}
+    assert found["a"]["holm"] == pytest.approx(2 * found["a"]["p"]), "two methods are tested"
+    assert found["b"]["p"] == 1 and found["b"]["holm"] == 1
+    assert "holm" not in found["joint"] and found["joint"]["p"] < 0.05

@@ -28,17 +28,26 @@ def study(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs and their expected time without starting any.")
     ] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="Compute the smallest differences that the study can see. Start no run.")
+    ] = False,
     ray: Annotated[
         str | None, typer.Option(metavar="local|ADDRESS", help="Run on Ray: on this machine, or on a cluster.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory for results.json. Default: runs/studies/NAME.")
     ] = None,
+    keep_finished: Annotated[
+        bool,
+        typer.Option("--keep-finished", help="Use finished runs although the code of their method has changed since."),
+    ] = False,
     as_json: AsJson = False,
 ) -> Reply:
     """Compare methods over orders, seeds, settings and models. Run it again after an interruption to continue."""
     from lifealign.core.progress import make_progress
     from lifealign.studies.engine import run_study
 
-    document, lines, problems = run_study(file, dry_run=dry_run, ray=ray, out=out, progress=make_progress())
+    document, lines, problems = run_study(
+        file, dry_run=dry_run, power=power, ray=ray, out=out, keep_finished=keep_finished, progress=make_progress()
+    )
     return Reply(document, lines, EXIT_USER_ERROR if problems else 0, problems)

@@ -76,6 +76,11 @@ class Registry(Mapping[str, T], Generic[T]):
         for name, value in table.items():
             self._entries[name] = _Entry(reference=value) if isinstance(value, str) else _Entry(value)
 
+    def built_in_references(self) -> list[str]:
+        """References of the built-in values that are not loaded yet, or were loaded by one."""
+        references = (entry.reference for entry in self._entries.values())
+        return [reference for reference in references if reference is not None and reference.startswith("lifealign.")]
+
     def register(self, name: str, value: T) -> T:
         """Add a value under a name, and return it.
 

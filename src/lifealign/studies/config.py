@@ -107,6 +107,17 @@ class SelectionConfig(Frozen):
         return value
 
 
+class PowerConfig(Frozen):
+    """Assumptions about runs that are not finished, for the smallest difference that a study can see."""
+
+    accuracy: float = Field(0.9, gt=0, lt=1)
+    """Expected share of test rows that are right. 0 < accuracy < 1."""
+    spread: float | None = Field(None, ge=0)
+    """Standard deviation between seeds in points, beyond the noise of the rows; None: as measured. 0 <= spread."""
+    correlation: float | None = Field(None, ge=-1, lt=1)
+    """Correlation of two methods' values over the seeds; None: as measured. -1 <= correlation < 1."""
+
+
 class StudyConfig(Frozen):
     """Everything that determines a study."""
 
@@ -135,6 +146,8 @@ class StudyConfig(Frozen):
     """Allow methods with different numbers of trials; the numbers are part of the results."""
     baseline: str | None = None
     """Label of the method that the others are compared with, by paired differences."""
+    power: PowerConfig = PowerConfig()
+    """Assumptions of `lifealign study --power`."""
     timeout: float | None = Field(None, gt=0)
     """Time limit of a run, in seconds; a longer run is stopped and recorded as failed. 0 < timeout."""
 

@@ -1,12 +1,11 @@
 """Run a study: choose settings on validation rows, run every cell, keep finished runs.
 
-Each run has a directory named by its id. A run recorded as `done` is never repeated; a killed or failed one continues
-from its memory the next time the study is started. Imports no torch.
+Each run has a directory named by its id. A run recorded as `done` is repeated only if the code that makes its numbers has
+changed (`program`); a killed or failed one continues from its memory the next time the study is started. Imports no torch.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -20,11 +19,25 @@ from lifealign.core.errors import StoreError
 from lifealign.core.files import replace_file, writing
 from lifealign.core.json_codec import to_json
 from lifealign.core.progress import NullProgress, Progress, duration
-from lifealign.studies import stats
 from lifealign.studies.config import STUDIES
+from lifealign.studies.design import power_line, power_lines
 from lifealign.studies.plan import Plan, Run, make_plan
+from lifealign.studies.program import program, together
+from lifealign.studies.records import Records, redone_text
 from lifealign.studies.results import build, select
-from lifealign.studies.worker import ATTEMPTS, CONTEXT, HEAD, LOG, RECORD, RUN, here, start, too_long, write_failure
+from lifealign.studies.worker import (
+    ATTEMPTS,
+    CONTEXT,
+    HEAD,
+    LOG,
+    PROGRAM,
+    RECORD,
+    RUN,
+    here,
+    start,
+    too_long,
+    write_failure,
+)
 
 RUNS, MEMORIES, LOCK, RESULTS = "runs", "memories", ".study.lock", "results.json"
 
@@ -91,54 +104,6 @@ def _last_line(log: Path) -> str:
     )
 
 
-class Records:
-    """Records of the runs in a directory; finished ones are read once."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._done: dict[str, Record] = {}
-
-    def __call__(self, run: str) -> Record | None:
-        """The record of a run, done or failed; None if missing or damaged: the run then continues from its memory."""
-        if run in self._done:
-            return self._done[run]
-        path = self.directory / run / RECORD
-        if not path.exists():
-            return None
-        try:
-            record: Record = json.loads(path.read_bytes())
-            done = record["status"] == "done"
-        except (ValueError, KeyError, TypeError):
-            return None
-        if done:
-            self._done[run] = record
-        return record
-
-    def done(self, run: str) -> bool:
-        """Whether a run is finished and need not be repeated."""
-        record = self(run)
-        return record is not None and record["status"] == "done"
-
-    def estimate(self, run: Run) -> float | None:
-        """Expected seconds of a run: the mean of the finished ones of its kind; None: unknown."""
-        every = (self(p.name) for p in sorted(self.directory.glob("*")))
-        same = [r["seconds"] for r in every if r and (r["strategy"], r["model"], len(r.get("tasks", ()))) == _kind(run)]
-        mean = stats.mean(same)
-        return None if mean != mean else mean
-
-    def total(self, runs: Sequence[Run], workers: int = 1) -> tuple[float, int]:
-        """Expected seconds of these runs together, and how many of them have no estimate."""
-        kinds = {_kind(run): run for run in runs}
-        known = {kind: self.estimate(run) for kind, run in kinds.items()}
-        each = [known[_kind(run)] for run in runs]
-        return sum(e for e in each if e is not None) / workers, sum(e is None for e in each)
-
-
-def _kind(run: Run) -> tuple[str, str, int]:
-    """Strategy, model and number of tasks (a trial may learn a part of them): what the time of a run depends on."""
-    return run.strategy, run.model, len(run.config["stream"]["order"])
-
-
 @dataclass
 class Study:
     """A running study.
@@ -168,8 +133,9 @@ class Study:
                 self._do("trials", self.pending_trials())
                 pending = self.pending_runs()
                 chosen = {label: s.chosen for label, s in select(self.plan, self.records).items()}
-                if kept := len({run.id for run in self.plan.reported_runs(chosen)}) - len(pending):
-                    self.progress.say(f"reusing {kept} finished runs")
+                waiting = {run.id for run in pending}
+                if kept := list({r.id: 0 for r in self.plan.reported_runs(chosen) if r.id not in waiting}):
+                    self.progress.say(self.records.reused(kept))
                 self._do("runs", pending)
         except filelock.Timeout:
             raise StoreError(f"{directory}: another study is running here; wait for it, or set `directory`") from None
@@ -197,6 +163,8 @@ class Study:
         return list({run.id: run for run in runs if not self.records.done(run.id)}.values())
 
     def _do(self, what: str, runs: Sequence[Run]) -> None:
+        if (said := redone_text(self.records, runs)) is not None:
+            self.progress.say(said)
         jobs = {self._prepare(run): run for run in runs}
         begun = time.monotonic()
         for ended, (job, reason) in enumerate(self.engine.run(list(jobs), self.plan.study.timeout), 1):
@@ -226,8 +194,17 @@ class Study:
         """Prepare the directory of a run: write run.json, remove the record of an earlier failure."""
         directory = self.plan.study.runs_directory.absolute()
         job = directory / RUNS / run.id
-        memory = directory / MEMORIES / run.memory_id
-        content = {**{key: getattr(run, key) for key in HEAD}, "memory": str(memory), "config": run.config}
+        files = self.plan.code[run.strategy]
+        code = together(files)
+        # Other code makes other weights, so a memory is never continued or scored by it.
+        memory = directory / MEMORIES / f"{run.memory_id}-{code[:8]}"
+        content = {
+            **{key: getattr(run, key) for key in HEAD},
+            "memory": str(memory),
+            PROGRAM: {**program(), "code": code, "files": files},
+            "config": run.config,
+        }
+        self.records.forget(run.id)
         with writing(job):
             job.mkdir(exist_ok=True)
             (job / RECORD).unlink(missing_ok=True)
@@ -253,8 +230,10 @@ def run_study(
     path: Path,
     *,
     dry_run: bool = False,
+    power: bool = False,
     ray: str | None = None,
     out: Path | None = None,
+    keep_finished: bool = False,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Run a study, or continue it.
@@ -262,12 +241,14 @@ def run_study(
     Args:
         path: the study's file.
         dry_run: list the remaining runs and their expected time; do none.
+        power: compute the smallest differences that the design can see; do no run.
         ray: `local` or the address of a Ray cluster that sees the study's directory; None: one run at a time, here.
         out: directory of results.json; None: runs/studies/NAME.
+        keep_finished: use finished runs although the code that makes their numbers has changed since.
         progress: where to report.
 
     Returns:
-        The document (results.json, or the list of a dry run), lines for people, and the errors of failed runs.
+        The document (results.json, the list of a dry run, or the power), lines for people, and the errors of failed runs.
 
     Raises:
         ConfigError: mistakes in the file, all of them.
@@ -276,8 +257,11 @@ def run_study(
     progress = progress or NullProgress()
     progress.say(f"{path}: checking every setting")
     plan = make_plan(path)
-    records = Records(plan.study.runs_directory / RUNS)
+    records = Records(plan.study.runs_directory / RUNS, plan.code, keep_finished)
     study = Study(plan, records, out or Path(STUDIES) / plan.study.name, Here(), progress)
+    if power:
+        document = build(plan, records)["power"]
+        return {"study": plan.study.name, **document}, power_lines(plan.study.name, document), []
     if dry_run:
         return _listing(study)
     if ray is not None:
@@ -307,16 +291,21 @@ def _listing(study: Study) -> tuple[dict[str, Any], list[str], list[str]]:
         f"{e['kind']:<5} {e['id']}  {'?' if e['seconds'] is None else duration(e['seconds']):>7}  {e['run']}"
         for e in entries
     ]
+    if (said := redone_text(records, [*trials, *runs])) is not None:
+        lines.append(said)
     if waiting:
         lines.append(f"and at least {len(waiting)} runs whose settings are chosen after the trials")
     rest = f", plus {unknown} runs of unknown length" if unknown else ""
     lines.append(f"{len(entries)} runs to do; estimated time: {duration(seconds)}{rest}")
+    power = build(plan, records)["power"]
+    lines.append(power_line(power))
     document = {
         "study": plan.study.name,
         "to_do": entries,
         "waiting_for_selection": len(waiting),
         "seconds": seconds,
         "unknown": unknown,
+        "power": power,
     }
     return document, lines, []
 

@@ -25,7 +25,10 @@ from lifealign.core.option_names import current_names, former_names
 from lifealign.core.version import __version__
 from lifealign.data.sources import expand_path
 from lifealign.data.suites.catalog import SUITES
+from lifealign.strategies import STRATEGIES
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
+from lifealign.studies.design import scored_rows
+from lifealign.studies.program import code_of
 from lifealign.studies.worker import CONTEXT, here, resolve, source_key
 
 PAPER_ORDERS = {"order1": (1, 2, 3, 4, 5, 6), "order2": (6, 5, 4, 3, 2, 1), "order3": (3, 1, 6, 4, 2, 5)}
@@ -83,6 +86,8 @@ class Plan:
         files: path of each local file of rows -> sha256.
         sources: name of each strategy and loss from outside, and `source_key` of each score, rule and row format -> sha256
             of its source.
+        rows: test rows of each task that the score of the selection is measured on; see `design.scored_rows`.
+        code: strategy -> the files of lifealign that make the numbers of its runs, with the checksum of each one's code.
     """
 
     study: StudyConfig
@@ -92,6 +97,8 @@ class Plan:
     trees: Mapping[tuple[str, str], Mapping[str, Any]]
     files: Mapping[str, str]
     sources: Mapping[str, str | None]
+    code: Mapping[str, Mapping[str, str]]
+    rows: Sequence[int] | None
 
     def trials(self, method: MethodConfig) -> list[Settings]:
         """Every combination of the grid; without a grid, a single empty one."""
@@ -206,9 +213,18 @@ def make_plan(path: Path) -> Plan:
     if mistakes:
         raise ConfigError("\n".join(dict.fromkeys(mistakes)))
     resolved = {key: one for key, one in zip(wanted, found, strict=True) if isinstance(one, dict)}
-    return Plan(
-        study, orders, listed, study.models or (base.model.name,), resolved, _file_digests(base.stream), sources
-    )
+    models = study.models or (base.model.name,)
+    code = {name: strategy_code(name) for name in {m.strategy_name for m in study.methods}}
+    first = next(iter(resolved.values()))
+    placed = {**first, "stream": {**first["stream"], "order": list(next(iter(orders.values())))}}
+    rows = scored_rows(placed, study.seeds[0], study.selection.metric.partition(".")[2])
+    return Plan(study, orders, listed, models, resolved, _file_digests(base.stream), sources, code, rows)
+
+
+def strategy_code(name: str) -> dict[str, str]:
+    """The files of lifealign that make the numbers of a strategy's runs, with their checksums."""
+    reference = None if STRATEGIES.is_outside(name) else STRATEGIES.origin(name).reference
+    return code_of([] if reference is None else [reference])
 
 
 def trials(study: StudyConfig, method: MethodConfig) -> list[Settings]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
+import platform
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,9 @@ from typing import Any
 
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.registry import hand_over
-from lifealign.studies.worker import ATTEMPTS, LOG, RECORD, Handed, start, too_long, write_failure
+from lifealign.studies.plan import strategy_code
+from lifealign.studies.program import changed_files
+from lifealign.studies.worker import ATTEMPTS, LOG, PROGRAM, RECORD, RUN, Handed, start, too_long, write_failure
 
 SHARED = ("LIFEALIGN_", "HF_")
 """Prefixes of the environment variables that are passed to the workers; the rest is the worker's own."""
@@ -67,11 +71,26 @@ class RayEngine:
 def _task(job: Path, timeout: float | None, shared: Mapping[str, str], directory: str, handed: Handed) -> None:
     if (job / RECORD).exists():  # an earlier attempt ran out of time
         return
+    if (reason := other_code(job)) is not None:
+        write_failure(job, reason)
+        return
     if timeout is not None:
         timer = threading.Timer(timeout, _give_up, (job, timeout))
         timer.daemon = True
         timer.start()
     start(job, {**os.environ, **shared}, directory, handed)
+
+
+def other_code(job: Path) -> str | None:
+    """Why this machine cannot do a run: its lifealign has other code than the study's; None: it is the same."""
+    run = json.loads((job / RUN).read_bytes())
+    changed = changed_files(run[PROGRAM]["files"], strategy_code(run["strategy"]))
+    if not changed:
+        return None
+    return (
+        f"{platform.node()} has another lifealign than the study's machine ({changed[0]} differs); install the same "
+        "version on all machines"
+    )
 
 
 def _give_up(job: Path, timeout: float) -> None:

@@ -14,14 +14,20 @@ from lifealign.evaluation.metrics import Interval
 from lifealign.evaluation.outside import KEY, recall
 from lifealign.store.layout import WARNINGS
 from lifealign.studies import stats
+from lifealign.studies.comparison import UPPER_BOUNDS, corrected
+from lifealign.studies.design import power_document
 from lifealign.studies.plan import Plan, Run, Settings, points
+from lifealign.studies.power import SUMMARIES
+from lifealign.studies.program import machine_text
+from lifealign.studies.worker import MACHINE, PROGRAM, SIGNS
 
 Record = Mapping[str, Any]
 Records = Callable[[str], Record | None]
 """Run id -> its record, done or failed; None: not ended yet."""
 
-COSTS = ("seconds", "train_seconds", "peak_memory_gb", "state_bytes")
 MEASURED = ("seconds", "train_seconds", "peak_memory_gb")
+COUNTED = ("state_bytes", "steps", "rows_kept")
+COSTS = MEASURED + COUNTED
 REFERENCE_METHOD = "sequential"
 """The strategy to whose training time the others' are compared."""
 
@@ -119,7 +125,7 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
         "study": study.name,
         "lifealign_version": __version__,
         "note": note if study.note is None else f"{study.note.strip()} ({note})",
-        "selected_on": "validation",
+        "selected_on": "validation" if any(s.trials for s in selection.values()) else None,
         "reported_on": "test",
         "orders": {name: plan.task_order(name) for name in plan.orders},
         "baseline": study.baseline,
@@ -133,6 +139,7 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
         "orders_spread": _orders_spread(groups),
         "interference": _interference(plan, groups),
         "cost": _cost(groups),
+        "power": _power(plan, groups),
         "axes": axes,
         **({KEY: outside} if outside else {}),
     }
@@ -153,12 +160,20 @@ def _entry(plan: Plan, run: Run, records: Records) -> dict[str, Any]:
         "status": record["status"],
         "error": record.get("error"),
         **{key: trained.get(key) for key in MEASURED},
-        "state_bytes": record.get("state_bytes"),
+        **{key: record.get(key) for key in COUNTED},
+        PROGRAM: _without_files(record.get(PROGRAM)),
+        # Times belong to the machine that trained.
+        MACHINE: trained.get(MACHINE, record.get(MACHINE)),
+        "libraries": record.get("libraries"),
         "tasks": record.get("tasks", plan.task_order(run.order)),
         "scores": record.get("scores", {}),
         "summary": record.get("summary", {}),
-        **({WARNINGS: record[WARNINGS]} if WARNINGS in record else {}),
+        **{key: record[key] for key in (WARNINGS, SIGNS) if key in record},
     }
+
+
+def _without_files(program: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if program is None else {key: value for key, value in program.items() if key != "files"}
 
 
 def _twins(plan: Plan, run: Run, records: Records) -> list[Record]:
@@ -223,6 +238,7 @@ def _table(groups: Sequence[Group], baseline: str | None) -> list[dict[str, Any]
         rows.append(
             {
                 "method": group.label,
+                "strategy": group.strategy,
                 "order": group.order,
                 "model": group.model,
                 "seeds": sorted(group.runs),
@@ -230,7 +246,7 @@ def _table(groups: Sequence[Group], baseline: str | None) -> list[dict[str, Any]
                 "difference": _difference(group, _baseline(group, groups, baseline)),
             }
         )
-    return rows
+    return corrected(rows)
 
 
 def _baseline(group: Group, groups: Sequence[Group], baseline: str | None) -> Group | None:
@@ -245,9 +261,31 @@ def _difference(group: Group, other: Group | None) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = {}
     for score, summary in itertools.product(_measured([group]), catalog.summaries()):
-        pair = stats.paired(group.by_seed(score, summary), other.by_seed(score, summary))
-        found.setdefault(score, {})[summary] = _limits(pair)
+        values = group.by_seed(score, summary), other.by_seed(score, summary)
+        found.setdefault(score, {})[summary] = {**_limits(stats.paired(*values)), "p": stats.paired_p(*values)}
     return found
+
+
+def _power(plan: Plan, groups: Sequence[Group]) -> dict[str, Any]:
+    """What the design can see of the score that settings are chosen by; from finished pairs of methods if there are some."""
+    study = plan.study
+    score = study.selection.metric.partition(".")[2]
+    ranked = [m.label for m in study.methods if m.strategy_name not in UPPER_BOUNDS]
+    baseline = study.baseline or next(iter(ranked), study.methods[0].label)
+    pairs: dict[str, list[list[float]]] = {key: [] for key in SUMMARIES}
+    for group in groups:
+        other = _baseline(group, groups, baseline)
+        if other is not None and group.method != baseline and group.strategy not in UPPER_BOUNDS:
+            for key, held in pairs.items():
+                held.append(stats.differences(group.by_seed(score, key), other.by_seed(score, key)))
+    return power_document(
+        score,
+        study.power,
+        seeds=len(study.seeds),
+        rows=plan.rows,
+        comparisons=sum(len(points(study, m)) for m in study.methods if m.label in ranked and m.label != baseline),
+        pairs=pairs,
+    )
 
 
 def _by_label(groups: Sequence[Group]) -> dict[str, list[Group]]:
@@ -288,14 +326,27 @@ def _interference(plan: Plan, groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _cost(groups: Sequence[Group]) -> dict[str, Any]:
-    """Costs of each method: means over the runs that were not interrupted."""
+    """Costs of each method: means over the runs that were not interrupted, and the kinds of machine that they were on.
+
+    `relative` is the training time divided by that of the reference method, if both were on one known kind of machine.
+    """
     found: dict[str, dict[str, Any]] = {}
-    reference = math.nan
+    reference: dict[str, Any] | None = None
     for label, own in _by_label(groups).items():
         runs = [r for g in own for r in g.runs.values()]
-        found[label] = {key: stats.mean([r[key] for r in runs]) for key in COSTS}
-        if own[0].strategy == REFERENCE_METHOD and math.isnan(reference):
-            reference = found[label]["train_seconds"]
+        machines = {machine_text(r[MACHINE]) if r.get(MACHINE) else None for r in runs}
+        found[label] = {key: stats.mean([r.get(key) for r in runs]) for key in COSTS}
+        found[label]["machines"] = sorted(machines, key=str)
+        if own[0].strategy == REFERENCE_METHOD and reference is None:
+            reference = found[label]
     for cost in found.values():
-        cost["relative"] = cost["train_seconds"] / reference if reference else math.nan
+        cost["relative"] = _relative(cost, reference)
     return found
+
+
+def _relative(cost: Mapping[str, Any], reference: Mapping[str, Any] | None) -> float:
+    if reference is None or cost["machines"] != reference["machines"]:
+        return math.nan
+    if len(cost["machines"]) != 1 or cost["machines"] == [None] or not reference["train_seconds"]:
+        return math.nan
+    return float(cost["train_seconds"] / reference["train_seconds"])

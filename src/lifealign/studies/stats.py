@@ -1,4 +1,4 @@
-"""Statistics of a study: PURE functions of plain values, numpy only. Missing is NaN or None, never zero."""
+"""Statistics of a study: PURE functions of plain values. Missing is NaN or None, never zero."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from lifealign.evaluation.metrics import Array, Interval, as_matrix, mean_interval, seeds_interval
 
@@ -33,8 +34,42 @@ def paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None])
 
     Pairing removes the effect of the seed on both (rows, their order, initial adapter).
     """
+    return interval(differences(ours, theirs))
+
+
+def paired_p(ours: Mapping[int, float | None], theirs: Mapping[int, float | None]) -> float:
+    """Two-sided p-value of the paired t-test over the seeds that both have; NaN with fewer than two.
+
+    If all differences are equal, it is 0, or 1 if they are all zero, as the interval has no width either.
+    """
+    found = differences(ours, theirs)
+    if len(found) < 2:
+        return float("nan")
+    mean_of, error = np.mean(found), np.std(found, ddof=1) / np.sqrt(len(found))
+    if error == 0:
+        return float(mean_of == 0)
+    return float(2 * special.stdtr(len(found) - 1, -abs(mean_of) / error))
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted for their number (Holm 1979, Scand. J. Statist. 6, 65); missing ones stay so and do not count.
+
+    The k-th smallest of m is multiplied by m - k + 1; none is below the one before it or above 1.
+    """
+    known = sorted((v, i) for i, v in enumerate(values) if v is not None and not np.isnan(v))
+    found: list[float | None] = [None] * len(values)
+    largest = 0.0
+    for rank, (value, i) in enumerate(known):
+        largest = max(largest, min(1.0, value * (len(known) - rank)))
+        found[i] = largest
+    return found
+
+
+def differences(ours: Mapping[int, float | None], theirs: Mapping[int, float | None]) -> list[float]:
+    """Ours - theirs of each seed that both have measured."""
     both = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
-    return interval([a - b for a, b in both if a is not None and b is not None])
+    found = [a - b for a, b in both if a is not None and b is not None]
+    return [d for d in found if not np.isnan(d)]
 
 
 def spread(by_order: Mapping[str, float]) -> float:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
@@ -25,11 +25,28 @@ from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.files import replace_file, writing
 from lifealign.core.json_codec import to_json
 from lifealign.core.registry import hand_over, take_over
+from lifealign.store.layout import DIAGNOSTICS
+from lifealign.strategies import STRATEGIES
+from lifealign.studies import program
+
+if TYPE_CHECKING:
+    from lifealign.store.reader import MemoryReader
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lifealign.memory.learning", "lifealign.memory.api"])
+# All strategies at once: a file that is edited while the study goes on must not be read by its later runs.
+CONTEXT.set_forkserver_preload(
+    [
+        "lifealign.memory.learning",
+        "lifealign.memory.api",
+        *(name.partition(":")[0] for name in STRATEGIES.built_in_references()),
+    ]
+)
 
 RUN, RECORD, LOG = "run.json", "record.json", "log.txt"
+PROGRAM, MACHINE = "program", "machine"
+"""Keys of a record: the commit and code that made it, and the kind of machine; see `studies.program`."""
+SIGNS = "signs"
+"""Key of a record, and of a task's diagnostics: what must be seen for a method to be itself. A record has those that fail."""
 HEAD = ("id", "memory_id", "strategy", "model")
 """Keys of a run that its record repeats."""
 LOCK_SECONDS = 60
@@ -114,7 +131,7 @@ def work(job: Path) -> None:
     memory = Path(run["memory"])
     memory.parent.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
-    record = {key: run[key] for key in HEAD}
+    record = {key: run[key] for key in HEAD} | {PROGRAM: run.get(PROGRAM)}
     with filelock.FileLock(f"{memory}.lock", timeout=LOCK_SECONDS):
         fresh = not memory.exists()
         try:
@@ -154,7 +171,9 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
     from lifealign.evaluation.outside import KEY
     from lifealign.evaluation.results import point_results, read_scores
     from lifealign.memory.api import run_stream
-    from lifealign.store.layout import REPLAY, STATE, WARNINGS
+    from lifealign.memory.history import StoreHistory
+    from lifealign.memory.numerics import stored_numerics
+    from lifealign.store.layout import REPLAY, STATE, TRAINING, WARNINGS
     from lifealign.store.reader import MemoryReader
 
     settings = RunConfig.model_validate({**config, "memory": str(memory)})
@@ -164,6 +183,7 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
     table = read_scores(store, settings.evaluate.split)
     scores, summary, outside = point_results(table)
     files = store.head.files
+    log = [store.load_lines(manifest, TRAINING) for manifest in store.lineage()[1:]]
     return {
         "tasks": list(table.tasks),
         **({"ends": dict(table.ends)} if table.ends else {}),
@@ -174,7 +194,27 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
         # Reference log-probs are shared between runs: the first one would pay for all.
         "train_seconds": sum(m.meta["seconds"] - m.meta["reference_seconds"] for m in store.lineage()[1:]),
         "state_bytes": sum(files[name].size for name in (f"{STATE}.safetensors", REPLAY) if name in files),
+        "steps": sum(len(lines) for lines in log),
+        "rows_kept": len(StoreHistory(store).replay.exemplars) / len(table.tasks),
+        **({SIGNS: failed} if (failed := _failed_signs(store)) else {}),
+        MACHINE: _machine(stored_numerics(store) or {}),
+        "libraries": program.libraries(),
     }
+
+
+def _failed_signs(store: MemoryReader) -> list[dict[str, Any]]:
+    """Signs that did not hold, each with its task."""
+    return [
+        {"task": manifest.name, **sign}
+        for manifest in store.lineage()[1:]
+        for sign in store.load_document(manifest, DIAGNOSTICS).get(SIGNS, ())
+        if not sign["holds"]
+    ]
+
+
+def _machine(numerics: Mapping[str, Any]) -> dict[str, Any]:
+    device = str(numerics.get("device", "CPU"))
+    return program.machine(None if device.startswith("CPU") else device, numerics.get("threads"))
 
 
 def peak_memory_gb() -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -64,6 +64,8 @@ class Table:
         columns: the others.
         rows: (name, cells) each.
         show: choices in the page's menus under which it is shown: score, order, model.
+        apart: number of last rows that are shown apart from the others, because they are no competitors.
+        remarks: row name -> what a reader must know of its runs; a remark that several rows share is one footnote.
     """
 
     name: str
@@ -73,11 +75,33 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     show: Mapping[str, str]
+    apart: int = 0
+    remarks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def footnotes(self) -> dict[str, str]:
+        """Remark -> its letter, in the order of the rows."""
+        every = dict.fromkeys(r for name, _ in self.rows for r in self.remarks.get(name, ()))
+        return {remark: _letters(i) for i, remark in enumerate(every)}
+
+    def marks(self, name: str) -> str:
+        """Letters of a row's footnotes, such as ``a, c``."""
+        letters = self.footnotes()
+        return ", ".join(letters[remark] for remark in self.remarks.get(name, ()))
+
+    def starts_apart(self, name: str) -> bool:
+        """Whether a row is the first of those shown apart."""
+        return bool(self.apart) and self.rows[len(self.rows) - self.apart][0] == name
 
     def above(self) -> list[tuple[str, int]]:
         """Headings above the columns with the number of columns of each; empty if there are none."""
         spans = [(label, len(list(group))) for label, group in groupby(c.above for c in self.columns)]
         return spans if any(label for label, _ in spans) else []
+
+
+def _letters(position: int) -> str:
+    """A to z, then aa, ab ..."""
+    more, last = divmod(position, 26)
+    return (_letters(more - 1) if more else "") + chr(ord("a") + last)
 
 
 def slug(*parts: str) -> str:

@@ -36,8 +36,16 @@ def latex(table: Table) -> str:
             at += span
         lines += [_row(heads), " ".join(rules)]
     lines += [_row([escape(table.first), *(escape(column.label) for column in table.columns)]), r"\midrule"]
-    lines += [_row([escape(name), *map(_cell, cells)]) for name, cells in table.rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    for name, cells in table.rows:
+        lines += [r"\midrule"] if table.starts_apart(name) and name != table.rows[0][0] else []
+        marks = table.marks(name)
+        lines.append(_row([escape(name) + (rf"\textsuperscript{{{marks}}}" if marks else ""), *map(_cell, cells)]))
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [
+        rf"\par {{\scriptsize \textsuperscript{{{letter}}} {escape(remark)}}}"
+        for remark, letter in table.footnotes().items()
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _comment(text: str) -> str:

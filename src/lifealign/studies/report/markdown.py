@@ -22,7 +22,11 @@ def markdown(table: Table) -> str:
     lines = [f"**{escape(table.title)}**", ""]
     lines += [escape(table.note), ""] if table.note else []
     lines += [_row([escape(head) for head in (table.first, *heads)]), _row(["---", *rules])]
-    lines += [_row([escape(name), *map(_cell, cells)]) for name, cells in table.rows]
+    for name, cells in table.rows:
+        marks = table.marks(name)
+        lines.append(_row([escape(name) + (f" <sup>{marks}</sup>" if marks else ""), *map(_cell, cells)]))
+    for remark, letter in table.footnotes().items():
+        lines += ["", f"<sup>{letter}</sup> {escape(remark)}"]
     return "\n".join([*lines, ""])
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from lifealign.evaluation import catalog
 from lifealign.report.render import number
+from lifealign.studies.comparison import ALPHA, UPPER_BOUNDS
 from lifealign.studies.report.cells import (
     Cell,
     Column,
@@ -25,7 +26,9 @@ from lifealign.studies.report.cells import (
     word_columns,
     words,
 )
-from lifealign.studies.report.lines import Group, groups, runs_of, scores_of
+from lifealign.studies.report.costs import cost_table
+from lifealign.studies.report.lines import Group, groups, line_runs, scores_of
+from lifealign.studies.report.remarks import made_by_note, remarks
 
 PAPER_FORM = ("bwt", "last", "ap")
 """Summaries of the main table, in the order of the paper's tables."""
@@ -40,7 +43,7 @@ def all_tables(results: Json) -> dict[str, list[Table]]:
         "differences": [t for group in comparable for score in scores if (t := _differences(results, group, score))],
         "spread": [t for score in scores if (t := _spread(results, score))],
         "interference": _interference(results),
-        "cost": _cost(results),
+        "cost": cost_table(results),
         "selection": _selection(results),
         "unfinished": _unfinished(results),
     }
@@ -64,12 +67,23 @@ def main_table(results: Json, group: Group, scores: Sequence[str]) -> Table:
     return Table(
         slug("main", group.order, _model_part(results, group)),
         f"Results, {group.label}",
-        "Mean over seeds with its 95% interval.",
+        _score_note(results, group),
         "Method",
         columns,
         _score_rows(results, group, pairs),
         group.show(),
+        len(group.bounds()),
+        remarks(_runs(results, group)),
     )
+
+
+def _score_note(results: Json, group: Group) -> str:
+    return f"Mean over seeds with its 95% interval. {made_by_note(_runs(results, group))}".strip()
+
+
+def _runs(results: Json, group: Group) -> dict[str, list[Json]]:
+    """Row -> its finished runs."""
+    return {str(line["method"]): line_runs(results, line) for line in group.lines}
 
 
 def _details(results: Json, group: Group, score: str) -> Table:
@@ -78,11 +92,13 @@ def _details(results: Json, group: Group, score: str) -> Table:
     return Table(
         slug("summary", score, group.order, _model_part(results, group)),
         f"{catalog.score(score).title}, {group.label}",
-        "Mean over seeds with its 95% interval.",
+        _score_note(results, group),
         "Method",
         tuple(Column(catalog.summary(key).label, "", catalog.summary(key).note) for _, key in pairs),
         _score_rows(results, group, pairs),
         {**group.show(), "score": score},
+        len(group.bounds()),
+        remarks(_runs(results, group)),
     )
 
 
@@ -107,9 +123,10 @@ def _score_rows(
     most = max((len(line.get("seeds") or ()) for line in group.lines), default=0)
     for score, key in pairs:
         cells = [_score_cell(results, line, score, key, most) for line in group.lines]
-        columns.append(
-            cells if catalog.score(score).better == "neither" else ranked(cells, not catalog.best_is_lowest(score, key))
-        )
+        if catalog.score(score).better != "neither":
+            competing = len(cells) - len(group.bounds())
+            cells = ranked(cells[:competing], not catalog.best_is_lowest(score, key)) + cells[competing:]
+        columns.append(cells)
     return tuple((str(line["method"]), tuple(column[i] for column in columns)) for i, line in enumerate(group.lines))
 
 
@@ -132,7 +149,7 @@ def _score_cell(results: Json, line: Json, score: str, key: str, most: int) -> C
 def _partial(results: Json, line: Json, score: str, key: str) -> list[str]:
     """How many cells of R the mean is over, if some were not measured."""
     there = needed = 0
-    for run in runs_of(results, method=line["method"], order=line["order"], model=line.get("model")):
+    for run in line_runs(results, line):
         R = ((run.get("scores") or {}).get(score) or {}).get("R") or []
         wanted = catalog.needed_cells(key, run.get("tasks") or [], run.get("ends") or {}) if R else []
         needed += len(wanted)
@@ -155,21 +172,26 @@ def _differences(results: Json, group: Group, score: str) -> Table | None:
     return Table(
         slug("difference", score, group.order, _model_part(results, group)),
         f"{catalog.score(score).title}: difference from {baseline}, {group.label}",
-        f"Method minus {baseline}, paired over seeds, with its 95% interval. * : the interval excludes zero.",
+        f"Method minus {baseline}, paired over seeds, with its 95% interval, which is not corrected. * : p below 0.05 in the "
+        "paired t-test, corrected (Holm) for the methods of this column.",
         "Method",
         tuple(Column(catalog.summary(key).label, "", catalog.summary(key).note) for key in keys),
         rows,
         {**group.show(), "score": score},
+        sum(name in {str(line["method"]) for line in group.bounds()} for name, _ in rows),
+        {str(line["method"]): (f"{UPPER_BOUNDS[line['strategy']]}; not tested",) for line in group.bounds()},
     )
 
 
 def _difference(stored: Json, score: str) -> Cell:
     cell = mean_cell(stored, score)
-    low, high = stored.get("low"), stored.get("high")
     if cell.text is None:
         return cell
-    sure = low is not None and high is not None and (low > 0 or high < 0)
-    return replace(cell, text=signed(cell) + ("*" if sure else ""))
+    p, corrected = stored.get("p"), stored.get("holm")
+    sure = corrected is not None and corrected < ALPHA
+    told = [f"p = {p:.2g}"] if p is not None else []
+    told += [f"corrected: {corrected:.2g}"] if corrected is not None else []
+    return replace(cell, text=signed(cell) + ("*" if sure else ""), values="; ".join(told))
 
 
 # --- orders and interference ------------------------------------------------------------------------------------------
@@ -241,46 +263,7 @@ def _change(value: float | None, score: str, largest: float) -> Cell:
     return replace(cell, text=signed(cell), tint=round(sign * value / largest, 3) if largest else 0.0)
 
 
-# --- cost, selection, what did not finish -----------------------------------------------------------------------------
-
-
-def _cost(results: Json) -> list[Table]:
-    held = results.get("cost") or {}
-    if not held:
-        return []
-    columns = {
-        "seconds": Column("Run, s", "", "whole run, with its evaluations"),
-        "train_seconds": Column("Training, s", "", "training alone"),
-        "relative": Column("Relative", "", "training time divided by that of sequential"),
-        "peak_memory_gb": Column("Peak memory, GB", "", "of the process"),
-        "state_bytes": Column("State kept, MB", "", "what the method keeps between tasks"),
-    }
-    rows = tuple(
-        (method, tuple(_cost_cell(key, stored.get(key)) for key in columns)) for method, stored in held.items()
-    )
-    return [
-        Table(
-            "cost",
-            "Time, memory and state kept",
-            "Means over the runs of a method.",
-            "Method",
-            tuple(columns.values()),
-            rows,
-            {},
-        )
-    ]
-
-
-def _cost_cell(key: str, value: float | None) -> Cell:
-    if value is None:
-        return Cell(None)
-    match key:
-        case "state_bytes":
-            return Cell(f"{value / 1e6:.2f}", value)
-        case "peak_memory_gb" | "relative":
-            return Cell(f"{value:.2f}", value)
-        case _:
-            return Cell(f"{value:.1f}", value)
+# --- selection, what did not finish ----------------------------------------------------------------------------------
 
 
 def _selection(results: Json) -> list[Table]:

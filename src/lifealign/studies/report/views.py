@@ -14,7 +14,7 @@ from lifealign.evaluation import catalog
 from lifealign.evaluation.metrics import seeds_interval
 from lifealign.report.render import interval, number
 from lifealign.studies.report.cells import Json, order_label, setting
-from lifealign.studies.report.lines import Group, groups, runs_of, scores_of
+from lifealign.studies.report.lines import Group, groups, is_bound, runs_of, scores_of
 
 View = dict[str, Any]
 BAR_SUMMARIES = ("last", "bwt")
@@ -123,7 +123,10 @@ def _of_method(group: Group, method: str, score: str, key: str) -> View | None:
 
 
 def pareto(results: Json) -> list[View]:
-    """Backward transfer against learning accuracy, a point for each method; `front`: no other beats it in both."""
+    """Backward transfer against learning accuracy, a point for each method; `front`: no other beats it in both.
+
+    Upper bounds have a point, and no part in the front.
+    """
     views = []
     for score in scores_of(results):
         for group in groups(results):
@@ -132,7 +135,7 @@ def pareto(results: Json) -> list[View]:
                 x = _of_method(group, line["method"], score, LEARNING)
                 y = _of_method(group, line["method"], score, RETENTION)
                 if x is not None and y is not None:
-                    points.append({"method": str(line["method"]), "x": x, "y": y})
+                    points.append({"method": str(line["method"]), "x": x, "y": y, "bound": is_bound(line)})
             missing = [
                 str(line["method"]) for line in group.lines if line["method"] not in {p["method"] for p in points}
             ]
@@ -160,8 +163,10 @@ def _around(values: Sequence[float]) -> tuple[float, float]:
 def _mark_front(points: Sequence[View], score: str) -> None:
     signs = [-1 if catalog.best_is_lowest(score, key) else 1 for key in (LEARNING, RETENTION)]
     places = [(signs[0] * p["x"]["value"], signs[1] * p["y"]["value"]) for p in points]
+    competing = [place for point, place in zip(points, places, strict=True) if not point["bound"]]
     for point, (x, y) in zip(points, places, strict=True):
-        point["front"] = not any(a >= x and b >= y and (a, b) != (x, y) for a, b in places)
+        beaten = any(a >= x and b >= y and (a, b) != (x, y) for a, b in competing)
+        point["front"] = not point["bound"] and not beaten
 
 
 # --- swept hyper-parameters -------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from lifealign.evaluation import catalog
 from lifealign.evaluation.outside import recall
 from lifealign.report.memories import BEFORE
 from lifealign.report.render import template
+from lifealign.studies.comparison import completed
+from lifealign.studies.design import power_line
 from lifealign.studies.report import charts, views
 from lifealign.studies.report.cells import Json, Table, order_label
 from lifealign.studies.report.latex import latex
@@ -29,7 +31,7 @@ from lifealign.studies.report.tables import all_tables
 
 RUN_COLUMNS = ("run", "method", "order", "model", "seed", "status", "metric", "quantity", "stage", "task", "value")
 TABLE_COLUMNS = ("method", "order", "model", "seeds", "metric", "summary", "mean", "low", "high")
-DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high")
+DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "p", "p_holm")
 PAGE = "study.html"
 _ABSENT: dict[str, Any] = {
     "note": None,
@@ -90,7 +92,7 @@ def checked(results: Any, where: str = "results") -> dict[str, Any]:
     if not isinstance(results, Mapping) or not isinstance(results.get("study"), str) or "runs" not in results:
         raise StoreError(f"{where}: not a study's results; expected a JSON object with 'study', 'runs' and 'table'")
     recall([results])
-    return {**_ABSENT, **plain(results)}
+    return {**_ABSENT, **completed(plain(results))}
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -119,6 +121,8 @@ def page(results: Json) -> dict[str, Any]:
         "states": {state: sum(run.get("status") == state for run in runs) for state in ("done", "failed", "pending")},
         "seeds": sorted({run["seed"] for run in runs if run.get("seed") is not None}),
         "tables": all_tables(results),
+        "power": power_line(results["power"]) if results.get("power") else None,
+        "chosen": any(results.get("selection", {}).values()),
         "heatmaps": views.heatmaps(results),
         "bars": [charts.bars(view) for view in views.bars(results)],
         "pareto": [charts.pareto(view) for view in views.pareto(results)],
@@ -171,7 +175,7 @@ def table_csv(results: Json) -> str:
                 if stored.get("mean") is not None:
                     other = ((line.get("difference") or {}).get(score) or {}).get(key) or {}
                     ends = [part.get(side) for part in (stored, other) for side in ("mean", "low", "high")]
-                    rows.append((*first, score, key, *ends))
+                    rows.append((*first, score, key, *ends, other.get("p"), other.get("holm")))
     return _csv((*TABLE_COLUMNS, *DIFFERENCE_COLUMNS), rows)
 
 
@@ -204,11 +208,16 @@ def _terminal(table: Table) -> list[str]:
         own = [i for i, column in enumerate(table.columns) if column.above == label]
         grid = [[label, *(table.columns[i].label for i in own)]]
         grid += [
-            [name, *(_in_words(cells[i].text, cells[i].low, cells[i].high) for i in own)] for name, cells in table.rows
+            [_marked(name, table.marks(name)), *(_in_words(cells[i].text, cells[i].low, cells[i].high) for i in own)]
+            for name, cells in table.rows
         ]
         widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
         said += ["  ".join(f"{v:<{w}}" for v, w in zip(row, widths, strict=True)).rstrip() for row in grid]
-    return said
+    return [*said, *(f"({letter}) {remark}" for remark, letter in table.footnotes().items())]
+
+
+def _marked(name: str, marks: str) -> str:
+    return f"{name} ({marks})" if marks else name
 
 
 def _in_words(text: str | None, low: str, high: str) -> str:
