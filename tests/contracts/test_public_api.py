@@ -21,16 +21,21 @@ WITH_TORCH = {
     f"lifealign.memory.{name}"
     for name in [
         "adopting",
+        "composer",
         "exporting",
         "learning",
         "numerics",
+        "policy",
         "pushing",
         "recompose",
+        "retiring",
+        "routing",
         "row_scores",
         "scoring",
         "session",
         "settings",
         "signatures",
+        "sleep",
     ]
 } | {f"lifealign.memory.serving.{name}" for name in ["app", "engine", "exchange", "loading"]}
 """The part of a light folder that holds a loaded model or computes with tensors."""

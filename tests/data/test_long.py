@@ -48,7 +48,7 @@ def topic_of(task: Task, row: Row) -> int:
 
 def test_24_tasks_of_the_promised_size(stream: TaskStream) -> None:
     assert stream.name == "long"
-    assert TASKS == tuple(f"{domain}-{kind}" for kind in KINDS for domain in DOMAINS)
+    assert tuple(f"{domain}-{kind}" for kind in KINDS for domain in DOMAINS) == TASKS
     assert tuple(task.name for task in stream.tasks) == TASKS == tuple(task.checker for task in stream.tasks)
     for task in stream.tasks:
         assert {split: len(getattr(task, split)) for split in SPLITS} == SIZES
@@ -129,7 +129,9 @@ def test_no_rule_on_words_without_the_task_tells_chosen_from_rejected(stream: Ta
 
 def test_the_prompts_of_the_tasks_can_be_told_apart_though_subjects_are_new(stream: TaskStream) -> None:
     """The words of a request tell its kind; a domain is known from few words, as its test subjects are new."""
-    train, test = ({t.name: [r.prompt[0].content for r in getattr(t, s)] for t in stream.tasks} for s in ("train", "test"))
+    train, test = (
+        {t.name: [r.prompt[0].content for r in getattr(t, s)] for t in stream.tasks} for s in ("train", "test")
+    )
 
     def by_kind(prompts: dict[str, list[str]]) -> dict[str, list[str]]:
         return {kind: [p for name, found in prompts.items() if name.endswith(kind) for p in found] for kind in KINDS}
@@ -156,7 +158,10 @@ def test_the_rows_are_the_rows_that_the_published_figures_were_measured_on(strea
 def test_every_task_says_what_it_asks_for(stream: TaskStream) -> None:
     requirements = [task.requirement for task in stream.tasks]
     assert requirements == [CONTENT["requirements"][name] for name in TASKS] and len(set(requirements)) == 24
-    said = {part: {str(t.requirement).split(", ", 1)[1].split(", and ")[n] for t in stream.tasks} for n, part in enumerate("ft")}
+    said = {
+        part: {str(t.requirement).split(", ", 1)[1].split(", and ")[n] for t in stream.tasks}
+        for n, part in enumerate("ft")
+    }
     assert (len(said["f"]), len(said["t"])) == (6, 4)
 
 
@@ -166,15 +171,33 @@ FORMAT_TEXTS = {
     "bullets": (["- Boil it\n- Eat it", "Well:\n* a b\n* c d"], ["", "- Boil it", "Boil it - eat it", "-Boil\n-Eat"]),
     "numbers": (["1. Boil\n2. Eat", "So\n(1) Boil\n(2) Eat", "1) a\n2) b\n3) c"], ["", "1. Boil", "2. Eat\n1. Boil"]),
     "labels": (["First: boil\nSecond: eat", "Main point: boil it\nAlso: eat"], ["", "First: boil", "Boil: \nEat: "]),
-    "sentence": (["Boil it, and eat it.", "Boil it. Eat it"], ["", "Boil\nEat", 'Say "boil it now" twice', "{}", "a -> b"]),
-    "quote": (['"Boil it, and eat it."', "He said “boil it now”"], ["", '"Boil it', '"Boil" it and "eat" it', "'a b c d'"]),
-    "arrow": (["Boil it -> eat it", "Boil it. → eat", "boil --> eat => sleep"], ["", "Boil it > eat", "-> eat", "Boil ->"]),
+    "sentence": (
+        ["Boil it, and eat it.", "Boil it. Eat it"],
+        ["", "Boil\nEat", 'Say "boil it now" twice', "{}", "a -> b"],
+    ),
+    "quote": (
+        ['"Boil it, and eat it."', "He said “boil it now”"],
+        ["", '"Boil it', '"Boil" it and "eat" it', "'a b c d'"],
+    ),
+    "arrow": (
+        ["Boil it -> eat it", "Boil it. → eat", "boil --> eat => sleep"],
+        ["", "Boil it > eat", "-> eat", "Boil ->"],
+    ),
 }
 TONE_TEXTS = {
-    "warm": (["Gladly: boil it", "With pleasure.\n- a", "I'm glad to help."], ["", "Boil it gladly", "I am sad to help"]),
-    "formal": (["Dear customer, boil it", "Dear Sir or Madam.", "Dear new reader: a"], ["", "Boil it, dear reader", "Dear me!"]),
+    "warm": (
+        ["Gladly: boil it", "With pleasure.\n- a", "I'm glad to help."],
+        ["", "Boil it gladly", "I am sad to help"],
+    ),
+    "formal": (
+        ["Dear customer, boil it", "Dear Sir or Madam.", "Dear new reader: a"],
+        ["", "Boil it, dear reader", "Dear me!"],
+    ),
     "doubtful": (["Perhaps boil it", "I'm not quite sure. Boil", "Maybe so"], ["", "Boil it, perhaps", "I am sure"]),
-    "cheering": (["Boil it. Good luck!", 'He said "boil it now." Enjoy it', "- a\nHave fun"], ["", "Good luck!", "Good luck! Boil it."]),
+    "cheering": (
+        ["Boil it. Good luck!", 'He said "boil it now." Enjoy it', "- a\nHave fun"],
+        ["", "Good luck!", "Good luck! Boil it."],
+    ),
 }
 PARTS = [(name, rule, *FORMAT_TEXTS[name]) for name, rule in FORMATS.items()]
 PARTS += [(name, rule, *TONE_TEXTS[name]) for name, rule in TONES.items()]

@@ -128,7 +128,9 @@ def _commit(
                 ADAPTER: after,
                 UPDATE: {name: tensor - before[name] for name, tensor in after.items()},
                 STATE: strategy.state_dict(),
-                SIGNATURE: task_signatures(session, None, [task], config.seed) if task.train else {},
+                SIGNATURE: task_signatures(session.view, session.encoder, None, [task], config.seed)
+                if task.train
+                else {},
             },
             documents={
                 DOCUMENT: document,

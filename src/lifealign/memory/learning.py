@@ -236,7 +236,7 @@ def learn_group(
         update = update_between(before, after)
         slept = rest(session, store, group, history, update, store.path / WORK / work.workspace)
         kept = strategy.retain(work.task, history)
-        signature = task_signatures(session, store, group, config.seed)
+        signature = task_signatures(session.view, session.encoder, store, group, config.seed)
         if accelerator.is_main_process:
             tensors = {
                 ADAPTER: after,
@@ -246,36 +246,60 @@ def learn_group(
                 SIGNATURE: signature,
                 **({START: before} if start is not None and start.taken_out else {}),
             }
-            retires = [t.supersedes for t in group if t.supersedes is not None]
-            outside = outside_code(config.model_dump(mode="json"))
-            store.commit(
-                work.task.name,
-                members=[t.name for t in group],
-                tensors=tensors,
-                documents={
-                    DIAGNOSTICS: {**diagnostics, **({"sleep": slept.diagnostics} if slept.diagnostics else {})},
-                    DATA: data_document(work),
-                    **({RETIRED: dict(start.document)} if start is not None else {}),
-                },
-                lines={REPLAY: kept.to_lines(), HELDOUT: heldout_lines(group), TRAINING: [*work.loop.log, *slept.log]},
-                seed=config.seed,
-                config=config.model_dump(mode="json"),
-                meta={
-                    "seconds": time.perf_counter() - started,
-                    "reference_seconds": work.reference_seconds,
-                    "rows_sha256": rows_sha256(as_one(given).train),
-                    "shared_prefix": work.loop.shared_prefix,
-                    "processes": accelerator.num_processes,
-                    NUMERICS: numerics_of(session.base.model, accelerator, work.loop.tokens_per_pack),
-                    **({CODE: outside} if outside else {}),
-                    **({NOTE: note} if note else {}),
-                    **({RETIRES: retires} if retires else {}),
-                },
-            )
-            store.clear_workspace(work.workspace)
+            documents = {
+                DIAGNOSTICS: {**diagnostics, **({"sleep": slept.diagnostics} if slept.diagnostics else {})},
+                DATA: data_document(work),
+                **({RETIRED: dict(start.document)} if start is not None else {}),
+            }
+            lines = {
+                REPLAY: kept.to_lines(),
+                HELDOUT: heldout_lines(group),
+                TRAINING: [*work.loop.log, *slept.log],
+            }
+            meta = {"seconds": time.perf_counter() - started, **_meta(session, work, given, config, note)}
+            members = [t.name for t in group]
+            _commit(store, work, members, (tensors, documents, lines, meta), config)
     accelerator.wait_for_everyone()
     store = store if accelerator.is_main_process else MemoryStore.open(store.path)
     return store.head, store
+
+
+def _commit(
+    store: MemoryStore,
+    work: Work,
+    members: Sequence[str],
+    parts: tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]],
+    config: RunConfig,
+) -> None:
+    """Commit tensors, documents, lines and `meta` of a group, and clear its workspace."""
+    tensors, documents, lines, meta = parts
+    store.commit(
+        work.task.name,
+        members=members,
+        tensors=tensors,
+        documents=documents,
+        lines=lines,
+        seed=config.seed,
+        config=config.model_dump(mode="json"),
+        meta=meta,
+    )
+    store.clear_workspace(work.workspace)
+
+
+def _meta(session: Session, work: Work, given: Sequence[Task], config: RunConfig, note: str | None) -> dict[str, Any]:
+    """Of a commit: how it was made."""
+    retires = [t.supersedes for t in given if t.supersedes is not None]
+    outside = outside_code(config.model_dump(mode="json"))
+    return {
+        "reference_seconds": work.reference_seconds,
+        "rows_sha256": rows_sha256(as_one(given).train),
+        "shared_prefix": work.loop.shared_prefix,
+        "processes": session.accelerator.num_processes,
+        NUMERICS: numerics_of(session.base.model, session.accelerator, work.loop.tokens_per_pack),
+        **({CODE: outside} if outside else {}),
+        **({NOTE: note} if note else {}),
+        **({RETIRES: retires} if retires else {}),
+    }
 
 
 def _check_lengths(session: Session, group: Sequence[Task]) -> None:

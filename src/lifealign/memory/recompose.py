@@ -63,7 +63,7 @@ def relate(session: Session, store: MemoryReader, until: TaskManifest, rows: Seq
     signed = {name: s for name, s in known.items() if s is not None}
     session.load(store, until)
     near: dict[str, tuple[float, float]] = {}
-    features = prompt_features(session, rows, session.config.seed, "related", stored_depth(store))
+    features = prompt_features(session.view, session.encoder, rows, session.config.seed, "related", stored_depth(store))
     if signed and features is not None:
         every = list(signed.values())
         gaps = signatures.distances(features.double().mean(0, keepdim=True), every)[0]

@@ -25,31 +25,34 @@ from lifealign.training.strategy import ModelView
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lifealign.memory.session import Session
+    from lifealign.model.encoding import Encoder
 
 HELD = 8
 """Most composed adapters that a `Routes` keeps."""
 
 
-def prompt_features(session: Session, rows: Sequence[Row], seed: int, name: str, depth: float) -> Tensor | None:
+def prompt_features(
+    view: ModelView, encoder: Encoder, rows: Sequence[Row], seed: int, name: str, depth: float
+) -> Tensor | None:
     """Features [N, D] of at most `signatures.PROMPTS` prompts, drawn with the seed; None if no prompt fits.
 
     Rows of feedback on one prompt count once.
     """
     order = row_order(seed, name, "signature", 0, len(rows))
-    every = (tuple(session.encoder.prompt_ids(rows[i].prompt)) for i in order)
-    fitting = (ids for ids in dict.fromkeys(every) if 0 < len(ids) < session.encoder.max_length)
+    every = (tuple(encoder.prompt_ids(rows[i].prompt)) for i in order)
+    fitting = (ids for ids in dict.fromkeys(every) if 0 < len(ids) < encoder.max_length)
     prompts = list(itertools.islice(fitting, signatures.PROMPTS))
-    return session.view.features(prompts, depth) if prompts else None
+    return view.features(prompts, depth) if prompts else None
 
 
 def task_signatures(
-    session: Session, store: MemoryReader | None, tasks: Sequence[Task], seed: int
+    view: ModelView, encoder: Encoder, store: MemoryReader | None, tasks: Sequence[Task], seed: int
 ) -> dict[str, Tensor]:
     """Signatures of tasks for a commit; a task without a usable training prompt is left out.
 
     Args:
-        session: of the memory.
+        view: of the loaded model.
+        encoder: of the memory.
         store: the memory; None: one that is being made. Its signatures say which hidden states are read.
         tasks: with training rows, and validation rows, if any, to calibrate on.
         seed: of the run.
@@ -57,9 +60,9 @@ def task_signatures(
     depth = stored_depth(store)
     found: dict[str, Signature] = {}
     for task in tasks:
-        features = prompt_features(session, task.train, seed, task.name, depth)
+        features = prompt_features(view, encoder, task.train, seed, task.name, depth)
         if features is not None:
-            checks = prompt_features(session, task.validation[: signatures.CHECKS], seed, task.name, depth)
+            checks = prompt_features(view, encoder, task.validation[: signatures.CHECKS], seed, task.name, depth)
             found[task.name] = signatures.make_signature(features, checks, depth)
     return signatures.to_tensors(found)
 

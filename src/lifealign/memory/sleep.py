@@ -23,6 +23,7 @@ from lifealign.memory.composer import Composer
 from lifealign.memory.history import StoreHistory
 from lifealign.model.adapters import holding, restore, snapshot
 from lifealign.model.batch import PairLogps, PreferenceBatch
+from lifealign.model.encoding import EncodedPair
 from lifealign.store.heldout import heldout, without_rows
 from lifealign.store.reader import MemoryReader
 from lifealign.training.feedback import with_others
@@ -124,16 +125,7 @@ def sleep(
     student = Student(objective, session.config.lora, session.config.seed)
     every_pair, feedback = with_others(pairs, objective)
     reference = view.reference(every_pair, title="sleep: reference")
-    teacher = torch.full((len(every),), torch.nan)
-    for name in dict.fromkeys(owners):
-        own = [i for i, owner in enumerate(owners) if owner == name and pairs[i].chosen and pairs[i].rejected]
-        with holding(model, teachers.of(name)):
-            found = view.logps([pairs[i] for i in own], base=False, title=f"sleep: teacher of {name}") if own else None
-        for k, i in enumerate(own):
-            assert found is not None
-            ratio = found[k] - reference[i]
-            teacher[pairs[i].position] = ratio[0] - ratio[1]
-    student.teacher_N = teacher
+    student.teacher_N = _ratios(session, pairs, owners, reference, teachers)
     loop = Loop(
         f"{'+'.join(sorted(names))}: sleep",
         model,
@@ -156,6 +148,21 @@ def sleep(
     measured = {"rows": len(pairs), "kept_rows": len(past), **scores, "used": better}
     log = [{**line, "stage": "sleep"} for line in loop.log]
     return Slept(slept if better else {}, measured, log)
+
+
+def _ratios(
+    session: Session, pairs: Sequence[EncodedPair], owners: Sequence[str], reference: Tensor, teachers: _Teachers
+) -> Tensor:
+    """Log-ratio of each pair under its owner's teacher, by the row's position; NaN where a row is no pair."""
+    found = torch.full((max(pair.position for pair in pairs) + 1,), torch.nan)
+    for name in dict.fromkeys(owners):
+        own = [i for i, owner in enumerate(owners) if owner == name and pairs[i].chosen and pairs[i].rejected]
+        if own:
+            with holding(session.model, teachers.of(name)):
+                logps = session.view.logps([pairs[i] for i in own], base=False, title=f"sleep: teacher of {name}")
+            gaps = logps - reference[own]
+            found[[pairs[i].position for i in own]] = gaps[:, 0] - gaps[:, 1]
+    return found
 
 
 class _Teachers:
