@@ -33,7 +33,7 @@ from lifealign.memory.numerics import NUMERICS, numerics_of
 from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.recompose import task_signatures
 from lifealign.memory.resume import as_one, check_same, same_task
-from lifealign.memory.retiring import check_supersedes, put, retired_lines, start_without, superseded
+from lifealign.memory.retiring import check_supersedes, parts_of, put, retired_lines, start_without, superseded
 from lifealign.memory.scoring import learnt, score_row
 from lifealign.memory.session import Session, limits, locked, taken_back
 from lifealign.memory.settings import located, settled, with_adapter_apart
@@ -49,9 +49,7 @@ from lifealign.store.layout import (
     IMPORTED,
     REPLAY,
     RETIRED,
-    RETIRES,
     SIGNATURE,
-    START,
     STATE,
     TRAINING,
     UPDATE,
@@ -231,45 +229,39 @@ def learn_group(
         diagnostics = strategy.end_task(model, work.task, history)
         after, before = snapshot(model), history.adapter()
         kept = strategy.retain(work.task, history)
+        tensors, documents, meta = parts_of(start, given)
         signature = task_signatures(session, group, config.seed)
         if accelerator.is_main_process:
-            tensors = {
-                ADAPTER: after,
-                UPDATE: update_between(before, after),
-                STATE: strategy.state_dict(),
-                SIGNATURE: signature,
-                **({START: before} if start is not None and start.taken_out else {}),
-            }
-            retires = [t.supersedes for t in group if t.supersedes is not None]
-            outside = outside_code(config.model_dump(mode="json"))
+            tensors |= {ADAPTER: after, UPDATE: update_between(before, after), STATE: strategy.state_dict()}
             store.commit(
                 work.task.name,
                 members=[t.name for t in group],
-                tensors=tensors,
-                documents={
-                    DIAGNOSTICS: dict(diagnostics),
-                    DATA: data_document(work),
-                    **({RETIRED: dict(start.document)} if start is not None else {}),
-                },
+                tensors=tensors | {SIGNATURE: signature},
+                documents={DIAGNOSTICS: dict(diagnostics), DATA: data_document(work)} | documents,
                 lines={REPLAY: kept.to_lines(), HELDOUT: heldout_lines(group), TRAINING: work.loop.log},
                 seed=config.seed,
                 config=config.model_dump(mode="json"),
-                meta={
-                    "seconds": time.perf_counter() - started,
-                    "reference_seconds": work.reference_seconds,
-                    "rows_sha256": rows_sha256(as_one(given).train),
-                    "shared_prefix": work.loop.shared_prefix,
-                    "processes": accelerator.num_processes,
-                    NUMERICS: numerics_of(session.base.model, accelerator, work.loop.tokens_per_pack),
-                    **({CODE: outside} if outside else {}),
-                    **({NOTE: note} if note else {}),
-                    **({RETIRES: retires} if retires else {}),
-                },
+                meta=_meta(session, work, config, note)
+                | {"seconds": time.perf_counter() - started, "rows_sha256": rows_sha256(as_one(given).train)}
+                | meta,
             )
             store.clear_workspace(work.workspace)
     accelerator.wait_for_everyone()
     store = store if accelerator.is_main_process else MemoryStore.open(store.path)
     return store.head, store
+
+
+def _meta(session: Session, work: Work, config: RunConfig, note: str | None) -> dict[str, Any]:
+    """What a commit's manifest notes of how the work was done."""
+    outside = outside_code(config.model_dump(mode="json"))
+    return {
+        "reference_seconds": work.reference_seconds,
+        "shared_prefix": work.loop.shared_prefix,
+        "processes": session.accelerator.num_processes,
+        NUMERICS: numerics_of(session.base.model, session.accelerator, work.loop.tokens_per_pack),
+        **({CODE: outside} if outside else {}),
+        **({NOTE: note} if note else {}),
+    }
 
 
 def _check_lengths(session: Session, group: Sequence[Task]) -> None:

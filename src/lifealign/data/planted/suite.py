@@ -144,5 +144,7 @@ def planted_stream(
         total = sum(map(len, taken.values()))
         report = DataReport(source=f"planted/{name}", read=total, kept=total)
         requirement = _content()["requirements"][name]
-        tasks.append(Task(name, **taken, checker=name, reports=(report,), requirement=requirement))
+        tasks.append(
+            Task(name, *(taken[split] for split in SPLITS), checker=name, reports=(report,), requirement=requirement)
+        )
     return TaskStream("planted", tuple(tasks))
