@@ -36,6 +36,7 @@ WITH_TORCH = {
         "settings",
         "signatures",
         "sleep",
+        "work",
     ]
 } | {f"lifealign.memory.serving.{name}" for name in ["app", "engine", "exchange", "loading"]}
 """The part of a light folder that holds a loaded model or computes with tensors."""

@@ -20,7 +20,7 @@ from lifealign.memory.history import StoreHistory
 from lifealign.memory.routing import stored_signatures
 from lifealign.report.terminal import score_matrix_lines
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import ADAPTER, START, STATE, UPDATE
+from lifealign.store.layout import ADAPTER, REPLAY, START, STATE, UPDATE
 from support.rows import make_task
 
 BREAD, STARS, MUSIC = (make_task(name, train=8, test=4, validation=2) for name in ("bread", "stars", "music"))
@@ -229,3 +229,29 @@ def test_rows_that_another_task_holds_out_are_not_trained_on_and_counted(build: 
         DataError, match=r"task 'sun' has no training rows \(4 training rows left out: .* held out by bread"
     ):
         memory.learn(replace(make_task("sun"), train=BREAD.test))
+
+
+@pytest.mark.parametrize(("name", "stays"), [("copr", ""), ("derpp", ""), ("ewc", "Fisher information stays")])
+def test_a_strategy_drops_what_its_state_holds_of_the_task(name: str, stays: str, build: Any) -> None:
+    memory = build(f"strategy={{name: {name}}}")
+    done = memory.withdraw("bread")
+    assert stays in str(done.document.get("stays", "")) and bool(stays) == ("stays" in done.document)
+    state, kept = adapter(memory, "now", STATE), StoreHistory(memory._store).replay.exemplars
+    then, before = adapter(memory, "stars", STATE), memory._store.load_lines(memory._store.find("stars"), REPLAY)[1:]
+    stars = [i for i, line in enumerate(before) if line["task"] == "stars"]
+    if name == "copr":
+        assert 0 < len(stars) < len(before) and torch.equal(state["targets"], then["targets"][stars])
+    elif name == "derpp":
+        assert state["index"].tolist() == [e.index for e in kept] and torch.equal(state["logps"], then["logps"][stars])
+    else:
+        assert all(torch.equal(state[k], then[k]) for k in then)
+    assert memory.learn(MUSIC, settings=["train.epochs=1"]).directory == "0004-music"
+
+
+def test_in_delta_w_what_is_cut_is_told_and_the_history_keeps_what_is_left(build: Any) -> None:
+    memory = build("strategy.space=delta_w")
+    done = memory.withdraw("bread")
+    assert done.document["space"] == "delta_w" and 0 < done.document["truncation_error"] < 1
+    assert "truncation error" in done.told[0]
+    assert {n.rpartition("history.")[2] for n in adapter(memory, "now", STATE)} == {"00000.A", "00000.B"}
+    assert memory.learn(MUSIC).directory == "0004-music" and memory.verify() == []

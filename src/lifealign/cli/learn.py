@@ -42,6 +42,9 @@ Supersedes = Annotated[
     str | None,
     typer.Option(metavar="TASK", help="Earlier task that this one replaces: take its update out and retire its rows."),
 ]
+Note = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="A note to keep with the task; `log` and `show` print it.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -89,9 +92,7 @@ def learn(
     requirement: Requirement = None,
     checker: Checker = None,
     supersedes: Supersedes = None,
-    note: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="A note to keep with the task; `log` and `show` print it.")
-    ] = None,
+    note: Note = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> Reply:
@@ -103,11 +104,7 @@ def learn(
     from lifealign.memory.life import checked_note
 
     kept = checked_note(note)
-    found = _open(memory, base_model, from_adapter)
-    if supersedes is not None and found is None:
-        raise DataError(
-            f"{memory}: no task {supersedes!r} to supersede; the memory is made by this command, so it has none"
-        )
+    found = _open(memory, base_model, from_adapter, supersedes)
     config = (
         found.config
         if found
@@ -138,15 +135,20 @@ def learn(
     return Reply(result.to_json(), lines)
 
 
-def _open(path: Path, base_model: str | None, adapter: str | None) -> Memory | None:
+def _open(path: Path, base_model: str | None, adapter: str | None, supersedes: str | None) -> Memory | None:
     """The memory to learn into; None if it does not exist yet and there is a model (or an adapter) to create it on.
 
     Raises:
+        DataError: a memory to be made has no task to supersede.
         StoreError: the memory does not exist and no base model is given, or the given one is not the memory's.
     """
     from lifealign.memory.api import Memory
 
     if not (path / HEAD).exists():
+        if supersedes is not None and (base_model is not None or adapter is not None):
+            raise DataError(
+                f"{path}: no task {supersedes!r} to supersede; the memory is made by this command, so it has none"
+            )
         if base_model is not None or adapter is not None:
             return None
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):

@@ -160,7 +160,6 @@ def check_data(
     """
     found = read_source(source_of(fspath(path), recipe=recipe, columns=columns, **rules), seed)
     rows = found.rows
-    keys = [prompt_key(row) for row in rows]
     both: tuple[int, ...] | None = None
     cut: tuple[int, ...] | None = None
     test_report = None
@@ -174,12 +173,6 @@ def check_data(
         near = near_duplicates(rows, found.numbers)
     pairs = [row for row in rows if row.kind == "pair"]
     longer = [len(row.chosen) > len(row.rejected) for row in pairs if len(row.chosen) != len(row.rejected)]
-    seen: set[str] = set()
-    repeated = []
-    for number, key in zip(found.numbers, keys, strict=True):
-        if key in seen:
-            repeated.append(number)
-        seen.add(key)
     return DataCheck(
         report=found.report,
         formats=found.formats,
@@ -188,7 +181,7 @@ def check_data(
         one_sided_prefix_share=len(found.one_sided) / found.report.read if found.report.read else 0.0,
         longer_chosen=sum(longer) / len(longer) if longer else None,
         implicit_prompts=_implicit_prompts(found),
-        repeated_prompts=tuple(repeated),
+        repeated_prompts=_repeated(found),
         contradictions=tuple(contradictions(rows, found.numbers)),
         both_labels=tuple(both_labels(rows, found.numbers)),
         near_duplicates=tuple(near),
@@ -207,6 +200,13 @@ def _held_out(found: Cleaned, rows: Iterable[tuple[str, Row]]) -> dict[tuple[str
         if (side := held.find(row)) is not None:
             sides.setdefault(side, []).append(number)
     return {side: tuple(numbers) for side, numbers in sides.items()}
+
+
+def _repeated(found: Cleaned) -> tuple[int, ...]:
+    """Numbers of the rows whose prompt is also in an earlier one."""
+    first: dict[str, int] = {}
+    numbers = zip(found.rows, found.numbers, strict=True)
+    return tuple(n for i, (row, n) in enumerate(numbers) if first.setdefault(prompt_key(row), i) != i)
 
 
 def _by_task(sides: Mapping[tuple[str, str], tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -93,6 +93,6 @@ class StoreHistory:
         """The change of the long-term weights by a task; see `training.strategy.History`."""
         return self._store.load_tensors(self._store.find(task), UPDATE)
 
-    def step(self, task: str) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def around(self, task: str) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Long-term weights before and after what a task changed."""
         return step_of(self._store, self._store.find(task))

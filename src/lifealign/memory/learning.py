@@ -33,7 +33,7 @@ from lifealign.memory.numerics import NUMERICS, numerics_of
 from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.policy import limits
 from lifealign.memory.resume import as_one, check_same, same_task
-from lifealign.memory.retiring import check_supersedes, put, retired_lines, start_without, superseded
+from lifealign.memory.retiring import check_supersedes, parts_of, put, retired_lines, start_without, superseded
 from lifealign.memory.routing import task_signatures
 from lifealign.memory.scoring import learnt, score_row
 from lifealign.memory.session import Session, locked, taken_back
@@ -51,10 +51,7 @@ from lifealign.store.layout import (
     IMPORTED,
     REPLAY,
     RETIRED,
-    RETIRES,
     SIGNATURE,
-    SLEEP,
-    START,
     STATE,
     TRAINING,
     UPDATE,
@@ -235,70 +232,40 @@ def learn_group(
         after, before = snapshot(model), history.adapter()
         update = update_between(before, after)
         slept = rest(session, store, group, history, update, store.path / WORK / work.workspace)
+        work.loop.log += slept.log
         kept = strategy.retain(work.task, history)
+        tensors, documents, meta = parts_of(start, given)
         signature = task_signatures(session.view, session.encoder, store, group, config.seed)
         if accelerator.is_main_process:
-            tensors = {
-                ADAPTER: after,
-                UPDATE: update,
-                **({SLEEP: slept.adapter} if slept.adapter else {}),
-                STATE: strategy.state_dict(),
-                SIGNATURE: signature,
-                **({START: before} if start is not None and start.taken_out else {}),
-            }
-            documents = {
-                DIAGNOSTICS: {**diagnostics, **({"sleep": slept.diagnostics} if slept.diagnostics else {})},
-                DATA: data_document(work),
-                **({RETIRED: dict(start.document)} if start is not None else {}),
-            }
-            lines = {
-                REPLAY: kept.to_lines(),
-                HELDOUT: heldout_lines(group),
-                TRAINING: [*work.loop.log, *slept.log],
-            }
-            meta = {"seconds": time.perf_counter() - started, **_meta(session, work, given, config, note)}
-            members = [t.name for t in group]
-            _commit(store, work, members, (tensors, documents, lines, meta), config)
+            tensors |= {ADAPTER: after, UPDATE: update, STATE: strategy.state_dict(), SIGNATURE: signature}
+            store.commit(
+                work.task.name,
+                members=[t.name for t in group],
+                tensors=tensors | slept.tensors,
+                documents={DIAGNOSTICS: {**diagnostics, **slept.document}, DATA: data_document(work)} | documents,
+                lines={REPLAY: kept.to_lines(), HELDOUT: heldout_lines(group), TRAINING: work.loop.log},
+                seed=config.seed,
+                config=config.model_dump(mode="json"),
+                meta=_meta(session, work, config, note)
+                | {"seconds": time.perf_counter() - started, "rows_sha256": rows_sha256(as_one(given).train)}
+                | meta,
+            )
+            store.clear_workspace(work.workspace)
     accelerator.wait_for_everyone()
     store = store if accelerator.is_main_process else MemoryStore.open(store.path)
     return store.head, store
 
 
-def _commit(
-    store: MemoryStore,
-    work: Work,
-    members: Sequence[str],
-    parts: tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]],
-    config: RunConfig,
-) -> None:
-    """Commit tensors, documents, lines and `meta` of a group, and clear its workspace."""
-    tensors, documents, lines, meta = parts
-    store.commit(
-        work.task.name,
-        members=members,
-        tensors=tensors,
-        documents=documents,
-        lines=lines,
-        seed=config.seed,
-        config=config.model_dump(mode="json"),
-        meta=meta,
-    )
-    store.clear_workspace(work.workspace)
-
-
-def _meta(session: Session, work: Work, given: Sequence[Task], config: RunConfig, note: str | None) -> dict[str, Any]:
-    """Of a commit: how it was made."""
-    retires = [t.supersedes for t in given if t.supersedes is not None]
+def _meta(session: Session, work: Work, config: RunConfig, note: str | None) -> dict[str, Any]:
+    """What a commit's manifest notes of how the work was done."""
     outside = outside_code(config.model_dump(mode="json"))
     return {
         "reference_seconds": work.reference_seconds,
-        "rows_sha256": rows_sha256(as_one(given).train),
         "shared_prefix": work.loop.shared_prefix,
         "processes": session.accelerator.num_processes,
         NUMERICS: numerics_of(session.base.model, session.accelerator, work.loop.tokens_per_pack),
         **({CODE: outside} if outside else {}),
         **({NOTE: note} if note else {}),
-        **({RETIRES: retires} if retires else {}),
     }
 
 

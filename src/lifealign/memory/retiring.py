@@ -28,6 +28,7 @@ from lifealign.store.layout import (
     RETIRED,
     RETIRES,
     SIGNATURE,
+    START,
     STATE,
     TRAINING,
     UPDATE,
@@ -108,6 +109,14 @@ def put(session: Session, start: Start) -> None:
     restore(session.model, start.adapter)
     if IMPORTED in start.retires:
         session.view.anchor = {}
+
+
+def parts_of(start: Start | None, group: Sequence[Task]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Tensors, documents and notes of the manifest that a group's commit holds beside its own, if it supersedes tasks."""
+    retires = [task.supersedes for task in group if task.supersedes is not None]
+    tensors = {START: start.adapter} if start is not None and start.taken_out else {}
+    documents = {} if start is None else {RETIRED: dict(start.document)}
+    return tensors, documents, {RETIRES: retires} if retires else {}
 
 
 def retired_lines(store: MemoryReader, document: Mapping[str, Any]) -> list[str]:

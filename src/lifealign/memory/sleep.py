@@ -25,9 +25,10 @@ from lifealign.model.adapters import holding, restore, snapshot
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.model.encoding import EncodedPair
 from lifealign.store.heldout import heldout, without_rows
+from lifealign.store.layout import SLEEP
 from lifealign.store.reader import MemoryReader
 from lifealign.training.feedback import with_others
-from lifealign.training.loop import Loop, train_stage
+from lifealign.training.loop import LogLine, Loop, train_stage
 from lifealign.training.losses import Losses, ObjectiveConfig
 from lifealign.training.strategy import Strategy
 
@@ -50,7 +51,17 @@ class Slept:
 
     adapter: Mapping[str, Tensor]
     diagnostics: Mapping[str, Any]
-    log: Sequence[Mapping[str, Any]]
+    log: Sequence[LogLine]
+
+    @property
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """The commit's file of the adapter, if there is one."""
+        return {SLEEP: self.adapter} if self.adapter else {}
+
+    @property
+    def document(self) -> dict[str, Mapping[str, Any]]:
+        """The part of the commit's diagnostics."""
+        return {"sleep": self.diagnostics} if self.diagnostics else {}
 
 
 class Student(Strategy):
@@ -146,7 +157,7 @@ def sleep(
     scores = _compare(session, [*heldout(store), *group], history.retired, slept)
     better = not scores or scores["slept"] >= scores["summed"]
     measured = {"rows": len(pairs), "kept_rows": len(past), **scores, "used": better}
-    log = [{**line, "stage": "sleep"} for line in loop.log]
+    log: list[LogLine] = [{**line, "stage": "sleep"} for line in loop.log]
     return Slept(slept if better else {}, measured, log)
 
 

@@ -154,7 +154,7 @@ class LifeAlign(Replay):
 
     def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
         """Span the bases anew by the updates that are left: nothing needs to be kept clear of one that is gone."""
-        left = [history.step(name) for name in history.tasks if name not in history.retired]
+        left = [history.around(name) for name in history.tasks if name not in history.retired]
         self._basis = state_of(left, self.config, scaling=self.lora.scale)
         return ()
 

@@ -55,7 +55,7 @@ class History(Protocol):
         adapter for each task (`strategies._growing`, `strategies.single`) has the whole of it in `adapter(task)`.
         """
 
-    def step(self, task: str) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def around(self, task: str) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Trained tensors before and after what a task changed."""
 
 
