@@ -108,12 +108,16 @@ def test_sleep_is_committed_and_answers_what_is_not_routed(config: Build, tmp_pa
 def test_the_export_is_the_slept_adapter(config: Build, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    memory = learn(config, tmp_path / "memory", *FRESH, "strategy.sleep_learning_rate=0.05", tasks=2)
+    memory = learn(
+        config, tmp_path / "memory", *FRESH, "strategy.sleep_learning_rate=0.05", "strategy.route=true", tasks=2
+    )
     slept = memory._store.load_tensors(memory._store.head, SLEEP)
     memory.export(tmp_path / "out")
     written = load_file(tmp_path / "out" / "adapter_model.safetensors")
     total = sum(float(t.double().sum()) for t in written.values())
     assert total == pytest.approx(sum(float(t.double().sum()) for t in slept.values()), rel=1e-5)
+    report = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert any("this export is the adapter of its sleep" in note for note in report["notes"])
 
 
 def test_teachers_are_single_updates_and_retired_tasks_do_not_teach(

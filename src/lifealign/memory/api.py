@@ -318,11 +318,13 @@ class Memory(MemoryLife):
             gguf_type: numbers of `gguf`, one of `gguf_files.TYPES`; None: `f16`.
         """
         from lifealign.memory.exporting import which_format, write_export
+        from lifealign.memory.routing import one_adapter_notes
 
         form, target, point = which_format(format, merged), free_directory(out), self._point(as_of)
         session, self._loaded = self._session(self.config, None), None  # its model is given up
+        notes = one_adapter_notes(self._store, point)
         session.load_one(self._store, point)
-        return write_export(session, self._store, point, target, form, gguf_type)
+        return write_export(session, self._store, point, target, form, gguf_type, notes)
 
     def loaded(self, progress: Progress | None = None) -> Session:
         """The loaded model, for a caller who puts points of the memory into it himself, such as a server."""

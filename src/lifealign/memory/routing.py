@@ -205,6 +205,14 @@ def routes_prompts(store: MemoryReader, until: TaskManifest) -> bool:
     return bool(stored_strategy(store).routes and in_weights(store, until))
 
 
+def one_adapter_notes(store: MemoryReader, until: TaskManifest) -> list[str]:
+    """A sentence for an export of a routed memory, whose one set of weights answers otherwise; none for others."""
+    if not routes_prompts(store, until):
+        return []
+    what = "the adapter of its sleep" if f"{SLEEP}.safetensors" in until.files else "the sum of all updates"
+    return [f"the memory routes its prompts, and its scores are those of routed prompts; this export is {what}"]
+
+
 def calibration_line(calibration: signatures.Calibration, tasks: int) -> str:
     """How sure the routing of a memory is, as a sentence."""
     if not calibration.prompts:
