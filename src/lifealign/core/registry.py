@@ -77,7 +77,7 @@ class Registry(Mapping[str, T], Generic[T]):
             self._entries[name] = _Entry(reference=value) if isinstance(value, str) else _Entry(value)
 
     def built_in_references(self) -> list[str]:
-        """References of the built-in values that are not loaded yet, or were loaded by one."""
+        """References of all built-in values that are loaded on first use."""
         references = (entry.reference for entry in self._entries.values())
         return [reference for reference in references if reference is not None and reference.startswith("lifealign.")]
 
