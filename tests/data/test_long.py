@@ -152,7 +152,7 @@ def test_small_counts_stay_spread(stream: TaskStream) -> None:
 def test_the_rows_are_the_rows_that_the_published_figures_were_measured_on(stream: TaskStream) -> None:
     """A change of the content or of the drawing changes this digest: measure again, then change it here."""
     rows = sorted((row.source, row.digest) for task in stream.tasks for row in rows_of(task))
-    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == "DIGEST"
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == "c097f356cb09d519"
 
 
 def test_every_task_says_what_it_asks_for(stream: TaskStream) -> None:

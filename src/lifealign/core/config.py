@@ -132,7 +132,8 @@ class StreamConfig(Frozen):
     @property
     def sizes(self) -> SuiteConfig:
         """Rows per task of the embedded suite; all of them if the tasks are listed."""
-        return SuiteConfig() if self.suite is None else getattr(self, self.suite)  # type: ignore[no-any-return]
+        sizes: SuiteConfig | None = None if self.suite is None else getattr(self, self.suite)
+        return SuiteConfig() if sizes is None else sizes
 
 
 class SftConfig(Frozen):

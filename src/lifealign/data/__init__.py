@@ -1,1 +1,1 @@
-"""Preference rows from any source, the tasks made of them, answer records, and the embedded suite."""
+"""Preference rows from any source, the tasks made of them, answer records, and the embedded suites."""

@@ -107,7 +107,8 @@ TONES: Mapping[str, Rule] = {
 
 def _styles() -> dict[str, tuple[str, str]]:
     """Task -> its format and tone; the 24 tasks have the 24 pairs, and a domain's three have three formats."""
-    formats, tones, found = tuple(FORMATS), tuple(TONES), {}
+    formats, tones = tuple(FORMATS), tuple(TONES)
+    found: dict[str, tuple[str, str]] = {}
     for place in range(len(DOMAINS) * len(KINDS)):
         task = f"{DOMAINS[place % len(DOMAINS)]}-{KINDS[place // len(DOMAINS)]}"
         turn = place % len(formats)

@@ -108,7 +108,9 @@ def _rows(task: str, split: Split) -> tuple[Drawn, ...]:
     kind, rng = KINDS[task], random.Random(f"revised/{task}/{split}")
     rows: list[Drawn] = []
     # The same topics, but never the prompts of the task that this one revises.
-    seen = {drawn.row.prompt[0].content for drawn in _rows(REVISES[task], split)} if task in REVISES else set()
+    seen: set[str] = (
+        {drawn.row.prompt[0].content for drawn in _rows(REVISES[task], split)} if task in REVISES else set()
+    )
     for index, subject in enumerate(content_of(FILE)["topics"][kind]["subjects"]):
         if PATTERN[index % len(PATTERN)] != split:
             continue

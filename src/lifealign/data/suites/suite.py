@@ -108,8 +108,15 @@ class Suite:
                 taken["train"] = as_feedback(taken["train"])
             total = sum(map(len, taken.values()))
             report = DataReport(source=f"{self.name}/{name}", read=total, kept=total)
-            about = {"checker": name, "requirement": requirements[name], "supersedes": self.supersedes.get(name)}
-            tasks.append(Task(name, **taken, reports=(report,), **about))
+            task = Task(
+                name,
+                **taken,
+                checker=name,
+                reports=(report,),
+                requirement=requirements[name],
+                supersedes=self.supersedes.get(name),
+            )
+            tasks.append(task)
         return TaskStream(self.name, tuple(tasks))
 
     def _take(self, task: str, split: Split, count: int | None, seed: int) -> tuple[Row, ...]:
