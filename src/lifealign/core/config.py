@@ -109,8 +109,8 @@ class StreamConfig(Frozen):
     def _one_source(self) -> StreamConfig:
         given = [name for name in (*SUITE_SIZES, "tasks") if getattr(self, name) not in (None, ())]
         if len(given) != 1:
-            names = ", ".join(f"`{name}`" for name in SUITE_SIZES)
-            raise ValueError(f"give exactly one of {names} and `tasks`, got {' and '.join(given) or 'none'}")
+            suites = ", ".join(f"`{name}`" for name in SUITE_SIZES)
+            raise ValueError(f"give exactly one of {suites} and `tasks`, got {' and '.join(given) or 'none'}")
         names = [t.name for t in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"task names must be unique, got {names}")

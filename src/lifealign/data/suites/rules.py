@@ -7,7 +7,7 @@ from typing import Any
 from lifealign.core.errors import ConfigError, DataError, UserError
 from lifealign.core.registry import Registry
 from lifealign.data.suites import contested_rules, long_rules, planted_rules, revised_rules
-from lifealign.data.suites.suite import Rule
+from lifealign.data.suites.suite import Rule as Rule
 
 
 def _check(value: Any) -> str | None:
