@@ -84,6 +84,9 @@ class ModelView(Protocol):
     def usable(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that can be encoded, in order; the others have no loss and no gradient."""
 
+    def prompts(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
+        """Ids of the prompts of the rows that can be encoded, in order."""
+
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
         """Mean loss of rows at the current weights, against the base model, without dropout, with a graph.
 
