@@ -7,16 +7,18 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from lifealign.core.config import StrategyChoice
+from lifealign.core.config import LoraConfig, StrategyChoice
 from lifealign.core.option_names import current_keys
-from lifealign.strategies import STRATEGIES
+from lifealign.strategies import STRATEGIES, make_strategy
 from lifealign.studies.comparison import UPPER_BOUNDS, relative_time
 from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.signs import limits_text
 from site_settings import Setting, setting_rows, settings, shown
 from site_text import escape, paragraphs, table
 
@@ -69,11 +71,23 @@ def strategy_page(name: str) -> str:
     takes_objective = set(ObjectiveConfig.model_fields) <= set(cls.Config.model_fields)
     also = "The [options that all strategies share](../configuration.md#strategy-the-method-and-its-loss) apply too."
     parts.append(also if takes_objective else "It has a loss of its own: of the shared options it takes `beta` alone.")
+    if seen := signs(name):
+        parts += ["## Signs", seen]
     parts += ["## Measured", measured(name)]
     source = inspect.getsourcefile(cls)
     if source:
         parts.append(f"Source: `{Path(source).relative_to(ROOT)}`.")
     return "\n\n".join(parts)
+
+
+def signs(name: str) -> str:
+    """What must be seen of a strategy after each task, with the limits of its default options; nothing without signs."""
+    own = make_strategy(StrategyChoice(name=name), LoraConfig(), 0).signs
+    if not own:
+        return ""
+    rows = [[f"`{sign.key}`", escape(sign.says), limits_text(asdict(sign))] for sign in own]
+    told = "Where one is not seen after a task, lifealign warns, and the scores say little of the method."
+    return f"{table(('in the diagnostics', 'sign', 'expected'), rows)}\n\n{told} [Signs of a method](../../explanation/signs.md)"
 
 
 def measured(name: str) -> str:

@@ -214,6 +214,7 @@ L2P = {
     "key_pull": case("0", "adapter losses", keeps="shapes"),
 }
 READY2BLEND = {
+    "start": case("bos", "adapter losses", keeps="shapes"),
     "tokens": case("2", "shapes state"),
     "width": case("8", "shapes"),
     "point": case("1.0", "adapter losses", keeps="shapes"),
@@ -302,10 +303,11 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "inflora": {
         **OBJECTIVE,
         **NO_SUM,
-        "protected_first": case("0.5", "adapter state diagnostics"),
+        "energy": case("plain", "adapter state diagnostics"),
+        "protected_first": case("0.5", "adapter state diagnostics", "strategy.energy=plain"),
         # What is protected after the second of two tasks: no later one shows it in its weights.
-        "protected_last": case("0.96", "state diagnostics", "strategy.tasks=2"),
-        "tasks": case("2", "state diagnostics"),
+        "protected_last": case("0.96", "state diagnostics", "strategy.tasks=2", "strategy.energy=plain"),
+        "tasks": case("2", "state diagnostics", "strategy.energy=plain"),
     },
     "l2p": OBJECTIVE | NO_SUM | OWN_TERMS | L2P,
     "ready2blend": OBJECTIVE | NO_SUM | OWN_TERMS | READY2BLEND,

@@ -27,6 +27,9 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
 }
 """Strategy -> old name -> new name."""
 
+ADDED: Mapping[str, Mapping[str, Any]] = {"inflora": {"energy": "plain"}}
+"""Strategy -> option that was added later -> the value that does what the method did before there was a choice."""
+
 SECTION = "strategy."
 """Prefix of a strategy's options among dotted keys."""
 
@@ -59,6 +62,15 @@ def current_keys(strategy: Any, settings: Mapping[str, Any], where: str | None =
     names = current_names(strategy, {key.removeprefix(SECTION): None for key in keys}, where)
     found = dict(zip(keys, names, strict=True))
     return {SECTION + found[key] if key in found else key: value for key, value in settings.items()}
+
+
+def as_stored(strategy: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored strategy's options with those that it is too old to have, at what the method did then.
+
+    A configuration is stored with all options of its strategy, so one that lacks an option is older than the option.
+    """
+    added = ADDED.get(strategy, {}) if isinstance(strategy, str) and "beta" in options else {}
+    return {**options, **{key: value for key, value in added.items() if key not in options}}
 
 
 def former_names(choice: Mapping[str, Any]) -> dict[str, Any]:

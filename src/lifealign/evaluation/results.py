@@ -20,6 +20,7 @@ from lifealign.store.layout import DATA, DIAGNOSTICS, ROOT, ROW_RECORD, RULES, T
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import is_withdrawal, retired
+from lifealign.training.signs import SIGNS
 
 PASS_RATE = "pass_rate"
 BOOTSTRAP_SEED = 0
@@ -179,6 +180,7 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         "floors": {name: floors for name in names if (floors := _floors(table, name))},
         "training": {m.name: store.load_lines(m, TRAINING) for m in lineage},
         "consolidation": {m.name: d for m in lineage if "summed" in (d := store.load_document(m, DIAGNOSTICS))},
+        **({SIGNS: signs} if (signs := _signs(store)) else {}),
         "data": {name: reports for m in lineage for name, reports in _data(store, m).items()},
         "config": config,
         "versions": dict(lineage[-1].versions) if lineage else {},
@@ -188,6 +190,12 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
 
 def _measured_outside(table: ScoreTable, names: Sequence[str]) -> dict[str, Any]:
     return {name: table.outside[name] for name in names if name in table.outside}
+
+
+def _signs(store: MemoryReader) -> dict[str, Any]:
+    """Commit -> the signs of its method, as checked at its end; commits of methods without signs are left out."""
+    found = {m.name: store.load_document(m, DIAGNOSTICS).get(SIGNS) for m in store.lineage()[1:]}
+    return {name: signs for name, signs in found.items() if signs}
 
 
 def _data(store: MemoryReader, manifest: TaskManifest) -> dict[str, Any]:

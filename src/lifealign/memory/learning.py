@@ -64,6 +64,7 @@ from lifealign.store.undo import missing
 from lifealign.store.writer import MemoryStore
 from lifealign.training.feedback import with_others
 from lifealign.training.loop import Loop, Stage, stage_reached, train_stage
+from lifealign.training.signs import plain_diagnostics, unseen_lines, with_signs
 
 KL_PAIRS = 4
 """Training pairs on which the exact KL to the base model is measured after each task."""
@@ -186,11 +187,10 @@ def learn_task(
         for metric in table.measured(head.directory, name)
     } | guard_values(store, table.stages)
     seconds = float(head.meta.get("seconds", time.perf_counter() - started))
-    diagnostics = store.load_document(head, DIAGNOSTICS)
     told = [f"{task.name}: {line}" for line in left_out_lines(store.load_document(head, DATA))]
     if RETIRED in head.files:
         told += retired_lines(store, store.load_document(head, RETIRED))
-    found = diagnostics.get("summed", diagnostics)
+    found = plain_diagnostics(store.load_document(head, DIAGNOSTICS))
     return TaskResult(task.name, head.directory, seconds, found, scores, told), store
 
 
@@ -228,7 +228,7 @@ def learn_group(
             work.loop.log[-1]["kl"] = session.view.kl_to_base(work.pairs[:KL_PAIRS])
 
         session.progress.say(f"{work.task.name}: end of task ({config.strategy.name})")
-        diagnostics = strategy.end_task(model, work.task, history)
+        diagnostics = _end_task(session, work.task, history, config)
         after, before = snapshot(model), history.adapter()
         update = update_between(before, after)
         slept = rest(session, store, group, history, update, store.path / WORK / work.workspace)
@@ -267,6 +267,14 @@ def _meta(session: Session, work: Work, config: RunConfig, note: str | None) -> 
         **({CODE: outside} if outside else {}),
         **({NOTE: note} if note else {}),
     }
+
+
+def _end_task(session: Session, task: Task, history: StoreHistory, config: RunConfig) -> dict[str, Any]:
+    """End the task; returns its diagnostics with the method's signs, and says which of them were not seen."""
+    name, strategy = config.strategy.name, session.strategy
+    diagnostics = with_signs(name, strategy.signs, strategy.end_task(session.model, task, history))
+    session.warn(unseen_lines(task.name, name, diagnostics))
+    return diagnostics
 
 
 def _check_lengths(session: Session, group: Sequence[Task]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from lifealign.data.tasks import shorten_numbers
 from lifealign.evaluation import catalog
 from lifealign.report import charts
+from lifealign.training.signs import SIGNS, limits_text
 
 View = dict[str, Any]
 
@@ -65,6 +66,16 @@ def consolidation(run: Mapping[str, Any], label: str) -> View | None:
         "rows": [{"name": name, "cells": [s.get(k) for k in keys]} for name, s in summed.items()],
         "maps": charts.layer_maps(commits),
     }
+
+
+def signs(run: Mapping[str, Any], label: str) -> View | None:
+    """The signs of the method after each task; None for a run of a method without signs."""
+    rows = [
+        {"task": task, "says": s["says"], "value": s["value"], "limits": limits_text(s), "holds": s["holds"]}
+        for task, found in (run.get(SIGNS) or {}).items()
+        for s in found
+    ]
+    return {"label": label, "rows": rows} if rows else None
 
 
 def guard(

@@ -64,6 +64,7 @@ def page(results: Mapping[str, Any]) -> View:
         "consolidation": [
             v for run, label in zip(runs, labels, strict=True) if (v := tables.consolidation(run, label))
         ],
+        "signs": [v for run, label in zip(runs, labels, strict=True) if (v := tables.signs(run, label))],
         "data": tables.data(runs, labels),
         "config": tables.compare([tables.flat(run.get("config") or {}) for run in runs], labels),
         "guard": _guard(runs, labels),

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from lifealign.core.errors import StoreError
 from lifealign.core.files import FileEntry, read_bytes, reading
 from lifealign.core.json_codec import decode_json, sealed
-from lifealign.core.option_names import current_names
+from lifealign.core.option_names import as_stored, current_names
 from lifealign.store.layout import EVALUATIONS, HEAD, ROOT, STORE, TASK, TASKS
 
 FORMAT_VERSION = 2
@@ -26,24 +26,29 @@ NOTE = "note"
 
 Kind = Literal["store", "task", "evaluation", "tags"]
 Migration = Callable[[Kind, dict[str, Any]], dict[str, Any]]
+Change = Callable[[Any, Mapping[str, Any]], dict[str, Any]]
+"""(name of a strategy, its options) -> its options."""
 
 
 def rename_options(kind: Kind, record: dict[str, Any]) -> dict[str, Any]:
     """Migrate version 1 to 2: give strategies' options their current names (see `core.option_names`)."""
+    return {**_options_by(current_names, kind, record), "format_version": 2}
+
+
+def _options_by(change: Change, kind: Kind, record: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a record with its strategy's options changed, wherever they are in it."""
     if kind == "store" and isinstance(identity := record.get("identity"), Mapping):
-        return {**record, "format_version": 2, "identity": _renamed(_renamed(identity), "config")}
-    if kind == "task":
-        return {**_renamed(record, "config"), "format_version": 2}
-    return {**record, "format_version": 2}
+        return {**record, "identity": _changed(change, _changed(change, identity), "config")}
+    return _changed(change, record, "config") if kind == "task" else record
 
 
-def _renamed(holder: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
-    """A copy with current option names in the entry `strategy` of `holder`, or of `holder[key]` if a key is given."""
+def _changed(change: Change, holder: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+    """A copy with changed options in the entry `strategy` of `holder`, or of `holder[key]` if a key is given."""
     inner = holder if key is None else holder.get(key)
     if not isinstance(inner, Mapping) or not isinstance(choice := inner.get("strategy"), Mapping):
         return dict(holder)
-    renamed = {**inner, "strategy": current_names(choice.get("name"), choice)}
-    return renamed if key is None else {**holder, key: renamed}
+    changed = {**inner, "strategy": change(choice.get("name"), choice)}
+    return changed if key is None else {**holder, key: changed}
 
 
 MIGRATIONS: dict[int, Migration] = {1: rename_options}
@@ -115,7 +120,7 @@ def read_record(path: Path, kind: Kind) -> tuple[dict[str, Any], str]:
                 f"{path}: format version {version} cannot be read: there is no migration from {older} to {older + 1}"
             )
         record = MIGRATIONS[older](kind, record)
-    return record, hashlib.sha256(data).hexdigest()
+    return _options_by(as_stored, kind, record), hashlib.sha256(data).hexdigest()
 
 
 def read_manifest(memory: Path, directory: str) -> TaskManifest:

@@ -208,7 +208,7 @@ def _failed_signs(store: MemoryReader) -> list[dict[str, Any]]:
         {"task": manifest.name, **sign}
         for manifest in store.lineage()[1:]
         for sign in store.load_document(manifest, DIAGNOSTICS).get(SIGNS, ())
-        if not sign["holds"]
+        if sign["holds"] is False  # None: not measured for this task
     ]
 
 

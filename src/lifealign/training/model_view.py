@@ -168,6 +168,10 @@ class LoadedView:
         """See `training.strategy.ModelView`."""
         return [rows[p.position] for p in self._encode(rows)]
 
+    def prompts(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
+        """See `training.strategy.ModelView`."""
+        return [tuple(p.prompt) for p in self._encode(rows)]
+
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
         """See `training.strategy.ModelView`."""
         return torch.stack(list(self.losses_on(rows))).sum()

@@ -22,6 +22,7 @@ from lifealign.model.adapters import attach_lora
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.training.losses import Losses, Objective, ObjectiveConfig, ReferenceName
 from lifealign.training.replay import ReplayBuffer
+from lifealign.training.signs import Sign
 
 READERS: Mapping[RowKind, Sequence[str]] = {
     "undesirable": ("unpaired_loss", "desirable_weight", "undesirable_weight"),
@@ -82,6 +83,9 @@ class ModelView(Protocol):
 
     def usable(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that can be encoded, in order; the others have no loss and no gradient."""
+
+    def prompts(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
+        """Ids of the prompts of the rows that can be encoded, in order."""
 
     def loss_on(self, rows: Sequence[Row]) -> Tensor:
         """Mean loss of rows at the current weights, against the base model, without dropout, with a graph.
@@ -234,6 +238,11 @@ class Strategy:
         """The space in which the updates of a memory's tasks add up (see `consolidation.composing`)."""
         return "factors"
 
+    @property
+    def signs(self) -> tuple[Sign, ...]:
+        """What must be seen in each task's diagnostics for the method to be itself; a class attribute will do."""
+        return ()
+
     def check(self, config: RunConfig) -> None:
         """Check the strategy's options against the rest of the run's configuration, before a model is loaded.
 
@@ -334,7 +343,7 @@ class Strategy:
         """Called after the SFT stage, if any, before the reference log-probs; may rewrite the trained weights."""
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """Called after training; may rewrite the trained weights. Returns JSON-able diagnostics."""
+        """Called after training; may rewrite the trained weights. Returns JSON-able diagnostics, those of `signs` among them."""
         return {}
 
     def adopt(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
