@@ -168,7 +168,7 @@ def test_a_new_score_of_general_ability(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 def worst(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     entry = Summary(
-        "Worst", "lowest score after the last task", lambda R, _: float(np.nanmin(R[-1])), lambda n: [(n - 1, 0)]
+        "Worst", "lowest score after the last task", lambda R, *_: float(np.nanmin(R[-1])), lambda n: [(n - 1, 0)]
     )
     monkeypatch.setitem(catalog.SUMMARIES, "worst", entry)
     yield
@@ -193,11 +193,15 @@ def test_every_entry_is_complete() -> None:
             assert (score.unit, score.low, score.high, score.scale) == ("%", 0, 1, 100.0), name
     for name, summary in catalog.SUMMARIES.items():
         R = metrics.as_matrix([[60.0, 30.0, 20.0], [50.0, 70.0, 40.0], [55.0, 65.0, 80.0]])
-        value = summary.of(R, [10.0, 20.0, 30.0])
+        value = summary.of(R, [10.0, 20.0, 30.0], ())
         assert math.isfinite(value), name
         # A summary depends on the cells that it names, and on no other.
         for k in range(3):
             for j in range(3):
                 changed = R.copy()
                 changed[k, j] += 50 if summary.loss else 1
-                assert ((k, j) in summary.cells(3)) or summary.of(changed, [10.0, 20.0, 30.0]) == value, (name, k, j)
+                assert ((k, j) in summary.cells(3)) or summary.of(changed, [10.0, 20.0, 30.0], ()) == value, (
+                    name,
+                    k,
+                    j,
+                )

@@ -32,7 +32,8 @@ class Summary:
     Attributes:
         label: name for people.
         note: definition in a few words, without a full stop.
-        of: (R, scores before any task was learnt, [tasks]) -> value; missing cells are NaN, and NaN is "not measured".
+        of: (R, scores before any task was learnt, [tasks], `ends` of `metrics.holes`) -> value; missing cells are NaN, and
+            NaN is "not measured".
         cells: number of tasks N -> the cells (stage, task) of R [N, N] that the value is a mean over.
         loss: the value is a loss: positive is worse for every score. `of` then gets scores for which higher is
             better.
@@ -40,7 +41,7 @@ class Summary:
 
     label: str
     note: str
-    of: Callable[[Array, Sequence[float]], float]
+    of: Callable[[Array, Sequence[float], Sequence[int]], float]
     cells: Callable[[int], list[CellOfR]]
     loss: bool = False
 
@@ -48,15 +49,16 @@ class Summary:
         """Whether a higher or a lower value of this summary is better for a score."""
         return "lower" if self.loss and score.better != "neither" else score.better
 
-    def function(self, score: Score, before: Sequence[float]) -> Callable[[Array], float]:
+    def function(self, score: Score, before: Sequence[float], ends: Sequence[int] = ()) -> Callable[[Array], float]:
         """This summary of a score as a function of R.
 
         Args:
             score: decides which way is a loss.
             before: score of each task before any was learnt; NaN if it was not measured.
+            ends: for each task the first stage at which it has no cell any more; empty: no task was retired.
         """
         sign = score.sign if self.loss else 1.0
-        return lambda R: self.of(sign * R, [sign * value for value in before])
+        return lambda R: self.of(sign * R, [sign * value for value in before], ends)
 
 
 def _perplexity(samples: Mapping[str, Array]) -> Array:
@@ -277,30 +279,36 @@ def _learnt(count: int) -> list[CellOfR]:
 
 
 SUMMARIES: dict[str, Summary] = {
-    "last": Summary("Last", "mean over the tasks after the last one was learnt", lambda R, _: metrics.last(R), _final),
+    "last": Summary("Last", "mean over the tasks after the last one was learnt", lambda R, *_: metrics.last(R), _final),
     "ap": Summary(
-        "AP", "mean over all stages of the mean over the tasks learnt so far", lambda R, _: metrics.ap(R), _learnt
+        "AP",
+        "mean over all stages of the mean over the tasks learnt so far",
+        lambda R, _, ends: metrics.ap(R, ends),
+        _learnt,
     ),
     "bwt": Summary(
         "BWT",
         "backward transfer: mean change of a task since it was learnt",
-        lambda R, _: metrics.bwt(R),
+        lambda R, *_: metrics.bwt(R),
         lambda count: _final(count)[:-1] + _diagonal(count)[:-1],
     ),
     "forgetting": Summary(
         "Forgetting",
         "mean drop from a task's best earlier score",
-        lambda R, _: metrics.forgetting(R),
+        lambda R, _, ends: metrics.forgetting(R, ends),
         _learnt,
         loss=True,
     ),
     "learning_accuracy": Summary(
-        "Learnt", "mean score of a task right after it was learnt", lambda R, _: metrics.learning_accuracy(R), _diagonal
+        "Learnt",
+        "mean score of a task right after it was learnt",
+        lambda R, *_: metrics.learning_accuracy(R),
+        _diagonal,
     ),
     "forward_transfer": Summary(
         "FWT",
         "forward transfer: score just before a task is learnt, minus the base model's",
-        metrics.forward_transfer,
+        lambda R, before, _: metrics.forward_transfer(R, before),
         lambda count: [(j - 1, j) for j in range(1, count)],
     ),
 }

@@ -48,15 +48,37 @@ def _mean(values: Any) -> float:
     return float(present.mean()) if present.size else float("nan")
 
 
+def holes(R: Any, ends: Sequence[int] = ()) -> NDArray[np.bool_]:
+    """Missing cells of learnt tasks (j <= k) whose stage k and task j were scored elsewhere; [stages, tasks].
+
+    A stage that was not scored at all has none (joint training has one stage), and neither has a task without the score.
+
+    Args:
+        R: the matrix.
+        ends: for each task the first stage at which it has no cell any more, as it was retired; empty: no task was.
+    """
+    matrix = as_matrix(R)
+    there = np.tril(~np.isnan(matrix))
+    missing: NDArray[np.bool_] = np.tril(~there & there.any(1, keepdims=True) & there.any(0, keepdims=True))
+    for j, end in enumerate(ends[: matrix.shape[1]]):
+        missing[end:, j] = False
+    return missing
+
+
 def last(R: Any) -> float:
     """Mean score of the tasks learnt so far, after the last stage: mean_{j<=N} R[N][j]."""
     matrix = as_matrix(R)
     return _mean(matrix[-1, : len(matrix)]) if len(matrix) else float("nan")
 
 
-def ap(R: Any) -> float:
-    """Average performance: mean over stages k of mean_{j<=k} R[k][j]; stages without a score do not count."""
+def ap(R: Any, ends: Sequence[int] = ()) -> float:
+    """Average performance: mean over stages k of mean_{j<=k} R[k][j]; stages without a score do not count.
+
+    NaN if there are `holes`: a stage's mean over some of its tasks is another quantity. See `holes` for `ends`.
+    """
     matrix = as_matrix(R)
+    if holes(matrix, ends).any():
+        return float("nan")
     return _mean([_mean(matrix[k, : k + 1]) for k in range(len(matrix))])
 
 
@@ -74,10 +96,15 @@ def bwt_by_stage(R: Any) -> list[float]:
     return [0.0 if k == 0 and not np.isnan(matrix[0, 0]) else value for k, value in enumerate(stages)]
 
 
-def forgetting(R: Any) -> float:
-    """Mean over tasks j < N of max_{j<=k<N} R[k][j] - R[N][j]; negative if every earlier score was lower."""
+def forgetting(R: Any, ends: Sequence[int] = ()) -> float:
+    """Mean over tasks j < N of max_{j<=k<N} R[k][j] - R[N][j]; negative if every earlier score was lower.
+
+    NaN if there are `holes` before the last stage: the best earlier score may be in one of them. See `holes` for `ends`.
+    """
     matrix = as_matrix(R)
     final = len(matrix) - 1
+    if holes(matrix, ends)[:final].any():
+        return float("nan")
     drops = []
     for j in range(min(final, matrix.shape[1])):
         earlier = matrix[j:final, j]

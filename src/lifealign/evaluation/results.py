@@ -231,7 +231,8 @@ def _floors(table: ScoreTable, score: str) -> dict[str, Any]:
 
 def _functions(table: ScoreTable, score: str) -> dict[str, metrics.SummaryOfR]:
     before = _before(table, score)
-    return {name: found.function(catalog.score(score), before) for name, found in catalog.summaries().items()}
+    ends = [table.ends.get(task, len(table.stages)) for task in table.tasks]
+    return {name: found.function(catalog.score(score), before, ends) for name, found in catalog.summaries().items()}
 
 
 def _summaries(table: ScoreTable, score: str, resamples: int) -> dict[str, Any]:
