@@ -205,3 +205,17 @@ def test_every_entry_is_complete() -> None:
                     k,
                     j,
                 )
+
+
+def test_intervals_of_levels_end_where_the_score_ends() -> None:
+    wide = metrics.Interval(98.0, 93.0, 103.0)
+    assert catalog.within("pass_rate", "last", wide) == (98, 93, 100)
+    assert catalog.within("accuracy", "ap", metrics.Interval(1.0, -2.0, 4.0)) == (1, 0, 4)
+    assert catalog.within("pass_rate", "bwt", metrics.Interval(1.0, -2.0, 4.0)) == (1, -2, 4), "a difference"
+    assert catalog.within("margin", "last", wide) == wide and catalog.within("nll", "last", wide) == wide
+    assert all(math.isnan(v) for v in catalog.within("accuracy", "last", metrics.Interval(*[math.nan] * 3)))
+
+
+def test_the_pass_rate_comes_right_after_accuracy() -> None:
+    assert list(catalog.scores())[:2] == ["accuracy", "pass_rate"]
+    assert catalog.in_order(["mine", "nll", "pass_rate", "nll", "accuracy"]) == ["accuracy", "pass_rate", "nll", "mine"]

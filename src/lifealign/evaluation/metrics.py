@@ -10,7 +10,9 @@ forgetting, the LifeAlign paper (arXiv 2509.17183) for Last and AP.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -177,6 +179,23 @@ def mean_interval(values: Sequence[float], *, resamples: int = 1000, seed: int =
         return Interval(float("nan"), float("nan"), float("nan"))
     draws = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
     return percentile_interval(float(array.mean()), array[draws].mean(1), level)
+
+
+def share_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
+    """Share of ones among zeros and ones, with Wilson's score interval; NaN without a value.
+
+    It stays within 0 and 1, and is no point where all values are the same, as a bootstrap is: 10 of 10 is [0.72, 1].
+    Wilson 1927 (doi:10.1080/01621459.1927.10502953); recommended for few rows by Brown, Cai & DasGupta 2001
+    (doi:10.1214/ss/1009213286), section 3.1.1.
+    """
+    count = len(values)
+    if not count:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    share = sum(values) / count
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def bootstrap_summaries(

@@ -179,18 +179,15 @@ def learn_task(
         score_row(session, store, head, tasks_of_row(session, store, head, heldout(store), config.evaluate), config)
         score_guard(session, store, head, config.guard)
     table = read_scores(store, config.evaluate.split)
-    scores = {
-        f"{name}.{metric}": table.mean(head.directory, name, metric)
-        for name in table.tasks
-        for metric in table.measured(head.directory, name)
-    } | guard_values(store, table.stages)
+    cells = table.cells(head.directory, table.current, config.evaluate.bootstrap)
+    guarded = guard_values(store, table.stages)
     seconds = float(head.meta.get("seconds", time.perf_counter() - started))
     diagnostics = store.load_document(head, DIAGNOSTICS)
     told = [f"{task.name}: {line}" for line in left_out_lines(store.load_document(head, DATA))]
     if RETIRED in head.files:
         told += retired_lines(store, store.load_document(head, RETIRED))
     found = diagnostics.get("summed", diagnostics)
-    return TaskResult(task.name, head.directory, seconds, found, scores, told), store
+    return TaskResult(task.name, head.directory, seconds, found, cells, guarded, told), store
 
 
 def learn_group(

@@ -68,13 +68,7 @@ def score_tasks(
         for at in dict.fromkeys((store.lineage()[0].directory, after.directory)):
             score_guard(session, store, store.find(at), config.guard)
     table = read_scores(store, config.evaluate.split)
-    cells = {
-        t.name: {
-            m: table.cell(after.directory, t.name, m, config.evaluate.bootstrap)
-            for m in table.measured(after.directory, t.name)
-        }
-        for t in tasks
-    }
+    cells = table.cells(after.directory, [t.name for t in tasks], config.evaluate.bootstrap)
     results = run_results(store, table)
     return Evaluation(
         after.directory,
