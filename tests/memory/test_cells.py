@@ -81,6 +81,23 @@ def test_a_stream_of_one_stage_is_scored_whole(config: Build, one_thread: None) 
     assert there(memory) == ["..", "xx"]
 
 
+def test_a_retired_task_is_no_end_and_leaves_no_hole(config: Build, one_thread: None) -> None:
+    """The third task supersedes the first one, so its column ends before that stage."""
+    settings = [s.replace("stream.planted.", "stream.revised.") for s in SIX]
+    revised = ("stream.planted=null", *settings, "stream.order=[1, 2, 5, 3]", "evaluate.generations=0")
+    ends = config(*revised, "evaluate.cells=ends")
+    memory = run_stream(ends)
+    assert there(memory) == ["x...", ".x..", "..x.", ".xxx"]
+    assert math.isnan(memory.summary()["margin"]["ap"]["value"])
+    whole = run_stream(ends.model_copy(update={"evaluate": ends.evaluate.model_copy(update={"cells": "all"})}))
+    assert there(whole) == ["x...", "xx..", ".xx.", ".xxx"]
+    summary, R = whole.summary()["margin"], whole.scores("margin")
+    stages = [R[0][0], sum(R[1][:2]) / 2, sum(R[2][1:3]) / 2, sum(R[3][1:]) / 3]
+    assert summary["ap"]["value"] == pytest.approx(sum(stages) / 4)
+    drops = [max(R[1][1], R[2][1]) - R[3][1], R[2][2] - R[3][2]]
+    assert summary["forgetting"]["value"] == pytest.approx(sum(drops) / 2)
+
+
 def test_learn_knows_no_last_task_and_scores_whole_rows(
     config: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread: None
 ) -> None:
