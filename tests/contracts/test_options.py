@@ -129,6 +129,7 @@ RUN: dict[str, Case] = {
     "evaluate.rows": case("1", "measured", keeps=TRAINED),
     "evaluate.before": case("true", "measured before", keeps=TRAINED),
     "evaluate.unseen": case("true", "measured matrix", keeps=TRAINED),
+    "evaluate.cells": case("ends", "measured matrix", "stream.order=[1, 2, 3]", keeps=TRAINED),
     "evaluate.generations": case("1", "measured answers", keeps=TRAINED),
     "evaluate.max_new_tokens": case("2", "answers", "evaluate.generations=1", keeps=TRAINED),
     "evaluate.text_metrics": case(

@@ -168,7 +168,7 @@ def test_a_new_score_of_general_ability(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 def worst(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     entry = Summary(
-        "Worst", "lowest score after the last task", lambda R, _: float(np.nanmin(R[-1])), lambda n: [(n - 1, 0)]
+        "Worst", "lowest score after the last task", lambda R, *_: float(np.nanmin(R[-1])), lambda n: [(n - 1, 0)]
     )
     monkeypatch.setitem(catalog.SUMMARIES, "worst", entry)
     yield
@@ -193,11 +193,29 @@ def test_every_entry_is_complete() -> None:
             assert (score.unit, score.low, score.high, score.scale) == ("%", 0, 1, 100.0), name
     for name, summary in catalog.SUMMARIES.items():
         R = metrics.as_matrix([[60.0, 30.0, 20.0], [50.0, 70.0, 40.0], [55.0, 65.0, 80.0]])
-        value = summary.of(R, [10.0, 20.0, 30.0])
+        value = summary.of(R, [10.0, 20.0, 30.0], ())
         assert math.isfinite(value), name
         # A summary depends on the cells that it names, and on no other.
         for k in range(3):
             for j in range(3):
                 changed = R.copy()
                 changed[k, j] += 50 if summary.loss else 1
-                assert ((k, j) in summary.cells(3)) or summary.of(changed, [10.0, 20.0, 30.0]) == value, (name, k, j)
+                assert ((k, j) in summary.cells(3)) or summary.of(changed, [10.0, 20.0, 30.0], ()) == value, (
+                    name,
+                    k,
+                    j,
+                )
+
+
+def test_intervals_of_levels_end_where_the_score_ends() -> None:
+    wide = metrics.Interval(98.0, 93.0, 103.0)
+    assert catalog.within("pass_rate", "last", wide) == (98, 93, 100)
+    assert catalog.within("accuracy", "ap", metrics.Interval(1.0, -2.0, 4.0)) == (1, 0, 4)
+    assert catalog.within("pass_rate", "bwt", metrics.Interval(1.0, -2.0, 4.0)) == (1, -2, 4), "a difference"
+    assert catalog.within("margin", "last", wide) == wide and catalog.within("nll", "last", wide) == wide
+    assert all(math.isnan(v) for v in catalog.within("accuracy", "last", metrics.Interval(*[math.nan] * 3)))
+
+
+def test_the_pass_rate_comes_right_after_accuracy() -> None:
+    assert list(catalog.scores())[:2] == ["accuracy", "pass_rate"]
+    assert catalog.in_order(["mine", "nll", "pass_rate", "nll", "accuracy"]) == ["accuracy", "pass_rate", "nll", "mine"]

@@ -146,3 +146,18 @@ def test_the_lowest_the_highest_and_the_largest_drop_by_hand() -> None:
 @pytest.mark.parametrize("R", [[], [[]], [[None]], [[50.0], [None, None]]])
 def test_what_was_not_measured_has_no_lowest_and_no_drop(R) -> None:
     assert math.isnan(m.lowest(R)) and math.isnan(m.highest(R)) and math.isnan(m.largest_drop(R))
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    """Values of Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3: 81/263, 15/148, 0/20."""
+    for right, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
+        got = m.share_interval([1.0] * right + [0.0] * (count - right))
+        assert got == pytest.approx((right / count, low, high), abs=5e-5)
+    assert m.share_interval([1.0] * 10) == pytest.approx((1, 0.7225, 1), abs=5e-5)
+    assert all(math.isnan(v) for v in m.share_interval([]))
+
+
+@given(st.integers(0, 30), st.integers(1, 30))
+def test_the_interval_of_a_share_is_within_0_and_1_and_no_point(right: int, count: int) -> None:
+    share, low, high = m.share_interval([1.0] * min(right, count) + [0.0] * (count - min(right, count)))
+    assert 0 <= low <= share <= high <= 1 and high - low > 0.1

@@ -62,6 +62,9 @@ class TaskResult:
     def to_json(self):
         return {"name": self.name}
 
+    def lines(self):
+        return [f"  {name}: {value:.2f}" for name, value in self.scores.items()]
+
 
 class FakeMemory:
     """Records calls; `problems` and `failure` decide what it answers."""

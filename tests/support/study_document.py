@@ -71,7 +71,8 @@ def table_line(runs: list[dict[str, Any]], method: str, order: str) -> dict[str,
             mean, low, high = metrics.seeds_interval(present)
             means.setdefault(metric, {})[key] = {"mean": mean, "low": low, "high": high, "values": values}
             if present:
-                pairs = [v - rest[r["seed"]]["summary"][metric][key] for v, r in zip(values, own, strict=True)]
+                both = [(v, rest[r["seed"]]["summary"][metric][key]) for v, r in zip(values, own, strict=True)]
+                pairs = [a - b for a, b in both if a is not None and b is not None]
                 stored = {"mean": sum(pairs) / len(pairs), "low": min(pairs), "high": max(pairs)}
                 difference.setdefault(metric, {})[key] = stored
     return {

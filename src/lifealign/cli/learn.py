@@ -130,9 +130,7 @@ def learn(
     result = found.learn(task, settings=settings or (), note=kept, progress=progress)
     lines = [line for report in task.reports for line in report.lines()]
     lines.append(f"learnt {result.name} in {result.seconds:.0f} s: {result.directory}")
-    lines += result.notes
-    lines += [f"  {score}: {value:.2f}" for score, value in result.scores.items()]
-    return Reply(result.to_json(), lines)
+    return Reply(result.to_json(), [*lines, *result.notes, *result.lines()])
 
 
 def _open(path: Path, base_model: str | None, adapter: str | None, supersedes: str | None) -> Memory | None:

@@ -22,9 +22,11 @@ def report_reply(
 
     runs = [memory.results() for memory in memories]
     results = build_results(runs, answers=browser)
-    lines = [
-        line for one in runs for line in (*score_matrix_lines(one, "accuracy"), *guard_lines(one.get("guard", {})), "")
-    ]
+    lines = []
+    for one in runs:
+        for score in ("accuracy", *(["pass_rate"] if "pass_rate" in one.get("scores", {}) else [])):
+            lines += score_matrix_lines(one, score)
+        lines += [*guard_lines(one.get("guard", {})), ""]
     lines += summary_lines(results)
     if out is not None:
         write_report(results, out)

@@ -192,7 +192,7 @@ class TrainConfig(Frozen):
 class EvaluateConfig(Frozen):
     """Measurements after each task."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"scores"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"scores", "cells"})
     split: Literal["test", "validation"] = "test"
     """Held-out rows to score after each task; choose hyper-parameters on `validation`."""
     rows: int | None = Field(None, ge=1)
@@ -201,6 +201,8 @@ class EvaluateConfig(Frozen):
     """Also score every task before learning the first one (needed for forward transfer)."""
     unseen: bool = False
     """After each task, also score tasks not yet learnt (the upper triangle of R)."""
+    cells: Literal["all", "ends"] = "all"
+    """Cells of R that `run` scores. `all`: after each task all learnt ones. `ends`: the new one alone, and all after the last."""
     generations: int = Field(0, ge=0)
     """Greedy answers per task, for its pass rate (if it has a rule) and the text metrics; 0: none. 0 <= generations."""
     text_metrics: tuple[str, ...] = ()
@@ -217,6 +219,8 @@ class EvaluateConfig(Frozen):
         names = list(self.text_metrics)
         if names and not self.generations:
             raise ValueError(f"text_metrics {names} score generated answers, but generations=0; set it to 1 or more")
+        if self.cells == "ends" and self.unseen:
+            raise ValueError("cells=ends leaves out cells that unseen=true asks for; drop one of them")
         for key, given in (("text_metrics", names), ("scores", list(self.scores))):
             if len(set(given)) != len(given):
                 raise ValueError(f"{key} must be unique, got {given}")

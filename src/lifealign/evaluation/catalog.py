@@ -8,7 +8,7 @@ registered here too, and are measured if the configuration names them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from lifealign.core.origin import is_reference
 from lifealign.evaluation import metrics, pair_scores
 from lifealign.evaluation import text_metrics as text
-from lifealign.evaluation.metrics import Array
+from lifealign.evaluation.metrics import Array, Interval
 from lifealign.evaluation.score import SCORES, TEXT_METRICS, Better, Score, from_record
 from lifealign.evaluation.score import register_score as register_score
 from lifealign.evaluation.score import register_text_metric as register_text_metric
@@ -32,31 +32,35 @@ class Summary:
     Attributes:
         label: name for people.
         note: definition in a few words, without a full stop.
-        of: (R, scores before any task was learnt, [tasks]) -> value; missing cells are NaN, and NaN is "not measured".
+        of: (R, scores before any task was learnt, [tasks], `ends` of `metrics.holes`) -> value; missing cells are NaN, and
+            NaN is "not measured".
         cells: number of tasks N -> the cells (stage, task) of R [N, N] that the value is a mean over.
         loss: the value is a loss: positive is worse for every score. `of` then gets scores for which higher is
             better.
+        level: the value is a mean of scores, and no difference of some.
     """
 
     label: str
     note: str
-    of: Callable[[Array, Sequence[float]], float]
+    of: Callable[[Array, Sequence[float], Sequence[int]], float]
     cells: Callable[[int], list[CellOfR]]
     loss: bool = False
+    level: bool = False
 
     def better(self, score: Score) -> Better:
         """Whether a higher or a lower value of this summary is better for a score."""
         return "lower" if self.loss and score.better != "neither" else score.better
 
-    def function(self, score: Score, before: Sequence[float]) -> Callable[[Array], float]:
+    def function(self, score: Score, before: Sequence[float], ends: Sequence[int] = ()) -> Callable[[Array], float]:
         """This summary of a score as a function of R.
 
         Args:
             score: decides which way is a loss.
             before: score of each task before any was learnt; NaN if it was not measured.
+            ends: for each task the first stage at which it has no cell any more; empty: no task was retired.
         """
         sign = score.sign if self.loss else 1.0
-        return lambda R: self.of(sign * R, [sign * value for value in before])
+        return lambda R: self.of(sign * R, [sign * value for value in before], ends)
 
 
 def _perplexity(samples: Mapping[str, Array]) -> Array:
@@ -82,6 +86,9 @@ BUILT_IN: dict[str, Score] = {
         high=1,
         of_pairs=pair_scores.accuracy,
     ),
+    "pass_rate": Score(
+        "Pass rate", "Share of greedy answers that pass the task's own rule.", unit="%", rate=True, low=0, high=1
+    ),
     "margin": Score(
         "Reward margin",
         "Mean implicit reward of the chosen minus the rejected answer, relative to the base model.",
@@ -103,9 +110,6 @@ BUILT_IN: dict[str, Score] = {
         better="lower",
         low=0,
         of_pairs=pair_scores.nll,
-    ),
-    "pass_rate": Score(
-        "Pass rate", "Share of greedy answers that pass the task's own rule.", unit="%", rate=True, low=0, high=1
     ),
     "paper_bleu4": Score(
         "Paper's character BLEU-4",
@@ -207,7 +211,7 @@ BUILT_IN: dict[str, Score] = {
         probe="choices",
     ),
 }
-"""Name in results.json -> built-in score, in the order of the reports. Read it through the functions below."""
+"""Name in results.json -> built-in score, in the order of the reports: first what a model prefers and what it writes. Read it through the functions below."""
 
 
 SCORES.built_in({name: found for name, found in BUILT_IN.items() if found.of_answer is None})
@@ -241,6 +245,12 @@ def scores() -> dict[str, Score]:
 def names() -> list[str]:
     """Names of `scores`, and of all registered scores from outside."""
     return list(dict.fromkeys([*scores(), *SCORES.outside(), *TEXT_METRICS.outside()]))
+
+
+def in_order(found: Iterable[str]) -> list[str]:
+    """Scores in the order of the reports, each once; those that are not built in come last."""
+    known = {name: place for place, name in enumerate(BUILT_IN)}
+    return sorted(dict.fromkeys(found), key=lambda name: known.get(name, len(known)))
 
 
 def text_metrics() -> dict[str, Score]:
@@ -277,30 +287,40 @@ def _learnt(count: int) -> list[CellOfR]:
 
 
 SUMMARIES: dict[str, Summary] = {
-    "last": Summary("Last", "mean over the tasks after the last one was learnt", lambda R, _: metrics.last(R), _final),
+    "last": Summary(
+        "Last", "mean over the tasks after the last one was learnt", lambda R, *_: metrics.last(R), _final, level=True
+    ),
     "ap": Summary(
-        "AP", "mean over all stages of the mean over the tasks learnt so far", lambda R, _: metrics.ap(R), _learnt
+        "AP",
+        "mean over all stages of the mean over the tasks learnt so far",
+        lambda R, _, ends: metrics.ap(R, ends),
+        _learnt,
+        level=True,
     ),
     "bwt": Summary(
         "BWT",
         "backward transfer: mean change of a task since it was learnt",
-        lambda R, _: metrics.bwt(R),
+        lambda R, *_: metrics.bwt(R),
         lambda count: _final(count)[:-1] + _diagonal(count)[:-1],
     ),
     "forgetting": Summary(
         "Forgetting",
         "mean drop from a task's best earlier score",
-        lambda R, _: metrics.forgetting(R),
+        lambda R, _, ends: metrics.forgetting(R, ends),
         _learnt,
         loss=True,
     ),
     "learning_accuracy": Summary(
-        "Learnt", "mean score of a task right after it was learnt", lambda R, _: metrics.learning_accuracy(R), _diagonal
+        "Learnt",
+        "mean score of a task right after it was learnt",
+        lambda R, *_: metrics.learning_accuracy(R),
+        _diagonal,
+        level=True,
     ),
     "forward_transfer": Summary(
         "FWT",
         "forward transfer: score just before a task is learnt, minus the base model's",
-        metrics.forward_transfer,
+        lambda R, before, _: metrics.forward_transfer(R, before),
         lambda count: [(j - 1, j) for j in range(1, count)],
     ),
 }
@@ -349,3 +369,17 @@ def needed_cells(name: str, tasks: Sequence[str], ends: Mapping[str, int]) -> li
 def best_is_lowest(score_name: str, summary_name: str) -> bool:
     """Whether the best value of a summary of a score is the lowest one."""
     return summary(summary_name).better(score(score_name)) == "lower"
+
+
+def within(score_name: str, summary_name: str, interval: Interval) -> Interval:
+    """An interval without the part that no value of a score can reach, such as more than 100%.
+
+    An interval of differences is left as it is, and so are limits that are NaN.
+    """
+    found = score(score_name)
+    if not summary(summary_name).level:
+        return interval
+    low = -np.inf if found.low is None else found.low * found.scale
+    high = np.inf if found.high is None else found.high * found.scale
+    value, *ends = interval
+    return Interval(value, *(float(np.clip(end, low, high)) for end in ends))

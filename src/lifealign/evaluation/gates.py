@@ -28,6 +28,8 @@ NoValue = Literal["fail", "pass"]
 End = Literal["value", "low", "high"]
 NEED_TWO_TASKS = ("bwt", "forgetting", "forward_transfer", "drop")
 """Summaries that compare an earlier task with itself."""
+NEED_ALL_CELLS = ("ap", "forgetting")
+"""Summaries that are not computed from a part of R; see `metrics.holes`."""
 
 _GATE = re.compile(
     r"\s*(?:(?P<end>low|high)\(\s*(?P<inside>[^<>=]+?)\s*\)|(?P<plain>[^<>=()]+?(?:\([^<>=]*)?))"
@@ -237,6 +239,8 @@ def _why_missing(gate: Gate, has_value: bool, has_score: bool, tasks: int | None
         return f"it needs two tasks, and the memory has {tasks}"
     if since and gate.key in ("drop", "change"):
         return f"no task was learnt at {since} and scored there by it"
+    if has_score and gate.key in NEED_ALL_CELLS and tasks is not None and tasks > 2:
+        return "some cells of R were not scored: lifealign evaluate MEMORY --as-of TASK scores the row of a task"
     if not has_score and gate.score == "pass_rate":
         return "give --generations N; a pass rate also needs a task with a rule"
     if not has_score and gate.score in catalog.text_metrics():

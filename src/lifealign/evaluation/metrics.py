@@ -10,7 +10,9 @@ forgetting, the LifeAlign paper (arXiv 2509.17183) for Last and AP.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,15 +50,37 @@ def _mean(values: Any) -> float:
     return float(present.mean()) if present.size else float("nan")
 
 
+def holes(R: Any, ends: Sequence[int] = ()) -> NDArray[np.bool_]:
+    """Missing cells of learnt tasks (j <= k) whose stage k and task j were scored elsewhere; [stages, tasks].
+
+    A stage that was not scored at all has none (joint training has one stage), and neither has a task without the score.
+
+    Args:
+        R: the matrix.
+        ends: for each task the first stage at which it has no cell any more, as it was retired; empty: no task was.
+    """
+    matrix = as_matrix(R)
+    there = np.tril(~np.isnan(matrix))
+    missing: NDArray[np.bool_] = np.tril(~there & there.any(1, keepdims=True) & there.any(0, keepdims=True))
+    for j, end in enumerate(ends[: matrix.shape[1]]):
+        missing[end:, j] = False
+    return missing
+
+
 def last(R: Any) -> float:
     """Mean score of the tasks learnt so far, after the last stage: mean_{j<=N} R[N][j]."""
     matrix = as_matrix(R)
     return _mean(matrix[-1, : len(matrix)]) if len(matrix) else float("nan")
 
 
-def ap(R: Any) -> float:
-    """Average performance: mean over stages k of mean_{j<=k} R[k][j]; stages without a score do not count."""
+def ap(R: Any, ends: Sequence[int] = ()) -> float:
+    """Average performance: mean over stages k of mean_{j<=k} R[k][j]; stages without a score do not count.
+
+    NaN if there are `holes`: a stage's mean over some of its tasks is another quantity. See `holes` for `ends`.
+    """
     matrix = as_matrix(R)
+    if holes(matrix, ends).any():
+        return float("nan")
     return _mean([_mean(matrix[k, : k + 1]) for k in range(len(matrix))])
 
 
@@ -74,10 +98,15 @@ def bwt_by_stage(R: Any) -> list[float]:
     return [0.0 if k == 0 and not np.isnan(matrix[0, 0]) else value for k, value in enumerate(stages)]
 
 
-def forgetting(R: Any) -> float:
-    """Mean over tasks j < N of max_{j<=k<N} R[k][j] - R[N][j]; negative if every earlier score was lower."""
+def forgetting(R: Any, ends: Sequence[int] = ()) -> float:
+    """Mean over tasks j < N of max_{j<=k<N} R[k][j] - R[N][j]; negative if every earlier score was lower.
+
+    NaN if there are `holes` before the last stage: the best earlier score may be in one of them. See `holes` for `ends`.
+    """
     matrix = as_matrix(R)
     final = len(matrix) - 1
+    if holes(matrix, ends)[:final].any():
+        return float("nan")
     drops = []
     for j in range(min(final, matrix.shape[1])):
         earlier = matrix[j:final, j]
@@ -150,6 +179,24 @@ def mean_interval(values: Sequence[float], *, resamples: int = 1000, seed: int =
         return Interval(float("nan"), float("nan"), float("nan"))
     draws = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
     return percentile_interval(float(array.mean()), array[draws].mean(1), level)
+
+
+def share_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
+    """Share of ones among zeros and ones, with Wilson's score interval; NaN without a value.
+
+    It stays within 0 and 1, and is no point where all values are the same, as a bootstrap is: 10 of 10 is [0.72, 1].
+    Wilson 1927 (doi:10.1080/01621459.1927.10502953); recommended for few rows by Brown, Cai & DasGupta 2001
+    (doi:10.1214/ss/1009213286), section 3.1.1.
+    """
+    count = len(values)
+    if not count:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    share = sum(values) / count
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    # Rounding must not leave the share outside of its interval where that ends at it.
+    return Interval(share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)))
 
 
 def bootstrap_summaries(

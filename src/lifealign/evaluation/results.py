@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,10 +84,14 @@ class ScoreTable:
         return sum(values) / len(values) if values else math.nan
 
     def cell(self, stage: str, task: str, score: str, resamples: int) -> dict[str, float]:
-        """Mean of a cell with its bootstrap interval over rows, and the number of rows."""
+        """Mean of a cell with its interval over rows, and the number of rows; see `cell_interval`."""
         values = self.values(stage, task, score)
-        interval = metrics.mean_interval(values, resamples=resamples, seed=BOOTSTRAP_SEED)
+        interval = cell_interval(score, values, resamples)
         return {"value": interval.value, "low": interval.low, "high": interval.high, "rows": len(values)}
+
+    def cells(self, stage: str, tasks: Iterable[str], resamples: int) -> dict[str, dict[str, dict[str, float]]]:
+        """Task -> score -> `cell`, of all that was measured at a stage."""
+        return {t: {name: self.cell(stage, t, name, resamples) for name in self.measured(stage, t)} for t in tasks}
 
     def samples(self, score: str) -> list[list[Sequence[float]]]:
         """Per-row values [k][j] after the k-th task, N x N; empty where nothing was measured.
@@ -108,6 +112,16 @@ class ScoreTable:
     def matrix(self, score: str) -> list[list[float]]:
         """R[k][j], N x N; NaN where nothing was measured."""
         return [[sum(v) / len(v) if v else math.nan for v in row] for row in self.samples(score)]
+
+
+def cell_interval(score: str, values: Sequence[float], resamples: int) -> metrics.Interval:
+    """Mean of a cell's rows with its interval: Wilson's for rows that are right or wrong, else the percentile bootstrap."""
+    found = catalog.score(score)
+    if found.rate and set(values) <= {0.0, found.scale}:
+        return metrics.Interval(
+            *(found.scale * end for end in metrics.share_interval([v / found.scale for v in values]))
+        )
+    return metrics.mean_interval(values, resamples=resamples, seed=BOOTSTRAP_SEED)
 
 
 def read_scores(store: MemoryReader, split: str) -> ScoreTable:
@@ -211,7 +225,7 @@ def _matrix(table: ScoreTable, score: str, resamples: int) -> dict[str, Any]:
     """R with the limits of its cells, and the scores before any task."""
 
     def cell(values: Sequence[float]) -> metrics.Interval | None:
-        return metrics.mean_interval(values, resamples=resamples, seed=BOOTSTRAP_SEED) if values else None
+        return cell_interval(score, values, resamples) if values else None
 
     cells = [[cell(values) for values in row] for row in table.samples(score)]
     return {
@@ -239,7 +253,8 @@ def _floors(table: ScoreTable, score: str) -> dict[str, Any]:
 
 def _functions(table: ScoreTable, score: str) -> dict[str, metrics.SummaryOfR]:
     before = _before(table, score)
-    return {name: found.function(catalog.score(score), before) for name, found in catalog.summaries().items()}
+    ends = [table.ends.get(task, len(table.stages)) for task in table.tasks]
+    return {name: found.function(catalog.score(score), before, ends) for name, found in catalog.summaries().items()}
 
 
 def _summaries(table: ScoreTable, score: str, resamples: int) -> dict[str, Any]:

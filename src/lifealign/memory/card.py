@@ -113,15 +113,17 @@ def _scores(table: ScoreTable, until: TaskManifest, names: list[str], resamples:
 
 
 def _summaries(store: MemoryReader, table: ScoreTable) -> str:
-    found = run_results(store, table)["summary"].get("accuracy", {})
-    measured = {name: s for name, s in found.items() if not math.isnan(s["value"])}
-    lines = [
-        f"| {catalog.summary(name).label} | {_number(s['value'])} | {_number(s['low'])} to {_number(s['high'])} |"
-        for name, s in measured.items()
-    ]
-    if not lines:
-        return "Summaries of preference accuracy were not measured."
-    return "\n".join(["| of preference accuracy | value | 95% interval |", "|---|---|---|", *lines])
+    found = run_results(store, table)["summary"]
+    parts = []
+    for score, label in (("accuracy", "preference accuracy"), ("pass_rate", "the pass rate of greedy answers")):
+        measured = {name: s for name, s in found.get(score, {}).items() if not math.isnan(s["value"])}
+        lines = [
+            f"| {catalog.summary(name).label} | {_number(s['value'])} | {_number(s['low'])} to {_number(s['high'])} |"
+            for name, s in measured.items()
+        ]
+        if lines:
+            parts.append("\n".join([f"| of {label} | value | 95% interval |", "|---|---|---|", *lines]))
+    return "\n\n".join(parts) or "Summaries of preference accuracy were not measured."
 
 
 def _training(config: Mapping[str, Any], report: Mapping[str, Any], adapter: Mapping[str, Any] | None) -> str:

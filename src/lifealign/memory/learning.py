@@ -35,7 +35,7 @@ from lifealign.memory.policy import limits
 from lifealign.memory.resume import as_one, check_same, same_task
 from lifealign.memory.retiring import check_supersedes, parts_of, put, retired_lines, start_without, superseded
 from lifealign.memory.routing import task_signatures
-from lifealign.memory.scoring import learnt, score_row
+from lifealign.memory.scoring import score_row, tasks_of_row
 from lifealign.memory.session import Session, locked, taken_back
 from lifealign.memory.settings import located, settled, with_adapter_apart
 from lifealign.memory.sleep import rest
@@ -59,7 +59,7 @@ from lifealign.store.layout import (
 )
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
-from lifealign.store.retired import is_withdrawal, retired
+from lifealign.store.retired import is_withdrawal
 from lifealign.store.undo import missing
 from lifealign.store.writer import MemoryStore
 from lifealign.training.feedback import with_others
@@ -127,16 +127,15 @@ def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, Memory
         if config.evaluate.before:
             score_row(session, store, store.lineage()[0], tasks, config)
         score_guard(session, store, store.lineage()[0], config.guard)
-        for position, group in enumerate(session.strategy.schedule(tasks), 1 + begun):
+        for position, group in enumerate(groups := list(session.strategy.schedule(tasks)), 1 + begun):
             lineage = [m for m in store.lineage() if not is_withdrawal(m)]
             if position < len(lineage):
                 check_same(store, lineage[position], group)
                 manifest = lineage[position]
             else:
                 manifest, store = learn_group(session, store, group, config, stream=tasks)
-            known, gone = learnt(store, manifest), retired(store, manifest)
-            seen = [t for t in tasks if (config.evaluate.unseen or t.name in known) and t.name not in gone]
-            score_row(session, store, manifest, seen, config)
+            row = tasks_of_row(session, store, manifest, tasks, config.evaluate, position == begun + len(groups))
+            score_row(session, store, manifest, row, config)
             score_guard(session, store, manifest, config.guard)
     session.accelerator.end_training()
     return session, store
@@ -178,20 +177,17 @@ def learn_task(
                 f"warning: {head.directory} was committed before, with the note {head.meta.get(NOTE)!r}"
             )
         # else: a killed run committed it; only the row of R may be missing.
-        score_row(session, store, head, heldout(store), config)
+        score_row(session, store, head, tasks_of_row(session, store, head, heldout(store), config.evaluate), config)
         score_guard(session, store, head, config.guard)
     table = read_scores(store, config.evaluate.split)
-    scores = {
-        f"{name}.{metric}": table.mean(head.directory, name, metric)
-        for name in table.tasks
-        for metric in table.measured(head.directory, name)
-    } | guard_values(store, table.stages)
+    cells = table.cells(head.directory, table.current, config.evaluate.bootstrap)
+    guarded = guard_values(store, table.stages)
     seconds = float(head.meta.get("seconds", time.perf_counter() - started))
     told = [f"{task.name}: {line}" for line in left_out_lines(store.load_document(head, DATA))]
     if RETIRED in head.files:
         told += retired_lines(store, store.load_document(head, RETIRED))
     found = plain_diagnostics(store.load_document(head, DIAGNOSTICS))
-    return TaskResult(task.name, head.directory, seconds, found, scores, told), store
+    return TaskResult(task.name, head.directory, seconds, found, cells, guarded, told), store
 
 
 def learn_group(

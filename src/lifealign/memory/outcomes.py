@@ -19,7 +19,8 @@ class TaskResult:
         directory: of the commit, under tasks/.
         seconds: training and consolidation.
         diagnostics: of the consolidation, if any, summed over the matrices.
-        scores: ``<task>.<metric>`` -> mean on held-out rows, after this task; ``guard.<score>`` if there is a guard.
+        tasks: task -> metric -> {"value", "low", "high", "rows"} on held-out rows, after this task; percent for rates.
+        guard: ``guard.<score>`` -> value; empty without a guard.
         notes: in sentences: rows left out because they are held out elsewhere, and what superseding a task did.
     """
 
@@ -27,13 +28,28 @@ class TaskResult:
     directory: str
     seconds: float
     diagnostics: Mapping[str, Any]
-    scores: Mapping[str, float]
+    tasks: Mapping[str, Mapping[str, Mapping[str, float]]]
+    guard: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """``<task>.<metric>`` -> mean on held-out rows, after this task; ``guard.<score>`` if there is a guard."""
+        found = {f"{name}.{metric}": c["value"] for name, cells in self.tasks.items() for metric, c in cells.items()}
+        return found | dict(self.guard)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `notes` only if there are some."""
-        values = {**vars(self), "diagnostics": dict(self.diagnostics), "scores": dict(self.scores)}
-        return {key: value for key, value in values.items() if key != "notes" or value}
+        own = {key: value for key, value in vars(self).items() if key != "guard" and (key != "notes" or value)}
+        return {**own, "diagnostics": dict(self.diagnostics), "scores": self.scores}
+
+    def lines(self) -> list[str]:
+        """A line for each score: the mean, its interval and the number of rows; accuracy and pass rate come first."""
+        cells = {f"{name}.{metric}": c for name, found in self.tasks.items() for metric, c in found.items()}
+        lines = [
+            f"  {n}: {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}] of {c['rows']} rows" for n, c in cells.items()
+        ]
+        return [*lines, *(f"  {name}: {value:.2f}" for name, value in self.guard.items())]
 
 
 @dataclass(frozen=True)

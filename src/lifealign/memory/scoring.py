@@ -22,7 +22,11 @@ from lifealign.store.heldout import heldout, without_rows
 from lifealign.store.layout import ROW_RECORD, RULES, WARNINGS
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.retired import retired
 from lifealign.store.writer import MemoryStore
+
+WHOLE = "evaluate.cells=ends: any task may be the last one here, so its whole row of R is scored"
+"""Said once where tasks are learnt one by one."""
 
 
 def tasks_to_score(store: MemoryReader, until: TaskManifest, names: Sequence[str] | None, split: str) -> list[Task]:
@@ -64,13 +68,7 @@ def score_tasks(
         for at in dict.fromkeys((store.lineage()[0].directory, after.directory)):
             score_guard(session, store, store.find(at), config.guard)
     table = read_scores(store, config.evaluate.split)
-    cells = {
-        t.name: {
-            m: table.cell(after.directory, t.name, m, config.evaluate.bootstrap)
-            for m in table.measured(after.directory, t.name)
-        }
-        for t in tasks
-    }
+    cells = table.cells(after.directory, [t.name for t in tasks], config.evaluate.bootstrap)
     results = run_results(store, table)
     return Evaluation(
         after.directory,
@@ -158,6 +156,31 @@ def _same_code(record: Mapping[str, Any], outside: Mapping[str, Mapping[str, Any
     return all(then[n]["origin"]["sha256"] == now["origin"]["sha256"] for n, now in outside.items() if n in then)
 
 
-def learnt(store: MemoryReader, until: TaskManifest) -> set[str]:
-    """Names of the tasks learnt up to a commit."""
-    return {name for m in store.lineage() if m.index <= until.index for name in m.members}
+def tasks_of_row(
+    session: Session,
+    store: MemoryReader,
+    after: TaskManifest,
+    tasks: Sequence[Task],
+    options: EvaluateConfig,
+    last: bool | None = None,
+) -> list[Task]:
+    """The tasks that are scored after a commit: the cells of R that `evaluate.cells` and `evaluate.unseen` ask for.
+
+    A task that is retired by then has no cell.
+
+    Args:
+        session: reports that a whole row is scored where only the ends of R are wanted.
+        store: the memory.
+        after: the commit.
+        tasks: of the stream or of the memory.
+        options: `evaluate`.
+        last: whether the stream ends with this commit; None: it has no known end, so the row is the last one so far.
+    """
+    known = {name for m in store.lineage() if m.index <= after.index for name in m.members}
+    gone = retired(store, after)
+    if options.cells == "ends" and last is None and WHOLE not in session.said:
+        session.progress.say(WHOLE)
+        session.said.add(WHOLE)
+    if options.cells == "ends" and last is False:
+        known = set(after.members)
+    return [task for task in tasks if (options.unseen or task.name in known) and task.name not in gone]

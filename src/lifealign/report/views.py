@@ -20,8 +20,8 @@ from lifealign.store.layout import WARNINGS
 
 
 def scores_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Scores that at least one run has, in order of first appearance."""
-    return list(dict.fromkeys(m for run in runs for m in run.get("scores", {})))
+    """Scores that at least one run has, in the order of the catalog."""
+    return catalog.in_order(m for run in runs for m in run.get("scores", {}))
 
 
 def stages(run: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> list[tuple[str, Sequence[Any]]]:
@@ -194,7 +194,8 @@ def _seeds(score: str, runs: Sequence[Any]) -> list[View]:
             values = [interval(run.get("summary", {}).get(score, {}).get(key))["value"] for run in group]
             present = [float(v) for v in values if v is not None]
             if len(present) > 1:
-                cells.append({"label": summary.label, "count": len(present), **seeds_interval(present)._asdict()})
+                found_interval = catalog.within(score, key, seeds_interval(present))
+                cells.append({"label": summary.label, "count": len(present), **found_interval._asdict()})
         if cells:
             found.append({"method": group[0].get("method"), "seeds": seeds, "cells": plain(cells)})
     return found

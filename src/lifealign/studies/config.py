@@ -6,7 +6,8 @@ of a strategy can only be checked for a whole run; `plan` does that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,6 +85,12 @@ class MethodConfig(Frozen):
         return self.strategy or self.label
 
 
+def _parts(metric: str) -> list[tuple[str, str]]:
+    # A + may also be in the path of a score from outside, so it only parts where a summary follows.
+    found = re.split(rf"\s*\+\s*(?=(?:{'|'.join(catalog.summaries())})\.)", metric)
+    return [(summary, score) for summary, _, score in (part.partition(".") for part in found)]
+
+
 class SelectionConfig(Frozen):
     """How the settings of a grid are chosen: on validation rows, in the first order, on all models.
 
@@ -91,7 +98,8 @@ class SelectionConfig(Frozen):
     """
 
     metric: str = "last.accuracy"
-    """SUMMARY.SCORE on the validation rows. The best mean over the runs wins; ties go to the first."""
+    """SUMMARY.SCORE on the validation rows, or the mean of several joined by `+`, as in `last.accuracy+last.pass_rate`. The best
+    mean over the runs wins; ties go to the first."""
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
     """Seeds of the trials; None: the first of `seeds`."""
     tasks: int | None = Field(None, ge=1)
@@ -100,11 +108,19 @@ class SelectionConfig(Frozen):
     @field_validator("metric")
     @classmethod
     def _known(cls, value: str) -> str:
-        summary, _, score = value.partition(".")
         summaries, scores = catalog.summaries(), catalog.names()
-        if summary not in summaries or (score not in scores and not is_reference(score)):
-            raise ValueError(f"expected SUMMARY.SCORE; summaries: {', '.join(summaries)}; scores: {', '.join(scores)}")
+        for summary, score in _parts(value):
+            if summary not in summaries or (score not in scores and not is_reference(score)):
+                raise ValueError(
+                    "expected SUMMARY.SCORE, or several joined by +; "
+                    f"summaries: {', '.join(summaries)}; scores: {', '.join(scores)}"
+                )
         return value
+
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """Summary and score of each number whose mean decides."""
+        return _parts(self.metric)
 
 
 class PowerConfig(Frozen):
@@ -268,12 +284,32 @@ def _score_mistakes(path: Path, base: RunConfig, study: StudyConfig | None) -> l
         return [f"{path}: base.{error}"]
     if study is None:
         return []
-    score = study.selection.metric.partition(".")[2]
-    if score not in catalog.BUILT_IN and score not in measured:
-        return [f"{path}: selection.metric: {score} is not measured; name it in base.evaluate.scores or .text_metrics"]
-    if catalog.score(score).better == "neither":
-        return [f"{path}: selection.metric: settings cannot be chosen by {score}: neither higher nor lower is better"]
-    return []
+    parts = study.selection.parts
+    mistakes = [why for part in parts if (why := _not_chosen_by(*part, base, measured))]
+    kinds = {(catalog.score(score).unit, catalog.best_is_lowest(score, summary)) for summary, score in parts}
+    if not mistakes and len(kinds) > 1:
+        mistakes = ["the mean of numbers with different units or directions says nothing; join numbers of one kind"]
+    return [f"{path}: selection.metric: {why}" for why in mistakes]
+
+
+def _not_chosen_by(summary: str, score: str, base: RunConfig, measured: Sequence[str]) -> str | None:
+    """Why settings cannot be chosen by a summary of a score; None: they can."""
+    found, options = catalog.score(score), base.evaluate
+    if found.better == "neither":
+        return f"settings cannot be chosen by {score}: neither higher nor lower is better"
+    if (score not in catalog.BUILT_IN or found.of_answer is not None) and score not in measured:
+        return f"{score} is not measured; name it in base.evaluate.scores or .text_metrics"
+    if score == "pass_rate" and not options.generations:
+        return "pass_rate is measured on answers, but base.evaluate.generations is 0; set it to 1 or more"
+    if score == "pass_rate" and base.stream is not None and not _has_rule(base.stream):
+        return "pass_rate needs a task with a rule; name one as its `checker`"
+    if summary in ("ap", "forgetting") and options.cells == "ends":
+        return f"{summary} needs all cells of R, but base.evaluate.cells is ends; choose by last or bwt, or score all"
+    return None
+
+
+def _has_rule(stream: StreamConfig) -> bool:
+    return stream.suite is not None or any(task.checker is not None for task in stream.tasks)
 
 
 def _has_validation(stream: StreamConfig) -> bool:

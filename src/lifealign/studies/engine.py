@@ -24,7 +24,7 @@ from lifealign.studies.design import power_line, power_lines
 from lifealign.studies.plan import Plan, Run, make_plan
 from lifealign.studies.program import program, together
 from lifealign.studies.records import Records, redone_text
-from lifealign.studies.results import build, select
+from lifealign.studies.results import build, decisive, select
 from lifealign.studies.worker import (
     ATTEMPTS,
     CONTEXT,
@@ -186,8 +186,7 @@ class Study:
         name = describe(run)
         if record["status"] != "done":
             return f"{name}: FAILED: {record['error']}"
-        summary, _, metric = self.plan.study.selection.metric.partition(".")
-        value = record["summary"].get(metric, {}).get(summary)
+        value = decisive(self.plan.study.selection.parts, record)
         return f"{name}: done" + ("" if value is None else f", {run.config['evaluate']['split']} {value:.2f}")
 
     def _prepare(self, run: Run) -> Path:
@@ -271,7 +270,11 @@ def run_study(
     results = study.execute()
     failed = [r for r in results["runs"] if r["status"] == "failed"]
     problems = [f"{r['method']}, {r['order']}, seed {r['seed']}, {r['model']}: {r['error']}" for r in failed]
-    lines = [*table_lines(results, plan.study.selection.metric), "", f"results: {study.out / RESULTS}"]
+    lines = [
+        *table_lines(results, [score for _, score in plan.study.selection.parts]),
+        "",
+        f"results: {study.out / RESULTS}",
+    ]
     return results, lines, problems
 
 
@@ -310,14 +313,15 @@ def _listing(study: Study) -> tuple[dict[str, Any], list[str], list[str]]:
     return document, lines, []
 
 
-def table_lines(results: dict[str, Any], metric: str) -> list[str]:
-    """The table for a terminal: Last, BWT and AP, with intervals, of the score that settings are chosen by."""
-    name = metric.partition(".")[2]
-    head = ("method", "order", "model", f"last {name}", "bwt", "ap")
+def table_lines(results: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    """The table for a terminal: Last, BWT and AP, with intervals, of these scores, and of the pass rate if it was measured."""
+    measured = [name for name in ("pass_rate",) if any(name in row["metrics"] for row in results["table"])]
+    names = list(dict.fromkeys([*metrics, *measured]))
+    head = ["method", "order", "model", *(text for name in names for text in (f"last {name}", "bwt", "ap"))]
     rows = [head]
     for row in results["table"]:
-        cells = row["metrics"].get(name, {})
-        rows.append((row["method"], row["order"], row["model"], *(_cell(cells.get(s)) for s in ("last", "bwt", "ap"))))
+        cells = [row["metrics"].get(name, {}).get(key) for name in names for key in ("last", "bwt", "ap")]
+        rows.append([row["method"], row["order"], row["model"], *map(_cell, cells)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

@@ -86,7 +86,7 @@ class Plan:
         files: path of each local file of rows -> sha256.
         sources: name of each strategy and loss from outside, and `source_key` of each score, rule and row format -> sha256
             of its source.
-        rows: test rows of each task that the score of the selection is measured on; see `design.scored_rows`.
+        rows: test rows of each task that the (first) score of the selection is measured on; see `design.scored_rows`.
         code: strategy -> the files of lifealign that make the numbers of its runs, with the checksum of each one's code.
     """
 
@@ -217,7 +217,7 @@ def make_plan(path: Path) -> Plan:
     code = {name: strategy_code(name) for name in {m.strategy_name for m in study.methods}}
     first = next(iter(resolved.values()))
     placed = {**first, "stream": {**first["stream"], "order": list(next(iter(orders.values())))}}
-    rows = scored_rows(placed, study.seeds[0], study.selection.metric.partition(".")[2])
+    rows = scored_rows(placed, study.seeds[0], study.selection.parts[0][1])
     return Plan(study, orders, listed, models, resolved, _file_digests(base.stream), sources, code, rows)
 
 

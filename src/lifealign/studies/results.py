@@ -82,20 +82,22 @@ def _select_one(plan: Plan, method: Any, records: Records) -> Selected:
     trials = plan.trials(method)
     if len(trials) == 1:
         return Selected((), trials[0])
-    summary, _, score = plan.study.selection.metric.partition(".")
+    parts = plan.study.selection.parts
     lines: list[dict[str, Any]] = []
     waiting = False
     for trial in trials:
         runs = plan.selection_runs(method, trial)
         ended = [records(run.id) for run in runs]
         waiting |= any(record is None for record in ended)
-        values = [r["summary"].get(score, {}).get(summary) for r in ended if r and r["status"] == "done"]
+        values = [decisive(parts, r) for r in ended if r and r["status"] == "done"]
         complete = len(values) == len(runs) and None not in values
         error = next((r["error"] for r in ended if r and r["error"]), None)
         if error is None and len(values) == len(runs) and not complete:
             error = f"{plan.study.selection.metric} was not measured on the validation rows"
-        value = sum(values) / len(values) if complete else None
+        present = [v for v in values if v is not None]
+        value = sum(present) / len(present) if complete else None
         lines.append({"settings": trial, "value": value, "runs": [run.id for run in runs], "error": error})
+    summary, score = parts[0]
     lower = catalog.best_is_lowest(score, summary)
     best = None if waiting else stats.best([line["value"] for line in lines], lower)
     if best is not None:
@@ -104,6 +106,12 @@ def _select_one(plan: Plan, method: Any, records: Records) -> Selected:
     return Selected(
         lines, None, None if waiting else f"every trial failed, so no settings can be chosen; the first error: {first}"
     )
+
+
+def decisive(parts: Sequence[tuple[str, str]], record: Record) -> float | None:
+    """Mean of the summaries that settings are chosen by; None if one of them was not measured."""
+    values = [record["summary"].get(score, {}).get(summary) for summary, score in parts]
+    return None if None in values or any(math.isnan(v) for v in values) else math.fsum(values) / len(values)
 
 
 def build(plan: Plan, records: Records) -> dict[str, Any]:
@@ -233,7 +241,7 @@ def _table(groups: Sequence[Group], baseline: str | None) -> list[dict[str, Any]
         metrics: dict[str, Any] = {}
         for score, summary in itertools.product(_measured([group]), catalog.summaries()):
             values = list(group.by_seed(score, summary).values())
-            cell = {**_limits(stats.interval(values)), "values": values}
+            cell = {**_limits(catalog.within(score, summary, stats.interval(values))), "values": values}
             metrics.setdefault(score, {})[summary] = cell
         rows.append(
             {
@@ -267,9 +275,9 @@ def _difference(group: Group, other: Group | None) -> dict[str, Any] | None:
 
 
 def _power(plan: Plan, groups: Sequence[Group]) -> dict[str, Any]:
-    """What the design can see of the score that settings are chosen by; from finished pairs of methods if there are some."""
+    """What the design can see of the (first) score that settings are chosen by; from finished pairs of methods if there are some."""
     study = plan.study
-    score = study.selection.metric.partition(".")[2]
+    score = study.selection.parts[0][1]
     ranked = [m.label for m in study.methods if m.strategy_name not in UPPER_BOUNDS]
     baseline = study.baseline or next(iter(ranked), study.methods[0].label)
     pairs: dict[str, list[list[float]]] = {key: [] for key in SUMMARIES}
@@ -313,8 +321,8 @@ def _orders_spread(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _interference(plan: Plan, groups: Sequence[Group]) -> dict[str, Any]:
-    """Interference matrix of each method, for the score that settings are chosen by."""
-    score = plan.study.selection.metric.partition(".")[2]
+    """Interference matrix of each method, for the (first) score that settings are chosen by."""
+    score = plan.study.selection.parts[0][1]
     tasks = plan.task_order(next(iter(plan.orders)))
     found = {}
     for label, own in _by_label(groups).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lifealign.evaluation import catalog
 from lifealign.studies.comparison import UPPER_BOUNDS
 from lifealign.studies.report.cells import Json, order_label
 
@@ -50,10 +51,10 @@ def is_bound(line: Json) -> bool:
 
 
 def scores_of(results: Json) -> list[str]:
-    """Scores of the table and of the runs, in order of first appearance."""
+    """Scores of the table and of the runs, in the order of the catalog."""
     lines = [line.get("metrics") or {} for line in results.get("table") or ()]
     runs = [run.get("scores") or {} for run in results.get("runs") or ()]
-    return list(dict.fromkeys(score for held in (*lines, *runs) for score in held))
+    return catalog.in_order(score for held in (*lines, *runs) for score in held)
 
 
 def runs_of(results: Json, **wanted: Any) -> list[Json]:

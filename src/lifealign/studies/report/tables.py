@@ -59,7 +59,7 @@ def all_tables(results: Json) -> dict[str, list[Table]]:
 
 def main_table(results: Json, group: Group, scores: Sequence[str]) -> Table:
     """BWT, Last and AP of every score, a row for each method: the form of the paper's tables."""
-    pairs = [(score, key) for score in scores for key in PAPER_FORM if _measured(group, score, key)]
+    pairs = [(score, key) for score in scores for key in PAPER_FORM if _shown(results, group, score, key)]
     columns = tuple(
         Column(catalog.summary(key).label, catalog.score(score).title, catalog.summary(key).note)
         for score, key in pairs
@@ -67,7 +67,7 @@ def main_table(results: Json, group: Group, scores: Sequence[str]) -> Table:
     return Table(
         slug("main", group.order, _model_part(results, group)),
         f"Results, {group.label}",
-        _score_note(results, group),
+        _score_note(results, group, _unmeasured(scores, PAPER_FORM, pairs)),
         "Method",
         columns,
         _score_rows(results, group, pairs),
@@ -77,8 +77,9 @@ def main_table(results: Json, group: Group, scores: Sequence[str]) -> Table:
     )
 
 
-def _score_note(results: Json, group: Group) -> str:
-    return f"Mean over seeds with its 95% interval. {made_by_note(_runs(results, group))}".strip()
+def _score_note(results: Json, group: Group, unmeasured: str) -> str:
+    sentences = ["Mean over seeds with its 95% interval.", unmeasured, made_by_note(_runs(results, group))]
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _runs(results: Json, group: Group) -> dict[str, list[Json]]:
@@ -88,11 +89,11 @@ def _runs(results: Json, group: Group) -> dict[str, list[Json]]:
 
 def _details(results: Json, group: Group, score: str) -> Table:
     """Every summary of one score."""
-    pairs = [(score, key) for key in catalog.summaries() if _measured(group, score, key)]
+    pairs = [(score, key) for key in catalog.summaries() if _shown(results, group, score, key)]
     return Table(
         slug("summary", score, group.order, _model_part(results, group)),
         f"{catalog.score(score).title}, {group.label}",
-        _score_note(results, group),
+        _score_note(results, group, _unmeasured([score], list(catalog.summaries()), pairs)),
         "Method",
         tuple(Column(catalog.summary(key).label, "", catalog.summary(key).note) for _, key in pairs),
         _score_rows(results, group, pairs),
@@ -112,8 +113,16 @@ def _stored(line: Json, score: str, key: str) -> Json:
     return found
 
 
-def _measured(group: Group, score: str, key: str) -> bool:
-    return any(_stored(line, score, key).get("mean") is not None for line in group.lines)
+def _shown(results: Json, group: Group, score: str, key: str) -> bool:
+    """Whether a summary has a column: not where all that was measured is a part of R, and of some methods only."""
+    held = [line for line in group.lines if _stored(line, score, key).get("mean") is not None]
+    return len(held) == len(group.lines) or any(not _partial(results, line, score, key) for line in held)
+
+
+def _unmeasured(scores: Sequence[str], keys: Sequence[str], pairs: Sequence[tuple[str, str]]) -> str:
+    """A sentence on the summaries that no score has; "" if there are none."""
+    missing = [catalog.summary(key).label for key in keys if not any((score, key) in pairs for score in scores)]
+    return f"Not measured: {', '.join(missing)}." if missing and pairs else ""
 
 
 def _score_rows(
@@ -201,7 +210,7 @@ def _spread(results: Json, score: str) -> Table | None:
     """Largest minus smallest mean over the orders, and the means themselves."""
     held = {method: (by or {}).get(score) or {} for method, by in (results.get("orders_spread") or {}).items()}
     held = {method: stored for method, stored in held.items() if stored}
-    keys = [key for key in PAPER_FORM if any(key in stored for stored in held.values())]
+    keys = [key for key in PAPER_FORM if any((s.get(key) or {}).get("spread") is not None for s in held.values())]
     orders = list(dict.fromkeys(o for s in held.values() for k in keys for o in (s.get(k) or {}).get("by_order") or {}))
     if not keys or len(orders) < 2:
         return None

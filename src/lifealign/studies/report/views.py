@@ -234,5 +234,5 @@ def _at_value(runs: Sequence[Json], axis: str, value: Any, score: str, key: str)
     present = [float(v) for v in held if v is not None]
     if not present:
         return None
-    found: Mapping[str, Any] = plain(seeds_interval(present)._asdict())
+    found: Mapping[str, Any] = plain(catalog.within(score, key, seeds_interval(present))._asdict())
     return {**interval(found), "count": len(present)}
