@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import snapshot, trainable
 from lifealign.strategies._growing import Growing
+from lifealign.strategies._steps import penalty_share
 from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.signs import Sign
 from lifealign.training.strategy import History
 
 BLOCK = 1 << 20
@@ -65,6 +67,15 @@ class NLora(Growing):
     Cost: 1 + t r columns more in each adapted module; the penalty is 3 r O I.
     """
 
+    signs: ClassVar[tuple[Sign, ...]] = (
+        Sign(
+            "penalty_share",
+            "the sparsity of the new product is felt beside the loss and does not drown it",
+            low=0.01,
+            high=1.0,
+        ),
+    )
+
     class Config(ObjectiveConfig):
         """Objective and weight of the penalty."""
 
@@ -84,7 +95,8 @@ class NLora(Growing):
         products = list(self._products(snapshot(model)))
         entries = sum(b.shape[0] * a.shape[1] for b, a in products)
         total = sum(float(product_norm(b, a)) for b, a in products)
-        return {"adapters": len(history.tasks) + 1, "mean_abs_entry": total / entries}
+        share = penalty_share(self.log)
+        return {"adapters": len(history.tasks) + 1, "mean_abs_entry": total / entries, "penalty_share": share}
 
     @staticmethod
     def _products(own: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
