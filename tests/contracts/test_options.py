@@ -189,7 +189,7 @@ CONSOLIDATION = {
 }
 MEMORY = {
     "memory_pairs": case("1", "replay adapter", CONFLICT),
-    "target": case("update", "adapter", CONFLICT, keeps="replay"),
+    "target": case("gradient", "adapter", CONFLICT, keeps="replay"),
 }
 # Statistics of two pairs, and thresholds near their mean, so that weights are not all 1.
 NARROW = ("strategy.window=2", "strategy.threshold_std=0.1")
@@ -231,8 +231,10 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "beta": case("0.5", "adapter scores state", keeps="replay"),
         "reward": case("0.5", "adapter state", keeps="replay"),
         "reward_concentration": case("5.0", "adapter state", keeps="replay"),
+        "excess": case("1.0", "state", keeps="replay"),
         "slack": case("0.0", "state", keeps="replay"),
         "multiplier": case("0.0", "adapter state", keeps="replay"),
+        "multiplier_max": case("1.0", "state", "strategy.slack=0.0", keeps="replay"),
         "multiplier_rate": case("10.0", "adapter state", "strategy.replay_share=1.0", keeps="replay"),
         "sft_weight": case("0.0", "adapter", keeps="replay"),
     },
@@ -242,7 +244,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         **PAIRS_ALONE,
         "beta": case("0.5", "adapter scores state", keeps="replay"),
         "retention": case("3.0", "adapter", keeps="replay"),
-        "threshold_std": case("0.1", "adapter", "strategy.window=2"),
+        "threshold_std": case("0.1", "adapter"),
         "lower": case("0.1", "adapter", *NARROW),
         "upper": case("5.0", "adapter", *NARROW),
         "window": case("2", "adapter state", "strategy.threshold_std=0.1"),
@@ -253,7 +255,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "margin": case("0.0", "adapter", CONFLICT, keeps="replay"),
         "eps": case("10.0", "adapter", CONFLICT, keeps="replay"),
     },
-    "ogpsa": {**OBJECTIVE, **MEMORY, "refresh": case("1", "adapter", keeps="replay")},
+    "ogpsa": {**OBJECTIVE, **MEMORY, "refresh": case("2", "adapter", keeps="replay")},
     "derpp": {
         **OBJECTIVE,
         **OWN_TERMS,
@@ -264,6 +266,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     },
     "ewc": {
         **OBJECTIVE,
+        "strength": case("1e8", "adapter", keeps="replay"),
         "penalty_weight": case("1.0", "adapter", keeps="replay"),
         "decay": case("0.5", "state diagnostics", keeps="adapter losses"),
         "fisher_pairs": case("1", "state diagnostics adapter"),
@@ -272,7 +275,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "si": {
         **OBJECTIVE,
         "penalty_weight": case("100.0", "adapter", keeps="replay"),
-        "xi": case("1e-6", "state diagnostics adapter"),
+        "xi": case("0.1", "state diagnostics adapter"),
     },
     "sequential": OBJECTIVE,
     "joint": {
