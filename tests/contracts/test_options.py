@@ -187,8 +187,10 @@ CONSOLIDATION = {
     "projection": case("shrink", "adapter", keeps="replay"),
     "basis_capacity": case("1", "state"),
 }
+# A projection of the gradient is sure to bind at this rate; one of the step is another matter.
+ON_GRADIENT = (CONFLICT, "strategy.target=gradient")
 MEMORY = {
-    "memory_pairs": case("1", "replay adapter", CONFLICT),
+    "memory_pairs": case("1", "replay adapter", *ON_GRADIENT),
     "target": case("gradient", "adapter", CONFLICT, keeps="replay"),
 }
 # Statistics of two pairs, and thresholds near their mean, so that weights are not all 1.
@@ -223,7 +225,7 @@ READY2BLEND = {
     "temperature": case("10.0", "scores", "stream.order=[1, 2, 3]", "evaluate.unseen=true", keeps="state " + TRAINED),
 }
 STRATEGY: Mapping[str, Mapping[str, Case]] = {
-    "agem": {**OBJECTIVE, **MEMORY, "sample_pairs": case("1", "adapter", CONFLICT, keeps="replay")},
+    "agem": {**OBJECTIVE, **MEMORY, "sample_pairs": case("1", "adapter", *ON_GRADIENT, keeps="replay")},
     "copr": {
         **REPLAY,
         "route": OBJECTIVE["route"],
@@ -252,8 +254,8 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "gem": {
         **OBJECTIVE,
         **MEMORY,
-        "margin": case("0.0", "adapter", CONFLICT, keeps="replay"),
-        "eps": case("10.0", "adapter", CONFLICT, keeps="replay"),
+        "margin": case("0.0", "adapter", *ON_GRADIENT, keeps="replay"),
+        "eps": case("10.0", "adapter", *ON_GRADIENT, keeps="replay"),
     },
     "ogpsa": {**OBJECTIVE, **MEMORY, "refresh": case("2", "adapter", keeps="replay")},
     "derpp": {
