@@ -63,9 +63,7 @@ class EWC(Strategy):
     Cost: 1, and one step on `fisher_pairs` pairs, one by one, per task.
     """
 
-    signs: ClassVar[tuple[Sign, ...]] = (
-        Sign("penalty_share", "the penalty is felt beside the loss and does not drown it", low=0.01, high=1.0),
-    )
+    signs: ClassVar[tuple[Sign, ...]] = (Sign("penalty_share", "the penalty is felt beside the loss", low=0.001),)
 
     class Config(ObjectiveConfig):
         """Objective and penalty."""

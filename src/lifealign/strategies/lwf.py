@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lifealign.data.tasks import Row, RowKind, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.training.losses import Losses, ObjectiveConfig
-from lifealign.training.signs import Sign
 from lifealign.training.strategy import History, PreferenceDataset, Strategy
 
 MEASURED = 16
@@ -38,12 +37,6 @@ class LwF(Strategy):
     """
 
     learns: ClassVar[tuple[RowKind, ...]] = ("pair", "demonstration")
-
-    signs: ClassVar[tuple[Sign, ...]] = (
-        Sign(
-            "distillation", "the divergence from the previous policy, times its weight, is felt beside ln 2", low=0.007
-        ),
-    )
 
     class Config(ObjectiveConfig):
         """Objective and distillation."""

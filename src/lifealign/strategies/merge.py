@@ -19,7 +19,6 @@ from lifealign.consolidation.lowrank import Product, truncate
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import restore, snapshot
 from lifealign.training.losses import ObjectiveConfig
-from lifealign.training.signs import Sign
 from lifealign.training.strategy import History, Strategy
 
 Method = Literal["task_arithmetic", "ties", "dare", "slerp", "magmax"]
@@ -47,9 +46,6 @@ class Merge(Strategy):
     """
 
     sums_updates: ClassVar[bool] = False
-    signs: ClassVar[tuple[Sign, ...]] = (
-        Sign("truncation_error", "the adapter's rank holds the merged update (share that is lost)", high=0.5),
-    )
 
     class Config(ObjectiveConfig):
         """Objective and merging."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -14,7 +14,6 @@ from lifealign.model.adapters import snapshot, trainable
 from lifealign.strategies._growing import Growing
 from lifealign.strategies._steps import penalty_share
 from lifealign.training.losses import ObjectiveConfig
-from lifealign.training.signs import Sign
 from lifealign.training.strategy import History
 
 BLOCK = 1 << 20
@@ -66,15 +65,6 @@ class NLora(Growing):
 
     Cost: 1 + t r columns more in each adapted module; the penalty is 3 r O I.
     """
-
-    signs: ClassVar[tuple[Sign, ...]] = (
-        Sign(
-            "penalty_share",
-            "the sparsity of the new product is felt beside the loss and does not drown it",
-            low=0.01,
-            high=1.0,
-        ),
-    )
 
     class Config(ObjectiveConfig):
         """Objective and weight of the penalty."""

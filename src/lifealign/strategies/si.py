@@ -50,9 +50,7 @@ class SI(Strategy):
     Cost: 1.
     """
 
-    signs: ClassVar[tuple[Sign, ...]] = (
-        Sign("penalty_share", "the penalty is felt beside the loss and does not drown it", low=0.01, high=1.0),
-    )
+    signs: ClassVar[tuple[Sign, ...]] = (Sign("penalty_share", "the penalty is felt beside the loss", low=0.001),)
 
     class Config(ObjectiveConfig):
         """Objective and penalty."""
