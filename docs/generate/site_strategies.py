@@ -28,6 +28,13 @@ TIME = 5
 """Column of the training time."""
 BESIDE = ("sequential", "replay", "lifealign", "joint")
 """Methods whose rows stand beside that of every strategy."""
+RAN_BEFORE = {
+    "agem": "on the gradient (`target=gradient`)",
+    "copr": "with `slack=0.1` and no bound of lambda, which rose to 84",
+    "gem": "on the gradient (`target=gradient`)",
+    "ogpsa": "on the gradient (`target=gradient`), measured at every fifth step (`refresh=5`)",
+}
+"""Strategies whose row was measured with an earlier default -> that default."""
 
 
 def shared_settings() -> list[Setting]:
@@ -114,6 +121,7 @@ def measured(name: str) -> str:
     notes = [f"`{other}`: {UPPER_BOUNDS[other]}." for other in order if other in UPPER_BOUNDS]
     options = "; ".join(_set(current_keys(name, settings)) for settings in chosen.values() if settings)
     notes += [f"`{name}` ran with {options}."] if options else []
+    notes += [f"It ran {RAN_BEFORE[name]}, as was the default then."] if name in RAN_BEFORE else []
     caption = (
         "Six tasks of the embedded suite, 24 training rows each, SmolLM2-135M, three seeds; preference accuracy on test "
         "rows with 95% intervals over seeds. NLL is in nats per token of a chosen answer"

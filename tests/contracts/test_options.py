@@ -188,9 +188,11 @@ CONSOLIDATION = {
     "projection": case("shrink", "adapter", keeps="replay"),
     "basis_capacity": case("1", "state"),
 }
+# A projection of the gradient is sure to bind at this rate; one of the step is another matter.
+ON_GRADIENT = (CONFLICT, "strategy.target=gradient")
 MEMORY = {
-    "memory_pairs": case("1", "replay adapter", CONFLICT),
-    "target": case("update", "adapter", CONFLICT, keeps="replay"),
+    "memory_pairs": case("1", "replay adapter", *ON_GRADIENT),
+    "target": case("gradient", "adapter", CONFLICT, keeps="replay"),
 }
 # Statistics of two pairs, and thresholds near their mean, so that weights are not all 1.
 NARROW = ("strategy.window=2", "strategy.threshold_std=0.1")
@@ -224,7 +226,7 @@ READY2BLEND = {
     "temperature": case("10.0", "scores", "stream.order=[1, 2, 3]", "evaluate.unseen=true", keeps="state " + TRAINED),
 }
 STRATEGY: Mapping[str, Mapping[str, Case]] = {
-    "agem": {**OBJECTIVE, **MEMORY, "sample_pairs": case("1", "adapter", CONFLICT, keeps="replay")},
+    "agem": {**OBJECTIVE, **MEMORY, "sample_pairs": case("1", "adapter", *ON_GRADIENT, keeps="replay")},
     "copr": {
         **REPLAY,
         "route": OBJECTIVE["route"],
@@ -232,8 +234,10 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "beta": case("0.5", "adapter scores state", keeps="replay"),
         "reward": case("0.5", "adapter state", keeps="replay"),
         "reward_concentration": case("5.0", "adapter state", keeps="replay"),
+        "excess": case("1.0", "state", keeps="replay"),
         "slack": case("0.0", "state", keeps="replay"),
         "multiplier": case("0.0", "adapter state", keeps="replay"),
+        "multiplier_max": case("1.0", "state", "strategy.slack=0.0", keeps="replay"),
         "multiplier_rate": case("10.0", "adapter state", "strategy.replay_share=1.0", keeps="replay"),
         "sft_weight": case("0.0", "adapter", keeps="replay"),
     },
@@ -243,7 +247,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         **PAIRS_ALONE,
         "beta": case("0.5", "adapter scores state", keeps="replay"),
         "retention": case("3.0", "adapter", keeps="replay"),
-        "threshold_std": case("0.1", "adapter", "strategy.window=2"),
+        "threshold_std": case("0.1", "adapter"),
         "lower": case("0.1", "adapter", *NARROW),
         "upper": case("5.0", "adapter", *NARROW),
         "window": case("2", "adapter state", "strategy.threshold_std=0.1"),
@@ -251,10 +255,10 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "gem": {
         **OBJECTIVE,
         **MEMORY,
-        "margin": case("0.0", "adapter", CONFLICT, keeps="replay"),
-        "eps": case("10.0", "adapter", CONFLICT, keeps="replay"),
+        "margin": case("0.0", "adapter", *ON_GRADIENT, keeps="replay"),
+        "eps": case("10.0", "adapter", *ON_GRADIENT, keeps="replay"),
     },
-    "ogpsa": {**OBJECTIVE, **MEMORY, "refresh": case("1", "adapter", keeps="replay")},
+    "ogpsa": {**OBJECTIVE, **MEMORY, "refresh": case("2", "adapter", keeps="replay")},
     "derpp": {
         **OBJECTIVE,
         **OWN_TERMS,
@@ -265,6 +269,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     },
     "ewc": {
         **OBJECTIVE,
+        "strength": case("1e8", "adapter", keeps="replay"),
         "penalty_weight": case("1.0", "adapter", keeps="replay"),
         "decay": case("0.5", "state diagnostics", keeps="adapter losses"),
         "fisher_pairs": case("1", "state diagnostics adapter"),
@@ -273,7 +278,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
     "si": {
         **OBJECTIVE,
         "penalty_weight": case("100.0", "adapter", keeps="replay"),
-        "xi": case("1e-6", "state diagnostics adapter"),
+        "xi": case("0.1", "state diagnostics adapter"),
     },
     "sequential": OBJECTIVE,
     "joint": {

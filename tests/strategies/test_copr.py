@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from lifealign.data.tasks import Message, Row
+from lifealign.memory.history import StoreHistory
 from lifealign.memory.session import Session
 from lifealign.store.layout import STATE
-from lifealign.strategies.copr import fit_loss, target_logit
+from lifealign.strategies.copr import Copr, fit_loss, target_logit
 from support.balance import BREAD, STARS, Build, golden, lengths, losses
 from support.lives import learn, start
 from support.rows import make_task
@@ -83,6 +84,57 @@ def test_copr_stores_targets_and_raises_lambda_by_the_violation(config: Build) -
     both = by_row | dict(zip((r.digest for r in STARS.train), new + 1, strict=True))
     lines = store.load_lines(store.head, "replay.jsonl")[1:]
     assert after["targets"].tolist() == pytest.approx([both[Row.from_json(x).digest] for x in lines], abs=1e-4)
+
+
+def test_copr_counts_the_violation_from_the_fit_at_the_end_of_a_rows_own_task(config: Build) -> None:
+    """One step a task: the fit seen in the second task's only step is the one at the first task's end, so it is `excess` below."""
+    settings = ["strategy.replay_share=1.0", "strategy.excess=0.3", "strategy.multiplier_rate=0.5"]
+    session, store = start(config(*FIXED, *settings, "strategy.multiplier=2"))
+    store = learn(session, store, BREAD)
+    state = store.load_tensors(store.head, STATE)
+    kept = [Row.from_json(line) for line in store.load_lines(store.head, "replay.jsonl")[1:]]
+    ended = [fit(x, y) for x, y in zip(logits(session, kept), state["targets"].tolist(), strict=True)]
+    assert state["fits"].tolist() == pytest.approx(ended, abs=1e-3) and max(ended) > 0.01
+    store = learn(session, store, STARS)
+    after = store.load_tensors(store.head, STATE)
+    assert float(after["multiplier"]) == pytest.approx(2 - 0.5 * 0.3, abs=1e-4)
+    old = dict(zip((r.digest for r in kept), ended, strict=True))
+    both = [Row.from_json(line).digest for line in store.load_lines(store.head, "replay.jsonl")[1:]]
+    found = dict(zip(both, after["fits"].tolist(), strict=True))
+    assert {d: found[d] for d in old} == pytest.approx(old, abs=1e-3)
+    stars = dict(zip(both, after["targets"].tolist(), strict=True))
+    now = [fit(x, stars[r.digest]) for x, r in zip(logits(session, STARS.train), STARS.train, strict=True)]
+    assert [found[r.digest] for r in STARS.train] == pytest.approx(now, abs=1e-3)
+
+
+def test_copr_lambda_rises_to_its_bound_and_no_further(config: Build) -> None:
+    settings = ["strategy.replay_share=1.0", "strategy.slack=0", "strategy.multiplier_rate=1000"]
+    session, store = start(config(*FIXED, *settings, "strategy.multiplier_max=1.5"))
+    store = learn(session, store, BREAD, STARS)
+    assert float(store.load_tensors(store.head, STATE)["multiplier"]) == 1.5
+
+
+def test_copr_an_older_configuration_keeps_its_slack_and_has_no_bound(config: Build) -> None:
+    """A memory made before `excess` has a slack, and neither a bound of lambda nor stored fits."""
+    older = Copr.Config(slack=0.1)
+    assert older.excess is None and older.multiplier_max is None
+    assert {"excess", "multiplier_max"}.isdisjoint(older.model_dump())
+    assert Copr.Config.model_validate(older.model_dump()) == older
+    assert (Copr.Config().slack, Copr.Config().excess) == (None, Copr.Config.relative["excess"])
+    assert Copr.Config.model_validate(Copr.Config().model_dump()) == Copr.Config()
+    with pytest.raises(ValueError, match="two bounds of the same fit; give only excess"):
+        Copr.Config(slack=1, excess=1)
+    with pytest.raises(ValueError, match="multiplier 3 is above multiplier_max 2; lower it"):
+        Copr.Config(multiplier=3, multiplier_max=2)
+    session, store = start(config(*FIXED, "strategy.slack=0.1", "strategy.replay_share=1.0"))
+    store = learn(session, store, BREAD)
+    assert set(store.load_tensors(store.head, STATE)) == {"multiplier", "targets"}
+    # Rows that were kept under `slack` have no fit: with `excess` they are held to it alone.
+    session.strategy.config = Copr.Config(replay_share=1.0, excess=0.3)
+    buffer = StoreHistory(store).replay
+    assert set(session.strategy._allowed(buffer).values()) == {0.3}  # type: ignore[attr-defined]
+    store = learn(session, store, STARS)
+    assert len(store.load_tensors(store.head, STATE)["fits"]) == 12
 
 
 def test_copr_lambda_falls_to_zero_and_no_further(config: Build) -> None:

@@ -9,15 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from lifealign.core.config import LoraConfig
 from lifealign.memory.session import Session
 from lifealign.model.adapters import snapshot
+from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.store.layout import ADAPTER, STATE
 from lifealign.store.writer import MemoryStore
-from lifealign.strategies.cppo import balance_weights
+from lifealign.strategies.cppo import Cppo, balance_weights
+from lifealign.training.losses import Losses
 from lifealign.training.schedule import row_order
 from lifealign.training.strategy import Step
 from support.balance import BREAD, STARS, Build, golden, lengths, losses
 from support.lives import learn, start
+from support.rows import make_task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,8 +78,8 @@ def test_cppo_retention_is_the_squared_drift_per_token_from_the_policy_before_th
     """Second task, two steps of three pairs: none at the first; at the second, `retention` times the mean of squares."""
 
     def run(retention: float) -> tuple[Session, MemoryStore, list[dict[str, Tensor]]]:
-        settings = ["strategy.name=cppo", f"strategy.retention={retention}", "train.pairs_per_step=3"]
-        session, store = start(config(*settings, f"memory={config().memory}-{retention}"))
+        settings = ["strategy.name=cppo", f"strategy.retention={retention}", "strategy.window=256"]
+        session, store = start(config(*settings, "train.pairs_per_step=3", f"memory={config().memory}-{retention}"))
         store = learn(session, store, BREAD)
         weights: list[dict[str, Tensor]] = []
         session.strategy.adjust_update = lambda step: weights.append(snapshot(step.model))  # type: ignore[method-assign]
@@ -124,6 +128,38 @@ def test_cppo_weighs_once_the_window_is_full(config: Build) -> None:
     assert losses(store)[0][0] == pytest.approx(math.log(2), abs=1e-6)
     assert losses(store)[0][1] == pytest.approx(sum(terms) / 3, rel=1e-3)
     assert store.load_document(store.head, "diagnostics.json")["balance"] == {"pairs": 6, "weighted": 3}
+
+
+def test_cppo_window_is_as_long_as_the_task_unless_it_is_set(config: Build) -> None:
+    """Six pairs a task: none is weighed in the first, and with thresholds at the mean all that are not a tie in the second."""
+    session, store = start(config("strategy.name=cppo", "strategy.threshold_std=0"))
+    store = learn(session, store, BREAD)
+    assert store.load_document(store.head, "diagnostics.json")["balance"] == {"pairs": 6, "weighted": 0}
+    longer = make_task("stars", train=8, test=2)
+    store = learn(session, store, longer)  # 6 of the 8 pairs that are asked for are seen when it begins
+    assert store.load_tensors(store.head, STATE)["seen"].shape == (8, 2)
+    store = learn(session, store, make_task("music", train=4, test=2))
+    assert store.load_document(store.head, "diagnostics.json")["balance"]["weighted"] == 4
+    assert store.load_tensors(store.head, STATE)["seen"].shape == (4, 2)
+
+
+def test_cppo_retention_weighs_a_pair_by_its_beta() -> None:
+    """Drifts of (1, 3) nats over two tokens, mean square 5, and of (2,): 4. Retention 0.1: 0.5 and 0.4; beta 2 and 0.5.
+
+    The pairs are high and high, and low and high, of a window with mean 0 and spread 1 in both columns.
+    """
+    cppo = Cppo(Cppo.Config(retention=0.1, window=2, threshold_std=1), LoraConfig(), 0)
+    cppo._window, cppo._seen_M2 = 2, torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+    cppo._previous = [torch.tensor([1.0, 1.0]), torch.tensor([-4.0])]
+    token_T = torch.tensor([2.0, 4.0, -2.0])
+    batch = PreferenceBatch(
+        index_B=torch.tensor([0, 1]), chosen_lengths_B=torch.tensor([1.0, 1.0]), rejected_lengths_B=torch.tensor([1.0, 0.0]),
+        token_T=token_T,
+    )  # fmt: skip
+    policy = PairLogps(torch.tensor([2.0, 2.0]), torch.zeros(2))
+    objective = Losses(torch.zeros(2), torch.tensor([2.0, -2.0]), torch.ones(2))
+    found = cppo.loss(batch, policy, policy, objective)
+    assert found.tolist() == pytest.approx([2 * 0.5, 0.5 * 0.4], abs=1e-6)
 
 
 def test_cppo_does_not_depend_on_packing(config: Build) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lifealign.core.config import LoraConfig
 from lifealign.data.tasks import Task
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.session import Session
@@ -20,7 +21,7 @@ from lifealign.store.layout import STATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
 from lifealign.strategies._quadratic import weighted_distance
-from lifealign.strategies.ewc import accumulate, mean_of, mean_squares
+from lifealign.strategies.ewc import EWC, accumulate, mean_of, mean_squares
 from support.golden import golden_numbers
 from support.lives import TASKS, assert_same, learn, start
 from support.regularisation import Build, at, learnt, lines, too_long, watched
@@ -105,7 +106,7 @@ def test_ewc_estimates_on_a_seeded_part_of_the_rows_that_can_be_used(config: Bui
 def test_ewc_pulls_back_in_both_stages(stage: str, config: Build) -> None:
     """The logged penalty of the second step is 50 sum F d^2 of the first step's d, and its gradient is in the step."""
     settings = ("sft.epochs=1", "sft.learning_rate=5e-3", "train.pairs_per_step=3", "strategy.name=ewc")
-    session, store = start(config(*settings))
+    session, store = start(config(*settings, "strategy.penalty_weight=100"))
     store = learn(session, store, TASKS[0])
     expected: list[float] = []
 
@@ -120,6 +121,38 @@ def test_ewc_pulls_back_in_both_stages(stage: str, config: Build) -> None:
     logged = [line["penalty"] for line in lines(after, 2) if line["stage"] == stage]
     assert len(logged) == 2 and logged[1] == pytest.approx(expected[0], rel=1e-4) and logged[1] > 1e-3
     assert all("penalty" not in line for line in lines(after, 1))
+
+
+def test_strength_is_for_a_fisher_of_sum_one() -> None:
+    """F of mean 1 = (.5, 1.5) over two weights, (.25, .75) in sum one. Strength 8, moves 1 and 2: 8/2 (.25 + .75 * 4) = 13."""
+    held = EWC(EWC.Config(strength=8), LoraConfig(), 0)
+    held._fisher, held._anchor = {"x": torch.tensor([0.5, 1.5])}, {"x": torch.tensor([5.0, 7.0])}
+    model = nn.ParameterDict({"x": nn.Parameter(torch.tensor([6.0, 9.0]))})
+    assert float(held.penalty(model).detach()) == pytest.approx(13.0, abs=1e-6)
+    held.config = EWC.Config(penalty_weight=4)  # 8 for two weights
+    assert float(held.penalty(model).detach()) == pytest.approx(13.0, abs=1e-6)
+
+
+def test_strength_does_not_depend_on_the_number_of_weights() -> None:
+    """The same move of as many more weights, each with the same F, costs the same; by `penalty_weight` it costs more."""
+
+    def cost(count: int, **options: float) -> float:
+        held = EWC(EWC.Config(**options), LoraConfig(), 0)
+        held._fisher, held._anchor = {"x": torch.ones(count)}, {"x": torch.zeros(count)}
+        return float(held.penalty(nn.ParameterDict({"x": nn.Parameter(torch.full((count,), 0.5))})).detach())
+
+    assert [cost(n, strength=8.0) for n in (4, 400)] == pytest.approx([1.0, 1.0])
+    assert [cost(n, penalty_weight=8.0) for n in (4, 400)] == pytest.approx([4.0, 400.0])
+
+
+def test_one_of_two_strengths_is_set_and_an_older_configuration_reads_the_same() -> None:
+    assert EWC.Config().strength == EWC.Config.default_strength and EWC.Config().penalty_weight is None
+    older = EWC.Config(penalty_weight=100.0)  # a memory made before `strength` has this one, and not the other
+    assert older.strength is None and "strength" not in older.model_dump()
+    assert EWC.Config.model_validate(older.model_dump()) == older == EWC.Config(penalty_weight=100.0, strength=None)
+    assert EWC.Config.model_validate(EWC.Config().model_dump()) == EWC.Config()
+    with pytest.raises(ValueError, match="give only strength, which is penalty_weight times the number of trained"):
+        EWC.Config(strength=1, penalty_weight=1)
 
 
 def test_a_stiff_penalty_does_not_scale_the_losses_gradient_away(config: Build) -> None:

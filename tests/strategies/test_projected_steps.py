@@ -8,21 +8,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lifealign.core.config import RunConfig
+from lifealign.core.config import LoraConfig, RunConfig
 from lifealign.data.tasks import Message, Row, Task
 from lifealign.memory.session import Session
 from lifealign.model.adapters import trainable
 from lifealign.store.layout import STATE
 from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Step
+from lifealign.strategies.gem import Gem
+from lifealign.strategies.ogpsa import Ogpsa
 from support.lives import learn, start
 from support.projection import brute_force
 from support.rows import make_task
 
 Build = Callable[..., RunConfig]
 METHODS = ["agem", "gem", "ogpsa"]
+GRADIENT = "strategy.target=gradient"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -90,7 +93,7 @@ def watched(config: Build, *settings: str) -> tuple[Spy, Session]:
 
 
 def test_gem_projects_each_gradient_by_the_memory_at_the_weights_of_that_step(config: Build) -> None:
-    spy, _ = watched(config, "strategy.name=gem", "strategy.margin=0.25", "strategy.eps=1e-2")
+    spy, _ = watched(config, "strategy.name=gem", "strategy.margin=0.25", "strategy.eps=1e-2", GRADIENT)
     violated = 0
     for before, after, memory in zip(spy.before, spy.after, spy.memory, strict=True):
         if (memory @ before < 0).any():
@@ -103,7 +106,7 @@ def test_gem_projects_each_gradient_by_the_memory_at_the_weights_of_that_step(co
 
 def test_agem_takes_out_what_would_undo_the_sampled_rows(config: Build) -> None:
     """12 rows are stored; all are drawn, and their mean gradient is the mean of the two tasks' (6 rows each)."""
-    spy, _ = watched(config, "strategy.name=agem", "strategy.sample_pairs=12")
+    spy, _ = watched(config, "strategy.name=agem", "strategy.sample_pairs=12", GRADIENT)
     violated = 0
     for before, after, memory in zip(spy.before, spy.after, spy.memory, strict=True):
         mean = memory.mean(0)
@@ -146,7 +149,7 @@ def along(session: Session, vector: np.ndarray, memory: np.ndarray) -> float:
 
 
 def test_ogpsa_makes_each_tensor_orthogonal_and_refreshes_when_it_says(config: Build) -> None:
-    spy, session = watched(config, "strategy.name=ogpsa", "strategy.refresh=2")
+    spy, session = watched(config, "strategy.name=ogpsa", "strategy.refresh=2", GRADIENT)
     assert all(along(session, g, m) > 0.05 for g, m in zip(spy.before, spy.memory, strict=True))
     assert along(session, spy.after[0], spy.memory[0]) < 1e-4
     assert along(session, spy.after[1], spy.memory[0]) < 1e-4 < along(session, spy.after[1], spy.memory[1])
@@ -157,17 +160,42 @@ def test_ogpsa_makes_each_tensor_orthogonal_and_refreshes_when_it_says(config: B
 
 def test_ogpsa_on_the_update_leaves_the_gradient_and_turns_the_step(config: Build) -> None:
     """... which the other target does not let happen."""
-    spy, session = watched(config, "strategy.name=ogpsa", "strategy.refresh=1", "strategy.target=update")
+    spy, session = watched(config, "strategy.name=ogpsa", "strategy.refresh=1")
     for before, after, descent, memory in zip(spy.before, spy.after, spy.descent, spy.memory, strict=True):
         np.testing.assert_array_equal(before, after)
         assert along(session, descent, memory) < 2e-3 and np.abs(descent).max() > 1e-4
 
 
+def test_ogpsa_measures_at_each_of_the_first_steps_and_then_at_every_fifth() -> None:
+    """The first six steps of a task are all that many have; `refresh` alone decides where it is set."""
+
+    def due(**options: int) -> list[int]:
+        ogpsa = Ogpsa(Ogpsa.Config(**options), LoraConfig(), 0)
+        return [i for i in range(31) if ogpsa._due(Step(nn.Module(), {}, lambda rows: iter(()), i))]
+
+    assert due() == [*range(10), 10, 15, 20, 25, 30]
+    assert due(refresh=5) == [0, 5, 10, 15, 20, 25, 30]
+
+
+def test_gem_on_the_update_by_hand() -> None:
+    """Adam stepped from (5, 5) to (7, 4): the descent (-2, 1), at the gradient's norm 1 it is (-2, 1) / sqrt 5.
+
+    One memory gradient (1, 0), product -2 / sqrt 5: v = max(0.5, 2 / sqrt 5 / 1.001) takes it to about (0, 1) / sqrt 5. Back at the
+    step's length that is (0, 1): the weights end at (5 - 0.002, 4).
+    """
+    gem = Gem(Gem.Config(margin=0.5, eps=1e-3), LoraConfig(), 0)
+    gem._memory, gem._norm = {"bread": list(BREAD.train)}, 1.0
+    gem._references_KN = torch.tensor([[1.0, 0.0]])
+    weight = nn.Parameter(torch.tensor([7.0, 4.0]))
+    gem.adjust_update(
+        Step(nn.Module(), {"x": weight}, lambda rows: iter(()), 0, before={"x": torch.tensor([5.0, 5.0])})
+    )
+    assert weight.tolist() == pytest.approx([5 + 2 * (1 - 1 / 1.001), 4.0], abs=1e-5)
+
+
 def test_gem_and_agem_on_the_update_do_not_go_against_the_memory(config: Build) -> None:
     for name, settings in (("gem", ["strategy.margin=0", "strategy.eps=1e-9"]), ("agem", [])):
-        spy, _ = watched(
-            config, f"strategy.name={name}", *settings, "strategy.target=update", f"memory={config().memory}-{name}"
-        )
+        spy, _ = watched(config, f"strategy.name={name}", *settings, f"memory={config().memory}-{name}")
         for before, after, descent, memory in zip(spy.before, spy.after, spy.descent, spy.memory, strict=True):
             np.testing.assert_array_equal(before, after)
             products = (memory if name == "gem" else memory.mean(0)[None]) @ descent
@@ -196,7 +224,7 @@ def test_the_first_task_is_kept_where_sequential_tuning_turns_it_around(
 
     if not lost:
         lost["sequential"] = rise("strategy.name=sequential")
-    kept = rise(f"strategy.name={name}", *(("strategy.target=update",) if name == "ogpsa" else ()))
+    kept = rise(f"strategy.name={name}")
     assert lost["sequential"] > 0.05 and kept < 0.3 * lost["sequential"], (kept, lost)
 
 

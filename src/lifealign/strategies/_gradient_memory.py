@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -12,9 +12,14 @@ from torch import Tensor, nn
 
 from lifealign.core.errors import TrainingError
 from lifealign.data.tasks import Row, Task
+from lifealign.strategies._steps import mean_of_steps
 from lifealign.training.losses import ObjectiveConfig
 from lifealign.training.replay import ReplayBuffer, add_rows
+from lifealign.training.signs import Sign
 from lifealign.training.strategy import History, Step, Strategy
+
+PROJECTED = "projected"
+"""Key of the log: 1 for a step that was projected, 0 for one that the stored rows left as it was."""
 
 
 class GradientMemoryConfig(ObjectiveConfig):
@@ -22,8 +27,8 @@ class GradientMemoryConfig(ObjectiveConfig):
 
     memory_pairs: int = Field(64, ge=1)
     """Pairs kept of each task, drawn with the seed. 1 <= memory_pairs."""
-    target: Literal["gradient", "update"] = "gradient"
-    """`gradient`: project before the optimizer's step. `update`: project the step that Adam made, whose scaling undoes the former."""
+    target: Literal["gradient", "update"] = "update"
+    """`update`: project the step that the optimizer made. `gradient`: what it reads, as the papers do with SGD; Adam's scaling by entry undoes that."""
 
 
 class GradientMemory(Strategy):
@@ -34,6 +39,9 @@ class GradientMemory(Strategy):
     """
 
     Config = GradientMemoryConfig
+    signs: ClassVar[tuple[Sign, ...]] = (
+        Sign("projected_share", "the stored rows of earlier tasks change some of the steps", low=0.01),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +68,7 @@ class GradientMemory(Strategy):
             self._norm = float(gradient.norm())
             return
         projected = self._project(gradient, step)
+        step.line[PROJECTED] = float(projected is not gradient)
         for parameter, part in zip(step.parameters.values(), _parts(projected, step), strict=True):
             assert parameter.grad is not None
             parameter.grad.copy_(part)
@@ -76,10 +85,15 @@ class GradientMemory(Strategy):
             return
         scaled = descent * (self._norm / length)
         projected = self._project(scaled, step)
+        step.line[PROJECTED] = float(projected is not scaled)
         if projected is not scaled:  # rounding apart, nothing to do otherwise
             after = before - projected * (length / self._norm)
             for parameter, part in zip(step.parameters.values(), _parts(after, step), strict=True):
                 parameter.copy_(part)
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Report the share of the steps that were projected; change nothing."""
+        return {"projected_share": mean_of_steps(self.log, PROJECTED)}
 
     def retain(self, task: Task, history: History) -> ReplayBuffer:
         """Keep a seeded sample of each task's rows for good."""

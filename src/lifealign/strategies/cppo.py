@@ -14,6 +14,7 @@ from lifealign.data.tasks import RowKind, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.training.losses import Losses, ObjectiveConfig
 from lifealign.training.replay import ReplayBuffer
+from lifealign.training.signs import Sign
 from lifealign.training.strategy import History, PreferenceDataset, Step, Strategy
 
 
@@ -61,7 +62,8 @@ class Cppo(Strategy):
     Adapted: the paper weighs on-policy samples of PPO. Here a sample is a stored pair; its reward is the implicit
     margin against the reference, its probability the mean log-prob per token of the chosen answer, L_preference the
     objective. Thresholds come from the last `window` pairs trained on, in any task, and stay fixed during an
-    optimizer step; until that many are seen, all weights are 1. Weights step to the bounds; they carry no gradient.
+    optimizer step; until that many are seen, all weights are 1. So the window is as long as the task, unless it is set, and
+    weights begin to act with the second pass or task. Weights step to the bounds; they carry no gradient.
     pi_prev is the policy before the task, frozen: its log-probs of the task's response tokens (both answers) are
     computed once. The first task has no earlier policy and no retention.
 
@@ -73,6 +75,11 @@ class Cppo(Strategy):
     """
 
     learns: ClassVar[tuple[RowKind, ...]] = ("pair",)
+
+    signs: ClassVar[tuple[Sign, ...]] = (
+        Sign("window_missing", "the window is full, before which all weights are 1 (pairs that it lacks)", high=0),
+        Sign("weighted_share", "some of the pairs have a weight other than 1", low=0.01),
+    )
 
     class Config(ObjectiveConfig):
         """Objective, retention, thresholds."""
@@ -87,14 +94,15 @@ class Cppo(Strategy):
         """Weight of a loss that should count less. 0 <= lower <= 1."""
         upper: float = Field(2.0, ge=1)
         """Weight of a loss that should count more. 1 <= upper."""
-        window: int = Field(256, ge=2)
-        """Pairs behind mean and deviation; weights are 1 until then, so use fewer than the stream has. 2 <= window."""
+        window: int | None = Field(None, ge=2)
+        """Pairs behind mean and deviation; weights are 1 until that many are seen. 2 <= window. None: as many as the task has."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._seen_M2 = torch.zeros(0, 2)
         # Row, margin, mean log-prob, whether a weight is not 1: of the optimizer step under way.
         self._step: list[tuple[int, float, float, bool]] = []
+        self._window = self.config.window or 2
         self._counts = torch.zeros(2)  # of this task: pairs, those with a weight that is not 1
         self._previous: list[Tensor] = []
 
@@ -106,6 +114,7 @@ class Cppo(Strategy):
         """The task's rows; the previous policy's log-probs of their tokens are kept with them."""
         dataset = super().training_set(task, history)
         self._previous = self.view.token_logps(dataset.rows) if history.tasks else []
+        self._window = self.config.window or max(2, len(dataset.rows))
         return dataset
 
     def loss(self, batch: PreferenceBatch, policy: PairLogps, reference: PairLogps, objective: Losses) -> Tensor:
@@ -113,9 +122,9 @@ class Cppo(Strategy):
         logp_B = policy.chosen.detach() / batch.chosen_lengths_B
         rows: list[int] = batch.index_B.tolist()
         alpha_B, beta_B = torch.ones_like(logp_B), torch.ones_like(logp_B)
-        if len(self._seen_M2) == self.config.window:
+        if len(self._seen_M2) >= self._window:
             c = self.config
-            seen_M2 = self._seen_M2.to(logp_B.device)
+            seen_M2 = self._seen_M2[-self._window :].to(logp_B.device)
             alpha_B, beta_B = balance_weights(objective.margin, logp_B, seen_M2, c.threshold_std, c.lower, c.upper)
         weighted_B = (alpha_B != 1) | (beta_B != 1)
         self._step += zip(rows, objective.margin.tolist(), logp_B.tolist(), weighted_B.tolist(), strict=True)
@@ -134,13 +143,18 @@ class Cppo(Strategy):
         self._step = []
         if pairs:
             new_M2 = torch.tensor([[margin, logp] for _, margin, logp, _ in pairs])
-            self._seen_M2 = torch.cat([self._seen_M2, new_M2])[-self.config.window :]
+            self._seen_M2 = torch.cat([self._seen_M2, new_M2])[-self._window :]
             self._counts = self._counts + torch.tensor([len(pairs), sum(weighted for *_, weighted in pairs)])
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """Report how many of the trained pairs had a weight other than 1."""
+        """Report how many of the trained pairs had a weight other than 1, and of later tasks the share."""
         pairs, weighted = self._counts.tolist()
-        return {"balance": {"pairs": int(pairs), "weighted": int(weighted)}}
+        later = bool(history.tasks) and pairs > 0  # in the first pass of a life there is nothing to compare with
+        return {
+            "balance": {"pairs": int(pairs), "weighted": int(weighted)},
+            "window_missing": max(0, self._window - len(self._seen_M2)) if later else None,
+            "weighted_share": weighted / pairs if later else None,
+        }
 
     def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
         """The window holds numbers of the pairs last trained on, without their tasks."""
@@ -152,5 +166,5 @@ class Cppo(Strategy):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
-        self._seen_M2 = state.get("seen", torch.zeros(0, 2))[-self.config.window :]
+        self._seen_M2 = state.get("seen", torch.zeros(0, 2))
         self._counts = state.get("counts", torch.zeros(2))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from lifealign.data.tasks import RowKind, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.strategies.replay import Replay
 from lifealign.training.losses import Losses
 from lifealign.training.replay import Exemplar, ReplayBuffer, shuffled
+from lifealign.training.signs import Sign
 from lifealign.training.strategy import History, PreferenceDataset
 
 
@@ -51,6 +52,10 @@ class DERpp(Replay):
     """
 
     learns: ClassVar[tuple[RowKind, ...]] = ("pair",)
+
+    signs: ClassVar[tuple[Sign, ...]] = (
+        Sign("matched", "rows of earlier tasks are held to their stored log-probs, as many as the task has", low=0.5),
+    )
 
     class Config(Replay.Config):
         """Objective, buffer and weights."""
@@ -110,6 +115,11 @@ class DERpp(Replay):
         """Weights and stored log-probs [B, 2] of a batch's pairs."""
         index, device = batch.index_B.cpu(), batch.index_B.device
         return self._weights_N2[index].to(device), self._stored_N2[index].to(device)
+
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Report the rows whose log-probs were matched, per row of the task; change nothing."""
+        matched = int((self._weights_N2[:, 1] > 0).sum())
+        return {"matched": matched / max(1, len(task.train)) if history.tasks else None}
 
     def retain(self, task: Task, history: History) -> ReplayBuffer:
         """Keep rows as replay does, and the log-probs of the new ones at the task's final weights."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import trainable
 from lifealign.strategies._quadratic import weighted_distance
+from lifealign.strategies._steps import penalty_share
 from lifealign.training.losses import ObjectiveConfig
 from lifealign.training.replay import ReplayBuffer, shuffled
+from lifealign.training.signs import Sign
 from lifealign.training.strategy import History, Strategy
 
 
@@ -45,12 +47,14 @@ class EWC(Strategy):
 
     Elastic weight consolidation (EWC; Kirkpatrick et al. 2017, arXiv 1612.00796) in its online form (Progress &
     Compress, Schwarz et al. 2018, arXiv 1805.06370): one running F, and theta* moves on with each task. The penalty is
-    penalty_weight/2 sum F (theta - theta*)^2.
+    strength/(2n) sum F (theta - theta*)^2 over the n trained weights.
 
     Adapted: the likelihood is that of the observed preference, so F is the empirical Fisher: the mean of the squared
     gradients of the preference loss (against the base model, whatever `reference` is; with loss dpo it is a negative
     log-likelihood), one pair at a time, at the end of the task. As there, each task's F is normalised before it is
-    added, here to mean 1 over all entries, so that `penalty_weight` means the same whatever the size of the gradients.
+    added, here to mean 1 over all entries; divided by n it has sum 1. So the penalty is strength/2 times the F-weighted mean
+    of the squared moves, whatever the size of the gradients and the number of weights. `penalty_weight` in place of
+    `strength` is not divided by n, so the same value is a stiffer penalty on a larger adapter.
 
     SFT stage: the same penalty; F ignores the SFT loss.
 
@@ -59,15 +63,40 @@ class EWC(Strategy):
     Cost: 1, and one step on `fisher_pairs` pairs, one by one, per task.
     """
 
+    signs: ClassVar[tuple[Sign, ...]] = (Sign("penalty_share", "the penalty is felt beside the loss", low=0.001),)
+
     class Config(ObjectiveConfig):
         """Objective and penalty."""
 
-        penalty_weight: float = Field(100.0, ge=0)
-        """Lambda: strength of the penalty, per unit of F of mean 1. 0 <= penalty_weight; choose it on validation rows."""
+        _newer: ClassVar[frozenset[str]] = ObjectiveConfig._newer | {"strength", "penalty_weight"}
+        default_strength: ClassVar[float] = 2.5e5
+        """The better of two trials on validation rows of the planted suite, see docs/results/reproduction.md."""
+
+        strength: float | None = Field(None, ge=0)
+        """Lambda for F of sum 1: a move of F-weighted mean square m costs strength/2 m nats. 0 <= strength. 2.5e5 without penalty_weight."""
+        penalty_weight: float | None = Field(None, ge=0)
+        """Instead of `strength`: lambda for F of mean 1, which is strength / number of trained weights. 0 <= penalty_weight."""
         decay: float = Field(0.95, ge=0, le=1)
         """Share of the earlier tasks' F that is kept with each new task. 0 <= decay <= 1."""
         fisher_pairs: int = Field(500, ge=1)
         """Largest number of a task's pairs used to estimate its F; drawn with the seed. 1 <= fisher_pairs."""
+
+        @model_validator(mode="before")
+        @classmethod
+        def _fill_strength(cls, values: Any) -> Any:
+            given = ("strength", "penalty_weight")
+            if not isinstance(values, Mapping) or any(values.get(key) is not None for key in given):
+                return values
+            return {**values, "strength": cls.default_strength}
+
+        @model_validator(mode="after")
+        def _one_strength(self) -> EWC.Config:
+            if self.strength is not None and self.penalty_weight is not None:
+                raise ValueError(
+                    f"strength {self.strength:g} and penalty_weight {self.penalty_weight:g} are the same penalty for F of sum 1 and "
+                    "of mean 1; give only strength, which is penalty_weight times the number of trained weights"
+                )
+            return self
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,10 +108,13 @@ class EWC(Strategy):
         self._anchor = dict(history.adapter())
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """Penalty penalty_weight/2 sum F (theta - theta*)^2; zero before the first task's end."""
+        """Penalty strength/(2n) sum F (theta - theta*)^2; zero before the first task's end."""
         if not self._fisher:
             return super().penalty(model)
-        return float(self.config.penalty_weight) / 2 * weighted_distance(trainable(model), self._anchor, self._fisher)
+        weight = self.config.penalty_weight
+        if weight is None:
+            weight = self.config.strength / sum(t.numel() for t in self._fisher.values())
+        return float(weight) / 2 * weighted_distance(trainable(model), self._anchor, self._fisher)
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """Add this task's F to the decayed F of earlier tasks."""
@@ -94,7 +126,8 @@ class EWC(Strategy):
             fresh = {name: t / mean for name, t in fresh.items()}
         self._fisher = accumulate(self._fisher, {name: t.cpu() for name, t in fresh.items()}, self.config.decay)
         largest = max(float(t.max()) for t in self._fisher.values())
-        return {"fisher": {"pairs": len(order), "mean_square": mean, "mean": mean_of(self._fisher), "largest": largest}}
+        told = {"pairs": len(order), "mean_square": mean, "mean": mean_of(self._fisher), "largest": largest}
+        return {"fisher": told, "penalty_share": penalty_share(self.log)}
 
     def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
         """F is one running sum, so a task's part stays in it; theta* is the adapter without the task."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -13,6 +13,9 @@ from lifealign.data.tasks import Row, RowKind, Task
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.training.losses import Losses, ObjectiveConfig
 from lifealign.training.strategy import History, PreferenceDataset, Strategy
+
+MEASURED = 16
+"""Rows on which the divergence is measured at the end of a task."""
 
 
 class LwF(Strategy):
@@ -66,6 +69,15 @@ class LwF(Strategy):
         """NLL + weight * the pair's mean KL, [T]: over all tokens that is the mean NLL + weight * the mean KL."""
         own = super().sft_loss(batch)
         return own + self._distillation(batch).repeat_interleave(batch.chosen_lengths_B.long())
+
+    @torch.no_grad()
+    def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
+        """Report the weighted divergence on the task's first rows, as the task ended; change nothing."""
+        rows = self.view.usable(task.train[:MEASURED]) if self._previous else []
+        if not rows:
+            return {"distillation": None}
+        found = [float(self.view.divergence([row], self._previous)) for row in rows]
+        return {"distillation": self.config.weight * sum(found) / len(found)}
 
     def _distillation(self, batch: PreferenceBatch) -> Tensor:
         if not self._previous:

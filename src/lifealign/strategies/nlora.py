@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import snapshot, trainable
 from lifealign.strategies._growing import Growing
+from lifealign.strategies._steps import penalty_share
 from lifealign.training.losses import ObjectiveConfig
 from lifealign.training.strategy import History
 
@@ -84,7 +85,8 @@ class NLora(Growing):
         products = list(self._products(snapshot(model)))
         entries = sum(b.shape[0] * a.shape[1] for b, a in products)
         total = sum(float(product_norm(b, a)) for b, a in products)
-        return {"adapters": len(history.tasks) + 1, "mean_abs_entry": total / entries}
+        share = penalty_share(self.log)
+        return {"adapters": len(history.tasks) + 1, "mean_abs_entry": total / entries, "penalty_share": share}
 
     @staticmethod
     def _products(own: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

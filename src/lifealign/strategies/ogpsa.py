@@ -15,6 +15,8 @@ from lifealign.training.strategy import History, Step
 
 RANK_TOLERANCE = 1e-6
 """Singular values of the normalised references below this share of the largest count as zero."""
+FIRST, EVERY = 10, 5
+"""Without `refresh`: references are measured at each of the first steps, and from there on at every fifth, as the paper does in DPO."""
 
 
 def project_out(gradient_N: Tensor, references_KN: Tensor) -> Tensor:
@@ -40,15 +42,15 @@ class Ogpsa(GradientMemory):
 
     Adapted: the paper protects one or two general abilities, each by 200 general samples, in full fine-tuning; here
     every earlier task is a reference set (its stored pairs, the stage's loss, the weights at the time of refreshing),
-    in the LoRA tensors, and gradients change where the optimizer reads them, after the sum over processes. The paper
-    refreshes every 30 steps in SFT and every 5 in DPO; `refresh` stands for both. `target: update` projects after Adam,
-    whose scaling by entry undoes the orthogonality of the gradient.
+    in the LoRA tensors. The paper refreshes every 30 steps in SFT and every 5 in DPO, in training of thousands of steps; here
+    a task may have six, and its first steps are the longest. So each of the first ten measures anew. What is projected is
+    the optimizer's step (`target`), because Adam's scaling by entry undoes the orthogonality of the gradient.
 
     SFT stage: the same, with the gradients of the SFT loss.
 
     Kept: `memory_pairs` rows per task; no tensors. While training (and in checkpoints) t n.
 
-    Cost: 1 + t memory_pairs / (refresh pairs_per_step).
+    Cost: 1 + t memory_pairs / (refresh pairs_per_step), with a refresh of 1 in the first ten steps.
     """
 
     class Config(GradientMemoryConfig):
@@ -56,13 +58,13 @@ class Ogpsa(GradientMemory):
 
         memory_pairs: int = Field(200, ge=1)
         """Pairs kept of each task, drawn with the seed. 1 <= memory_pairs."""
-        refresh: int = Field(5, ge=1)
-        """Optimizer steps between measurements of the reference gradients. 1 <= refresh."""
+        refresh: int | None = Field(None, ge=1)
+        """Optimizer steps between measurements of the reference gradients. 1 <= refresh. None: 1 in the first ten steps of a stage, then 5."""
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """Drop the references, which belong to the task's training alone."""
         self._references_KN = None
-        return {}
+        return super().end_task(model, task, history)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The reference gradients, in a checkpoint; nothing between tasks."""
@@ -73,7 +75,10 @@ class Ogpsa(GradientMemory):
         self._references_KN = state.get("references")
 
     def _due(self, step: Step) -> bool:
-        return step.index % int(self.config.refresh) == 0
+        every = self.config.refresh
+        if every is None:
+            return step.index < FIRST or step.index % EVERY == 0
+        return step.index % int(every) == 0
 
     def _project(self, vector: Tensor, step: Step) -> Tensor:
         assert self._references_KN is not None

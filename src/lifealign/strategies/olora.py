@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import snapshot, trainable
 from lifealign.strategies._growing import Growing
+from lifealign.strategies._steps import penalty_share
 from lifealign.training.losses import ObjectiveConfig
+from lifealign.training.signs import Sign
 from lifealign.training.strategy import History
 
 
@@ -38,6 +40,10 @@ class OLora(Growing):
     Cost: 1 + t r columns more in each adapted module; the penalty is r^2 t I.
     """
 
+    signs: ClassVar[tuple[Sign, ...]] = (
+        Sign("penalty_share", "the overlap with earlier adapters is felt beside the loss", low=0.01),
+    )
+
     class Config(ObjectiveConfig):
         """Objective and weights of the two penalties."""
 
@@ -58,7 +64,8 @@ class OLora(Growing):
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """Report the size of the overlap; change nothing."""
-        return {"adapters": len(history.tasks) + 1, "overlap": float(self._overlap(snapshot(model)))}
+        overlap = float(self._overlap(snapshot(model)))
+        return {"adapters": len(history.tasks) + 1, "overlap": overlap, "penalty_share": penalty_share(self.log)}
 
     def _overlap(self, own: Mapping[str, Tensor]) -> Tensor:
         parts = [

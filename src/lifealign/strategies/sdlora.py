@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import PAST, snapshot
 from lifealign.strategies._growing import Growing
+from lifealign.training.signs import Sign
 from lifealign.training.strategy import History
 
 TINY = 1e-12
@@ -42,6 +43,10 @@ class SDLora(Growing):
     Cost: 1 + t r columns more in each adapted module.
     """
 
+    signs: ClassVar[tuple[Sign, ...]] = (
+        Sign("magnitude_change", "the magnitudes of earlier tasks are trained (median relative change)", low=1e-4),
+    )
+
     def attach(self, base: PreTrainedModel) -> nn.Module:
         """The adapter, with one magnitude to start with."""
         model = super().attach(base)
@@ -62,13 +67,20 @@ class SDLora(Growing):
                 layer.lora_A[PAST].register_forward_hook(self._scale(layer, slice(None, -1)))
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
-        """Report the mean absolute magnitude of each task, the current one on the same scale; change nothing."""
+        """Report the magnitudes of all tasks, the current one on the same scale, and how far the earlier ones moved; change nothing."""
         own = snapshot(model)
         magnitudes = []
+        began = self._fresh(model, history) if history.tasks else {}
+        moved: list[Tensor] = []
         for name in (n.removesuffix(".magnitudes") for n in own if n.endswith(".magnitudes")):
             new = direction(own[f"{name}.lora_B"], own[f"{name}.lora_A"])[2]
-            magnitudes.append(torch.cat([own[f"{name}.magnitudes"][:-1], own[f"{name}.magnitudes"][-1:] * new]).abs())
-        return {"magnitudes": torch.stack(magnitudes).mean(0).tolist()}
+            past, last = own[f"{name}.magnitudes"][:-1], own[f"{name}.magnitudes"][-1:]
+            magnitudes.append(torch.cat([past, last * new]).abs())
+            if began:
+                before = began[f"{name}.magnitudes"][:-1]
+                moved.append(((past - before) / before.abs().clamp(min=TINY)).abs())
+        change = float(torch.cat(moved).median()) if moved else None
+        return {"magnitudes": torch.stack(magnitudes).mean(0).tolist(), "magnitude_change": change}
 
     def to_peft(self, model: nn.Module) -> nn.Module:
         """One adapter of rank t r, the magnitudes multiplied into its A."""

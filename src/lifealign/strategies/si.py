@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import trainable
 from lifealign.strategies._quadratic import weighted_distance
+from lifealign.strategies._steps import penalty_share
 from lifealign.training.losses import ObjectiveConfig
 from lifealign.training.replay import ReplayBuffer
+from lifealign.training.signs import Sign
 from lifealign.training.strategy import History, Step, Strategy
 
 
@@ -38,8 +40,8 @@ class SI(Strategy):
     Adapted: g is the gradient of the loss that is trained, on the step's pairs, without the penalty and before
     clipping; dtheta is the change that AdamW made. A path along which the loss rose counts as 0, or the penalty would
     have no lower bound. The entries of a LoRA adapter move by hundredths at most: with the paper's xi of 0.1 the
-    denominator is xi for nearly all of them, and `penalty_weight` (or a smaller xi) has to be chosen on validation
-    rows.
+    denominator is xi for nearly all of them, and the penalty 1e-4 of the loss. So xi is far smaller here. Where d^2 is well above
+    it, to move each entry as far as a task moved it costs `penalty_weight` times the fall of that task's loss.
 
     SFT stage: the same penalty, and w accumulates over both stages, each with its own loss.
 
@@ -48,13 +50,15 @@ class SI(Strategy):
     Cost: 1.
     """
 
+    signs: ClassVar[tuple[Sign, ...]] = (Sign("penalty_share", "the penalty is felt beside the loss", low=0.001),)
+
     class Config(ObjectiveConfig):
         """Objective and penalty."""
 
         penalty_weight: float = Field(0.1, ge=0)
-        """Strength of the penalty. 0 <= penalty_weight."""
-        xi: float = Field(0.1, gt=0)
-        """Added to the squared displacement of an entry, in units of the squared weight. 0 < xi."""
+        """Share of a task's fall of the loss that it costs to move as far again (the paper's c). 0 <= penalty_weight."""
+        xi: float = Field(1e-6, gt=0)
+        """Squared displacement of a weight below which it counts less; choose it below (learning rate x steps)^2. 0 < xi."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,7 +101,8 @@ class SI(Strategy):
         total = sum(float(path.sum()) for path in falls.values())
         rising = sum(float(path.clamp(max=0).sum()) for path in falls.values())
         omega = sum(float(t.sum()) for t in self._omega.values())
-        return {"path": {"loss_fall": total, "rising_part": rising, "omega_sum": omega}}
+        told = {"loss_fall": total, "rising_part": rising, "omega_sum": omega}
+        return {"path": told, "penalty_share": penalty_share(self.log)}
 
     def retire(self, before: ReplayBuffer, history: History) -> Sequence[str]:
         """Omega is one running sum, so a task's part stays in it; theta* is the adapter without the task."""

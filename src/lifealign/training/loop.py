@@ -103,6 +103,9 @@ class Loop:
     earlier_steps: int = 0
     tokens_per_pack: int | None = None
 
+    def __post_init__(self) -> None:
+        self.strategy.log = self.log
+
     def stage(
         self,
         name: StageName,
@@ -157,7 +160,8 @@ def train_stage(loop: Loop, stage: Stage) -> None:
                 line = _step(loop, stage, parameters, steps[index], index, terms)
             before = {name: p.detach().clone() for name, p in parameters.items()}
             optimizer.step()
-            loop.strategy.adjust_update(Step(loop.model, parameters, stage.losses_on, index, stage.name, before))
+            seen = Step(loop.model, parameters, stage.losses_on, index, stage.name, before, line)
+            loop.strategy.adjust_update(seen)
             optimizer.zero_grad(set_to_none=True)
             seconds = time.perf_counter() - started
             line |= {"learning_rate": rate, "seconds": seconds, "pairs_per_second": len(steps[index]) / seconds}
@@ -230,7 +234,8 @@ def _step(
         for parameter in parameters.values():
             assert parameter.grad is not None
             parameter.grad /= max(line["focal_weight"], 1e-12)
-    loop.strategy.adjust_gradients(Step(loop.model, parameters, stage.losses_on, index, stage.name))
+    step = Step(loop.model, parameters, stage.losses_on, index, stage.name, line=line)
+    loop.strategy.adjust_gradients(step)
     norm = float(accelerator.clip_grad_norm_(list(parameters.values()), config.max_grad_norm))
     line["grad_norm"] = norm
     penalty = loop.strategy.penalty(loop.model)

@@ -127,6 +127,7 @@ class Step:
         index: 0-based optimizer step of the stage.
         stage: `sft` or `preference`.
         before: values of the trained parameters before the optimizer's step; empty in `adjust_gradients`.
+        line: the step's line in the log so far, such as ``loss``; a method may add numbers of its own.
     """
 
     model: nn.Module
@@ -135,6 +136,7 @@ class Step:
     index: int
     stage: str = "preference"
     before: Mapping[str, Tensor] = field(default_factory=dict)
+    line: dict[str, Any] = field(default_factory=dict)
 
     def gradients_on(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Gradient of the mean loss of rows, by parameter; ``.grad`` is not changed."""
@@ -198,6 +200,8 @@ class Strategy:
     objective: Objective = field(init=False)
     view: ModelView = field(init=False)
     """Set by the session that loads the model, before any other hook but `attach` is called."""
+    log: Sequence[Mapping[str, Any]] = field(init=False, default=())
+    """Set by the loop: the task's steps so far, one line each, as they are stored (`Step.line`)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
