@@ -217,7 +217,6 @@ L2P = {
     "key_pull": case("0", "adapter losses", keeps="shapes"),
 }
 READY2BLEND = {
-    "start": case("bos", "adapter losses", keeps="shapes"),
     "tokens": case("2", "shapes state"),
     "width": case("8", "shapes"),
     "point": case("1.0", "adapter losses", keeps="shapes"),

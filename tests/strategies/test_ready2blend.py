@@ -24,7 +24,6 @@ from lifealign.memory.api import Memory
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.session import Session
 from lifealign.model.adapters import restore, snapshot
-from lifealign.model.soft_prompt import first_vector
 from lifealign.store.layout import ADAPTER, STATE
 from lifealign.strategies.ready2blend import sentences
 from lifealign.strategies.ready2blend.prompt_bank import PromptBank, Stored, blend_weights
@@ -109,21 +108,6 @@ def test_a_bank_comes_back_from_a_file_in_its_order() -> None:
     assert torch.equal(read.prompts(), bank.prompts()) and torch.equal(read.requirements(), bank.requirements())
 
 
-def test_an_untrained_translator_may_give_one_vector_and_its_output_learns_first() -> None:
-    start = torch.arange(10.0)
-    translator = Translator(6, 4, 3, 10, 0.5, seed=1, start=start)
-    sentence = F.normalize(torch.arange(1.0, 7.0), dim=0)
-    assert torch.equal(translator(sentence), start.expand(3, 10)) and torch.equal(
-        translator(-sentence), start.expand(3, 10)
-    )
-    drawn = dict(Translator(6, 4, 3, 10, 0.5, seed=1).named_parameters())
-    own = dict(translator.named_parameters())
-    assert own.keys() == drawn.keys()
-    assert [name for name, p in own.items() if not torch.equal(p, drawn[name])] == ["out.weight"]
-    translator(sentence).square().sum().backward()
-    assert [name for name, p in own.items() if p.grad is not None and p.grad.any()] == ["out.weight"]
-
-
 # --- ready2blend: in a run ----------------------------------------------------------------------------------------------
 
 
@@ -193,12 +177,8 @@ def test_each_loss_is_dpo_against_the_promptless_model_plus_consistency(config: 
     assert line["penalty"] == pytest.approx(2 * float(gap) ** 2, abs=1e-6) and "penalty" not in steps(store, 1)[0]
 
 
-@pytest.mark.parametrize("begin", ["random", "bos"])
-def test_the_loss_at_the_end_is_told(begin: str, config: Build) -> None:
-    session, store = start(config(*READY, f"strategy.start={begin}"))
-    if begin == "bos":
-        strategy: Any = session.strategy
-        assert torch.equal(strategy._translator.start, first_vector(session.base.model))
+def test_the_loss_at_the_end_is_told(config: Build) -> None:
+    session, store = start(config(*READY))
     store = learn(session, store, TASKS[0])
     told = store.load_document(store.head, "diagnostics.json")
     session.load(store, store.head)
@@ -208,10 +188,9 @@ def test_the_loss_at_the_end_is_told(begin: str, config: Build) -> None:
     assert told["signs"][0]["holds"] == (told["end_loss"] <= math.log(2))
 
 
-def test_another_loss_has_no_such_sign_and_the_usual_start_is_not_stored(config: Build) -> None:
+def test_another_loss_has_no_such_sign(config: Build) -> None:
     session, _ = start(config(*READY, "strategy.loss=ipo"))
     assert session.strategy.signs == ()
-    assert "start" not in session.config.model_dump()["strategy"], "ids of studies stay as they were"
 
 
 def test_the_reference_may_be_the_previous_translator_on_the_new_requirement(config: Build) -> None:

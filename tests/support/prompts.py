@@ -32,10 +32,4 @@ def dpo(session: Session, task: Task, policy: Tensor) -> Tensor:
 
 
 L2P = ("strategy.name=l2p", "strategy.pool=6", "strategy.length=2", "strategy.top_k=2", "strategy.key_pull=1.0")
-READY = (
-    "strategy.name=ready2blend",
-    "strategy.start=random",
-    "strategy.width=8",
-    "train.pairs_per_step=6",
-    "train.warmup=0",
-)
+READY = ("strategy.name=ready2blend", "strategy.width=8", "train.pairs_per_step=6", "train.warmup=0")

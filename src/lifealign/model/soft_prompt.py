@@ -113,16 +113,6 @@ def vocabulary_rows(base: PreTrainedModel, count: int, seed: int) -> Tensor:
     return rows.float()
 
 
-@torch.no_grad()
-def first_vector(base: PreTrainedModel) -> Tensor:
-    """Vector [D] float32 of the model's first token (BOS, else EOS, else its token 0), as the model gets it."""
-    named = [getattr(base.config, f"{name}_token_id", None) for name in ("bos", "eos")]
-    token = next((t[0] if isinstance(t, list) else t for t in named if t is not None), 0)
-    embedding = cast(nn.Module, base.get_input_embeddings())
-    row: Tensor = embedding(torch.tensor(token, device=cast(Tensor, embedding.weight).device))
-    return row.float()
-
-
 def split_prefix(ids: Sequence[int], first_id: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The rows of the table that a prompt begins with, and the prompt without them."""
     count = next((i for i, token in enumerate(ids) if token < first_id), len(ids))

@@ -19,8 +19,7 @@ MEMORY = 8
 class Translator(nn.Module):
     """Cross-attention from K learnt queries to the memory slots of a sentence embedding, then a linear map to D.
 
-    slots = W_m e, [MEMORY, H]; h = q + softmax(q (slots W_k)^T / sqrt(H)) slots W_v; prompt = scale * LayerNorm(h + mlp(h)) W_o,
-    plus the vector that every token starts from, if there is one: then W_o begins at zero, as LoRA's B does.
+    slots = W_m e, [MEMORY, H]; h = q + softmax(q (slots W_k)^T / sqrt(H)) slots W_v; prompt = scale * LayerNorm(h + mlp(h)) W_o.
 
     Args:
         sentence: E.
@@ -29,16 +28,10 @@ class Translator(nn.Module):
         out: D.
         scale: root mean square of the prompt's entries at the start; that of the model's embeddings fits.
         seed: of the initial weights.
-        start: the vector [D] that every token of an untrained translator is; None: tokens at random. It is not trained.
     """
 
-    start: Tensor | None
-
-    def __init__(
-        self, sentence: int, width: int, tokens: int, out: int, scale: float, seed: int, start: Tensor | None = None
-    ) -> None:
+    def __init__(self, sentence: int, width: int, tokens: int, out: int, scale: float, seed: int) -> None:
         super().__init__()
-        self.register_buffer("start", start, persistent=False)
         self.shape = (tokens, out)
         self._gain = math.sqrt(sentence)  # entries of a unit vector to entries of size 1
         self._scale = scale
@@ -52,8 +45,6 @@ class Translator(nn.Module):
             self.norm = nn.LayerNorm(width)
             self.out = nn.Linear(width, out, bias=False)
             nn.init.normal_(self.out.weight, std=1 / math.sqrt(width))
-        if start is not None:
-            nn.init.zeros_(self.out.weight)
 
     def forward(self, sentence_E: Tensor) -> Tensor:
         """The prompt [K, D] of a sentence embedding [E], float32, with a graph."""
@@ -62,7 +53,7 @@ class Translator(nn.Module):
         attention = torch.softmax(self.query @ self.key(slots).T / math.sqrt(width), -1)
         hidden = self.query + attention @ self.value(slots)
         prompt: Tensor = self._scale * self.out(self.norm(hidden + self.mlp(hidden)))
-        return prompt if self.start is None else prompt + self.start
+        return prompt
 
 
 def sentence_anchor(sentence_E: Tensor, width: int, seed: int) -> Tensor:
