@@ -90,7 +90,7 @@ def test_change_needs_a_point_to_compare_with():
         ("min.perplexity>=3", "guard and tax go with perplexity"),
         ("guard>=3", "guard and tax go with perplexity and choice_accuracy, all other"),
         ("last.perplexity<=3", "guard and tax go with perplexity and choice_accuracy"),
-        ("last.acuracy>=3", "unknown score 'acuracy'; allowed: accuracy, margin, "),
+        ("last.acuracy>=3", "unknown score 'acuracy'; allowed: accuracy, pass_rate, "),
         ("bwt>=x", "'x' is not a finite number"),
         ("bwt>==3", "'=3' is not a finite number"),
         ("bwt>=nan", "'nan' is not a finite number"),
