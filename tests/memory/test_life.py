@@ -207,7 +207,7 @@ def test_diff_compares_the_rows_that_both_points_scored(scored: Memory) -> None:
         ("drop.nll<=1", None, 1.0, True),  # of a loss: it rose by 1
         ("bread.accuracy>=51", None, 50.0, False),
         ("stars>=75", None, 75.0, True),
-        ("low(bread)>=1", None, 0.0, False),
+        ("low(bread)>=16", None, 15.003898915214958, False),  # Wilson, 2 of 4: (3.92 - 1.96 sqrt(1.96)) / 7.84
         ("high(drop)<=100", None, 100.0, True),
         ("last>=62", None, 62.5, True),
         ("drop<=50", "production", 50.0, True),

@@ -93,7 +93,7 @@ def _kill_while_writing_files() -> None:
 
 
 def _kill_in_evaluation() -> None:
-    import lifealign.memory.session as module
+    import lifealign.memory.policy as module
 
     _kill_at(module, "score_rows", 4)
 

@@ -201,7 +201,8 @@ def test_the_date_of_a_template_is_fixed_when_a_memory_is_made_and_never_moves(
         assert later.evaluate().to_json()["tasks"] == evaluated
     assert not [title for title in computed if "reference" in title]  # known under the same ids
     # The next task is learnt with the same date, and an export renders it on any day.
-    later.learn(Task("next", TASK.test, test=TASK.train))
+    fresh = tuple(Row((Message("user", f"n{i}"),), f"yes {i}", "no", f"n:{i}") for i in range(3))
+    later.learn(Task("next", fresh, test=TASK.train))
     assert prompts(later) == first[0]
     exported = AutoTokenizer.from_pretrained(later.export(tmp_path / "adapter"))
     turns = [{"role": "user", "content": "h0"}]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lifealign.core.progress import NullProgress
-from lifealign.strategies import STRATEGIES
-from lifealign.studies import engine, plan, program, ray_engine
+from lifealign.studies import plan, program, ray_engine
 from lifealign.studies.engine import run_study
 from lifealign.studies.plan import strategy_code
 from lifealign.studies.worker import PROGRAM, RECORD, RUN
@@ -144,10 +142,3 @@ def test_another_lifealign_on_another_machine_is_refused(tmp_path: Path) -> None
     )
     reason = ray_engine.other_code(tmp_path)
     assert reason is not None and "training/loop.py differs" in reason and "install the same version" in reason
-
-
-def test_every_built_in_strategy_is_loaded_before_the_first_run() -> None:
-    assert engine.CONTEXT.get_start_method() == "forkserver"
-    preloaded = set(forkserver._forkserver._preload_modules)  # type: ignore[attr-defined]
-    assert {reference.partition(":")[0] for reference in STRATEGIES.built_in_references()} < preloaded
-    assert "lifealign.strategies.replay" in preloaded

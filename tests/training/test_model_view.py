@@ -195,7 +195,10 @@ def test_ld_dpo_without_excess_tokens_is_dpo_of_answers_cut_to_the_shorter_one(c
 
 @pytest.mark.parametrize("strategy", ["lifealign", "derpp", "lwf"])
 def test_a_row_is_tokenised_once_in_a_session(strategy: str, config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training, scores, the replay and what strategies measure share the ids; a signature reads its prompts again."""
+    """Training, scores, the replay and what strategies measure share the ids; a signature reads its prompts again.
+
+    Those of training rows, and of validation rows to calibrate on.
+    """
     session = Session(config(f"strategy.name={strategy}", "sft.epochs=1"), NullProgress())
     store = create_memory(session.config, session)
     tokenizer = type(session.encoder.tokenizer)
@@ -223,7 +226,7 @@ def test_a_row_is_tokenised_once_in_a_session(strategy: str, config: Build, monk
     assert {text: read[text] for text in answers} == dict.fromkeys(answers, 1)
     assert {read[text] for text in prompts} == {1, 2}
     # Two more: once in a session, the template is asked whether an answer changes how a prompt's end is read.
-    assert sum(read.values()) == 3 * len(rows) + sum(len(task.train) for task in tasks) + 2
+    assert sum(read.values()) == 3 * len(rows) + sum(len(task.train) + len(task.validation) for task in tasks) + 2
 
 
 def test_a_held_out_prompt_that_is_too_long_is_refused_before_training(

@@ -99,7 +99,10 @@ def withdraw(
     ] = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Take a task's update out of the weights and retire its rows, without training. `rollback` undoes it."""
+    """Take a task out of the weights, and retire its rows.
+
+    Nothing is trained, and `rollback` undoes it.
+    """
     from lifealign.memory.api import Memory
 
     done = Memory.open(memory).withdraw(task, note=note)

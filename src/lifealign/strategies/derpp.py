@@ -118,7 +118,8 @@ class DERpp(Replay):
 
     def end_task(self, model: nn.Module, task: Task, history: History) -> Mapping[str, Any]:
         """Report the rows whose log-probs were matched, per row of the task; change nothing."""
-        matched = int((self._weights_N2[:, 1] > 0).sum())
+        # Empty before a first training set, as for an adapter that the memory begins with and whose rows are not known.
+        matched = int((self._weights_N2[:, 1] > 0).sum()) if self._weights_N2.numel() else 0
         return {"matched": matched / max(1, len(task.train)) if history.tasks else None}
 
     def retain(self, task: Task, history: History) -> ReplayBuffer:
