@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.model, pytest.mark.usefixtures("one_thread")]
 
 THREE_LAYERS = "lora.target_modules=[layers.4.self_attn.q_proj, layers.14.self_attn.q_proj, layers.24.self_attn.q_proj]"
 CASES: Mapping[str, tuple[int, int, Sequence[str]]] = {
-    "l2p": (2, 6, ("train.learning_rate=1e-3",)),
-    "inflora": (2, 6, (THREE_LAYERS, "lora.r=8", "lora.alpha=16", "train.learning_rate=1e-3")),
+    "l2p": (2, 6, ("train.learning_rate=1e-3", "train.epochs=1")),
+    "inflora": (2, 3, (THREE_LAYERS, "lora.r=8", "lora.alpha=16", "train.learning_rate=1e-3", "train.epochs=1")),
     "ready2blend": (1, 4, ("train.epochs=5", "train.pairs_per_step=2", "train.warmup=0", "train.learning_rate=1e-3")),
 }
 """Method -> number of tasks, rows of each, settings. Defaults of the method wherever a few steps allow it."""
