@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -170,3 +171,40 @@ def test_a_worse_slept_adapter_is_not_kept(config: Build, tmp_path: Path, monkey
 def test_options_that_make_no_sense(settings: tuple[str, ...], message: str, config: Build, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         Memory.create(tmp_path / "memory", config(*settings))
+
+
+def test_a_sleep_that_was_stopped_goes_on_and_ends_with_the_same_adapter(
+    config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (*FRESH, "strategy.sleep_learning_rate=0.05", "train.checkpoint_every=1", "train.pairs_per_step=4")
+    monkeypatch.setattr(sleeping, "_compare", lambda *_: {"slept": 0.75, "summed": 0.5})
+    calls: list[object] = []
+    stop_at = 0
+    own = sleeping.Student.loss
+
+    def counted(self: sleeping.Student, *args: Any) -> torch.Tensor:
+        calls.append(args)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        return own(self, *args)
+
+    monkeypatch.setattr(sleeping.Student, "loss", counted)
+    uninterrupted = learn(config, tmp_path / "whole", *settings, tasks=1)
+    calls.clear()
+    uninterrupted.learn(TASKS[1])
+    every, whole = len(calls), uninterrupted._store
+    memory = learn(config, tmp_path / "stopped", *settings, tasks=1)
+    calls.clear()
+    stop_at = 5
+    with pytest.raises(KeyboardInterrupt):
+        memory.learn(TASKS[1])
+    calls.clear()
+    stop_at = 0
+    again = Memory.open(memory.path)
+    again.learn(TASKS[1])
+    store = again._store
+    assert 0 < len(calls) < every, "it began anew"
+    slept = [s.load_tensors(s.head, SLEEP) for s in (whole, store)]
+    assert all(torch.equal(tensor, slept[1][name]) for name, tensor in slept[0].items())
+    logs = [[line["loss"] for line in s.load_lines(s.head, TRAINING)] for s in (whole, store)]
+    assert logs[0] == logs[1]
