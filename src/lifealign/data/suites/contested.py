@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from lifealign.data.suites.contested_rules import RULES, TASKS
@@ -76,20 +77,11 @@ def _rows(task: str, split: Split) -> tuple[Drawn, ...]:
                 pass
             seen.add(prompt)
             other = other_task(TASKS, task, len(rows))
-            chosen, rejected = _answers(entry[2], task, other, rng, len(rows) // (len(TASKS) - 1) % 2 == 0)
+            longer = len(rows) // (len(TASKS) - 1) % 2 == 0
+            chosen, rejected = draw_answers(partial(answer_of, entry[2], rng=rng), RULES, task, other, longer)
             row = Row((Message("user", prompt),), chosen, rejected, f"contested/{task}/{split}:{len(rows) + 1}")
             rows.append(Drawn(other, len(chosen) > len(rejected), row))
     return tuple(rows)
-
-
-def _answers(cause: str, task: str, other: str, rng: random.Random, longer: bool) -> tuple[str, str]:
-    def render() -> tuple[str, str]:
-        return answer_of(cause, task, rng), answer_of(cause, other, rng)
-
-    def holds(chosen: str, rejected: str) -> bool:
-        return RULES[task](chosen) and RULES[other](rejected)
-
-    return draw_answers(render, holds, longer)
 
 
 CONTESTED = Suite("contested", TASKS, _rows, FILE)

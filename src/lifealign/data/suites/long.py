@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Sequence
+from functools import partial
 
 from lifealign.data.suites.long_rules import RULES, STYLES, TASKS
 from lifealign.data.suites.suite import PATTERN, Drawn, Split, Suite, content_of, draw_answers, other_task, upper_first
@@ -56,6 +57,10 @@ def answer_of(advice: Sequence[str], style: tuple[str, str], rng: random.Random)
     return f"{phrase}{rng.choice([':', '.', ','] if tone == 'formal' else [':', '.'])}{gap}{body}"
 
 
+def _styled(advice: Sequence[str], task: str, rng: random.Random) -> str:
+    return answer_of(advice, STYLES[task], rng)
+
+
 @functools.cache
 def _rows(task: str, split: Split) -> tuple[Drawn, ...]:
     """All rows of one split in file order; they depend only on the package, so they are drawn once per process."""
@@ -69,22 +74,13 @@ def _rows(task: str, split: Split) -> tuple[Drawn, ...]:
         for template in rng.sample(content["prompts"][kind], ROWS_OF_A_TOPIC):
             other = other_task(TASKS, task, len(rows))
             longer = (len(rows) + len(rows) // (len(TASKS) - 1)) % 2 == 0
-            chosen, rejected = _answers(rng.sample(domain[kind], 2), task, other, rng, longer)
+            write = partial(_styled, rng.sample(domain[kind], 2), rng=rng)
+            chosen, rejected = draw_answers(write, RULES, task, other, longer, DRAWS)
             row = Row(
                 (Message("user", template.format(s=subject)),), chosen, rejected, f"long/{task}/{split}:{len(rows) + 1}"
             )
             rows.append(Drawn(other, len(chosen) > len(rejected), row))
     return tuple(rows)
-
-
-def _answers(advice: Sequence[str], task: str, other: str, rng: random.Random, longer: bool) -> tuple[str, str]:
-    def render() -> tuple[str, str]:
-        return answer_of(advice, STYLES[task], rng), answer_of(advice, STYLES[other], rng)
-
-    def holds(chosen: str, rejected: str) -> bool:
-        return RULES[task](chosen) and RULES[other](rejected)
-
-    return draw_answers(render, holds, longer, DRAWS)
 
 
 LONG = Suite("long", TASKS, _rows, FILE)

@@ -10,21 +10,12 @@ from __future__ import annotations
 
 import functools
 import random
+from functools import partial
 
 from lifealign.data.suites.planted_rules import RULES, TASKS
 from lifealign.data.suites.suite import PATTERN, Drawn, Split, Suite, content_of, draw_answers
 from lifealign.data.suites.voice import Topic, Voice
 from lifealign.data.tasks import Message, Row
-
-
-def _answers(voice: Voice, topic: Topic, other: str, longer: bool) -> tuple[str, str]:
-    def render() -> tuple[str, str]:
-        return voice.render(topic, topic.task), voice.render(topic, other)
-
-    def holds(chosen: str, rejected: str) -> bool:
-        return RULES[topic.task](chosen) and RULES[other](rejected)
-
-    return draw_answers(render, holds, longer)
 
 
 @functools.cache
@@ -42,7 +33,7 @@ def _rows(task: str, split: Split) -> tuple[Drawn, ...]:
         prompts = voice.prompts(topic, len(others))
         for place, (prompt, other) in enumerate(zip(prompts, others, strict=True)):
             longer = (len(rows) // len(others) + place) % 2 == 0
-            chosen, rejected = _answers(voice, topic, other, longer)
+            chosen, rejected = draw_answers(partial(voice.render, topic), RULES, task, other, longer)
             source = f"planted/{task}/{split}:{len(rows) + 1}"
             row = Row((Message("user", prompt),), chosen, rejected, source)
             rows.append(Drawn(other, len(chosen) > len(rejected), row))

@@ -13,6 +13,7 @@ import functools
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from lifealign.data.suites.revised_rules import RULES, TASKS
 from lifealign.data.suites.suite import (
@@ -119,20 +120,10 @@ def _rows(task: str, split: Split) -> tuple[Drawn, ...]:
                 pass
             seen.add(request.prompt)
             other, longer = _rejected(task, len(rows))
-            chosen, rejected = _answers(request.clause, task, other, rng, longer)
+            chosen, rejected = draw_answers(partial(answer_of, request.clause, rng=rng), RULES, task, other, longer)
             row = Row((Message("user", request.prompt),), chosen, rejected, f"revised/{task}/{split}:{len(rows) + 1}")
             rows.append(Drawn(other, len(chosen) > len(rejected), row))
     return tuple(rows)
-
-
-def _answers(clause: str, task: str, other: str, rng: random.Random, longer: bool) -> tuple[str, str]:
-    def render() -> tuple[str, str]:
-        return answer_of(clause, task, rng), answer_of(clause, other, rng)
-
-    def holds(chosen: str, rejected: str) -> bool:
-        return RULES[task](chosen) and RULES[other](rejected)
-
-    return draw_answers(render, holds, longer)
 
 
 REVISED = Suite("revised", TASKS, _rows, FILE, REVISES)

@@ -167,28 +167,30 @@ def lengths(text: str) -> tuple[int, int, int]:
 
 
 def draw_answers(
-    render: Callable[[], tuple[str, str]], holds: Callable[[str, str], bool], longer: bool, draws: int = 1000
+    write: Callable[[str], str], rules: Mapping[str, Rule], task: str, other: str, longer: bool, draws: int = 1000
 ) -> tuple[str, str]:
     """Draw (chosen, rejected) until chosen is the longer answer (or the shorter one) in characters, words and pieces.
 
     If no draw meets all three, use the first that meets characters and words, else the first of all.
 
     Args:
-        render: draws one pair of answers.
-        holds: whether both answers show the behaviours that they are meant to show.
+        write: draws one answer that is meant to show the behaviour of a task.
+        rules: by task; an answer that does not show its behaviour is drawn again.
+        task: whose behaviour chosen shows.
+        other: whose behaviour rejected shows.
         longer: whether chosen must be the longer one.
         draws: how often to draw at most.
     """
     spare: tuple[str, str] | None = None
     spare_holds = False
     for _ in range(draws):
-        chosen, rejected = render()
+        chosen, rejected = write(task), write(other)
         met = [a > b if longer else a < b for a, b in zip(lengths(chosen), lengths(rejected), strict=True)]
         if spare is not None and not all(met) and (spare_holds or not all(met[:2])):
             continue
         if max(lengths(chosen)[2], lengths(rejected)[2]) > MAX_PIECES:
             continue
-        if not holds(chosen, rejected):
+        if not (rules[task](chosen) and rules[other](rejected)):
             continue  # a short sentence may have come out too long
         if all(met):
             return chosen, rejected
