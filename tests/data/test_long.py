@@ -15,13 +15,8 @@ from lifealign.data.suites.long_rules import DOMAINS, FORMATS, KINDS, RULES, STY
 from lifealign.data.suites.suite import PATTERN, SPLITS
 from lifealign.data.tasks import Row, Task, TaskStream
 from support.suites import (
-    best_length_rule,
-    best_single_feature,
-    learnt_on_answers,
     naive_bayes,
-    overlap_rule,
     rows_of,
-    words,
 )
 
 CONTENT = json.loads(resources.files("lifealign.data.suites").joinpath("long.json").read_text(encoding="utf-8"))
@@ -94,37 +89,7 @@ def test_no_two_splits_share_a_subject_and_no_two_domains_do(stream: TaskStream)
             assert Counter(topic_of(task, row) for row in getattr(task, split)) == dict.fromkeys(expected, 5)
 
 
-def test_no_duplicate_rows_prompts_or_equal_answers(stream: TaskStream) -> None:
-    everything = [row for task in stream.tasks for row in rows_of(task)]
-    assert len({row.digest for row in everything}) == len({row.prompt for row in everything}) == len(everything) == 2400
-    assert all(row.chosen != row.rejected for row in everything)
-    assert all(text == text.strip() and text for row in everything for text in (row.chosen, row.rejected))
-
-
-def test_texts_are_short(stream: TaskStream) -> None:
-    everything = [row for task in stream.tasks for row in rows_of(task)]
-    prompts = [words(row.prompt[0].content) for row in everything]
-    answers = [words(text) for row in everything for text in (row.chosen, row.rejected)]
-    assert max(prompts) <= 14 and sum(prompts) / len(prompts) <= 10
-    assert max(answers) <= 30 and 12 <= sum(answers) / len(answers) <= 22
-
-
 # Giveaways ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("length", [len, words], ids=["characters", "words"])
-def test_a_length_rule_separates_at_most_sixty_percent(stream: TaskStream, length: Callable[[str], int]) -> None:
-    for task in stream.tasks:
-        for rows in (rows_of(task), task.train, task.validation, task.test):
-            assert best_length_rule(rows, length) <= 0.6, rows[0].source
-
-
-def test_no_rule_on_words_without_the_task_tells_chosen_from_rejected(stream: TaskStream) -> None:
-    everything = [row for task in stream.tasks for row in rows_of(task)]
-    share, feature = best_single_feature(everything)
-    assert share <= 0.55, feature
-    assert overlap_rule(everything) <= 0.55
-    assert learnt_on_answers(stream) <= 0.6
 
 
 def test_the_prompts_of_the_tasks_can_be_told_apart_though_subjects_are_new(stream: TaskStream) -> None:
