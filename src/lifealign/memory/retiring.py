@@ -40,7 +40,7 @@ from lifealign.store.writer import MemoryStore
 from lifealign.strategies import Strategy
 
 REMAINS = (
-    "later tasks were trained on top of it, and replay trained them on its rows, so its behaviour may remain in part; "
+    "later tasks may have been trained on top of it, and on its rows by replay, so its behaviour may remain in part; "
     "run lifealign evaluate, and compare answers"
 )
 
