@@ -21,6 +21,10 @@ from lifealign.core.lora_config import LoraConfig as LoraConfig
 from lifealign.core.model_config import ModelConfig as ModelConfig
 from lifealign.core.option_names import current_names
 from lifealign.core.source_config import SourceConfig as SourceConfig
+from lifealign.core.stream_config import SUITE_SIZES as SUITE_SIZES
+from lifealign.core.stream_config import StreamConfig as StreamConfig
+from lifealign.core.stream_config import SuiteConfig as SuiteConfig
+from lifealign.core.stream_config import TaskConfig as TaskConfig
 
 
 class DataConfig(Frozen):
@@ -35,105 +39,6 @@ class DataConfig(Frozen):
     """Reasoning in answers (`<think>...</think>`): `train` it, `mask` it (read, but not trained), or `drop` it."""
     system: Literal["keep", "merge"] = "keep"
     """System texts: `keep` leaves them to the template, `merge` puts them at the head of the first user turn."""
-
-
-class TaskConfig(Frozen):
-    """One task given by files or hub data sets."""
-
-    _newer: ClassVar[frozenset[str]] = frozenset({"checker", "supersedes"})
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-    """Letters, digits, `-`, `_`; unique in the stream; `base`, `initial` and `now` are reserved."""
-    train: SourceConfig
-    """Rows to learn from."""
-    test: SourceConfig | None = None
-    """Held-out rows to report on; None: taken from train with the seed."""
-    train_rows: int | None = Field(None, ge=1)
-    """Maximum number of training rows, drawn with the seed. 1 <= train_rows."""
-    validation_rows: int = Field(40, ge=0)
-    """Number of validation rows, taken from train with the seed. 0 <= validation_rows."""
-    test_rows: int | None = Field(None, ge=1)
-    """Maximum number of test rows, drawn with the seed; without `test`, the number taken from train (default 40)."""
-    requirement: str | None = Field(None, pattern=r"\S")
-    """The task's requirement in words, for strategies that read it. Not blank; None: the name with hyphens as spaces."""
-    checker: str | None = Field(None, pattern=r"\S")
-    """Rule that greedy answers must pass, by name or path/to/file.py:function; None: the task has no pass rate."""
-    supersedes: str | None = None
-    """Earlier task of the stream that this one replaces: it is withdrawn before this one is learnt. None: none."""
-
-    @field_validator("name")
-    @classmethod
-    def _not_reserved(cls, value: str) -> str:
-        if value in ("base", "initial", "now"):
-            raise ValueError(f"{value!r} names a point of a memory's life; choose another name")
-        return value
-
-
-class SuiteConfig(Frozen):
-    """Rows per task of an embedded suite; None takes all."""
-
-    _newer: ClassVar[frozenset[str]] = frozenset({"unpaired"})
-    train_rows: int | None = Field(None, ge=1)
-    """Training rows per task. 1 <= train_rows."""
-    validation_rows: int | None = Field(None, ge=0)
-    """Validation rows per task. 0 <= validation_rows."""
-    test_rows: int | None = Field(None, ge=1)
-    """Test rows per task. 1 <= test_rows."""
-    unpaired: bool = False
-    """Split each training pair into two rows of feedback, one desirable and one undesirable; held-out rows stay pairs."""
-
-
-SUITE_SIZES: Mapping[str, int] = {"planted": 6, "contested": 8, "revised": 8, "long": 24}
-"""Number of tasks of each embedded suite."""
-
-
-class StreamConfig(Frozen):
-    """The tasks and their order: either an embedded suite or a list of tasks."""
-
-    _newer: ClassVar[frozenset[str]] = frozenset({"contested", "revised", "long"})
-    name: str = "stream"
-    """Name of the stream, shown in the report."""
-    planted: SuiteConfig | None = None
-    """The embedded suite of six domains, each with a behaviour of its own."""
-    contested: SuiteConfig | None = None
-    """The embedded suite of one support desk, where a detail of the request decides between eight behaviours."""
-    revised: SuiteConfig | None = None
-    """The embedded suite of a shop and a library, where three later tasks change the rule of an earlier one."""
-    long: SuiteConfig | None = None
-    """The embedded suite of 24 tasks: three kinds of request in each of eight domains."""
-    tasks: tuple[TaskConfig, ...] = ()
-    """Tasks from files or hub data sets."""
-    order: tuple[int, ...] | None = None
-    """1-based order in which the tasks arrive, e.g. [3, 1, 6, 4, 2, 5]; None: as listed. May leave tasks out."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> StreamConfig:
-        given = [name for name in (*SUITE_SIZES, "tasks") if getattr(self, name) not in (None, ())]
-        if len(given) != 1:
-            suites = ", ".join(f"`{name}`" for name in SUITE_SIZES)
-            raise ValueError(f"give exactly one of {suites} and `tasks`, got {' and '.join(given) or 'none'}")
-        names = [t.name for t in self.tasks]
-        if len(set(names)) != len(names):
-            raise ValueError(f"task names must be unique, got {names}")
-        if self.order is not None:
-            count = len(self.tasks) if self.suite is None else SUITE_SIZES[self.suite]
-            if (
-                not self.order
-                or len(set(self.order)) != len(self.order)
-                or not set(self.order) <= set(range(1, count + 1))
-            ):
-                raise ValueError(f"order must name tasks 1..{count}, each at most once, got {list(self.order)}")
-        return self
-
-    @property
-    def suite(self) -> str | None:
-        """Name of the embedded suite; None: the tasks are listed."""
-        return next((name for name in SUITE_SIZES if getattr(self, name) is not None), None)
-
-    @property
-    def sizes(self) -> SuiteConfig:
-        """Rows per task of the embedded suite; all of them if the tasks are listed."""
-        sizes: SuiteConfig | None = None if self.suite is None else getattr(self, self.suite)
-        return SuiteConfig() if sizes is None else sizes
 
 
 class SftConfig(Frozen):
