@@ -11,8 +11,12 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from lifealign.core import presets
 from lifealign.core.config import RunConfig
 from support.rows import HashedWords, write_two_files
+
+# Most tests are about one mechanism: they set what they need on the bare defaults. Tests of presets name theirs.
+presets.DEFAULT = "paper"
 
 
 @pytest.fixture(autouse=True)

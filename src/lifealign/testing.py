@@ -116,9 +116,10 @@ def tiny_task(name: str, train: int = 8, test: int = 4, validation: int = 2) -> 
 
 
 def tiny_config(model: Path, memory: Path, *settings: str) -> RunConfig:
-    """One epoch with rank 2 on a tiny model; settings are those of `--set`."""
+    """One epoch with rank 2 on a tiny model, without the settings of a preset; settings are those of `--set`."""
     base: dict[str, Any] = {
         "memory": str(memory),
+        "preset": "paper",
         "model": {"name": str(model), "dtype": "float32"},
         "lora": {"r": 2, "alpha": 4},
         "data": {"max_length": 256},

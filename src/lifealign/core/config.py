@@ -20,6 +20,7 @@ from lifealign.core.frozen import Frozen as Frozen
 from lifealign.core.lora_config import LoraConfig as LoraConfig
 from lifealign.core.model_config import ModelConfig as ModelConfig
 from lifealign.core.option_names import current_names
+from lifealign.core.presets import with_preset
 from lifealign.core.source_config import SourceConfig as SourceConfig
 from lifealign.core.stream_config import SUITE_SIZES as SUITE_SIZES
 from lifealign.core.stream_config import StreamConfig as StreamConfig
@@ -182,8 +183,11 @@ def strategy_name(choice: Mapping[str, Any]) -> Any:
 class RunConfig(Frozen):
     """Everything that determines a run."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"preset"})
     memory: str = "runs/memory"
     """Directory of the memory."""
+    preset: Literal["lifelong", "paper"] = "paper"
+    """Settings where none are given. A new memory or study that names none has `lifelong`; what was made before has `paper`."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed for row order, splits, the initial adapter and replay. 0 <= seed < 2^32."""
     model: ModelConfig = ModelConfig()
@@ -206,6 +210,8 @@ def load_config(
     settings: Sequence[Setting] = (),
     strategy_configs: Mapping[str, type[BaseModel]] | None = None,
     base: Mapping[str, Any] | None = None,
+    *,
+    whole: bool = False,
 ) -> RunConfig:
     """Read a YAML file, apply ``KEY=VALUE`` settings to it and check everything.
 
@@ -214,6 +220,7 @@ def load_config(
         settings: overrides; the last one wins.
         strategy_configs: strategy name -> its Config; if given, the strategy's options are checked.
         base: values that the file overrides.
+        whole: `base` is a whole configuration, in which no preset fills anything.
 
     Raises:
         ConfigError: lists every mistake, each with its file and key, the value and what is allowed.
@@ -236,7 +243,12 @@ def load_config(
         for part in reversed(key.split(".")):
             value = {part: value}
         tree = _overlay(tree, value, f"--set {setting}")
-    return check_config(tree, where, strategy_configs)
+    if whole:
+        return check_config(tree, where, strategy_configs)
+    config = check_config(with_preset(tree), where, strategy_configs)
+    # A preset's shape of the adapter counts as not given: an adapter that a memory begins with has its own.
+    lora = LoraConfig.model_construct(_fields_set=set(tree.get("lora", {})), **dict(config.lora))
+    return config.model_copy(update={"lora": lora})
 
 
 def check_config(

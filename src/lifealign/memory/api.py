@@ -81,11 +81,11 @@ class Memory(MemoryLife):
         from lifealign.store.undo import missing
         from lifealign.strategies.configure import read_config
 
-        own = with_adapter_apart(config or RunConfig())
+        own = with_adapter_apart(config or read_config(None))
         tree = own.model_dump(mode="json")
         if own.model.adapter is not None:  # what is not given of it is taken from the adapter
             tree["lora"] = own.lora.model_dump(mode="json", exclude_unset=True)
-        config = located(read_config(None, base={**tree, "memory": str(path)}))
+        config = located(read_config(None, base={**tree, "memory": str(path)}, whole=True))
         check_scores(config)
         imported_task(config)  # a mistake in its rows costs no loading of a model
         session = Session(config, progress or NullProgress(), new=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
@@ -50,8 +51,8 @@ def with_settings(own: RunConfig, settings: Sequence[str], path: Path) -> RunCon
                 f"{path}: {key} is fixed for a memory's life: it is {own.strategy.name}, this call sets {value}"
             )
     own = located(own)
-    config = _as_decided(located(read_config(None, settings, base=own.model_dump(mode="json"))), own)
-    for what in ("model", "lora", "data", "seed", "memory"):
+    config = _as_decided(located(read_config(None, settings, base=own.model_dump(mode="json"), whole=True)), own)
+    for what in ("model", "lora", "data", "seed", "memory", "preset"):
         old, new = getattr(own, what), getattr(config, what)
         if what == "data":
             new_for_life = new.model_copy(update={key: getattr(old, key) for key in OF_A_TASK})
@@ -72,7 +73,7 @@ def settled(store: MemoryReader, config: RunConfig) -> RunConfig:
     config = _as_decided(config, stored)
     if config.model.adapter is not None:
         check_adapter(store, config.model.adapter)
-    fixed = ("seed", "model", "lora", "data", "strategy", "sft", "train")
+    fixed = ("preset", "seed", "model", "lora", "data", "strategy", "sft", "train")
     differing = []
     for key in fixed:
         old, new = _plain(stored, key), _plain(config, key)
@@ -126,4 +127,5 @@ def _as_decided(config: RunConfig, stored: RunConfig) -> RunConfig:
 
 
 def _plain(config: RunConfig, key: str) -> Any:
-    return json.loads(config.model_dump_json(include={key}))[key]
+    value = getattr(config, key)
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -12,14 +12,20 @@ from typing import Any
 from pydantic import BaseModel
 
 from lifealign.core.config import RunConfig, check_config, load_config
+from lifealign.core.errors import ConfigError
+from lifealign.core.presets import PRESETS
 from lifealign.strategies import STRATEGIES, make_strategy
 
 
 def read_config(
-    path: str | Path | None, settings: Sequence[str] = (), base: Mapping[str, Any] | None = None
+    path: str | Path | None,
+    settings: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
+    *,
+    whole: bool = False,
 ) -> RunConfig:
     """Read a run configuration and check the strategy's own options too; see `core.config.load_config`."""
-    return _check_together(load_config(None if path is None else Path(path), settings, _Options(), base))
+    return _check_together(load_config(None if path is None else Path(path), settings, _Options(), base, whole=whole))
 
 
 def check_tree(tree: Mapping[str, Any], where: str) -> RunConfig:
@@ -45,5 +51,14 @@ class _Options(Mapping[str, type[BaseModel]]):
 
 def _check_together(config: RunConfig) -> RunConfig:
     """Return the configuration after the strategy has checked that its options fit the rest."""
-    make_strategy(config.strategy, config.lora, config.seed).check(config)
+    try:
+        make_strategy(config.strategy, config.lora, config.seed).check(config)
+    except ConfigError as error:
+        filled = PRESETS[config.preset].options.get(config.strategy.name, {})
+        named = [key for key in filled if f"strategy.{key}" in str(error)]
+        if not named:
+            raise
+        raise ConfigError(
+            f"{error} (preset {config.preset} sets strategy.{named[0]}; preset=paper does not)"
+        ) from None
     return config

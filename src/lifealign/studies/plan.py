@@ -22,6 +22,7 @@ from lifealign.core.config import StreamConfig
 from lifealign.core.config_files import merge
 from lifealign.core.errors import ConfigError
 from lifealign.core.option_names import current_names, former_names
+from lifealign.core.presets import with_preset
 from lifealign.core.version import __version__
 from lifealign.data.sources import expand_path
 from lifealign.data.suites.catalog import SUITES
@@ -290,7 +291,7 @@ def _tree(study: StudyConfig, method: MethodConfig, settings: Settings) -> dict[
         for part in reversed(key.split(".")):
             nested = {part: nested}
         tree = merge(tree, nested)
-    return dict(tree)
+    return with_preset(tree)
 
 
 def _key(settings: Settings) -> str:
