@@ -144,6 +144,7 @@ RUN: dict[str, Case] = {
     "guard.questions": case("1", "guard", "guard.choices={questions}", keeps=TRAINED),
     "evaluate.bootstrap": case("1", "intervals", keeps=TRAINED + " measured scores"),
     "seed": case("1", "adapter replay identity", "strategy.name=replay"),
+    "preset": case("lifelong", "adapter stages shapes identity", "strategy.name=lifealign"),
 }
 
 # A rate at which learning the second task goes against the first one's rows, or their gradients would change nothing.
@@ -625,9 +626,9 @@ def _tensors(tensors: Mapping[str, Any]) -> str:
 
 def test_every_option_has_a_case() -> None:
     fields = {f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields}
-    assert fields | {"seed"} == set(RUN)
+    assert fields | {"seed", "preset"} == set(RUN)
     # What remains of RunConfig is a place (memory), a name with options of its own, or the rows themselves.
-    assert set(RunConfig.model_fields) == set(SECTIONS) | {"seed", "memory", "strategy", "stream"}
+    assert set(RunConfig.model_fields) == set(SECTIONS) | {"seed", "preset", "memory", "strategy", "stream"}
     for name, strategy in STRATEGIES.items():
         assert set(strategy.Config.model_fields) == set(STRATEGY[name]), name
     assert set(STRATEGY) == set(STRATEGIES)

@@ -42,6 +42,10 @@ class Preset:
             options.pop("reference", None)  # the policy after a stage that is left out
         if "loss" in chosen:
             options = {key: value for key, value in options.items() if key not in OBJECTIVE}
+        if "sleep_epochs" in options and chosen.get("replay_share") == 0:
+            del options["sleep_epochs"]  # nothing to sleep on
+        elif "sleep_epochs" in options and chosen.get("sleep_epochs") == 0:
+            options["replay_share"] = 0  # nothing to keep rows for
         return {**{section: dict(values) for section, values in self.sections.items()}, "strategy": options}
 
 

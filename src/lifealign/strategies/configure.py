@@ -58,7 +58,5 @@ def _check_together(config: RunConfig) -> RunConfig:
         named = [key for key in filled if f"strategy.{key}" in str(error)]
         if not named:
             raise
-        raise ConfigError(
-            f"{error} (preset {config.preset} sets strategy.{named[0]}; preset=paper does not)"
-        ) from None
+        raise ConfigError(f"{error} (preset {config.preset} sets strategy.{named[0]}; preset=paper does not)") from None
     return config
