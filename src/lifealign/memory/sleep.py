@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from lifealign.data.tasks import Row, Task
 from lifealign.memory.composer import Composer
 from lifealign.memory.history import StoreHistory
+from lifealign.memory.updates import in_weights
 from lifealign.model.adapters import holding, restore, snapshot
 from lifealign.model.batch import PairLogps, PreferenceBatch
 from lifealign.model.encoding import EncodedPair
@@ -90,6 +91,9 @@ def rest(
     """`sleep`, if the strategy asks for one; says whether it was worth it."""
     if not getattr(session.strategy.config, "sleep_epochs", 0):
         return Slept({}, {}, ())
+    earlier = {member for m in in_weights(store, store.head) for member in m.members}
+    if not earlier - {task.name for task in group} - {*history.retired, *without_rows(store)}:
+        return Slept({}, {}, ())  # the update of a single task needs no teaching
     slept = sleep(session, store, group, history, update, workspace)
     found = slept.diagnostics
     if "slept" in found:
