@@ -65,6 +65,7 @@ def test_a_withdrawn_task_is_taken_out_of_weights_replay_and_scores(build: Any) 
         wanted = stars[name].double() - (bread[name].double() - root[name].double())
         assert torch.equal(now[name], wanted.float())
         assert torch.equal(adapter(memory, "now", UPDATE)[name], now[name] - stars[name])
+    assert "its behaviour may remain in part" in done.told[-1]
     assert set(replayed(memory)) == {"stars"} and done.document["replay_rows"] == 4
     assert [t.name for t in heldout(memory._store)] == ["stars"]
     assert done.document["held_out_rows"] == {"validation": 2, "test": 4}

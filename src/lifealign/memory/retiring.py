@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lifealign.core.config import RunConfig, StrategyChoice
 from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.memory.composer import Composer, stored_strategy, why_not_summed
@@ -37,12 +38,13 @@ from lifealign.store.manifest import NOTE
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import check_retirable, withdrawal_name
 from lifealign.store.writer import MemoryStore
-from lifealign.strategies import Strategy
+from lifealign.strategies import Strategy, make_strategy
 
 REMAINS = (
     "later tasks may have been trained on top of it, and on its rows by replay, so its behaviour may remain in part; "
     "run lifealign evaluate, and compare answers"
 )
+APART = "each task was learnt on the initial adapter and on its own rows alone, so no later update was trained on it"
 
 
 def start_without(store: MemoryReader, names: Sequence[str], verb: str) -> Start:
@@ -135,8 +137,15 @@ def retired_lines(store: MemoryReader, document: Mapping[str, Any]) -> list[str]
         f"{name}: update taken out (space {document['space']}, change of the weights {100 * document['change']:.1f}%{cut})",
         *(f"{name}: {sentence}" for sentence in document.get("stays", ())),
         rows,
-        f"{name}: {REMAINS}",
+        f"{name}: {APART if _learns_apart(store) else REMAINS}",
     ]
+
+
+def _learns_apart(store: MemoryReader) -> bool:
+    """Whether every task was trained without the weights and the rows of earlier ones; a task may have options of its own."""
+    config = RunConfig.model_validate(store.identity["config"])
+    chosen = [StrategyChoice.model_validate(m.config.get("strategy", config.strategy)) for m in store.lineage()[1:]]
+    return all(make_strategy(choice, config.lora, config.seed).learns_apart for choice in [config.strategy, *chosen])
 
 
 def withdraw(store: MemoryStore, task: str, note: str | None) -> Withdrawal:

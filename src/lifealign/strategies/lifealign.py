@@ -70,6 +70,12 @@ class LifeAlign(Replay):
         space: Literal["factors", "delta_w"] = self.config.space
         return space
 
+    @property
+    def learns_apart(self) -> bool:
+        """With `begin: initial`, unless kept rows are rehearsed; consolidation still keeps an update clear of earlier ones."""
+        rehearses = self.config.rehearse and self.config.replay_share > 0
+        return self.config.begin == "initial" and not rehearses
+
     def check(self, config: RunConfig) -> None:
         """Two consolidations need two stages."""
         super().check(config)

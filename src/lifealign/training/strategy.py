@@ -233,6 +233,11 @@ class Strategy:
         return bool(getattr(self.config, "route", False))
 
     @property
+    def learns_apart(self) -> bool:
+        """Whether a task is trained without the weights and the rows of earlier ones."""
+        return False
+
+    @property
     def normalises_weights(self) -> bool:
         """Whether the loop divides each optimizer step's gradient by the mean weight of its pairs."""
         return self.objective.config.normalise_weights
