@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,6 +19,15 @@ from lifealign.memory.api import Memory
 from lifealign.testing import tiny_config, tiny_task
 from support.adapters import IDS, stock_logits
 from support.hub import TOKEN, HubDouble, hub_double
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Push = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +53,32 @@ def push(hub: HubDouble, *arguments: str | Path, token: str | None = TOKEN) -> s
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
+@pytest.fixture
+def push_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Push:
+    """`push` in this process, which need not start anew: exit code, standard output and standard error."""
+    from huggingface_hub import constants
+
+    from lifealign.cli.app import main
+
+    def call(hub: HubDouble, *arguments: str | Path, token: str | None = TOKEN) -> Done:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+        monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", token or "")
+        monkeypatch.setattr(sys, "argv", ["lifealign", "push", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return Done(int(ended.value.code or 0), shown.out, shown.err)
+
+    return call
+
+
 def test_a_private_repository_is_made_and_answers_as_the_memory(
-    hub: HubDouble, memory: Path, tiny_dir: Path, tmp_path: Path
+    hub: HubDouble, memory: Path, tiny_dir: Path, tmp_path: Path, push_here: Push
 ) -> None:
     done = push(hub, memory, "team/support", "--as-of", "tone", "--message", "June", "--json")
     assert done.returncode == 0, done.stderr
@@ -61,21 +95,21 @@ def test_a_private_repository_is_made_and_answers_as_the_memory(
     assert torch.equal(stock_logits(tiny_dir, tmp_path, IDS), stock_logits(tiny_dir, right, IDS))
     assert any("names its base model by a path of this machine" in note for note in reply["notes"])
 
-    again = push(hub, memory, "team/support", "--format", "merged")
+    again = push_here(hub, memory, "team/support", "--format", "merged")
     assert again.returncode == 0, again.stderr
     assert "there before" in again.stdout and "(private" in again.stdout
     assert "model.safetensors" in repo["files"] and "adapter_model.safetensors" not in repo["files"]
     assert repo["messages"][1] == "lifealign: 0002-form (merged)"
 
 
-def test_a_public_repository_is_made_only_when_asked_for(hub: HubDouble, memory: Path) -> None:
+def test_a_public_repository_is_made_only_when_asked_for(hub: HubDouble, memory: Path, push_here: Push) -> None:
     hub.repos["team/open"] = {"private": False, "files": {"notes.md": b"ours"}, "messages": []}
-    refused = push(hub, memory, "team/open")
+    refused = push_here(hub, memory, "team/open")
     assert refused.returncode == 2 and "is public: everyone could read" in refused.stderr
     assert hub.repos["team/open"]["messages"] == [] and "create" not in hub.calls
-    assert push(hub, memory, "team/open", "--public").returncode == 0
+    assert push_here(hub, memory, "team/open", "--public").returncode == 0
     assert hub.repos["team/open"]["files"]["notes.md"] == b"ours"  # a file of theirs stays
-    assert push(hub, memory, "team/new", "--public").returncode == 0
+    assert push_here(hub, memory, "team/new", "--public").returncode == 0
     assert hub.repos["team/new"]["private"] is False
 
 
@@ -92,19 +126,25 @@ def test_a_public_repository_is_made_only_when_asked_for(hub: HubDouble, memory:
     ],
 )
 def test_a_refusal_is_one_message(
-    arguments: tuple[str, ...], token: str | None, refuse: dict[str, int], message: str, hub: HubDouble, memory: Path
+    arguments: tuple[str, ...],
+    token: str | None,
+    refuse: dict[str, int],
+    message: str,
+    hub: HubDouble,
+    memory: Path,
+    push_here: Push,
 ) -> None:
     hub.refuse = refuse
-    done = push(hub, memory, *arguments, token=token)
+    done = push_here(hub, memory, *arguments, token=token)
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert all(repo["files"] == {} for repo in hub.repos.values())
 
 
-def test_a_hub_that_does_not_answer_is_one_message(memory: Path) -> None:
+def test_a_hub_that_does_not_answer_is_one_message(memory: Path, push_here: Push) -> None:
     gone = HubDouble()
     gone.url = "http://127.0.0.1:9"
-    done = push(gone, memory, "team/x")
+    done = push_here(gone, memory, "team/x")
     assert done.returncode == 2 and "does not answer" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
