@@ -21,7 +21,7 @@ from lifealign.strategies import STRATEGIES
 from site_commands import command_page
 from site_python import api_page
 from site_scores import gate_summary_table, score_table, summary_table
-from site_settings import settings_table
+from site_settings import presets_table, settings_table
 from site_strategies import shared_table, strategy_page
 from site_text import escape, table
 
@@ -53,6 +53,7 @@ def _first_line(path: Path) -> str:
 PARTS: Mapping[str, Callable[..., str]] = {
     "drawing": drawing,
     "settings": settings_table,
+    "presets": presets_table,
     "strategy-options": shared_table,
     "commands": command_page,
     "modules": modules,

@@ -9,7 +9,9 @@ from pydantic import BaseModel
 
 from lifealign.core.config import RunConfig, StrategyChoice
 from lifealign.core.config_files import models_in
+from lifealign.core.presets import DEFAULT, PRESETS
 from lifealign.judging.llm.config import JudgeConfig
+from lifealign.strategies import STRATEGIES
 from lifealign.studies.config import StudyConfig
 from site_text import escape, table
 
@@ -48,7 +50,25 @@ def settings(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
             yield from settings(inner, f"{prefix}{name}{many}.")
         elif f"{prefix}{name}" != "strategy":
             default = "required" if field.is_required() else shown(field.default)
+            section = PRESETS[DEFAULT].sections.get(prefix.rstrip("."), {})
+            if name in section:
+                default = f"{shown(section[name])} (paper: {default})"
+            if f"{prefix}{name}" == "preset":
+                default = DEFAULT
             yield Setting(f"{prefix}{name}", default, field.description or "")
+
+
+def presets_table() -> str:
+    """What `preset: lifelong` sets, beside the bare default, which `preset: paper` leaves."""
+    preset, bare = PRESETS["lifelong"], RunConfig()
+    rows = []
+    for section, values in preset.sections.items():
+        fields = type(getattr(bare, section)).model_fields
+        rows += [(f"`{section}.{key}`", shown(value), shown(fields[key].default)) for key, value in values.items()]
+    for name, options in preset.options.items():
+        fields = STRATEGIES[name].Config.model_fields
+        rows += [(f"`strategy.{key}` of `{name}`", shown(v), shown(fields[key].default)) for key, v in options.items()]
+    return table(("key", "lifelong", "paper"), rows)
 
 
 def settings_table(model: str, section: str = "") -> str:

@@ -38,7 +38,7 @@ def parts(text: str) -> set[str]:
 
 def test_configuration_page_asks_for_every_section() -> None:
     sections = {"top" if "." not in s.key else s.key.partition(".")[0] for s in settings(RunConfig)}
-    wanted = {f"settings run {section}" for section in sections} | {"strategy-options", "settings study"}
+    wanted = {f"settings run {section}" for section in sections} | {"strategy-options", "settings study", "presets"}
     assert parts(page("reference/configuration.md")) == wanted
     assert "settings judge" in parts(page("reference/judging.md"))
 

@@ -208,3 +208,15 @@ def test_any_label_gives_a_kind_or_a_reason_with_the_row_number(labels: list[Any
 @given(st.lists(st.sampled_from([0, 1, "0", "1", "+1"]), min_size=1))
 def test_ones_and_zeros_of_a_label_are_never_left_out(labels: list[Any]) -> None:
     assert kinds(clean(rated(*labels), "f")) == [UP if float(label) == 1 else DOWN for label in labels]
+
+
+def test_rows_and_logs_know_the_same_words_of_votes() -> None:
+    from lifealign.data.collecting.verdicts import verdict_of
+    from lifealign.data.labels import is_label
+    from lifealign.data.vote_words import AGAINST, FOR, NEITHER
+
+    for words, verdict in ((FOR, "up"), (AGAINST, "down"), (NEITHER, None)):
+        for word in words:
+            written = word.upper().replace("UPVOTED", "Up-voted")
+            assert is_label(written), word
+            assert verdict_of([("vote", written)], {}) == verdict, word

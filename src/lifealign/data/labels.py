@@ -13,6 +13,7 @@ from typing import Any
 from lifealign.data.formats import Triple
 from lifealign.data.turns import UnusableRowError, as_list, is_empty, number_of
 from lifealign.data.verdicts import Rules
+from lifealign.data.vote_words import AGAINST, FOR, NEITHER, NO, YES, spelt
 
 COUNTED = (
     ("thumbs_up", "thumbs_down"),
@@ -35,30 +36,20 @@ ASKING = (
     "helpful",
 )
 """Columns named after a good answer, where "yes" and "no" are labels too."""
-AGAINST = ("undesirable", "is_bad", "is_undesirable")
+BAD_COLUMNS = ("undesirable", "is_bad", "is_undesirable")
 """Columns named after a bad answer: true means unwanted."""
 DOWN_ONLY = ("thumbs_down", "downvoted", "disliked")
-"""Like `AGAINST`, but false does not mean that the answer is good."""
+"""Like `BAD_COLUMNS`, but false does not mean that the answer is good."""
 LABEL = "|".join(
     (
         *("+".join(both) for both in COUNTED),
         *("label", "kto_tag", "kto_label", "thumb", "thumbs", "feedback", "user_feedback", "human_feedback", "vote"),
         *("reaction", "human_label", "thumbs_rating"),
-        *(*ASKING, *AGAINST, *DOWN_ONLY, *GRADES),
+        *(*ASKING, *BAD_COLUMNS, *DOWN_ONLY, *GRADES),
     )
 )
 """Columns of labels as a group of `layouts.Layout.needs`."""
 
-WORDS = (
-    "true t good up +1 + thumbs_up thumb_up thumbsup thumbs-up :thumbsup: :+1: 👍 like liked upvote upvoted positive "
-    "desirable chosen accepted accept preferred wanted helpful great excellent",
-    "false f bad down - thumbs_down thumb_down thumbsdown thumbs-down :thumbsdown: :-1: 👎 dislike disliked downvote "
-    "downvoted negative undesirable rejected reject unpreferred unwanted unhelpful poor terrible",
-    "neutral none null nan n/a na unrated unsure unknown skip skipped tie no_vote no_feedback",
-)
-"""Labels in words: for an answer, against it, and no verdict; in lower case, with "_" for a space."""
-GOOD, BAD, NEUTRAL = (frozenset(words.split()) for words in WORDS)
-YES_NO = {"yes": True, "y": True, "no": False, "n": False, "correct": True, "incorrect": False}
 INSIDE = ("value", "rating", "score", "label", "thumb", "thumbs", "vote", "type")
 """Keys of an object that holds a label."""
 SIGNS = ({0.0, 1.0}, {-1.0, 0.0, 1.0})
@@ -141,7 +132,7 @@ class Labels:
             if _number(value) is not None
             else _by_word(value, column)
         )
-        if column in AGAINST:
+        if column in BAD_COLUMNS:
             return not found
         if column in DOWN_ONLY:
             if not found:
@@ -173,30 +164,24 @@ _SINGLE = frozenset(name for name in LABEL.split("|") if "+" not in name)
 
 def is_label(value: Any) -> bool:
     """Whether a value is a number or a known word for an answer, against it, or for neither."""
-    return isinstance(value, bool) or _number(value) is not None or _word(value) in (*GOOD, *BAD, *NEUTRAL)
+    return isinstance(value, bool) or _number(value) is not None or spelt(str(value)) in FOR | AGAINST | NEITHER
 
 
 def is_bad_word(value: Any) -> bool:
     """Whether a text marks an answer as bad, as "bad" or "negative" do."""
-    return isinstance(value, str) and len(_word(value)) > 1 and _word(value) in BAD - {"false"}
-
-
-def _word(value: Any) -> str:
-    text = str(value).strip().casefold().strip("\ufe0f").replace(" ", "_")
-    return text[:1] if text[:1] in ("👍", "👎") else text  # with a colour of skin
+    return isinstance(value, str) and len(spelt(value)) > 1 and spelt(value) in AGAINST - {"false"}
 
 
 def _by_word(value: Any, column: str) -> bool:
     if isinstance(value, bool):
         return value
-    text = _word(value)
-    if text in GOOD:
+    text = spelt(str(value))
+    asked = column in (*ASKING, *BAD_COLUMNS, *DOWN_ONLY)
+    if text in FOR or (asked and text in YES):
         return True
-    if text in BAD:
+    if text in AGAINST or (asked and text in NO):
         return False
-    if text in YES_NO and column in (*ASKING, *AGAINST, *DOWN_ONLY):
-        return YES_NO[text]
-    if text in NEUTRAL:
+    if text in NEITHER:
         raise UnusableRowError(f"no label: `{column}` holds no verdict")
     raise UnusableRowError(
         f"the label in `{column}` is neither good nor bad; known are true and false, 1 and 0, 1 and -1, up and down, good "

@@ -19,8 +19,9 @@ from lifealign.data.collecting.parts import (
     names_of_model,
     prompt_of,
 )
-from lifealign.data.collecting.verdicts import Votes, field_of, words
+from lifealign.data.collecting.verdicts import Votes, field_of
 from lifealign.data.turns import UnusableRowError, as_list, is_empty
+from lifealign.data.vote_words import words
 
 MARKS = words(
     "traceId trace_id observations scores sessionId session_id userId user_id htmlPath projectId bookmarked "

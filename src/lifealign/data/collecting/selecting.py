@@ -9,8 +9,8 @@ from typing import Any
 
 from lifealign.core.errors import ConfigError
 from lifealign.data.collecting.parts import Given, Record, at
-from lifealign.data.collecting.verdicts import words
 from lifealign.data.turns import number_of
+from lifealign.data.vote_words import words
 
 YES = words("true yes y 1 on granted given agreed accepted allowed consented opt-in opted-in opt_in opted_in optin")
 """Texts that are consent; any other text is not."""

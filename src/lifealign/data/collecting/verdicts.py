@@ -14,33 +14,19 @@ from typing import Any, Literal
 
 from lifealign.core.errors import DataError
 from lifealign.data.turns import UnusableRowError, number_of
+from lifealign.data.vote_words import AGAINST, FOR, NEITHER, NO, YES, spelt
 
 Verdict = Literal["up", "down"]
 Votes = tuple[tuple[str, Any], ...]
 """Name of a field and what it holds, for each verdict of a record."""
 
 
-def words(text: str) -> frozenset[str]:
-    """The words of a text."""
-    return frozenset(text.split())
-
-
-UP = words(
-    "up thumbsup thumbup upvote upvoted positive good great like liked yes true helpful correct accept accepted approve "
-    "approved desirable satisfied happy 👍 ❤ 😀 ✅"
-)
-DOWN = words(
-    "down thumbsdown thumbdown downvote downvoted negative bad poor dislike disliked no false unhelpful nothelpful wrong "
-    "incorrect reject rejected undesirable dissatisfied unhappy 👎 ❌"
-)
-NEITHER = words("none null neutral nan na n/a skip skipped unrated norating nofeedback")
 INVERTED = frozenset({"thumbs_down", "thumb_down", "disliked", "downvoted", "is_bad"})
 """Fields in which "true" is a thumb down."""
 PRESSED = frozenset({"thumbs_down", "thumb_down", "disliked", "downvoted", "is_bad", "thumbs_up", "liked", "upvoted"})
 """Fields that hold whether a button was pressed: beside its counterpart, "false" says nothing."""
 STARS = frozenset({"rating", "ratings", "stars", "star", "user_rating", "star_rating"})
 """Fields in which a lone 1 is more likely the worst of several stars than a thumb up."""
-_SIGNS = re.compile("[\\s_\\-\ufe0f\U0001f3fb-\U0001f3ff]")
 
 
 @dataclass(frozen=True)
@@ -152,10 +138,10 @@ def _verdict(name: str, value: Any, scales: Mapping[str, tuple[Scale, Any]]) -> 
         return _turned(name, scales[name][0].verdict(number))
     if isinstance(value, bool):
         return _turned(name, "up" if value else "down")
-    word = _SIGNS.sub("", value.casefold()) if isinstance(value, str) else None
-    if word in UP:
+    word = spelt(value) if isinstance(value, str) else None
+    if word in FOR | YES:
         return _turned(name, "up")
-    if word in DOWN:
+    if word in AGAINST | NO:
         return _turned(name, "down")
     if word in NEITHER:
         return None
