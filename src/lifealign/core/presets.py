@@ -53,15 +53,15 @@ PRESETS: Mapping[str, Preset] = {
     "lifelong": Preset(
         {
             "lora": {"target_modules": "all-linear"},
-            "sft": {"epochs": 2, "learning_rate": 5e-4},
-            "train": {"epochs": 2, "pairs_per_step": 8},
+            "sft": {"epochs": 2, "learning_rate": 1e-3},
+            "train": {"epochs": 2, "learning_rate": 1e-3, "pairs_per_step": 4},
         },
         {
             "lifealign": {
                 "route": True,
                 "begin": "initial",
                 "rehearse": False,
-                "sleep_epochs": 3,
+                "sleep_epochs": 5,
                 "reference": "task_start",
                 "rpo_alpha": 1.0,
             }
@@ -69,7 +69,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "paper": Preset({}, {}),
 }
-"""`lifelong`: docs/explanation/presets.md. `paper`: as published (arXiv 2509.17183), and as all memories before presets."""
+"""`lifelong`: see docs/explanation/presets.md. `paper`: the method of arXiv 2509.17183, and the bare defaults."""
 
 
 def with_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
