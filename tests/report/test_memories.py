@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from lifealign.core.errors import StoreError
+from lifealign.evaluation.numbers import number
 from lifealign.report import charts as report_charts
 from lifealign.report import views as report_views
 from lifealign.report.memories import build_results, render_html, scores_csv, write_report
-from lifealign.report.render import number
 from lifealign.report.terminal import score_matrix_lines, summary_lines
 
 NAN = math.nan

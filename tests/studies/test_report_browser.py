@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lifealign.report.render import number
+from lifealign.evaluation.numbers import number
 from lifealign.studies.report.write import render_html
 from support.colours import channels, contrast
 from support.study_document import METHODS, ORDERS, make_study

@@ -100,7 +100,7 @@ def evaluate(
     if against is not None and (then := [name for name in store.tasks(against) if not task or name in task]):
         store.evaluate(then, as_of=against, **options)
     evaluation = store.evaluate(task or None, as_of=as_of, **options)
-    results = store.check(gates, split=split, against=against, no_value=settled) if gates else []
+    results = store.check(gates, split=split, against=against, no_value=settled, keep=True) if gates else []
     difference = None if against is None else store.diff(against, "now", split)
     document = {**evaluation.to_json(), "gates": [result.to_json() for result in results]}
     failed = [result.line() for result in results if not result.held]

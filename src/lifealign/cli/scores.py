@@ -21,7 +21,8 @@ def report_reply(
     from lifealign.report.terminal import score_matrix_lines, summary_lines
 
     runs = [memory.results() for memory in memories]
-    results = build_results(runs, answers=browser)
+    beside = memories[0].beside(memories[1:]) if memories else []
+    results = build_results(runs, answers=browser, differences=beside)
     lines = []
     for one in runs:
         for score in ("accuracy", *(["pass_rate"] if "pass_rate" in one.get("scores", {}) else [])):

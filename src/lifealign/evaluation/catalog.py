@@ -84,6 +84,7 @@ BUILT_IN: dict[str, Score] = {
         rate=True,
         low=0,
         high=1,
+        chance=50,
         of_pairs=pair_scores.accuracy,
     ),
     "pass_rate": Score(
@@ -92,6 +93,7 @@ BUILT_IN: dict[str, Score] = {
     "margin": Score(
         "Reward margin",
         "Mean implicit reward of the chosen minus the rejected answer, relative to the base model.",
+        chance=0,
         of_pairs=pair_scores.margin,
     ),
     "likelihood_accuracy": Score(
@@ -101,6 +103,7 @@ BUILT_IN: dict[str, Score] = {
         rate=True,
         low=0,
         high=1,
+        chance=50,
         of_pairs=pair_scores.likelihood_accuracy,
     ),
     "nll": Score(

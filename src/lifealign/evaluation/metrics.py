@@ -218,6 +218,19 @@ def bootstrap_summaries(
         seed: seed of the resampling.
         level: coverage of the intervals, in (0, 1).
     """
+    point, drawn = resampled(samples, resamples, seed)
+    return {
+        name: percentile_interval(function(point), np.array([function(matrix) for matrix in drawn]), level)
+        for name, function in functions.items()
+    }
+
+
+def resampled(samples: Sequence[Sequence[Sequence[float]]], resamples: int, seed: int) -> tuple[Array, Array]:
+    """R [stages, tasks], and R of each resample [resamples, stages, tasks]; see `bootstrap_summaries`.
+
+    The rows drawn depend on the seed, the task's place and its number of rows alone, so two memories scored on the same
+    rows are resampled alike.
+    """
     tasks = max(map(len, samples), default=0)
     drawn = np.full((resamples, len(samples), tasks), np.nan)
     point = np.full((len(samples), tasks), np.nan)
@@ -232,10 +245,7 @@ def bootstrap_summaries(
                 indices[values.size] = generator.integers(0, values.size, (resamples, values.size))
             point[k, j] = values.mean()
             drawn[:, k, j] = values[indices[values.size]].mean(1)
-    return {
-        name: percentile_interval(function(point), np.array([function(matrix) for matrix in drawn]), level)
-        for name, function in functions.items()
-    }
+    return point, drawn
 
 
 def paired_difference(

@@ -16,7 +16,7 @@ from lifealign.evaluation.answer_scores import FLOORS
 from lifealign.evaluation.guard_results import guard_results, guard_warnings
 from lifealign.evaluation.outside import KEY, recall
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import DATA, DIAGNOSTICS, ROOT, ROW_RECORD, RULES, TRAINING, WARNINGS
+from lifealign.store.layout import DATA, DIAGNOSTICS, GATE_RECORD, ROOT, ROW_RECORD, RULES, TRAINING, WARNINGS
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import is_withdrawal, retired
@@ -184,10 +184,12 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         "memory": str(store.path),
         "seed": config["seed"],
         "base_model": config["model"]["name"],
+        **({"created": lineage[-1].created} if lineage else {}),
         "tasks": list(table.tasks),
         **({"ends": dict(table.ends)} if table.ends else {}),
         "scores": {name: _matrix(table, name, resamples) for name in names},
         "summary": {name: _summaries(table, name, resamples) for name in names},
+        **({"gates": gates} if (gates := _gates(store)) else {}),
         **({"guard": guard} if guard else {}),
         **({KEY: outside} if (outside := _measured_outside(table, names)) else {}),
         **({WARNINGS: told} if (told := list(dict.fromkeys([*table.warnings, *guard_warnings(store)]))) else {}),
@@ -204,6 +206,16 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
 
 def _measured_outside(table: ScoreTable, names: Sequence[str]) -> dict[str, Any]:
     return {name: table.outside[name] for name in names if name in table.outside}
+
+
+def _gates(store: MemoryReader) -> dict[str, Any] | None:
+    """The gates that were checked last at a point of the lineage; None if none were."""
+    stages = {m.directory: m.name for m in store.lineage()}
+    for record in reversed(store.evaluations()):
+        if record["kind"] == GATE_RECORD and record["after"] in stages:
+            now = record["after"] == store.head.directory
+            return {"after": stages[record["after"]], "now": now, **{k: record[k] for k in ("created", "gates")}}
+    return None
 
 
 def _signs(store: MemoryReader) -> dict[str, Any]:
@@ -232,6 +244,7 @@ def _matrix(table: ScoreTable, score: str, resamples: int) -> dict[str, Any]:
         "R": [[c and c.value for c in row] for row in cells],
         "low": [[c and c.low for c in row] for row in cells],
         "high": [[c and c.high for c in row] for row in cells],
+        "rows": [[len(values) or None for values in row] for row in table.samples(score)],
         "before": [None if math.isnan(v) else v for v in _before(table, score)],
     }
 
@@ -251,17 +264,34 @@ def _floors(table: ScoreTable, score: str) -> dict[str, Any]:
     return found
 
 
-def _functions(table: ScoreTable, score: str) -> dict[str, metrics.SummaryOfR]:
+def summary_functions(table: ScoreTable, score: str) -> dict[str, metrics.SummaryOfR]:
+    """Each summary of a score as a function of R."""
     before = _before(table, score)
     ends = [table.ends.get(task, len(table.stages)) for task in table.tasks]
     return {name: found.function(catalog.score(score), before, ends) for name, found in catalog.summaries().items()}
 
 
 def _summaries(table: ScoreTable, score: str, resamples: int) -> dict[str, Any]:
-    intervals = metrics.bootstrap_summaries(
-        table.samples(score), _functions(table, score), resamples=resamples, seed=BOOTSTRAP_SEED
+    samples = table.samples(score)
+    found = metrics.bootstrap_summaries(
+        samples, summary_functions(table, score), resamples=resamples, seed=BOOTSTRAP_SEED
     )
-    return {name: interval._asdict() for name, interval in intervals.items()}
+    return {name: _known(score, name, interval, samples)._asdict() for name, interval in found.items()}
+
+
+def _known(score: str, summary: str, interval: metrics.Interval, samples: Sequence[Any]) -> metrics.Interval:
+    """The interval of a rate, unless resampling has given it no width: rows that all agree do not make a rate certain.
+
+    If all rows are right, or all wrong, a level has Wilson's interval of the rows of the last stage; a difference has none.
+    """
+    rated = catalog.score(score)
+    if not rated.rate or interval.low != interval.high:
+        return interval
+    if catalog.summary(summary).level and interval.value in (0.0, rated.scale):
+        rows = [interval.value / rated.scale for values in samples[-1] for _ in values]
+        if rows:
+            return metrics.Interval(*(rated.scale * end for end in metrics.share_interval(rows)))
+    return metrics.Interval(interval.value, math.nan, math.nan)
 
 
 def task_results(store: MemoryReader, manifest: TaskManifest, table: ScoreTable) -> dict[str, Any]:
@@ -301,5 +331,5 @@ def point_results(table: ScoreTable) -> tuple[dict[str, Any], dict[str, Any], di
         if not np.isnan(R).all():
             before = _before(table, score)
             matrices[score] = {"R": R.tolist(), "before": None if np.isnan(before).all() else before}
-            summaries[score] = {name: function(R) for name, function in _functions(table, score).items()}
+            summaries[score] = {name: function(R) for name, function in summary_functions(table, score).items()}
     return matrices, summaries, _measured_outside(table, list(matrices))

@@ -34,6 +34,7 @@ class Score:
         rate: rows are in [0, 1] and their mean is shown in percent.
         low: smallest value of a row; None: no bound.
         high: largest value of a row; None: no bound.
+        chance: mean, as it is shown, of a model that tells nothing apart, such as 50 of pairs; None: there is no such mean.
         of_pairs: log-probs of N held-out pairs -> [N] values.
         of_answer: (generated answer, chosen answer) -> value of one row. A score with this formula is a text metric,
             measured if `evaluate.text_metrics` names it.
@@ -50,6 +51,7 @@ class Score:
     rate: bool = False
     low: float | None = None
     high: float | None = None
+    chance: float | None = None
     of_pairs: Callable[[PairLogProbs], Array] | None = None
     of_answer: Callable[[str, str], float] | None = None
     of_probe: Callable[[Mapping[str, Array]], Array] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress, Progress, say_once
 from lifealign.evaluation import catalog
+from lifealign.evaluation.beside import differences
 from lifealign.evaluation.differences import PointDifference, compare_points
 from lifealign.evaluation.gate_values import gate_values
 from lifealign.evaluation.gates import Gate, GateResult, NoValue, check_gates
@@ -17,7 +19,7 @@ from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import notes
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
 from lifealign.store.heldout import without_rows
-from lifealign.store.layout import WARNINGS
+from lifealign.store.layout import GATE_RECORD, WARNINGS
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.retired import retired, words
 from lifealign.store.writer import MemoryStore
@@ -76,6 +78,11 @@ class MemoryLife:
         found = run_results(self._store, self._table(split))
         self._say(found.get(WARNINGS, ()), None)
         return found
+
+    def beside(self, others: Sequence[MemoryLife]) -> list[dict[str, Any]]:
+        """Differences of the summaries of this memory and others that share its held-out rows; see `beside.differences`."""
+        memories = [self, *others]
+        return differences([m._store for m in memories], [m.config.evaluate.split for m in memories])
 
     def verify(self) -> list[str]:
         """List the problems, each with its file; empty if every byte is as it was written."""
@@ -174,6 +181,7 @@ class MemoryLife:
         split: str | None = None,
         against: str | None = None,
         no_value: NoValue = "fail",
+        keep: bool = False,
     ) -> list[GateResult]:
         """Whether conditions hold for the memory as it is now, by scores that were measured before.
 
@@ -182,6 +190,7 @@ class MemoryLife:
             split: ``test`` or ``validation``; None: as configured.
             against: a point that `drop` and `change` compare with; None: each task with itself when it was learnt.
             no_value: whether a gate whose value is missing holds.
+            keep: store the outcome in the memory, where reports find it.
 
         Raises:
             StoreError: no such point.
@@ -194,7 +203,19 @@ class MemoryLife:
         named = f"{against} ({since})" if against != since else against or ""
         scored = len(set(table.current) - set(without_rows(self._store)))
         gone = {task: words(self._store, task, at) for task, at in self.retired().items()}
-        return check_gates(gates, values, no_value=no_value, tasks=scored, since=named, retired=gone)
+        found = check_gates(gates, values, no_value=no_value, tasks=scored, since=named, retired=gone)
+        if keep and found:
+            self._keep_gates(found, {"split": split or self.config.evaluate.split, "against": since})
+        return found
+
+    def _keep_gates(self, results: Sequence[GateResult], options: dict[str, Any]) -> None:
+        """Store the outcome of gates as an evaluation record, unless the newest one of this point is the same."""
+        with self._store.writer():
+            now = {"kind": GATE_RECORD, "after": self._store.head.directory, "options": options}
+            now["gates"] = [result.to_json() for result in results]
+            old = [r for r in self._store.evaluations() if r["kind"] == GATE_RECORD and r["after"] == now["after"]]
+            if not old or {**old[-1], "created": None} != {**now, "created": None}:
+                self._store.append_evaluation({**now, "created": datetime.now(UTC).isoformat(timespec="seconds")})
 
     def score_notes(self, progress: Progress | None = None) -> list[str]:
         """A sentence for each stored score from outside that is not installed here or has changed; said once to stderr."""

@@ -10,12 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lifealign.evaluation import catalog
+
 View = dict[str, Any]
 Point = tuple[float, float]
 
 COLOURS = 8
 """Number of line colours in the template; further lines are dashed."""
 _LABEL_GAP = 13.0  # between the names at the ends of lines
+_FEWEST_TO_SMOOTH = 8  # points of a stage; a running mean of fewer is a line across the steps themselves
 _MOST_POINTS = 300  # of one line; more steps than that are averaged in groups
 TRACES = {"loss": "Loss", "margin": "Reward margin", "focal_weight": "Focal weight"}
 
@@ -71,29 +74,66 @@ def path(points: Sequence[Point]) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in points) if points else ""
 
 
-def curves(score: str, held: Sequence[tuple[Mapping[str, Any], str]], scale: tuple[float, float]) -> list[View]:
-    """For each run, each task's score from the stage that learnt it to the last; same axes for all runs."""
-    names = list(dict.fromkeys(task for run, _ in held for task in run["tasks"]))
+def by_task(score: str, held: Sequence[tuple[Mapping[str, Any], str]], scale: tuple[float, float]) -> list[View]:
+    """For each task one small chart with all runs in it: its score from the stage that learnt it to the last.
+
+    Axes are the same in all charts; those of a rate end at 0 and 100. The line of a run has the same colour and the same
+    marker in all of them, in the order of `held`.
+    """
     most = max((len(run["tasks"]) for run, _ in held), default=0)
     if most < 2:
         return []
+    found = catalog.score(score)
+    bounds = (0.0, found.scale) if found.rate else scale
     views = []
-    for run, label in held:
-        frame = Frame((1, most), scale, (420, 240), right=116)
+    for task in dict.fromkeys(task for run, _ in held for task in run["tasks"]):
+        frame = Frame((1, most), bounds, (260, 150), right=12, top=8)
         lines = []
-        for j, task in enumerate(run["tasks"]):
-            column = [row[j] for row in run["scores"][score]["R"]]
-            known = [(k + 1, v) for k, v in enumerate(column) if v is not None and k >= j]
+        for place, (run, label) in enumerate(held):
+            j = run["tasks"].index(task) if task in run["tasks"] else most
+            known = [
+                (k + 1, row[j]) for k, row in enumerate(run["scores"][score]["R"]) if k >= j and row[j] is not None
+            ]
             if known:
-                marks = [{"at": frame.at(*p), "stage": p[0], "value": p[1]} for p in known]
-                index = names.index(task)
-                lines.append({"task": task, "colour": index % COLOURS, "dashed": index >= COLOURS, "marks": marks})
-        for line in lines:
-            line["path"] = path([m["at"] for m in line["marks"]])
-        spread_names(lines, frame)
-        axis = [{"x": frame.at(k, 0)[0], "text": str(k)} for k in range(1, most + 1)]
-        views.append({"label": label, "frame": frame.view(), "lines": lines, "axis": axis})
+                marks = [
+                    {"at": (at := frame.at(*p)), "stage": p[0], "value": p[1], "d": marker(place, at)} for p in known
+                ]
+                rows = run["scores"][score].get("rows")
+                lines.append(
+                    {
+                        "label": label,
+                        "colour": place % COLOURS,
+                        "dashed": place >= COLOURS,
+                        "marks": marks,
+                        "rows": rows[known[-1][0] - 1][j] if rows else None,
+                        "path": path([m["at"] for m in marks]),
+                    }
+                )
+        if lines:
+            chance = None if found.chance is None else frame.at(1, found.chance)[1]
+            axis = [{"x": frame.at(k, 0)[0], "text": str(k)} for k in range(1, most + 1)]
+            views.append({"task": task, "frame": frame.view(), "lines": lines, "axis": axis, "chance": chance})
     return views
+
+
+def marker(place: int, at: Point, size: float = 4.0) -> str:
+    """SVG path of a run's marker: one shape for each colour, so that colour is never the only difference."""
+    shapes = {
+        "circle": [(math.cos(i * math.pi / 6), math.sin(i * math.pi / 6)) for i in range(12)],
+        "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+        "up": [(0, -1.2), (1.1, 0.8), (-1.1, 0.8)],
+        "diamond": [(0, -1.3), (1.1, 0), (0, 1.3), (-1.1, 0)],
+        "down": [(0, 1.2), (1.1, -0.8), (-1.1, -0.8)],
+        "plus": list(_PLUS),
+        "star": [(r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in enumerate([1.4, 0.6] * 5)],
+        "bar": [(-1.3, -0.5), (1.3, -0.5), (1.3, 0.5), (-1.3, 0.5)],
+    }
+    points = list(shapes.values())[place % len(shapes)]
+    return path([(round(at[0] + size * x, 1), round(at[1] + size * y, 1)) for x, y in points]) + "Z"
+
+
+_PLUS = ((-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4), (0.4, 1.2), (-0.4, 1.2))
+_PLUS += ((-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4))
 
 
 def spread_names(lines: list[View], frame: Frame) -> None:
@@ -113,7 +153,11 @@ def spread_names(lines: list[View], frame: Frame) -> None:
 
 
 def training(runs: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[View]:
-    """For each run its training curves over optimizer steps; one quantity has the same y axis in all runs."""
+    """For each run its training curves over optimizer steps.
+
+    Losses of different methods are different functions, so each has an axis of its own; other quantities share one. A
+    focal weight that never changes is left out.
+    """
     shown: dict[str, list[float]] = {key: [] for key in TRACES}
     gathered = []
     for run, label in zip(runs, labels, strict=True):
@@ -125,9 +169,12 @@ def training(runs: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[V
     for label, parts, traces in gathered:
         charts = []
         for key, title in TRACES.items():
-            if any(traces[key]):
-                low, high = min(shown[key]), max(shown[key])
-                frame = Frame((0, max(parts[-1]["end"], 1)), (min(low, 0.0), high), (400, 210), right=12, top=22)
+            own = [y for trace in traces[key] for _, y in trace[0]]
+            if own and not (key == "focal_weight" and len({round(v, 9) for v in own}) == 1):
+                values = own if key == "loss" else shown[key]
+                frame = Frame(
+                    (0, max(parts[-1]["end"], 1)), (min(*values, 0.0), max(values)), (400, 222), right=12, top=34
+                )
                 charts.append(_training_chart(key, title, frame, parts, traces[key]))
         if charts:
             views.append({"label": label, "charts": charts, "parts": [p["name"] for p in parts]})
@@ -145,7 +192,7 @@ def _training_chart(key: str, title: str, frame: Frame, parts: Sequence[View], t
         "frame": frame.view(),
         "bands": bands,
         "raw": [path([frame.at(*q) for q in raw]) for raw, _ in traces],
-        "smooth": [path([frame.at(*q) for q in smooth]) for _, smooth in traces],
+        "smooth": [path([frame.at(*q) for q in smooth]) for raw, smooth in traces if len(raw) >= _FEWEST_TO_SMOOTH],
         "last_step": parts[-1]["end"],
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 from lifealign.evaluation import catalog
 from lifealign.evaluation.differences import PointDifference
 from lifealign.evaluation.gates import GateResult
-from lifealign.report.render import number
+from lifealign.evaluation.numbers import number
 
 
 def gate_page(

@@ -32,6 +32,7 @@ def build_results(
     title: str = "lifealign",
     created: str | None = None,
     answers: Mapping[str, Any] | None = None,
+    differences: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The document from which `render_html` and results.json are made.
 
@@ -40,6 +41,7 @@ def build_results(
         title: heading of the page.
         created: a date to show. None by default, so that the same runs give the same bytes.
         answers: from `answers.summary`, for the link to the transcript browser; None: no link.
+        differences: between runs, as `Memory.beside` gives them; without any, no value is marked as best.
 
     Returns:
         Plain JSON values; a number that is not finite is None (a missing score is not zero).
@@ -50,6 +52,7 @@ def build_results(
         "lifealign_version": __version__,
         "runs": [plain(run) for run in runs],
         **({} if answers is None else {"answers": plain(answers)}),
+        **({"differences": plain(differences)} if differences else {}),
     }
 
 

@@ -9,23 +9,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from lifealign.evaluation import catalog
+from lifealign.evaluation.numbers import limits_text, number, share
+from lifealign.report.charts import marker
 
 View = dict[str, Any]
-
-
-def number(value: Any, score: str = "") -> str:
-    """A number for people: two decimals for percent, three otherwise, more if it is small; "" for None."""
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int):
-        return str(value)
-    if catalog.score(score).unit == "%":
-        text = f"{value:.2f}"
-    else:
-        text = f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"
-    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def interval(cell: Any) -> View:
@@ -63,4 +50,6 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
+    environment.globals |= {"limits_text": limits_text, "share": share, "unit": lambda name: catalog.score(name).unit}
+    environment.globals["marker"] = marker
     return environment.get_template(name)

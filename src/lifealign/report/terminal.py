@@ -7,8 +7,10 @@ from typing import Any
 
 from lifealign.core.json_codec import plain
 from lifealign.evaluation import catalog
+from lifealign.evaluation.numbers import number
 from lifealign.report import views as report_views
-from lifealign.report.render import interval, number, run_labels
+from lifealign.report.heat import columns, stages
+from lifealign.report.render import interval, run_labels
 
 TERMINAL_WIDTH = 120
 
@@ -20,13 +22,13 @@ def score_matrix_lines(run: Mapping[str, Any], score: str = "accuracy") -> list[
     scores = clean.get("scores", {}).get(score)
     if scores is None:
         return [f"{head}: not measured"]
-    shown = report_views.columns(clean)
+    shown = columns(clean)
     tasks = [clean["tasks"][j] for j in shown]
-    stages = [(f"after {name}", row) for name, row in report_views.stages(clean, scores["R"])]
+    lines_of = [(f"after {name}", row) for name, row in stages(clean, scores["R"])]
     if any(value is not None for value in scores.get("before") or []):
-        stages.insert(0, ("before", scores["before"]))
-    cells = [["" if row[j] is None else number(row[j], score) for j in shown] for _, row in stages]
-    first = max([len(name) for name, _ in stages], default=0)
+        lines_of.insert(0, ("before", scores["before"]))
+    cells = [["" if row[j] is None else number(row[j], score) for j in shown] for _, row in lines_of]
+    first = max([len(name) for name, _ in lines_of], default=0)
     # If names do not fit side by side, columns are numbered in the order of the tasks.
     widths = [max([len(t), *(len(row[j]) for row in cells)]) for j, t in enumerate(tasks)]
     names = list(tasks)
@@ -34,7 +36,7 @@ def score_matrix_lines(run: Mapping[str, Any], score: str = "accuracy") -> list[
         names = [str(j + 1) for j in range(len(tasks))]
         widths = [max([len(names[j]), *(len(row[j]) for row in cells)]) for j in range(len(tasks))]
         head += "; tasks: " + ", ".join(f"{n} {t}" for n, t in zip(names, tasks, strict=True))
-    rows = [("", names), *((name, row) for (name, _), row in zip(stages, cells, strict=True))]
+    rows = [("", names), *((name, row) for (name, _), row in zip(lines_of, cells, strict=True))]
     lines = [
         "  ".join([f"{name:<{first}}", *(f"{v:>{w}}" for v, w in zip(row, widths, strict=True))]) for name, row in rows
     ]

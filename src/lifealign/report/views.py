@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from lifealign.core.json_codec import plain
 from lifealign.evaluation import catalog
 from lifealign.evaluation.answer_scores import FLOORS
+from lifealign.evaluation.gates import NEED_TWO_TASKS
 from lifealign.evaluation.metrics import seeds_interval
 from lifealign.evaluation.outside import recall
-from lifealign.report import charts, tables
-from lifealign.report.render import View, interval, limits, run_labels
+from lifealign.report import charts, heat, tables, verdict
+from lifealign.report.heat import stages
+from lifealign.report.render import View, interval, run_labels
 from lifealign.store.layout import WARNINGS
 
 
@@ -24,41 +27,27 @@ def scores_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return catalog.in_order(m for run in runs for m in run.get("scores", {}))
 
 
-def stages(run: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> list[tuple[str, Sequence[Any]]]:
-    """Rows of R with at least one measured value, each with the name of its stage.
-
-    Tasks learnt in one go (joint training) have one stage, named like the commit.
-    """
-    tasks, commits = run["tasks"], list(run.get("training") or ())
-    joint = len(tasks) > 1 and len(commits) == 1 and not run.get("ends")
-    return [(commits[0] if joint else tasks[k], row) for k, row in enumerate(rows) if any(v is not None for v in row)]
-
-
-def columns(run: Mapping[str, Any]) -> list[int]:
-    """Positions of the tasks that have a column in R: a withdrawal has a row alone."""
-    ends = run.get("ends") or {}
-    return [j for j, task in enumerate(run["tasks"]) if ends.get(task) != 0]
-
-
 def page(results: Mapping[str, Any]) -> View:
     """Everything the template reads."""
     runs = results["runs"]
     recall(runs)
     labels = run_labels(runs)
     return {
-        "title": results.get("title") or "lifealign",
+        "title": verdict.title(results),
+        "verdict": verdict.verdict(results, labels),
         "created": results.get("created"),
         "version": results.get("lifealign_version"),
         "runs": [
             {
                 "label": label,
-                **{key: run.get(key) for key in ("method", "seed", "base_model", "memory")},
+                **{key: run.get(key) for key in ("method", "seed", "memory", "created")},
+                "base_model": PurePath(str(run["base_model"])).name if run.get("base_model") else None,
                 "tasks": run.get("tasks", []),
             }
             for label, run in zip(labels, runs, strict=True)
         ],
         "warnings": [(v, label) for run, label in zip(runs, labels, strict=True) for v in run.get(WARNINGS, ())],
-        "panels": [_panel(score, runs, labels) for score in scores_of(runs)],
+        "panels": [_panel(score, runs, labels, results.get("differences") or ()) for score in scores_of(runs)],
         "training": charts.training(runs, labels),
         "commits": [v for run, label in zip(runs, labels, strict=True) if (v := tables.commits(run, label))],
         "consolidation": [
@@ -74,25 +63,27 @@ def page(results: Mapping[str, Any]) -> View:
     }
 
 
-def _panel(score: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
-    """One score: its table, its matrices and its curves."""
+def _panel(score: str, runs: Sequence[Any], labels: Sequence[str], differences: Sequence[Mapping[str, Any]]) -> View:
+    """One score: its matrices, its curves and its table."""
     held = [(run, label) for run, label in zip(runs, labels, strict=True) if score in run.get("scores", {})]
     values = [v for run, _ in held for row in run["scores"][score]["R"] for v in row if v is not None]
     values += [v for run, _ in held for v in run["scores"][score].get("before") or [] if v is not None]
     scale = (min(values), max(values)) if values else (0.0, 1.0)
+    reach = heat.reach(score, [run for run, _ in held])
     return {
         "name": score,
         "label": catalog.score(score).title,
         "note": catalog.score(score).note,
         "lower": catalog.score(score).better == "lower",
         "neither": catalog.score(score).better == "neither",
-        "scale": scale,
-        "table": _summary_table(score, runs, labels),
+        "chance": catalog.score(score).chance,
+        "table": _summary_table(score, runs, labels, differences),
         "floors": _floors(score, held),
         "seeds": _seeds(score, runs),
-        "matrices": [_matrix(score, run, label, scale) for run, label in held],
+        "matrices": [heat.matrix(score, run, label, reach) for run, label in held],
         "absent": [label for run, label in zip(runs, labels, strict=True) if score not in run.get("scores", {})],
-        "curves": charts.curves(score, held, scale),
+        "curves": charts.by_task(score, held, scale),
+        "runs": [label for _, label in held],
     }
 
 
@@ -116,14 +107,6 @@ def _guard(runs: Sequence[Any], labels: Sequence[str]) -> list[View]:
     return found
 
 
-def _best(score: str, key: str, values: Sequence[float | None]) -> float | None:
-    """The best value of a column; None if fewer than two runs have one. Forgetting is a loss for every score."""
-    present = [v for v in values if v is not None]
-    if len(present) < 2:
-        return None
-    return min(present) if catalog.best_is_lowest(score, key) else max(present)
-
-
 def _comparable(runs: Sequence[Any]) -> bool:
     """Whether values of the runs may be ranked: same tasks, in any order, on the same base model."""
     return len({(run.get("base_model"), tuple(sorted(run.get("tasks", [])))) for run in runs}) == 1
@@ -136,24 +119,44 @@ def _summary_cell(score: str, key: str, run: Mapping[str, Any]) -> View:
     needed = catalog.needed_cells(key, run.get("tasks", []), run.get("ends") or {}) if R else []
     there = sum(R[k][j] is not None for k, j in needed)
     partial = f"{there} of {len(needed)} cells" if cell["value"] is not None and there < len(needed) else ""
-    return {**cell, "partial": partial, "best": False}
+    return {**cell, "partial": partial, "best": False, "rows": verdict.rows_now(run, score)}
 
 
-def _summary_table(score: str, runs: Sequence[Any], labels: Sequence[str]) -> View:
+def _is_best(score: str, key: str, place: int, others: Sequence[int], found: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the paired difference to every other run excludes zero, on the better side."""
+    ahead = set()
+    for one in found:
+        if (one["score"], one["summary"]) != (score, key) or place not in (one["a"], one["b"]):
+            continue
+        sign = 1 if one["a"] == place else -1
+        sign *= -1 if catalog.best_is_lowest(score, key) else 1
+        ends = [one[end] for end in ("low", "high") if one[end] is not None]
+        if len(ends) == 2 and min(sign * end for end in ends) > 0:
+            ahead.add(one["b"] if one["a"] == place else one["a"])
+    return bool(others) and ahead >= set(others)
+
+
+def _summary_table(
+    score: str, runs: Sequence[Any], labels: Sequence[str], differences: Sequence[Mapping[str, Any]]
+) -> View:
     cells = {key: [_summary_cell(score, key, run) for run in runs] for key in catalog.summaries()}
     shown = [key for key in catalog.summaries() if any(c["value"] is not None for c in cells[key])]
     measured = [run for run in runs if score in run.get("summary", {})]
     comparable = len(measured) > 1 and _comparable(measured)
     for key in shown if comparable and catalog.score(score).better != "neither" else ():
-        ranked = [c for c in cells[key] if not c["partial"]]
-        best = _best(score, key, [c["value"] for c in ranked])
-        for cell in ranked:
-            cell["best"] = best is not None and cell["value"] == best
+        ranked = [i for i, c in enumerate(cells[key]) if c["value"] is not None and not c["partial"]]
+        for i in ranked:
+            cells[key][i]["best"] = _is_best(score, key, i, [j for j in ranked if j != i], differences)
+    most = max((len(run.get("tasks") or ()) for run in measured), default=0)
+    absent = [key for key in catalog.summaries() if key not in shown]
+    early = [key for key in absent if most < 2 and key in NEED_TWO_TASKS]
     return {
         "columns": [{"label": catalog.summary(key).label, "text": catalog.summary(key).note} for key in shown],
         "rows": [{"label": label, "cells": [cells[key][i] for key in shown]} for i, label in enumerate(labels)],
-        "missing": [catalog.summary(key).label for key in catalog.summaries() if key not in shown],
+        "missing": [catalog.summary(key).label for key in absent if key not in early],
+        "early": [catalog.summary(key).label for key in early],
         "comparable": comparable,
+        "paired": comparable and bool(differences),
         "several": len(measured) > 1,
     }
 
@@ -199,26 +202,3 @@ def _seeds(score: str, runs: Sequence[Any]) -> list[View]:
         if cells:
             found.append({"method": group[0].get("method"), "seeds": seeds, "cells": plain(cells)})
     return found
-
-
-def _matrix(score: str, run: Mapping[str, Any], label: str, scale: tuple[float, float]) -> View:
-    scores, tasks = run["scores"][score], run["tasks"]
-    span, shown = scale[1] - scale[0], columns(run)
-
-    def cell(value: Any, low: Any, high: Any, learnt: bool) -> View | None:
-        if value is None:
-            return None
-        share = (value - scale[0]) / span if span else 0.5
-        share = 1 - share if catalog.score(score).better == "lower" else share
-        return {"value": value, "low": low, "high": high, "share": f"{share:.3f}", "learnt": learnt}
-
-    rows: list[View] = []
-    before = scores.get("before") or []
-    if any(v is not None for v in before):
-        rows.append({"label": "before", "cells": [cell(before[j], None, None, False) for j in shown]})
-    names = iter(stages(run, scores["R"]))
-    for k, row in enumerate(scores["R"]):
-        if any(v is not None for v in row):
-            cells = [cell(row[j], *limits(scores, k, j), j <= k) for j in shown]
-            rows.append({"label": f"after {next(names)[0]}", "cells": cells})
-    return {"label": label, "tasks": [tasks[j] for j in shown], "rows": rows}

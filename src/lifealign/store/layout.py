@@ -65,6 +65,7 @@ RETIRES = "retires"
 # Kinds of evaluation records.
 ROW_RECORD = "row"
 GUARD_RECORD = "guard"
+GATE_RECORD = "gates"
 
 WARNINGS = "warnings"
 """Key of evaluation records and of results: sentences about the values, such as changed code; missing if there are none."""

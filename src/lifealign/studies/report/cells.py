@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from lifealign.report.render import interval, number
+from lifealign.evaluation.numbers import number
+from lifealign.report.render import interval
 
 Json = Mapping[str, Any]
 

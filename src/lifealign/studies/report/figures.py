@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lifealign.evaluation import catalog
-from lifealign.report.render import number
+from lifealign.evaluation.numbers import number
 from lifealign.studies.report import views
 from lifealign.studies.report.cells import Json, order_label, slug, unused
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from lifealign.evaluation import catalog
-from lifealign.report.render import number
+from lifealign.evaluation.numbers import number
 from lifealign.studies.comparison import ALPHA, UPPER_BOUNDS
 from lifealign.studies.report.cells import (
     Cell,

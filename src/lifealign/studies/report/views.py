@@ -12,7 +12,8 @@ from typing import Any
 from lifealign.core.json_codec import plain
 from lifealign.evaluation import catalog
 from lifealign.evaluation.metrics import seeds_interval
-from lifealign.report.render import interval, number
+from lifealign.evaluation.numbers import number
+from lifealign.report.render import interval
 from lifealign.studies.report.cells import Json, order_label, setting
 from lifealign.studies.report.lines import Group, groups, is_bound, runs_of, scores_of
 
