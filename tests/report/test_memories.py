@@ -11,14 +11,13 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lifealign.core.errors import StoreError
-from lifealign.evaluation.numbers import number
+from lifealign.evaluation.numbers import limits_text, number, share
 from lifealign.report import charts as report_charts
 from lifealign.report import views as report_views
 from lifealign.report.memories import build_results, render_html, scores_csv, write_report
@@ -146,6 +145,14 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
+def ahead(*pairs: tuple[str, str, float], a: int = 0, b: int = 1) -> list[dict[str, Any]]:
+    """Differences between two runs whose intervals reach one to either side of the value."""
+    return [
+        {"a": a, "b": b, "score": score, "summary": key, "value": v, "low": v - 1, "high": v + 1}
+        for score, key, v in pairs
+    ]
+
+
 def page(*runs: dict[str, Any]) -> Page:
     return Page(render_html(build_results(runs)))
 
@@ -163,8 +170,8 @@ def test_every_number_of_the_results_is_on_the_page(tmp_path: Path) -> None:
         for commit in run["consolidation"].values():
             assert set(commit["summed"].values()) <= present
     for text in (
-        "60.25",
-        "65.00 to 69.00",
+        "60.2",
+        "65.0 to 69.0",
         "0.938",
         "rows 101, 102",
         "row 7",
@@ -180,7 +187,11 @@ def test_every_number_of_the_results_is_on_the_page(tmp_path: Path) -> None:
 def test_nothing_is_loaded_from_elsewhere() -> None:
     html = render_html(build_results([make_run(), joint_run()]))
     shown = Page(html)
-    assert shown.references == [("link", "data:,")]
+    links = {target for tag, target in shown.references if tag == "a"}
+    assert {target for target in links if not target.startswith("#")} == {"results.json", "scores.csv"}
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert {target[1:] for target in links if target.startswith("#")} <= set(ids)
+    assert [one for one in shown.references if one[0] != "a"] == [("link", "data:,")]
     assert not re.search(r"https?://|@import|url\(", html)
     assert not [name for name in shown.attributes if name.startswith("on")], "handlers only in the one script"
     assert shown.tags.count("script") == 1
@@ -232,12 +243,12 @@ def test_missing_is_null_and_not_measured_never_zero(tmp_path: Path) -> None:
     assert "Not measured: FWT" in shown.text
     assert not {"0", "0.0"} & set(shown.values), "nothing measured is zero here"
     row = next(line for line in score_matrix_lines(run) if line.startswith("after facts"))
-    assert row.split() == ["after", "facts", "70.75"]
+    assert row.split() == ["after", "facts", "70.8"]
 
 
 def test_sections_without_data_are_left_out() -> None:
     shown = page({"method": "bare", "tasks": [], "scores": {}, "summary": {}})
-    for heading in ("Training", "Consolidation", "Data", "Configuration", "Versions", "After each task"):
+    for heading in ("Training", "Consolidation", "Data", "Settings and versions", "Each task since it was learnt"):
         assert heading not in shown.texts
     assert "Not measured." in shown.text
     assert Page(render_html(build_results([]))).text.startswith("lifealign")
@@ -246,11 +257,11 @@ def test_sections_without_data_are_left_out() -> None:
 
 def test_joint_has_one_row_named_after_its_commit() -> None:
     assert score_matrix_lines(joint_run())[1:] == [
-        "             poems  facts   code",
-        "after joint  81.00  82.00  83.00",
+        "             poems  facts  code",
+        "after joint   81.0   82.0  83.0",
     ]
     shown = page(joint_run(), make_run())
-    assert "after joint" in shown.text
+    assert "joint" in shown.texts
     rows = list(csv.DictReader(io.StringIO(scores_csv(build_results([joint_run()])))))
     assert [(r["task"], r["value"], r["low"], r["high"]) for r in rows] == [
         ("poems", "81.0", "79.5", "83.5"),
@@ -274,59 +285,99 @@ def test_csv_has_measured_cells_only() -> None:
     assert "lifealign, seed 0, other" in twins, "runs of one method and seed stay apart"
 
 
-def test_best_follows_the_direction_of_the_metric() -> None:
-    panels = report_views.page(build_results([make_run(last=66.5), make_run("sequential", last=44.5)]))["panels"]
-    best = {
+def bests(*runs: dict[str, Any], differences: list[dict[str, Any]]) -> dict[tuple[str, str], list[bool]]:
+    panels = report_views.page(build_results(runs, differences=differences))["panels"]
+    return {
         (p["name"], c["label"]): [row["cells"][i]["best"] for row in p["table"]["rows"]]
         for p in panels
         for i, c in enumerate(p["table"]["columns"])
     }
+
+
+def test_best_needs_a_difference_whose_interval_excludes_zero() -> None:
+    runs = [make_run(last=66.5), make_run("sequential", last=44.5)]
+    found = ahead(
+        ("accuracy", "last", 22.0), ("accuracy", "bwt", 0.5), ("accuracy", "forgetting", -3.0), ("nll", "last", 2.0)
+    )
+    best = bests(*runs, differences=found)
     assert best["accuracy", "Last"] == [True, False]
+    assert best["accuracy", "BWT"] == [False, False], "the interval holds zero"
+    assert best["accuracy", "Forgetting"] == [True, False], "less is better"
     assert best["nll", "Last"] == [False, True], "lower is better, and sequential has the lower one here"
-    assert best["nll", "Forgetting"] == [True, True], "the same loss in both"
-    alone = report_views.page(build_results([make_run()]))["panels"][0]["table"]
-    assert not any(c["best"] for c in alone["rows"][0]["cells"])
-
-
-def test_forgetting_and_bwt_are_ranked_in_opposite_directions() -> None:
-    worse = make_run("sequential")
-    worse["summary"]["accuracy"] |= {"bwt": around(-9.0), "forgetting": around(9.0)}
-    table = report_views.page(build_results([make_run(), worse]))["panels"][0]["table"]
-    for i, column in enumerate(table["columns"]):
-        if column["label"] in ("BWT", "Forgetting"):
-            assert [row["cells"][i]["best"] for row in table["rows"]] == [True, False], column
+    assert not any(map(any, bests(*runs, differences=[]).values())), "without differences nothing is best"
+    assert not any(map(any, bests(make_run(), differences=[]).values()))
+    third = [*runs, make_run("replay")]
+    assert bests(*third, differences=found)["accuracy", "Last"] == [False] * 3, "not compared with the third"
 
 
 def test_runs_of_different_tasks_are_not_ranked() -> None:
+    found = ahead(("accuracy", "last", 22.0))
     other = make_run("sequential", tasks=["poems", "facts", "maths"])
-    views = report_views.page(build_results([make_run(), other]))["panels"]
-    assert not any(c["best"] for p in views for row in p["table"]["rows"] for c in row["cells"])
-    reordered = make_run("sequential", tasks=TASKS[::-1])
-    views = report_views.page(build_results([make_run(), reordered]))["panels"]
-    assert any(c["best"] for p in views for row in p["table"]["rows"] for c in row["cells"])
+    assert bests(make_run(), other, differences=found)["accuracy", "Last"] == [False, False]
 
 
 def test_a_mean_over_some_of_its_cells_says_so_and_is_not_ranked() -> None:
     joint = joint_run()  # its Learnt is the last task's score only
     joint["summary"]["accuracy"]["learning_accuracy"] = around(83.0)
-    runs = [make_run(), make_run("sequential", last=44.5), joint]
-    table = report_views.page(build_results(runs))["panels"][0]["table"]
+    runs = [make_run(), joint]
+    found = ahead(("accuracy", "learning_accuracy", -9.0), ("accuracy", "last", -9.0))
+    table = report_views.page(build_results(runs, differences=found))["panels"][0]["table"]
     column = {c["label"]: [row["cells"][i] for row in table["rows"]] for i, c in enumerate(table["columns"])}
-    assert [c["partial"] for c in column["Learnt"]] == ["", "", "1 of 3 cells"]
-    assert [c["best"] for c in column["Learnt"]] == [True, True, False]
-    assert [c["partial"] for c in column["Last"]] == ["", "", ""]
-    assert [c["best"] for c in column["Last"]] == [False, False, True]
+    assert [c["partial"] for c in column["Learnt"]] == ["", "1 of 3 cells"]
+    assert [c["best"] for c in column["Learnt"]] == [False, False]
+    assert [c["partial"] for c in column["Last"]] == ["", ""]
+    assert [c["best"] for c in column["Last"]] == [False, True]
     assert "1 of 3 cells" in page(*runs).text
 
 
-def test_heat_is_darkest_at_the_best_cell() -> None:
-    panels = {p["name"]: p for p in report_views.page(build_results([make_run()]))["panels"]}
+def test_heat_has_its_middle_at_chance_or_where_the_task_was_learnt() -> None:
+    run = make_run()
+    run["scores"]["accuracy"]["R"][2][0] = 25.0
+    panels = {p["name"]: p for p in report_views.page(build_results([run]))["panels"]}
 
-    def shares(name: str) -> dict[float, str]:
-        return {c["value"]: c["share"] for r in panels[name]["matrices"][0]["rows"] for c in r["cells"] if c}
+    def shades(name: str) -> dict[float, tuple[str, str]]:
+        rows = panels[name]["matrices"][0]["rows"]
+        return {c["value"]: (c["side"], c["share"]) for r in rows for c in r["cells"] if c}
 
-    assert (shares("accuracy")[80.0], shares("accuracy")[50.5]) == ("1.000", "0.000")
-    assert (shares("nll")[1.5], shares("nll")[2.25]) == ("1.000", "0.000")
+    accuracy, nll = shades("accuracy"), shades("nll")
+    assert accuracy[80.0] == ("up", "0.600"), "30 of the 50 points above guessing"
+    assert accuracy[25.0] == ("down", "0.500")
+    assert nll[1.5] == ("", "0.000") and nll[1.75] == ("down", "1.000"), "lower is better, and it rose"
+
+
+def test_the_first_screen_tells_what_was_kept() -> None:
+    run = make_run(created="2026-11-27T10:00:00+00:00", memory="runs/support")
+    run["scores"]["accuracy"] |= {"rows": [[12, None, None], [12, 12, None], [12, 12, 12]], "before": [50.0] * 3}
+    run["scores"]["accuracy"]["R"] = [[100.0, None, None], [75.0, 50.0, None], [200 / 3, 58 + 1 / 3, 91 + 2 / 3]]
+    gate = {"gate": "bwt.accuracy>=-10", "value": -12.5, "low": None, "high": None, "held": False}
+    run["gates"] = {"after": "code", "now": True, "created": "2026-11-27T10:01:00+00:00", "gates": [gate]}
+    states = [{"name": "forgotten", "label": "Forgotten", "text": ""}, {"name": "never", "label": "Never", "text": ""}]
+    answers = {"page": "answers.html", "prompts": 9, "good_is": "x", "disagreements": 0, "states": states}
+    answers["rows"] = [{"source": "lifealign", "task": "poems", "counts": [4, 0]}]
+    html = render_html(build_results([run, make_run("sequential", last=44.4)], answers=answers))
+    shown = Page(html)
+    text = shown.text.split("Download")[0]
+    for part in (
+        "support: 3 tasks learnt, beside sequential0",
+        "2026-11-27 · tiny",
+        "Gate Failed bwt.accuracy>=-10 -12.5 failed checked 2026-11-27",
+        "Kept 66% 95% interval 65 to 69, 36 rows",
+        "guessing gives 50%",
+        "sequential: 44.4%",
+        "Learnt last: code 92% (11/12) before: 50% (6/12)",
+        "Weakest: facts 58% (7/12) was 50% (6/12) when learnt",
+        "poems −33 , facts +8 .",
+    ):
+        assert part in text, (part, text)
+    assert ("a", "answers.html#show=forgotten&task=poems") in shown.references
+    assert "needs two tasks" in page(make_run(tasks=["poems"], scores={"accuracy": matrix([[60.0]], 1)})).text
+
+
+def test_few_rows_carry_no_interval_and_no_decimals() -> None:
+    assert number(91 + 2 / 3, "accuracy", 12) == "92" and number(91.66, "accuracy", 5000) == "91.7"
+    assert limits_text(60.0, 100.0, "accuracy", 7) == "" and limits_text(64.6, 100.0, "accuracy", 8) == "65 to 100"
+    assert share(91 + 2 / 3, "accuracy", 12) == "11/12"
+    assert share(91.0, "accuracy", 12) == "" == share(1.5, "nll", 12), "half a row and a mean are no share"
 
 
 def test_seeds_are_averaged_only_where_nothing_else_differs() -> None:
@@ -349,10 +400,10 @@ def test_seeds_are_averaged_only_where_nothing_else_differs() -> None:
 def test_matrix_lines_are_aligned_and_fit_by_numbering() -> None:
     assert score_matrix_lines(make_run()) == [
         "Preference accuracy, %: lifealign, seed 0",
-        "             poems  facts   code",
-        "after poems  60.25",
-        "after facts  50.50  70.75",
-        "after code   55.12  65.00  80.00",
+        "             poems  facts  code",
+        "after poems   60.2",
+        "after facts   50.5   70.8",
+        "after code    55.1   65.0  80.0",
     ]
     names = [f"a-rather-long-task-name-number-{i}" for i in range(5)]
     run = make_run(tasks=names, training={})
@@ -366,14 +417,14 @@ def test_matrix_lines_are_aligned_and_fit_by_numbering() -> None:
 def test_summary_lines_name_every_run_and_value() -> None:
     lines = summary_lines(build_results([make_run(), joint_run()]))
     assert lines[0].split() == ["Preference", "accuracy,", "%", "Last", "AP", "BWT", "Forgetting", "Learnt"]
-    assert "66.50 [65.00, 69.00]" in lines[1]
-    assert "82.00 [80.50, 84.50]" in lines[2] and "not measured" in lines[2]
+    assert "66.5 [65.0, 69.0]" in lines[1]
+    assert "82.0 [80.5, 84.5]" in lines[2] and "not measured" in lines[2]
     assert lines[3] == "" and lines[4].startswith("NLL per token")
     assert summary_lines(build_results([])) == []
 
 
 def test_numbers_for_people() -> None:
-    assert number(-0.001, "accuracy") == "0.00", "no minus zero"
+    assert number(-0.001, "accuracy") == "0.0", "no minus zero"
     assert number(0.00042) == "0.00042"
     assert number(2.0) == "2.000"
     assert number(None) == ""
@@ -389,14 +440,15 @@ def test_ticks_enclose_the_range_with_round_numbers() -> None:
     assert [t["text"] for t in frame["ticks"]] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
 
 
-def test_curves_begin_where_a_task_is_learnt_and_names_stay_apart() -> None:
-    run = make_run()
+def test_each_task_has_a_chart_with_all_runs() -> None:
+    run, other = make_run(), make_run("sequential")
     run["scores"]["accuracy"]["R"] = [[60.0, 10.0, None], [60.0, 60.0, None], [60.0, 60.0, 60.0]]
-    (view,) = report_charts.curves("accuracy", [(run, "x")], (10.0, 60.0))
-    stages = {line["task"]: [m["stage"] for m in line["marks"]] for line in view["lines"]}
-    assert stages == {"poems": [1, 2, 3], "facts": [2, 3], "code": [3]}
-    places = sorted(line["label_y"] for line in view["lines"])
-    assert min(b - a for a, b in pairwise(places)) >= 13
+    charts = report_charts.by_task("accuracy", [(run, "x"), (other, "y")], (10.0, 60.0))
+    stages = {c["task"]: [[m["stage"] for m in line["marks"]] for line in c["lines"]] for c in charts}
+    assert stages == {"poems": [[1, 2, 3]] * 2, "facts": [[2, 3]] * 2, "code": [[3]] * 2}
+    assert all([t["text"] for t in c["frame"]["ticks"]][::4] == ["0", "100"] for c in charts), "an axis ends at 100%"
+    shapes = {report_charts.marker(place, (0, 0)) for place in range(report_charts.COLOURS)}
+    assert len(shapes) == report_charts.COLOURS, "a marker of its own for every colour"
 
 
 def test_layer_maps_place_matrices_by_kind_and_layer() -> None:

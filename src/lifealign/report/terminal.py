@@ -7,10 +7,11 @@ from typing import Any
 
 from lifealign.core.json_codec import plain
 from lifealign.evaluation import catalog
-from lifealign.evaluation.numbers import number
+from lifealign.evaluation.numbers import limits_text, number
 from lifealign.report import views as report_views
 from lifealign.report.heat import columns, stages
 from lifealign.report.render import interval, run_labels
+from lifealign.report.verdict import rows_now
 
 TERMINAL_WIDTH = 120
 
@@ -27,7 +28,9 @@ def score_matrix_lines(run: Mapping[str, Any], score: str = "accuracy") -> list[
     lines_of = [(f"after {name}", row) for name, row in stages(clean, scores["R"])]
     if any(value is not None for value in scores.get("before") or []):
         lines_of.insert(0, ("before", scores["before"]))
-    cells = [["" if row[j] is None else number(row[j], score) for j in shown] for _, row in lines_of]
+    counts = scores.get("rows")
+    held = [max((row[j] or 0 for row in counts), default=None) if counts else None for j in range(len(clean["tasks"]))]
+    cells = [["" if row[j] is None else number(row[j], score, held[j]) for j in shown] for _, row in lines_of]
     first = max([len(name) for name, _ in lines_of], default=0)
     # If names do not fit side by side, columns are numbered in the order of the tasks.
     widths = [max([len(t), *(len(row[j]) for row in cells)]) for j, t in enumerate(tasks)]
@@ -54,8 +57,8 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
         keys = [k for k in catalog.summaries() if any(interval(s.get(k))["value"] is not None for s in summaries)]
         table = [[catalog.score(score).title, *(catalog.summary(k).label for k in keys)]]
         table += [
-            [label, *(_with_limits(interval(s.get(k)), score) for k in keys)]
-            for label, s in zip(labels, summaries, strict=True)
+            [label, *(_with_limits(interval(s.get(k)), score, rows_now(run, score)) for k in keys)]
+            for label, run, s in zip(labels, runs, summaries, strict=True)
         ]
         widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         lines += ["  ".join(f"{v:<{w}}" for v, w in zip(row, widths, strict=True)).rstrip() for row in table]
@@ -63,10 +66,12 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     return lines[:-1]
 
 
-def _with_limits(cell: Mapping[str, Any], score: str) -> str:
+def _with_limits(cell: Mapping[str, Any], score: str, rows: int | None) -> str:
     if cell["value"] is None:
         return "not measured"
-    text = number(cell["value"], score)
-    if cell["low"] is None or cell["high"] is None:
-        return text
-    return f"{text} [{number(cell['low'], score)}, {number(cell['high'], score)}]"
+    limits = limits_text(cell["low"], cell["high"], score, rows)
+    return (
+        f"{number(cell['value'], score, rows)} [{limits.replace(' to ', ', ')}]"
+        if limits
+        else number(cell["value"], score, rows)
+    )
