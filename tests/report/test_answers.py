@@ -32,8 +32,9 @@ from support.answers import life
         ("+.+", "kept"),
         ("+-", "forgotten"),
         ("++-", "forgotten"),
-        ("-+-", "forgotten"),
+        ("-+-", "passing"),
         ("+-+-", "forgotten"),
+        ("-+-+-", "passing"),
         ("+-+", "recovered"),
         ("-+-+", "recovered"),
         ("-+", "later"),
@@ -64,7 +65,7 @@ def test_threads_counts_and_criteria() -> None:
     threads = build_threads(records[::-1])
     assert len(threads) == 4 and criteria_of(threads) == ["rule"]
     assert counts(threads, "rule") == {
-        "one": {"forgotten": 1, "recovered": 1, "never": 0, "later": 0, "kept": 1, "unknown": 1}
+        "one": {"forgotten": 1, "recovered": 1, "passing": 0, "never": 0, "later": 0, "kept": 1, "unknown": 1}
     }
     again = AnswerRecord.of("one", [Message("user", "a?")], "else", source="ours", point="one", stage=1)
     with pytest.raises(DataError, match="ours answered one prompt twice at 'one'"):
@@ -201,8 +202,8 @@ def test_the_report_links_to_the_page(tmp_path: Path) -> None:
     threads = build_threads(life("a?", "-+--") + life("b?", "-+++") + life("a?", "-+-+", source="other"))
     found = summary(threads, "answers.html")
     assert [(row["source"], row["task"], row["counts"]) for row in found["rows"]] == [
-        ("ours", "one", [1, 0, 0, 0, 1, 0]),
-        ("other", "one", [0, 1, 0, 0, 0, 0]),
+        ("ours", "one", [1, 0, 0, 0, 0, 1, 0]),
+        ("other", "one", [0, 1, 0, 0, 0, 0, 0]),
     ]
     page = render_html(build_results([], answers=found))
     assert page.count('href="answers.html#show=forgotten&amp;task=one&amp;source=ours"') == 1
@@ -217,7 +218,7 @@ def test_report_command_writes_it(tmp_path: Path, config: Any) -> None:
     write_answers(tmp_path / "a.jsonl", life("a?", "-+--"))
     call = ["report", str(memory.path), "--out", str(tmp_path / "report")]
     result = CliRunner().invoke(app, [*call, "--answers", str(tmp_path / "a.jsonl"), "--json"])
-    assert json.loads(result.stdout)["answers"]["rows"][0]["counts"] == [1, 0, 0, 0, 0, 0]
+    assert json.loads(result.stdout)["answers"]["rows"][0]["counts"] == [1, 0, 0, 0, 0, 0, 0]
     assert (tmp_path / "report" / "answers.html").exists()
     refused = CliRunner().invoke(app, [*call, "--ratings", str(tmp_path / "a.jsonl")])
     assert refused.exit_code == 2 and "add --answers FILE" in refused.stderr

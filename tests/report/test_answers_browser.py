@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from lifealign.data.answers import AnswerRecord
+from lifealign.data.load import load_rows
 from lifealign.judging.opinions import Opinion
 from lifealign.report.answers import build_threads, write_page
 from support.answers import life
@@ -17,7 +19,15 @@ from support.colours import channels, contrast
 pytestmark = pytest.mark.browser
 
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'> \u202egnirts esrever\u202c & <b>bold</b>"
-LIVES = {"lost?": "-+--", "back?": "-+-+", "no good?": "----", "late?": "--++", "held?": "-+++", "quiet?": "...."}
+LIVES = {
+    "lost?": "-+--",
+    "flash?": "--+-",
+    "back?": "-+-+",
+    "no good?": "----",
+    "late?": "--++",
+    "held?": "-+++",
+    "quiet?": "....",
+}
 
 
 def records() -> list[AnswerRecord]:
@@ -31,7 +41,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     path = tmp_path / "compare.html"
 
     def open_page(
-        answers: list[AnswerRecord], opinions: list[Opinion] | None = None, hash_: str = "", **options: Any
+        answers: list[AnswerRecord], opinions: list[Opinion] | None = None, hash_: str = "#show=all", **options: Any
     ) -> Any:
         write_page(build_threads(answers, opinions or []), path)
         context = browser.new_context(**options)
@@ -64,6 +74,7 @@ def test_each_filter_shows_its_prompts(opened: Any) -> None:
     for name, expected in {
         "Forgotten": ["lost?", "zwei?"],
         "Recovered": ["back?"],
+        "Came and went": ["flash?"],
         "Never learnt": ["no good?"],
         "Learnt later": ["late?"],
         "Kept": ["held?"],
@@ -80,7 +91,8 @@ def test_each_filter_shows_its_prompts(opened: Any) -> None:
     # Task two: good before it was learnt, then good, then bad.
     marks = page.locator(".row .m").evaluate_all("all => all.map(one => one.className)")
     assert marks == ["m good before", "m good before", "m good", "m bad"]
-    assert page.locator(".points li").all_inner_texts()[-1].replace("\n", " ") == "0% good three"
+    assert page.locator(".points li").all_inner_texts()[-1].replace("\n", " ") == "0% of 1 3 three"
+    assert page.locator(".row .m").last.get_attribute("title") == "After three: fails the rule"
 
 
 def test_what_is_shown_of_a_prompt(opened: Any) -> None:
@@ -109,7 +121,12 @@ def test_what_is_shown_of_a_prompt(opened: Any) -> None:
         [],
         ["now"],
     ]
-    assert [card.locator(".verdict").inner_text() for card in cards] == ["bad", "good", "bad", "bad"]
+    assert [card.locator(".verdict").inner_text() for card in cards] == [
+        "fails the rule",
+        "passes the rule",
+        "fails the rule",
+        "fails the rule",
+    ]
     said = cards[1].locator(".said li").all_inner_texts()
     assert said == [
         "Judge big (helpful): 8 · Fits well.",
@@ -151,24 +168,88 @@ def test_hostile_text_is_text(opened: Any) -> None:
 
 
 def test_search_and_links(opened: Any) -> None:
-    page = opened(records(), [Opinion(records()[4].id, "judge", "m", score=1, words="Rather ODD, is it not")])
+    page = opened(records(), [Opinion(records()[8].id, "judge", "m", score=1, words="Rather ODD, is it not")])
     page.fill("#search", "odd rather")
     page.locator(".said mark").first.wait_for()
     assert asks(page) == ["back?"]
     assert page.locator(".said mark").all_inner_texts() == ["Rather", "ODD"]
-    item = records()[4].item
-    assert page.url.endswith(f"#item={item}&search=odd+rather")
+    item = records()[8].item
+    assert page.url.endswith(f"#item={item}&show=all&search=odd+rather")
     page.fill("#search", "nothing like it")
     page.locator(".list", has_text="No prompt matches.").wait_for()
     assert asks(page) == []
     # A link leads to its item, even if its filter leaves it out; following one in an open page works, too.
     linked = opened(records(), hash_=f"#item={item}&show=kept")
-    assert linked.locator(".turn .text").inner_text() == "back?" and len(asks(linked)) == 7
+    assert linked.locator(".turn .text").inner_text() == "back?" and len(asks(linked)) == 8
     assert linked.locator(".row[aria-selected=true] .ask").inner_text() == "back?"
     assert linked.locator("#link").get_attribute("href") == f"#item={item}"
     linked.evaluate(f"location.hash = '#item={records()[0].item}&show=forgotten'")
     linked.locator(".turn", has_text="lost?").wait_for()
     assert asks(linked) == ["lost?", "zwei?"]
+
+
+def test_opens_on_the_worst_falls_with_columns_for_the_points(opened: Any) -> None:
+    late = life("fell late?", "-++-")
+    page = opened(
+        late + life("fell at once?", "-+--") + life("held?", "-+++") + life("zwei?", "++--", task="two"), hash_=""
+    )
+    assert asks(page) == ["fell at once?", "fell late?"], "the longest failing first"
+    assert page.locator(".cols .marks span").evaluate_all("all => all.map(one => one.title)") == [
+        "Before any task",
+        "After one",
+        "After two",
+        "After three",
+    ]
+    lefts = page.locator(".row").evaluate_all(
+        "rows => rows.map(row => [...row.querySelectorAll('.m')].map(m => m.offsetLeft))"
+    )
+    assert lefts[0] == lefts[1] and len(set(lefts[0])) == 4
+    assert opened(life("held?", "-+++"), hash_="").locator(".row").count() == 1, "nothing was forgotten: all prompts"
+
+
+def test_why_an_answer_fails_and_first_beside_now(opened: Any) -> None:
+    answers = life("lost?", "-+--")
+    texts = ["no", "a b c d e f g h", "no", "a b c x e f g h"]
+    for i, text in enumerate(texts):
+        old = answers[i]
+        answers[i] = AnswerRecord.of(
+            "one",
+            old.prompt,
+            text,
+            source="ours",
+            point=old.point,
+            stage=i,
+            scores=old.scores,
+            reference="the chosen one",
+            rule="Letters in order.",
+            finish="length" if i == 3 else "stop",
+        )
+    page = opened(answers, hash_="")
+    cards = page.locator(".card")
+    assert [card.locator(".why").all_inner_texts() for card in cards.all()] == [
+        ["Fails: Letters in order."],
+        [],
+        ["Fails: Letters in order."],
+        ["Fails: Letters in order."],
+    ]
+    assert cards.locator(".cut").all_inner_texts() == ["cut off"] and cards.last.locator(".cut").count() == 1
+    page.keyboard.press("d")
+    assert cards.nth(2).locator(".same").inner_text() == "Rewritten throughout."
+    page.keyboard.press("f")
+    assert cards.locator("h3").all_inner_texts() == ["After one", "After three"]
+    assert (cards.last.locator("del").inner_text(), cards.last.locator("ins").inner_text()) == ("d ", "x ")
+    page.keyboard.press("s")
+    assert page.locator(".row .starred").count() == 1
+    with page.expect_download() as download:
+        page.locator("#export").click()
+    (line,) = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {
+        "prompt": [{"role": "user", "content": "lost?"}],
+        "chosen": "the chosen one",
+        "rejected": texts[3],
+    }
+    (row,) = load_rows([json.loads(line)], "starred").rows
+    assert (row.chosen, row.rejected) == ("the chosen one", texts[3]), "`learn` reads it"
 
 
 def test_by_keyboard_alone(opened: Any) -> None:
@@ -181,7 +262,7 @@ def test_by_keyboard_alone(opened: Any) -> None:
     for key in ("ArrowDown", "j", "k", "End", "Home", "2", "j"):
         page.keyboard.press(key)
         seen.append(current())
-    assert seen == ["back?", "no good?", "back?", "zwei?", "lost?", "lost?", "zwei?"]
+    assert seen == ["flash?", "back?", "flash?", "zwei?", "lost?", "lost?", "zwei?"]
     assert asks(page) == ["lost?", "zwei?"]
     page.keyboard.press("/")
     page.keyboard.type("2jk?")  # text, not keys

@@ -24,7 +24,12 @@ BASE = "base"
 """Point of the answers given before the first task."""
 EXTENSIONS = (".jsonl", ".json", ".parquet")
 REQUIRED = ("task", "prompt", "answer", "source", "point")
-OPTIONAL = ("id", "item", "stage", "reference", "rejected", "scores", "gold")
+OPTIONAL = ("id", "item", "stage", "reference", "rejected", "scores", "gold", "rule", "finish")
+TEXTS = ("reference", "rejected", "gold", "rule", "finish")
+"""Optional columns of text."""
+LATER = ("rule", "finish")
+"""Columns that JSON lines leave out where they are empty, as earlier versions did not know them."""
+FINISHES = ("stop", "length")
 ID_DIGITS = 16
 """Hex digits of an id: 64 bits, so the chance that any two of a million answers share an id is below 1e-7."""
 
@@ -46,6 +51,8 @@ class AnswerRecord:
         rejected: the other answer of that row, or its one bad answer, if any.
         scores: metric -> value of this answer, rates from 0 to 1; None: not measured.
         gold: set on items whose rating is known beforehand.
+        rule: the task's rule in words, if it has one.
+        finish: `length` if the answer was cut at its longest length; `stop` or None: it ended, or nothing is known.
     """
 
     id: str
@@ -60,6 +67,8 @@ class AnswerRecord:
     rejected: str | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
     gold: str | None = None
+    rule: str | None = None
+    finish: str | None = None
 
     @classmethod
     def of(
@@ -75,6 +84,8 @@ class AnswerRecord:
         rejected: str | None = None,
         scores: Mapping[str, float | None] | None = None,
         gold: str | None = None,
+        rule: str | None = None,
+        finish: str | None = None,
     ) -> AnswerRecord:
         """Build a record and compute its ids; the arguments are the fields of the class."""
         turns = [[m.role, m.content] for m in prompt]
@@ -91,12 +102,14 @@ class AnswerRecord:
             rejected,
             {name: _number(value) for name, value in (scores or {}).items()},
             gold,
+            rule,
+            finish,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, in the order of the fields."""
         return {
-            **vars(self),
+            **{name: value for name, value in vars(self).items() if name not in LATER or value is not None},
             "prompt": [{"role": m.role, "content": m.content} for m in self.prompt],
             "scores": dict(self.scores),
         }
@@ -156,8 +169,10 @@ def _record(row: Record, where: str) -> AnswerRecord:
         point=texts["point"],
         stage=_stage(row.get("stage"), where),
         scores=_scores(row.get("scores"), where),
-        **{name: _text(row, name, where) for name in ("reference", "rejected", "gold") if row.get(name) is not None},
+        **{name: _text(row, name, where) for name in TEXTS if row.get(name) is not None},
     )
+    if record.finish not in (None, *FINISHES):
+        raise DataError(f"{where}: finish {record.finish!r}; allowed: {', '.join(FINISHES)}")
     for name in ("id", "item"):
         if row.get(name) not in (None, getattr(record, name)):
             raise DataError(

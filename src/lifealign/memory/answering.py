@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.data.answers import BASE, AnswerRecord
+from lifealign.data.suites.rules import in_words
 from lifealign.data.tasks import Row, Task, rows_sha256
 from lifealign.evaluation.catalog import text_metrics
 from lifealign.memory.rules import find_rules
@@ -192,7 +193,7 @@ def _records(
     source = asked.source or store.identity["config"]["strategy"]["name"]
     stage = sum(len(m.members) or 1 for m in store.lineage()[1:] if m.index <= point.index)
     rows = iter(rows_of(task, asked.split))
-    prompts = set()
+    prompts, rule = set(), in_words(task.checker)
     for i, found in enumerate(score["answers"][:count]):
         # Rows that do not fit into the context were left out, so answers are a part of the rows, in their order.
         row = next((row for row in rows if row.prompt[-1].content == found["prompt"]), None)
@@ -212,6 +213,8 @@ def _records(
             reference=row.chosen or None,
             rejected=row.rejected or None,
             scores=passed | dict(found["scores"]) | _of_row(score["rows"], i),
+            rule=rule,
+            finish=found.get("finish"),
         )
 
 

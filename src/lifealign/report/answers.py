@@ -33,8 +33,9 @@ CRITERIA: Mapping[str, str] = {
 }
 """Ways to decide that an answer is good; the default is the first one with any verdicts."""
 STATES: Mapping[str, str] = {
-    "forgotten": "was good, is bad",
+    "forgotten": "was good right after its task, is bad",
     "recovered": "was good, was bad, is good again",
+    "passing": "was bad after its task, good after a later one, is bad",
     "never": "was never good",
     "later": "became good after a later task",
     "kept": "was good after its task and ever since",
@@ -45,6 +46,7 @@ STATES: Mapping[str, str] = {
 LABELS: Mapping[str, str] = {
     "forgotten": "Forgotten",
     "recovered": "Recovered",
+    "passing": "Came and went",
     "never": "Never learnt",
     "later": "Learnt later",
     "kept": "Kept",
@@ -60,7 +62,7 @@ def state_of(verdicts: Sequence[bool | None]) -> str:
     if not any(known):
         return "never"
     if not known[-1]:
-        return "forgotten"
+        return "forgotten" if known[0] else "passing"
     since = known[known.index(True) :]
     if not all(since):
         return "recovered"
@@ -91,12 +93,15 @@ class Thread:
     Attributes:
         answers: at least one.
         states: criterion -> key of `STATES`.
+        falls: criterion -> how much worse the answer is now than right after the task; None: unknown. Of a rule, what
+            counts is for how many of the last answers it has failed; of the others, the loss of the score.
         disagreement: whether judge and people differ on one of the answers: one finds it good and the other does not, or
             they prefer opposite sides of a pair.
     """
 
     answers: Sequence[Seen]
     states: Mapping[str, str]
+    falls: Mapping[str, float | None]
     disagreement: bool
 
     @property
@@ -154,7 +159,21 @@ def _thread(
         for r in ordered
     ]
     states = {name: state_of([a.verdicts[name] for a in answers if not a.before]) for name in CRITERIA}
-    return Thread(answers, states, any(map(_disagree, answers)))
+    falls = {name: _fall(name, [a for a in answers if not a.before]) for name in CRITERIA}
+    return Thread(answers, states, falls, any(map(_disagree, answers)))
+
+
+def _fall(criterion: str, answers: Sequence[Seen]) -> float | None:
+    if criterion == "rule":
+        verdicts = [v for a in answers if (v := a.verdicts["rule"]) is not None]
+        failed = next((i for i, verdict in enumerate(reversed(verdicts)) if verdict), len(verdicts))
+        return float(failed) if verdicts else None
+    if criterion == "preference":
+        values = [a.record.scores.get("margin") for a in answers]
+    else:
+        values = [_mean([o.score for o in a.opinions if o.who == criterion and o.score is not None]) for a in answers]
+    known = [value for value in values if value is not None]
+    return known[0] - known[-1] if known else None
 
 
 def _verdicts(record: AnswerRecord, opinions: Sequence[Opinion], good: float) -> dict[str, bool | None]:
@@ -231,6 +250,7 @@ def page_document(threads: Sequence[Thread]) -> dict[str, Any]:
         "states": [[name, LABELS[name], text] for name, text in STATES.items()],
         "tasks": list(dict.fromkeys(t.first.task for t in threads)),
         "sources": list(dict.fromkeys(t.first.source for t in threads)),
+        "points": _points(threads),
         "labels": {m: catalog.score(m).title for t in threads for a in t.answers for m in a.record.scores},
         "threads": [
             {
@@ -241,6 +261,8 @@ def page_document(threads: Sequence[Thread]) -> dict[str, Any]:
                 "reference": text(t.first.reference),
                 "rejected": text(t.first.rejected),
                 "states": [t.states[name] for name in criteria],
+                "falls": [t.falls[name] for name in criteria],
+                "rule": t.first.rule,
                 "disagreement": t.disagreement,
                 "answers": [_answer(a, criteria, text(a.record.answer), names) for a in t.answers],
             }
@@ -250,6 +272,14 @@ def page_document(threads: Sequence[Thread]) -> dict[str, Any]:
     return {**document, "texts": list(texts)}
 
 
+def _points(threads: Sequence[Thread]) -> list[str]:
+    """Points of all answers in the order of the memories' lives: the columns of every prompt."""
+    stages: dict[str, int] = {}
+    for answer in (a.record for t in threads for a in t.answers):
+        stages.setdefault(answer.point, answer.stage)
+    return sorted(stages, key=lambda point: stages[point])
+
+
 def _answer(seen: Seen, criteria: Sequence[str], text: int | None, names: Mapping[str, list[str]]) -> dict[str, Any]:
     record = seen.record
     return {
@@ -257,6 +287,7 @@ def _answer(seen: Seen, criteria: Sequence[str], text: int | None, names: Mappin
         "point": record.point,
         "before": seen.before,
         "learnt": record.point == record.task,
+        "cut": record.finish == "length",
         "text": text,
         "verdicts": [seen.verdicts[name] for name in criteria],
         "scores": dict(record.scores),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from lifealign.core.errors import ConfigError, DataError, UserError
@@ -59,6 +60,14 @@ def checker(name: str) -> Rule:
         return bool(found)
 
     return checked
+
+
+def in_words(name: str | None) -> str | None:
+    """What a rule asks for: the first paragraph of its docstring. None without one, or if it is not loaded here."""
+    if name is None or name not in CHECKERS:
+        return None
+    text = inspect.cleandoc(CHECKERS.find(name).__doc__ or "").split("\n\n")[0]
+    return " ".join(text.split()) or None
 
 
 def check_rule(task: str, name: str | None) -> None:

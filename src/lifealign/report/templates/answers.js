@@ -13,7 +13,9 @@
   const silent = data.threads.some((t) => t.states.includes("unknown"));
   const filters = data.criteria.length ? ["all", ...data.states.map((s) => s[0]).filter((s) => silent || s !== "unknown")] : ["all"];
   if (both) filters.push("disagreement");
-  let shown = [], chosen = null, criterion = 0, filter = "all", terms = [], changes = false, drawn = "";
+  let shown = [], chosen = null, criterion = 0, filter = "all", terms = [], changes = false, beside = false, drawn = "";
+  const starred = new Set(), start = filters.includes("forgotten") && data.threads.some((t) => t.states[0] === "forgotten") ? "forgotten" : "all";
+  const columns = new Map(data.points.map((point, i) => [point, i + 1]));
 
   const text = (index) => (index === null ? "" : data.texts[index]);
   const key = (thread) => thread.item + " " + thread.source;
@@ -57,6 +59,8 @@
     criterion = Math.max(0, data.criteria.findIndex((c) => c[0] === selects.criterion.value));
     const found = data.threads.filter((t) => passes.task(t) && passes.source(t) && passes.search(t));
     shown = found.filter((t) => isIn(t, filter));
+    // The worst falls come first; the sort is stable.
+    if (filter === "forgotten") shown.sort((a, b) => (b.falls[criterion] || 0) - (a.falls[criterion] || 0));
     for (const label of chips.querySelectorAll("label")) {
       const count = found.filter((t) => isIn(t, label.dataset.filter)).length;
       label.querySelector("b").textContent = count.toLocaleString("en");
@@ -74,16 +78,16 @@
   }
 
   function showPoints(found) {
-    // One task's share of good answers over its life; several tasks have no points in common.
+    // Share of good answers at each point, among the prompts whose task was learnt by then.
+    const shares = new Map(data.points.map((point) => [point, { good: 0, known: 0, before: true }]));
     const one = found.length && found.every((t) => t.task === found[0].task && t.source === found[0].source);
-    const shares = new Map();
-    for (const thread of one ? found : []) {
+    for (const thread of found) {
       for (const answer of thread.answers) {
-        const verdict = answer.verdicts[criterion];
-        const share = shares.get(answer.point) || { good: 0, known: 0, before: answer.before };
+        const verdict = answer.verdicts[criterion], share = shares.get(answer.point);
+        if (answer.before && !one) continue;
         share.good += verdict === true;
         share.known += verdict !== null && verdict !== undefined;
-        shares.set(answer.point, share);
+        share.before = share.before && answer.before;
       }
     }
     points.replaceChildren();
@@ -91,18 +95,24 @@
       if (!share.known) continue;
       const bar = make("i");
       bar.style.setProperty("--s", share.good / share.known);
-      const name = point === "base" ? "before any" : point;
       const title = `${pointName(point)}: ${share.good} of ${share.known} good`;
-      points.append(make("li", { title, class: share.before ? "before" : "" }, make("b", {}, Math.round((100 * share.good) / share.known) + "%"), " good", bar, make("span", {}, name)));
+      points.append(make("li", { title, class: share.before ? "before" : "" }, make("b", {}, Math.round((100 * share.good) / share.known) + "%"), ` of ${share.known}`, bar, make("span", {}, `${columns.get(point) - 1} ${point === "base" ? "before any" : point}`)));
     }
     points.hidden = points.childElementCount < 2;
   }
 
   // --- the list ---
 
-  function mark(verdict, before) {
+  function mark(verdict, before, point) {
     const kind = verdict === true ? "good" : verdict === false ? "bad" : "none";
-    return make("i", { class: `m ${kind}${before ? " before" : ""}` });
+    const one = make("i", { class: `m ${kind}${before ? " before" : ""}`, title: point === undefined ? null : `${pointName(point)}: ${verdictName(verdict) || "not judged"}` });
+    if (point !== undefined) one.style.gridColumn = columns.get(point);
+    return one;
+  }
+
+  function verdictName(verdict) {
+    const rule = data.criteria.length && data.criteria[criterion][0] === "rule";
+    return verdict === true ? (rule ? "passes the rule" : "good") : verdict === false ? (rule ? "fails the rule" : "bad") : "";
   }
 
   function stateName(thread) {
@@ -112,8 +122,9 @@
   function draw() {
     const from = Math.max(0, Math.floor(list.scrollTop / HEIGHT) - AHEAD);
     const to = Math.min(shown.length, Math.ceil((list.scrollTop + list.clientHeight) / HEIGHT) + AHEAD);
-    if (drawn === `${from} ${to} ${chosen && key(chosen)}`) return;
-    drawn = `${from} ${to} ${chosen && key(chosen)}`;
+    const now = `${from} ${to} ${chosen && key(chosen)} ${starred.size}`;
+    if (drawn === now) return;
+    drawn = now;
     const fresh = document.createDocumentFragment();
     for (let i = from; i < to; i++) fresh.append(drawRow(shown[i], i));
     if (!shown.length) fresh.append(make("p", { class: "nothing" }, "No prompt matches."));
@@ -124,10 +135,13 @@
 
   function drawRow(thread, index) {
     const marks = make("span", { class: "marks", "aria-hidden": "true" });
-    for (const answer of thread.answers) marks.append(mark(answer.verdicts[criterion], answer.before));
+    for (const answer of thread.answers) marks.append(mark(answer.verdicts[criterion], answer.before, answer.point));
+    // An empty last column keeps the width of all rows the same.
+    marks.style.gridTemplateColumns = `repeat(${data.points.length}, var(--m))`;
     const about = make("div", { class: "about" }, marks, make("span", {}, stateName(thread)));
     if (data.tasks.length > 1 && !selects.task.value) about.append(make("span", {}, thread.task));
     if (data.sources.length > 1 && !selects.source.value) about.append(make("span", {}, thread.source));
+    if (starred.has(key(thread))) about.append(make("span", { class: "starred", title: "starred" }, "★"));
     const ask = make("div", { class: "ask", dir: "auto" }, text(thread.turns[thread.turns.length - 1][1]).slice(0, 200));
     const row = make(
       "div",
@@ -140,9 +154,9 @@
   }
 
   function reveal() {
-    const top = shown.indexOf(chosen) * HEIGHT;
+    const top = shown.indexOf(chosen) * HEIGHT, head = find(".cols").offsetHeight;
     if (top < list.scrollTop) list.scrollTop = top;
-    else if (top + HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top + HEIGHT - list.clientHeight;
+    else if (top + HEIGHT + head > list.scrollTop + list.clientHeight) list.scrollTop = top + HEIGHT + head - list.clientHeight;
   }
 
   function choose(thread, open) {
@@ -182,17 +196,21 @@
     return element;
   }
 
+  function unmarked(content, why) {
+    return make("div", {}, make("p", { class: "same" }, why), highlighted(content));
+  }
+
   function compared(before, after) {
     // Longest common subsequence of words; white space belongs to the word before it.
     const cut = (content) => content.match(/\S+\s*|\s+/g) || [];
     const a = cut(before), b = cut(after);
-    if (a.length > LONGEST_DIFF || b.length > LONGEST_DIFF) return highlighted(after);
+    if (a.length > LONGEST_DIFF || b.length > LONGEST_DIFF) return unmarked(after, "Too long to mark its changes.");
     const width = b.length + 1, same = new Uint16Array((a.length + 1) * width);
     for (let i = a.length - 1; i >= 0; i--)
       for (let j = b.length - 1; j >= 0; j--)
         same[i * width + j] = a[i].trim() === b[j].trim() ? same[(i + 1) * width + j + 1] + 1 : Math.max(same[(i + 1) * width + j], same[i * width + j + 1]);
     // Marks on nearly every word would not help.
-    if (same[0] < LIKE * Math.max(a.length, b.length)) return highlighted(after);
+    if (same[0] < LIKE * Math.max(a.length, b.length)) return unmarked(after, "Rewritten throughout.");
     const element = make("div", { class: "text", dir: "auto" });
     let kind = "", run = "";
     const push = (next, word) => {
@@ -246,21 +264,23 @@
     return item;
   }
 
-  function card(thread, index) {
+  function card(thread, index, since = index - 1) {
     const answer = thread.answers[index], verdict = answer.verdicts[criterion];
     const kind = verdict === true ? "good" : verdict === false ? "bad" : "none";
     const last = index === thread.answers.length - 1;
     const tags = [answer.learnt ? "learnt here" : answer.before ? "not learnt yet" : "", last && thread.answers.length > 1 ? "now" : ""].filter(Boolean);
     const head = make("header", {}, mark(verdict, false), make("h3", {}, pointName(answer.point)));
     if (tags.length) head.append(make("span", { class: "tags" }, make("b", {}, tags.join(", "))));
-    if (kind !== "none") head.append(make("span", { class: `verdict ${kind}` }, kind));
+    if (answer.cut) head.append(make("span", { class: "cut", title: "The answer reached its longest length before its end" }, "cut off"));
+    if (kind !== "none") head.append(make("span", { class: `verdict ${kind}` }, verdictName(verdict)));
     const box = make("section", { class: `card ${kind}${answer.before ? " before" : ""}`, id: "answer-" + answer.id }, head);
-    const content = text(answer.text), earlier = index ? text(thread.answers[index - 1].text) : null;
+    const content = text(answer.text), earlier = since >= 0 ? text(thread.answers[since].text) : null;
     if (content === earlier) {
       const whole = make("button", { type: "button", on: { click: () => whole.parentNode.replaceWith(highlighted(content)) } }, "Show it");
       box.append(make("p", { class: "same" }, "Same answer as before. ", whole));
     } else if (!content) box.append(make("p", { class: "same" }, "An empty answer."));
-    else box.append(changes && earlier !== null ? compared(earlier, content) : highlighted(content));
+    else box.append((changes || beside) && earlier !== null ? compared(earlier, content) : highlighted(content));
+    if (verdict === false && thread.rule && data.criteria[criterion][0] === "rule") box.append(make("p", { class: "why" }, make("b", {}, "Fails: "), thread.rule));
     const scores = make("div", { class: "scores" });
     for (const [name, value] of Object.entries(answer.scores)) scores.append(make("span", {}, scoreLabel(name, thread) + " ", make("b", {}, scoreText(name, value, thread))));
     if (scores.childElementCount) box.append(scores);
@@ -269,7 +289,7 @@
   }
 
   function pair(thread) {
-    const element = make("details", { class: "pair" }, make("summary", {}, "The held-out row"));
+    const element = make("details", { class: "pair" }, make("summary", {}, "Expected answer"));
     element.open = pair.open === true;
     element.addEventListener("toggle", () => { pair.open = element.open; });
     const names = alone(thread) ? ["Good answer", "Bad answer"] : ["Chosen", "Rejected"];
@@ -281,7 +301,7 @@
   function showThread() {
     detail.replaceChildren();
     detail.scrollTop = 0;
-    if (!chosen) return detail.append(make("p", { class: "nothing" }, "No prompt selected."));
+    if (!chosen) return detail.append(make("p", { class: "nothing" }, "Select a prompt."));
     const at = shown.indexOf(chosen), state = data.criteria.length ? chosen.states[criterion] : "unknown";
     const nav = make(
       "div",
@@ -289,11 +309,12 @@
       make("button", { type: "button", class: "back", on: { click: close } }, "All prompts"),
       make("span", { class: `badge ${state}`, title: MEANS.get(state) }, stateName(chosen)),
       chosen.disagreement ? make("span", { class: "badge disagree" }, "Judge and people disagree") : null,
-      make("span", {}, `${chosen.task}, ${chosen.source}`),
+      make("span", { class: "where" }, `${chosen.task}, ${chosen.source}`),
       make("span", { class: "space" }),
       make("span", { class: "num" }, `${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`),
       make("button", { type: "button", disabled: at <= 0, "aria-label": "Previous prompt", on: { click: () => move(-1) } }, "↑"),
       make("button", { type: "button", disabled: at >= shown.length - 1, "aria-label": "Next prompt", on: { click: () => move(1) } }, "↓"),
+      make("button", { type: "button", class: "star", "aria-pressed": String(starred.has(key(chosen))), title: "Star: export as a row (s)", on: { click: star } }, starred.has(key(chosen)) ? "★" : "☆"),
       make("a", { href: link(chosen), id: "link" }, "Link"),
     );
     detail.append(nav);
@@ -304,12 +325,48 @@
     box.checked = changes;
     const over = make("div", { class: "over" }, make("h2", {}, chosen.answers.length === 1 ? "Answer" : "Answers over time"));
     if (chosen.answers.length > 1) over.append(make("label", {}, box, " mark changes"));
+    const two = make("input", { type: "checkbox", id: "beside", on: { change: () => mode(changes, two.checked) } });
+    two.checked = beside;
+    const first = Math.max(0, chosen.answers.findIndex((a) => !a.before)), last = chosen.answers.length - 1;
+    if (last > first) over.append(make("label", {}, two, " first and now"));
     detail.append(over);
-    chosen.answers.forEach((_, i) => detail.append(card(chosen, i)));
+    if (beside && last > first) detail.append(make("div", { class: "side" }, card(chosen, first, -1), card(chosen, last, first)));
+    else chosen.answers.forEach((_, i) => detail.append(card(chosen, i)));
   }
 
-  function mode(on) {
+  // --- stars ---
+
+  function star() {
+    if (!chosen) return;
+    if (!starred.delete(key(chosen))) starred.add(key(chosen));
+    find("#stars").hidden = !starred.size;
+    find("#export").textContent = `Export ${starred.size} starred row${starred.size === 1 ? "" : "s"}`;
+    draw();
+    mode(changes);
+  }
+
+  function rowOf(thread) {
+    // The layout that `learn` reads: the expected answer, and what the model answers now if that is bad.
+    const now = thread.answers[thread.answers.length - 1], content = text(now.text), expected = text(thread.reference);
+    const bad = now.verdicts[criterion] === false && content && content !== expected ? content : text(thread.rejected);
+    const row = { prompt: thread.turns.map(([role, index]) => ({ role, content: text(index) })), chosen: expected };
+    if (bad) row.rejected = bad;
+    return row;
+  }
+
+  function exported() {
+    return data.threads.filter((t) => starred.has(key(t))).map((t) => JSON.stringify(rowOf(t)) + "\n").join("");
+  }
+
+  function save() {
+    const url = URL.createObjectURL(new Blob([exported()], { type: "application/jsonl" }));
+    make("a", { href: url, download: "starred.jsonl" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  }
+
+  function mode(on, two = beside) {
     changes = on;
+    beside = two;
     const top = detail.scrollTop;
     showThread();
     detail.scrollTop = top;
@@ -331,7 +388,7 @@
 
   function address() {
     const parts = new URLSearchParams(chosen ? link(chosen).slice(1) : "");
-    if (filter !== "all") parts.set("show", filter);
+    if (filter !== start) parts.set("show", filter);
     if (selects.task.value) parts.set("task", selects.task.value);
     if (criterion) parts.set("good", data.criteria[criterion][0]);
     if (search.value) parts.set("search", search.value);
@@ -344,7 +401,7 @@
     selects.task.value = has(selects.task, parts.get("task")) ? parts.get("task") : "";
     selects.criterion.value = has(selects.criterion, parts.get("good")) ? parts.get("good") : (data.criteria[0] || [""])[0];
     search.value = parts.get("search") || "";
-    pick(filters.includes(parts.get("show")) ? parts.get("show") : "all");
+    pick(filters.includes(parts.get("show")) ? parts.get("show") : parts.has("item") ? "all" : start);
     const source = parts.get("source"), item = parts.get("item");
     // With an item, the source tells whose answers to show.
     selects.source.value = !item && has(selects.source, source) ? source : "";
@@ -385,6 +442,13 @@
   fill(selects.criterion, data.criteria);
   find(".bar").hidden = chips.hidden = false;
 
+  const size = Math.max(3, Math.min(11, Math.floor(300 / data.points.length) - 3));
+  list.style.setProperty("--m", size + "px");
+  const numbers = make("span", { class: "marks", "aria-hidden": "true" });
+  data.points.forEach((point, i) => numbers.append(make("span", { title: pointName(point) }, size > 9 || i % 5 === 0 ? String(i) : "")));
+  find(".cols").append(numbers, make("span", { class: "hint" }, `points, from ${pointName(data.points[0] || "base").toLowerCase()} to now`));
+  find(".cols").hidden = data.points.length < 2;
+
   let waiting = false;
   search.addEventListener("input", () => {
     if (!waiting) requestAnimationFrame(() => { waiting = false; update(true); });
@@ -395,6 +459,7 @@
   list.addEventListener("scroll", draw, { passive: true });
   new ResizeObserver(() => { if (list.clientHeight) draw(); }).observe(list);
   window.addEventListener("hashchange", follow);
+  find("#export").addEventListener("click", save);
   find("#help").addEventListener("click", () => help.showModal());
 
   const keys = {
@@ -403,7 +468,7 @@
     PageUp: () => move(-Math.max(1, Math.floor(list.clientHeight / HEIGHT) - 1)),
     Home: () => choose(shown[0]), End: () => choose(shown[shown.length - 1]),
     "/": () => { document.body.classList.remove("open"); search.focus(); search.select(); },
-    "?": () => help.showModal(), d: () => mode(!changes),
+    "?": () => help.showModal(), d: () => mode(!changes), f: () => mode(changes, !beside), s: star,
     Enter: () => { document.body.classList.add("open"); detail.focus(); },
     Escape: close,
   };
@@ -417,7 +482,7 @@
     if (target.closest("select,button,a,summary,input[type=checkbox]") && ["Enter", " ", "ArrowUp", "ArrowDown"].includes(event.key)) return;
     if (target.closest("select,fieldset") && event.key.startsWith("Arrow")) return;
     // In the answers, scrolling keys scroll.
-    if (target === detail && !["j", "k", "d", "/", "?", "Escape"].includes(event.key) && !/^[1-9]$/.test(event.key)) return;
+    if (target === detail && !["j", "k", "d", "f", "s", "/", "?", "Escape"].includes(event.key) && !/^[1-9]$/.test(event.key)) return;
     if (/^[1-9]$/.test(event.key) && filters[event.key - 1]) {
       pick(filters[event.key - 1]);
       update(true);
