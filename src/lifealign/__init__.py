@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
     from lifealign.strategies import register_strategy
     from lifealign.strategies.configure import read_config
+    from lifealign.studies.report.frame import load_study
     from lifealign.training.losses import register_loss
     from lifealign.training.strategy import Strategy
 
@@ -45,6 +46,7 @@ __all__ = [
     "UserError",
     "load_config",
     "load_stream",
+    "load_study",
     "make_progress",
     "read_answers",
     "read_config",
@@ -74,6 +76,7 @@ _HOMES = {
     "evaluation.catalog": ("register_score", "register_text_metric"),
     "strategies": ("register_strategy",),
     "strategies.configure": ("read_config",),
+    "studies.report.frame": ("load_study",),
     "training.losses": ("register_loss",),
     "training.strategy": ("Strategy",),
 }

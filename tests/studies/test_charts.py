@@ -22,7 +22,7 @@ def test_heatmaps_are_means_over_the_seeds_that_measured_a_cell(study: dict[str,
     # facts after code: 66 + s / 2 + 3 - 1.5 for seeds 0 and 2 (seed 1 was not measured): 67.5 and 68.5.
     cell = view["rows"][3]["cells"][1]
     assert (cell["value"], cell["partial"]) == (68.0, True)
-    assert cell["singles"] == "seed 0: 67.50; seed 1: not measured; seed 2: 68.50"
+    assert cell["singles"] == "seed 0: 67.5; seed 1: not measured; seed 2: 68.5"
     assert view["rows"][1]["cells"][1:] == [None, None]
 
 
@@ -76,10 +76,24 @@ def test_runs_that_differ_in_more_than_the_setting_are_lines_of_their_own(study:
     assert drawn[1]["paths"] == [] and len(drawn[1]["marks"]) == 2 and len(drawn[0]["paths"]) == 1
 
 
-def test_bars_start_at_zero_and_missing_ones_are_not_drawn(study: dict[str, Any]) -> None:
+def test_dots_are_sorted_and_missing_ones_are_not_drawn(study: dict[str, Any]) -> None:
     study["table"] = [line for line in study["table"] if (line["method"], line["order"]) != ("replay", "reversed")]
-    view = next(v for v in views.bars(study) if v["show"]["score"] == "accuracy" and v["key"] == "bwt")
-    drawn = charts.bars(view)
-    full, missing = drawn["blocks"][1]["bars"]
-    assert missing["at"] is None and "width" not in missing
-    assert full["x"] + full["width"] == pytest.approx(drawn["zero"], abs=0.11)  # -2.5 ends at zero
+    view = next(v for v in views.bars(study) if v["show"]["score"] == "accuracy" and v["key"] == "last")
+    drawn = charts.dots(view)
+    assert [(b["name"], b["kind"]) for b in drawn["blocks"]] == [
+        ("lifealign", "own"),
+        ("replay", ""),
+        ("sequential", ""),
+    ]
+    there, missing = drawn["blocks"][1]["dots"]
+    assert missing["at"] is None and "x" not in missing and there["x"] < drawn["base"]
+    view["rows"][0]["values"][0] |= {"value": 99.0, "high": 100.0}
+    assert charts.dots(view)["axis"][-1]["text"] == "100", "an axis of a share ends at 100"
+
+
+def test_the_front_is_a_stair(study: dict[str, Any]) -> None:
+    for line, (learnt, kept) in zip(study["table"][::2], [(70.0, -3.0), (60.0, -1.0), (65.0, -2.0)], strict=True):
+        line["metrics"]["accuracy"]["learning_accuracy"] = {"mean": learnt, "low": None, "high": None}
+        line["metrics"]["accuracy"]["bwt"] = {"mean": kept, "low": None, "high": None}
+    view = next(v for v in views.pareto(study) if v["show"]["order"] == "given")
+    assert views.stair(view) == [(60.0, -1.0), (60.0, -2.0), (65.0, -2.0), (65.0, -3.0), (70.0, -3.0)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lifealign.studies.report.cells import ranked
+from lifealign.studies.report.cells import Cell, ranked
 from lifealign.studies.report.latex import latex
 from lifealign.studies.report.markdown import markdown
 from lifealign.studies.report.tables import all_tables
@@ -24,18 +24,21 @@ def study() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("texts", "higher", "ranks"),
+    ("values", "higher", "ranks"),
     [
-        (("3.00", "1.00", "2.00"), True, (1, 0, 2)),
-        (("3.00", "1.00", "2.00"), False, (0, 1, 2)),
-        (("-1.50", "-0.25", None), True, (2, 1, 0)),
-        (("2.00", "2.00", "1.00"), True, (1, 1, 0)),  # two are best, so there is no second
-        (("2.00", "1.00", "1.00"), True, (1, 2, 2)),
-        (("2.00", None, None), True, (0, 0, 0)),  # nothing to compare with
+        (((3.0, 3.1, 3.2), (1.0, 1.2, 1.1), (2.0, 2.2, 2.1)), True, (1, 0, 0)),
+        (((3.0, 3.1, 3.2), (1.0, 1.2, 1.1), (2.0, 2.2, 2.1)), False, (0, 1, 0)),
+        (((2.0, 2.0, 2.0), (2.0, 2.0, 2.0), (1.0, 1.0, 1.0)), True, (0, 0, 0)),  # a tie
+        (((3.0, 1.0, 3.5), (2.0, 2.5, 1.0), (0.0, 0.1, 0.2)), True, (0, 0, 0)),  # ahead by the mean alone
+        (((3.0,), (1.0,)), True, (0, 0)),  # one seed has no interval
+        (((3.0, 3.0), ()), True, (0, 0)),  # nothing to compare with
     ],
 )
-def test_best_and_second(texts: tuple[str | None, ...], higher: bool, ranks: tuple[int, ...]) -> None:
-    assert tuple(c.rank for c in ranked(cells(*texts), higher)) == ranks
+def test_best_needs_paired_differences_without_zero(
+    values: tuple[tuple[float, ...], ...], higher: bool, ranks: tuple[int, ...]
+) -> None:
+    held = [Cell(f"{sum(v) / len(v):.1f}", sum(v) / len(v)) if v else Cell(None) for v in values]
+    assert tuple(c.rank for c in ranked(held, [dict(enumerate(v)) for v in values], higher)) == ranks
 
 
 def test_what_lacks_seeds_or_cells_says_so_and_is_not_ranked(study: dict[str, Any]) -> None:
@@ -49,9 +52,9 @@ def test_what_lacks_seeds_or_cells_says_so_and_is_not_ranked(study: dict[str, An
     notes = ["11 of 12 cells", "8 of 9 cells", "2 of 3 seeds, 17 of 18 cells"]
     assert [c.note for c in by_row["replay"][:3]] == notes
     assert [c.rank for c in by_row["replay"][:3]] == [0, 0, 0]
-    assert [by_row[m][1].rank for m in ("lifealign", "sequential")] == [1, 2]
+    assert [by_row[m][1].rank for m in ("lifealign", "sequential")] == [1, 0]
     # NLL is whole: less is better, and a positive BWT is a loss.
-    assert [[c.rank for c in by_row[m][3:]] for m in by_row] == [[1, 1, 1], [2, 2, 2], [0, 0, 0]]
+    assert [[c.rank for c in by_row[m][3:]] for m in by_row] == [[1, 1, 1], [0, 0, 0], [0, 0, 0]]
     other = dict(table_named(study, "main-reversed").rows)
     assert other["sequential"][1].note == "2 of 3 seeds"
 
@@ -64,7 +67,7 @@ def test_differences_carry_their_sign_and_a_star_where_the_corrected_test_finds_
     study["table"][4]["difference"]["accuracy"]["last"] |= {"p": 0.001, "holm": 0.002}
     table = table_named(study, "difference-accuracy-given")
     rows = dict(table.rows)
-    assert [rows[m][0].text for m in ("replay", "sequential")] == ["+0.50", "-17.50*"]
+    assert [rows[m][0].text for m in ("replay", "sequential")] == ["+0.5", "-17.5*"]
     assert rows["replay"][0].values == "p = 0.04; corrected: 0.08"
     assert "lifealign" not in rows
     assert "interval, which is not corrected" in table.note and "corrected (Holm)" in table.note
@@ -73,10 +76,10 @@ def test_differences_carry_their_sign_and_a_star_where_the_corrected_test_finds_
 def test_results_of_earlier_programs_are_tested_from_the_values_of_their_seeds(study: dict[str, Any]) -> None:
     """They have no p-values. Last of sequential - lifealign is -17.5 with every seed, so it has no spread."""
     rows = dict(table_named(study, "difference-accuracy-given").rows)
-    assert rows["sequential"][0].text == "-17.50*" and "corrected: 0" in rows["sequential"][0].values
+    assert rows["sequential"][0].text == "-17.5*" and "corrected: 0" in rows["sequential"][0].values
     last = study["table"][4]["metrics"]["accuracy"]["last"]
     last["values"] = [55.0, 20.0, 90.0]
-    assert dict(table_named(study, "difference-accuracy-given").rows)["sequential"][0].text == "-17.50"
+    assert dict(table_named(study, "difference-accuracy-given").rows)["sequential"][0].text == "-17.5"
 
 
 def as_upper_bound(study: dict[str, Any]) -> None:
@@ -100,7 +103,7 @@ def test_upper_bounds_are_apart_and_not_ranked(study: dict[str, Any]) -> None:
     lines = latex(table).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith(r"lifealign\textsuperscript{a}"))
     assert lines[at - 1] == r"\midrule" and r"\textsuperscript{a} upper bound" in lines[-1]
-    assert '<tr class="apart"><th scope="row">lifealign<sup>a</sup></th>' in render_html(study)
+    assert '<tr class="apart own" data-apart><th scope="row">lifealign<sup>a</sup></th>' in render_html(study)
     points = {p["method"]: p["front"] for p in pareto(checked(study))[0]["points"]}
     assert not points["lifealign"] and points["replay"]
 
@@ -174,11 +177,11 @@ def test_stored_results_of_earlier_programs_are_still_read(path: Path) -> None:
     assert all("p" in f for f in tested)
 
 
-def test_order_sensitivity_is_the_spread_and_less_is_better(study: dict[str, Any]) -> None:
+def test_order_sensitivity_is_the_spread_and_is_not_ranked(study: dict[str, Any]) -> None:
     table = table_named(study, "orders-accuracy")
     last = [i for i, c in enumerate(table.columns) if c.above == "Last"]
     rows = {name: [held[i].text for i in last] for name, held in table.rows}
     # The reversed order starts 1.25 higher; sequential lacks the best seed there: 56.25 instead of 56.5.
-    assert rows["lifealign"] == ["1.25", "72.75", "74.00"]
-    assert rows["sequential"] == ["1.00", "55.25", "56.25"]
-    assert {name: held[last[0]].rank for name, held in table.rows} == {"lifealign": 2, "replay": 2, "sequential": 1}
+    assert rows["lifealign"] == ["1.2", "72.8", "74.0"]
+    assert rows["sequential"] == ["1.0", "55.2", "56.2"]
+    assert {name: held[last[0]].rank for name, held in table.rows} == {"lifealign": 0, "replay": 0, "sequential": 0}

@@ -19,7 +19,10 @@ from typer.testing import CliRunner
 
 from lifealign.cli.app import app
 from lifealign.core.errors import StoreError
+from lifealign.studies.report import form
 from lifealign.studies.report import write as study_report
+from lifealign.studies.report.frame import COLUMNS, load_study
+from lifealign.studies.report.overview import ranks, sentences
 from lifealign.studies.report.tables import all_tables
 from lifealign.studies.report.write import checked, render_html, runs_csv, table_csv, write_study_report
 from support.paths import ROOT
@@ -85,7 +88,7 @@ def test_every_number_of_the_results_is_on_the_page(study: dict[str, Any]) -> No
     assert [v for v in expected if v not in shown] == []
     # A single seed's cell stands in the title of the mean's cell.
     titles = " ".join(attributes.get("title") or "" for _, attributes in page.tags)
-    assert "code, after code. seed 0: 76.00; seed 1: 76.50; seed 2: 77.00" in titles
+    assert "code, after code. seed 0: 76.0; seed 1: 76.5; seed 2: 77.0" in titles
 
 
 def test_the_page_says_how_it_came_about(study: dict[str, Any]) -> None:
@@ -142,7 +145,10 @@ def test_names_from_the_results_are_escaped_and_load_nothing(study: dict[str, An
     assert "img" not in {tag for tag, _ in page.tags}
     assert f"SEQ{evil}" in page.text and f"after POEMS{evil}" in page.text
     addresses = [a[k] for _, a in page.tags for k in ("src", "href", "action", "data") if a.get(k)]
-    assert all(re.fullmatch(r"data:,|#[a-z-]+|tables/[A-Za-z0-9-]+\.tex", address or "") for address in addresses)
+    assert all(
+        re.fullmatch(r"data:,|#[a-z-]+|tables/[A-Za-z0-9-]+\.(tex|md)|table\.csv", address or "")
+        for address in addresses
+    )
     assert "://" not in html and "@import" not in html and "url(" not in html
 
 
@@ -209,7 +215,7 @@ def test_a_missing_part_is_left_out(study: dict[str, Any], key: str, absent: str
     else:
         study[key] = {"table": [], "note": None, "baseline": None, "lifealign_version": None}.get(key, {})
     html = render_html(study)
-    assert "made-up study" in html and "76.50" in html
+    assert "made-up study" in html and "76.5" in html
     if key == "table":
         assert "Not measured" not in html.split("Score matrices")[0]
     assert runs_csv(checked(study)) and table_csv(checked(study))
@@ -245,7 +251,7 @@ def test_scores_that_only_some_runs_have(study: dict[str, Any]) -> None:
     line = study["table"][0]
     line["metrics"]["chrf"] = {"last": {"mean": 31.4159, "low": 30.0, "high": 33.0, "values": [30, 31, 33]}}
     rows = dict(table_named(study, "main-given").rows)
-    assert [rows[m][-1].text for m in rows] == ["31.42", None, None]
+    assert [rows[m][-1].text for m in rows] == ["31.4", None, None]
     assert rows["lifealign"][-1].rank == 0
     assert "chrf" in render_html(study)
 
@@ -266,8 +272,61 @@ def test_command_writes_and_prints_the_main_table(study: dict[str, Any], tmp_pat
     result = CliRunner().invoke(app, ["study-report", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "study made-up study: 23 done, 1 failed" in result.stdout
-    assert re.search(r"^sequential +-9.38 .*55.25 \[", result.stdout, re.MULTILINE)
+    assert re.search(r"^sequential +55.2 \[.*-9.4 \[", result.stdout, re.MULTILINE)
     assert (tmp_path / "out" / "study.html").exists()
+
+
+def test_what_is_shown_can_be_chosen(study: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(study_report, "find_spec", lambda name: None)
+    (tmp_path / "results.json").write_text(json.dumps(study), encoding="utf-8")
+    call = ["study-report", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")]
+    chosen = ["--metric", "accuracy", "--summaries", "last,learning_accuracy", "--methods", "sequential,lifealign"]
+    result = CliRunner().invoke(app, [*call, *chosen, "--highlight", "sequential", "--style", "mean-sd"])
+    assert result.exit_code == 0, result.output
+    # Seeds 0, 1, 2 lie 0.5 apart.
+    assert re.search(r"^sequential +55.2 ± 0.5 +61.0 ± 0.5", result.stdout, re.MULTILINE)
+    html = (tmp_path / "out" / "study.html").read_text(encoding="utf-8")
+    assert "NLL" not in html and ">replay<" not in html and '<tr class=" own"><th scope="row">sequential' in html
+    table = (tmp_path / "out" / "tables" / "main-given.tex").read_text(encoding="utf-8")
+    assert r"$55.2$ {\scriptsize $\pm 0.5$}" in table and "Learnt" in table and "BWT" not in table
+    for option, value, told in (
+        ("--metric", "acuracy", "choose from: accuracy, nll"),
+        ("--summaries", "last,lst", "'lst': choose from: last, ap"),
+        ("--methods", "nobody", "choose from: lifealign"),
+        ("--highlight", "nobody", "choose from: lifealign"),
+        ("--style", "mean", "choose from: interval, mean-sd"),
+        ("--width", "3.3pt", "give inches or millimetres"),
+    ):
+        refused = CliRunner().invoke(app, [*call[:-1], str(tmp_path / "none"), option, value])
+        assert refused.exit_code == 2 and option in refused.output and told in refused.output, refused.output
+    assert not (tmp_path / "none").exists()
+    assert form.width("84mm") == pytest.approx(3.307, abs=1e-3) and form.width("3.3in") == 3.3
+
+
+def test_a_study_as_a_data_frame(study: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    (tmp_path / "results.json").write_text(json.dumps(study), encoding="utf-8")
+    frame = load_study(tmp_path)
+    assert tuple(frame.columns) == COLUMNS
+    own = frame[(frame.score == "accuracy") & (frame.summary == "last") & (frame.order == "given")]
+    assert own.groupby("method").value.mean()["sequential"] == 55.25
+    assert frame.value.notna().all() and set(frame.run) == {r["id"] for r in study["runs"] if r["status"] == "done"}
+
+
+def test_mean_ranks_and_the_sentence_of_the_own_method(study: dict[str, Any]) -> None:
+    clean = checked(study)
+    (view,) = [r for r in ranks(clean) if r["show"] == {"score": "accuracy", "order": "given", "model": "tiny"}]
+    assert [(m["name"], m["rank"]) for m in view["methods"]] == [
+        ("lifealign", 1.0),
+        ("replay", 2.0),
+        ("sequential", 3.0),
+    ]
+    # q of 3 methods at 5% is 2.343 (Demsar 2006, table 5), over 3 tasks.
+    assert view["critical"] == pytest.approx(2.343 * (3 * 4 / (6 * 3)) ** 0.5, abs=1e-3)
+    assert [m["level"] for m in view["methods"]] == [True, True, False]
+    said = {(s["show"]["score"], s["show"]["order"]): s["text"] for s in sentences(clean)}
+    assert said["accuracy", "given"].startswith("lifealign: 72.8 (")
+    assert "against replay" in said["accuracy", "given"]
 
 
 @pytest.mark.parametrize(

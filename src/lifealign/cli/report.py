@@ -44,11 +44,38 @@ def report(
 def study_report(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="The results.json of a study.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the page, tables and figures.")],
+    metric: Annotated[
+        str | None, typer.Option(metavar="SCORE", help="Show this score alone, e.g. accuracy. Default: all.")
+    ] = None,
+    summaries: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Columns of the tables, e.g. last,bwt. Default: the usual ones."),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Show these methods, in this order. Default: all.")
+    ] = None,
+    highlight: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="Set this method off. Default: the study's baseline.")
+    ] = None,
+    style: Annotated[
+        str, typer.Option(metavar="STYLE", help="Print 95% intervals (interval) or standard deviations (mean-sd).")
+    ] = "interval",
+    width: Annotated[
+        str | None, typer.Option(metavar="WIDTH", help="Width of the figures, e.g. 3.3in or 84mm.")
+    ] = None,
     as_json: AsJson = False,
 ) -> Reply:
     """Write a study's page, its figures, and LaTeX and CSV tables."""
+    from lifealign.studies.report import form as forms
     from lifealign.studies.report import write as writer
 
+    inches = forms.width(width)
+    chosen = forms.Form(metric, _names(summaries), _names(methods), highlight, style, inches)
     found = writer.read_results(results)
-    written = writer.write_study_report(found, out)
-    return Reply({"study": found["study"], "written": written}, writer.lines(found, written))
+    written = writer.write_study_report(found, out, chosen)
+    return Reply({"study": found["study"], "written": written}, writer.lines(found, written, chosen))
+
+
+def _names(text: str | None) -> list[str]:
+    """Names between commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]

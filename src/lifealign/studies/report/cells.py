@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
+from lifealign.evaluation.metrics import seeds_interval
 from lifealign.evaluation.numbers import number
 from lifealign.report.render import interval
 
@@ -27,7 +28,8 @@ class Cell:
         value: the number behind the text; None for words.
         low: lower end of the interval, for people; "" without one.
         high: its upper end.
-        rank: 1 the best of its column, 2 the second, 0 neither or not ranked.
+        rank: 1 if it is better than every other of its column, else 0; see `ranked`.
+        spread: standard deviation over seeds, for people; "" if the table shows intervals.
         note: what a reader must know, such as how many cells a mean lacks.
         values: the single values behind a mean, for people.
         tint: how good a change is, from -1 (the worst of its table) to 1; None for a cell without colour.
@@ -38,6 +40,7 @@ class Cell:
     low: str = ""
     high: str = ""
     rank: int = 0
+    spread: str = ""
     note: str = ""
     values: str = ""
     tint: float | None = None
@@ -157,22 +160,31 @@ def signed(cell: Cell) -> str:
     return f"+{text}" if float(text) > 0 else text
 
 
-def ranked(cells: Sequence[Cell], higher: bool) -> list[Cell]:
-    """Mark the best and the second best; cells that print the same are equal, and after two best there is no second.
+def ranked(cells: Sequence[Cell], values: Sequence[Mapping[Any, float]], higher: bool) -> list[Cell]:
+    """Mark the one cell that is better than every other: the 95% interval of each paired difference excludes zero.
 
-    A column of fewer than two numbers has no best. Cells with a note are not ranked.
+    Two methods that print the same, or whose difference may be zero, are not told apart, so that none of them is marked.
+    Cells with a note are not ranked.
+
+    Args:
+        cells: of one column.
+        values: of each cell, seed -> value.
+        higher: whether more is better.
     """
-    held = [float(c.text) * (1 if higher else -1) for c in cells if c.text is not None and not c.note]
+    held = [i for i, cell in enumerate(cells) if cell.text is not None and not cell.note]
     if len(held) < 2:
         return list(cells)
+    found = list(cells)
+    top = max(held, key=lambda i: (cells[i].value or 0.0) * (1 if higher else -1))
+    if all(_ahead(values[top], values[i], 1 if higher else -1) for i in held if i != top):
+        found[top] = replace(found[top], rank=1)
+    return found
 
-    def mark(cell: Cell) -> Cell:
-        if cell.text is None or cell.note:
-            return cell
-        better = sum(other > float(cell.text) * (1 if higher else -1) for other in held)
-        return replace(cell, rank=better + 1 if better < 2 else 0)
 
-    return [mark(cell) for cell in cells]
+def _ahead(one: Mapping[Any, float], other: Mapping[Any, float], sign: int) -> bool:
+    """Whether one method is better than another by a paired interval over the seeds that both have."""
+    differences = [sign * (one[seed] - other[seed]) for seed in one if seed in other]
+    return len(differences) > 1 and seeds_interval(differences).low > 0
 
 
 def words(text: str) -> Cell:

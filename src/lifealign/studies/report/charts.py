@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lifealign.report.charts import COLOURS, Frame, Point, path, spread_names, tick_texts, ticks
+from lifealign.report.charts import COLOURS, Frame, Point, marker, path, spread_names, tick_texts, ticks
+from lifealign.studies.report import views
 
 View = dict[str, Any]
-_BAR, _GAP = 11.0, 9.0  # height of a bar; between methods
+_STEP, _GAP = 11.0, 7.0  # between the dots of a method; between methods
 _WIDTH = 480.0
 _LETTER = 5.9  # width of one, about
 _LONGEST = 24  # letters of a name that is shown in full
@@ -27,47 +28,54 @@ def ends(values: Iterable[Mapping[str, Any] | None]) -> list[float]:
     return [v[key] for v in values if v is not None for key in ("value", "low", "high") if v[key] is not None]
 
 
-def bars(view: Mapping[str, Any]) -> View:
-    """Horizontal bars from zero, a block for each method and a bar for each order; whiskers are intervals."""
+def dots(view: Mapping[str, Any]) -> View:
+    """A row for each method with a dot for each order and its interval; the baseline's mean is a vertical line."""
     rows, orders = view["rows"], view["orders"]
-    held = ends(v for row in rows for v in row["values"])
-    marks = ticks(min([0.0, *held]), max([0.0, *held]))
+    marks = ticks(*_span(ends(v for row in rows for v in row["values"])))
     left = 12 + _LETTER * max(len(short(row["method"])) for row in rows)
     right = _WIDTH - 14
 
     def at(x: float) -> float:
         return round(left + (x - marks[0]) / (marks[-1] - marks[0]) * (right - left), 1)
 
-    blocks, y = [], 6.0
+    blocks, y = [], 10.0
     for row in rows:
         drawn = []
         for i, value in enumerate(row["values"]):
-            place = y + i * _BAR
-            one: View = {"y": place, "middle": place + _BAR / 2, "colour": i % COLOURS, "order": orders[i], "at": value}
+            place = y + i * _STEP
+            one: View = {"y": round(place, 1), "colour": i % COLOURS, "order": orders[i], "at": value}
             if value is not None:
-                start, end = sorted((at(0), at(value["value"])))
-                one |= {"x": start, "width": max(round(end - start, 1), 0.8)}
+                one |= {"x": at(value["value"]), "d": marker(i, (at(value["value"]), place), 4.2)}
                 one["whisker"] = None if value["low"] is None else (at(value["low"]), at(value["high"]))
             drawn.append(one)
-        height = _BAR * len(orders)
-        name = row["method"]
-        blocks.append({"name": name, "short": short(name), "y": round(y + height / 2 + 3.5, 1), "bars": drawn})
-        y += height + _GAP
+        name, middle = row["method"], y + (len(orders) - 1) * _STEP / 2
+        kind = "own" if name == view["own"] else "bound" if row["bound"] else ""
+        blocks.append({"name": name, "short": short(name), "y": round(middle + 3.5, 1), "dots": drawn, "kind": kind})
+        y += _STEP * len(orders) + _GAP
+    base = next((row["values"][0] for row in rows if row["method"] == view["baseline"]), None)
     axis = [{"x": at(t), "text": text} for t, text in zip(marks, tick_texts(marks), strict=True)]
     return {
         **view,
         "width": _WIDTH,
-        "height": round(y + 18),
+        "height": round(y + 14),
         "bottom": round(y, 1),
         "left": left,
-        "zero": at(0),
+        "base": None if base is None else at(base["value"]),
         "axis": axis,
         "blocks": blocks,
     }
 
 
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    return min(values), max(values)
+
+
 def pareto(view: Mapping[str, Any]) -> View:
-    """Points with their intervals (cut at the edge), names where there is room, and the line through the front."""
+    """Points with the stair through the front; only methods that stand out have a name and their intervals.
+
+    These are the own method, the baseline, the upper bounds and the front. A front of points is a stair: nothing between
+    two methods was measured, so no line joins them straight.
+    """
     points, limits = view["points"], view["limits"]
     marks = ticks(*limits["x"])
     frame = Frame((marks[0], marks[-1]), limits["y"], (_WIDTH, 340), right=20, top=12)
@@ -78,21 +86,36 @@ def pareto(view: Mapping[str, Any]) -> View:
     drawn = []
     for p in points:
         x, y = p["x"], p["y"]
+        kind = "own" if p["method"] == view["own"] else "bound" if p["bound"] else "front" if p["front"] else ""
+        kind = kind or ("base" if p["method"] == view["baseline"] else "")
         lines = []
-        if x["low"] is not None:
+        if kind and x["low"] is not None:
             lines.append([frame.at(inside(x[end], marks[0], marks[-1]), y["value"]) for end in ("low", "high")])
-        if y["low"] is not None:
+        if kind and y["low"] is not None:
             lines.append([frame.at(x["value"], inside(y[end], *limits["y"])) for end in ("low", "high")])
-        drawn.append({**p, "at": frame.at(x["value"], y["value"]), "whiskers": lines, "short": short(p["method"])})
-    _place_names(drawn, frame)
-    front = sorted(p["at"] for p in drawn if p["front"])
+        at = frame.at(x["value"], y["value"])
+        shape = {"own": 6, "bound": 3, "base": 1}.get(kind, 0)
+        drawn.append(
+            {
+                **p,
+                "at": at,
+                "kind": kind,
+                "d": marker(shape, at, 6.0 if kind == "own" else 4.2),
+                "whiskers": lines,
+                "short": short(p["method"]),
+            }
+        )
+    named = sorted((p for p in drawn if p["kind"]), key=lambda p: p["kind"] != "own")
+    _place_names(named, [p["at"] for p in drawn], frame)
+    stair = [frame.at(*corner) for corner in views.stair(view)]
     axis = [{"x": frame.at(t, 0)[0], "text": text} for t, text in zip(marks, tick_texts(marks), strict=True)]
-    return {**view, "frame": frame.view(), "drawn": drawn, "front": path(front) if len(front) > 1 else "", "axis": axis}
+    drawn.sort(key=lambda p: bool(p["kind"]))
+    return {**view, "frame": frame.view(), "drawn": drawn, "front": path(stair) if len(stair) > 1 else "", "axis": axis}
 
 
-def _place_names(points: Sequence[View], frame: Frame) -> None:
+def _place_names(points: Sequence[View], every: Sequence[Point], frame: Frame) -> None:
     """Each name at the first place around its point where it covers neither another name nor a point."""
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in (p["at"] for p in points)]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in every]
     for p in points:
         x, y = p["at"]
         width = _LETTER * len(p["short"])

@@ -12,12 +12,14 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from lifealign.evaluation import catalog
 from lifealign.evaluation.numbers import number
 from lifealign.studies.report import views
 from lifealign.studies.report.cells import Json, order_label, slug, unused
+from lifealign.studies.report.form import form_of
 
 View = Mapping[str, Any]
 _STYLE: Any = {
@@ -33,8 +35,12 @@ _STYLE: Any = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
-_COLOURS = ("#1f6f78", "#b4572b", "#5a61a8", "#8a7416", "#a23f6d", "#4b7d34", "#6d5a4e", "#2f78b7")
-_MARKERS = "osD^vPX*"
+_COLOURS = ("#0072b2", "#d55e00", "#139f4f", "#772b7c", "#3f9fdb", "#8f3c1d", "#1d2327", "#a86084")
+"""The page's colours on white; see style.j2."""
+_MARKERS = "os^DvP*_"
+_GREY = "#9aa4ab"
+_AROUND = LinearSegmentedColormap.from_list("around", ("#eaae80", "#ffffff", "#80b8d8"))
+"""Worse than the middle, the middle, better."""
 _NO_DATES: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -57,6 +63,7 @@ def figures(results: Json) -> Iterator[tuple[str, bytes]]:
 
 def _all(results: Json) -> Iterator[tuple[str, Figure]]:
     seen: set[str] = set()
+    wide = form_of(results).width
 
     def own(folder: str, *parts: str) -> str:
         return unused(f"{slug(folder)}/{slug(*parts)}", seen)
@@ -71,13 +78,13 @@ def _all(results: Json) -> Iterator[tuple[str, Figure]]:
         yield name, _heatmaps(shown, f"{catalog.score(score).title}, {order_label(order)}")
     for view in views.bars(results):
         model = view["show"]["model"] if len(models) > 1 else ""
-        yield own(view["show"]["score"], "orders", view["key"], model), _bars(view)
+        yield own(view["show"]["score"], "orders", view["key"], model), _dots(view, wide or 6.3)
     for view in views.pareto(results):
         show = view["show"]
         name = own(show["score"], "pareto", show["order"], show["model"] if len(models) > 1 else "")
-        yield name, _pareto(view)
+        yield name, _pareto(view, wide or 6.3)
     for view in views.sensitivity(results):
-        yield own(view["show"]["score"], "sensitivity", view["axis"], view["key"]), _sensitivity(view)
+        yield own(view["show"]["score"], "sensitivity", view["axis"], view["key"]), _sensitivity(view, wide or 5.0)
 
 
 def _heatmaps(views: Sequence[View], title: str) -> Figure:
@@ -104,8 +111,9 @@ def _heatmaps(views: Sequence[View], title: str) -> Figure:
 def _heatmap(axes: Axes, view: View, stages: Sequence[str], names: tuple[bool, bool]) -> None:
     held = {row["label"]: row["cells"] for row in view["rows"]}
     cells = [held.get(stage) or [None] * len(view["tasks"]) for stage in stages]
-    shares = [[math.nan if c is None else c["share"] for c in row] for row in cells]
-    axes.imshow(shares, cmap="GnBu", vmin=-0.05, vmax=1.6, aspect="auto")
+    signs = {"up": 1.0, "down": -1.0, "": 0.0}
+    shares = [[math.nan if c is None else signs[c["side"]] * c["share"] for c in row] for row in cells]
+    axes.imshow(shares, cmap=_AROUND, vmin=-1, vmax=1, aspect="auto")
     for k, row in enumerate(cells):
         for j, cell in enumerate(row):
             if cell is not None:
@@ -118,54 +126,67 @@ def _heatmap(axes: Axes, view: View, stages: Sequence[str], names: tuple[bool, b
     axes.set_title(view["show"]["method"], fontsize=7.5, pad=3)
 
 
-def _bars(view: View) -> Figure:
+def _dots(view: View, width: float) -> Figure:
     rows, orders = view["rows"], view["orders"]
-    figure = Figure(figsize=(6.3, 0.7 + len(rows) * (0.1 + 0.13 * len(orders))))
+    figure = Figure(figsize=(width, 0.7 + len(rows) * (0.1 + 0.09 * len(orders))))
     axes = figure.subplots()
-    height = 0.8 / len(orders)
+    step = 0.7 / len(orders)
     for i, order in enumerate(orders):
-        held = [(k, row["values"][i]) for k, row in enumerate(rows) if row["values"][i] is not None]
-        places = [k - 0.4 + (i + 0.5) * height for k, _ in held]
-        axes.barh(places, [v["value"] for _, v in held], height * 0.9, color=_COLOURS[i % 8], label=order_label(order))
-        for place, (_, v) in zip(places, held, strict=True):
-            if v["low"] is not None and v["high"] is not None:
-                axes.plot([v["low"], v["high"]], [place, place], color="#333333", linewidth=0.8)
+        for k, row in enumerate(rows):
+            value, place = row["values"][i], k - 0.35 + (i + 0.5) * step
+            if value is None:
+                continue
+            colour = _GREY if row["bound"] else _COLOURS[1] if row["method"] == view["own"] else _COLOURS[0]
+            colour = colour if len(orders) == 1 else _COLOURS[i % 8]
+            if value["low"] is not None and value["high"] is not None:
+                axes.plot([value["low"], value["high"]], [place, place], color=colour, linewidth=1)
+            axes.plot(value["value"], place, _MARKERS[i % 8], color=colour, markersize=4)
+        if len(orders) > 1:
+            axes.plot([], [], _MARKERS[i % 8], color=_COLOURS[i % 8], markersize=4, label=order_label(order))
+    base = next((row["values"][0] for row in rows if row["method"] == view["baseline"]), None)
+    if base is not None:
+        axes.axvline(base["value"], color="#333333", linewidth=0.6, linestyle=":")
     axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
+    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_fontweight("bold" if row["method"] == view["own"] else "normal")
     axes.set_ylim(len(rows) - 0.45, -0.55)
-    axes.axvline(0, color="#333333", linewidth=0.6)
     axes.grid(axis="x", color="#dfe3e6", linewidth=0.6)
-    axes.set_title(view["title"])
+    axes.set_xlabel(view["title"])
     if len(orders) > 1:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def _pareto(view: View) -> Figure:
-    figure = Figure(figsize=(6.3, 3.8))
+def _pareto(view: View, width: float) -> Figure:
+    """As on the page: the stair of the front, names of the methods that stand out, the others grey."""
+    figure = Figure(figsize=(width, width * 0.62))
     axes = figure.subplots()
-    front = sorted((p["x"]["value"], p["y"]["value"]) for p in view["points"] if p["front"])
-    axes.plot(*zip(*front, strict=True), color="#9aa4ab", linewidth=1, linestyle="--", zorder=1)
-    for i, p in enumerate(view["points"]):
+    stair = views.stair(view)
+    axes.plot(*zip(*stair, strict=True), color=_GREY, linewidth=1, linestyle="--", zorder=1)
+    for p in view["points"]:
         x, y = p["x"], p["y"]
-        style: dict[str, Any] = {"color": _COLOURS[i % 8], "linewidth": 0.8, "alpha": 0.5}
-        if x["low"] is not None and x["high"] is not None:
+        own = p["method"] == view["own"]
+        named = own or p["front"] or p["bound"] or p["method"] == view["baseline"]
+        colour = _COLOURS[1] if own else _COLOURS[0] if named and not p["bound"] else _GREY
+        style: dict[str, Any] = {"color": colour, "linewidth": 0.8, "alpha": 0.6}
+        if named and x["low"] is not None and x["high"] is not None:
             axes.plot([x["low"], x["high"]], [y["value"]] * 2, **style)
-        if y["low"] is not None and y["high"] is not None:
+        if named and y["low"] is not None and y["high"] is not None:
             axes.plot([x["value"]] * 2, [y["low"], y["high"]], **style)
-        marker = _MARKERS[(i // 8) % 8]
-        axes.plot(x["value"], y["value"], marker, color=_COLOURS[i % 8], markersize=6, label=p["method"])
+        marker = "*" if own else "D" if p["bound"] else "o"
+        axes.plot(x["value"], y["value"], marker, color=colour, markersize=8 if own else 4.5)
+        if named:
+            axes.annotate(p["method"], (x["value"], y["value"]), (4, 4), textcoords="offset points", fontsize=7)
     axes.set_xlim(view["limits"]["x"])
     axes.set_ylim(view["limits"]["y"])
     axes.set_xlabel(f"{catalog.summary(views.LEARNING).label} (learning accuracy)")
     axes.set_ylabel("BWT (retention)")
     axes.grid(color="#dfe3e6", linewidth=0.6)
-    axes.set_title(view["title"])
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def _sensitivity(view: View) -> Figure:
-    figure = Figure(figsize=(5.0, 3.0))
+def _sensitivity(view: View, width: float) -> Figure:
+    figure = Figure(figsize=(width, width * 0.6))
     axes = figure.subplots()
     for i, line in enumerate(view["lines"]):
         means = [math.nan if p is None else p["value"] for p in line["points"]]

@@ -24,7 +24,7 @@ def escape(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as a tabular; the best of a column is bold, the second underlined, an interval in brackets."""
+    """The table as a tabular; what is better than all others of its column is bold, an interval in brackets."""
     kinds = "".join("l" if column.words else "r" for column in table.columns)
     lines = [f"% {_comment(line)}" for line in (table.title, table.note) if line]
     lines += [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{l{kinds}}}", r"\toprule"]
@@ -64,7 +64,9 @@ def _cell(cell: Cell) -> str:
     inner = cell.text.replace("*", "^{*}")
     text = f"${inner}$" if number else escape(cell.text)
     if cell.rank:
-        text = rf"$\mathbf{{{inner}}}$" if cell.rank == 1 else rf"\underline{{{text}}}"
+        text = rf"$\mathbf{{{inner}}}$"
+    if cell.spread:
+        text += rf" {{\scriptsize $\pm {cell.spread}$}}"
     if cell.low and cell.high:
         text += rf" {{\scriptsize $[{cell.low}, {cell.high}]$}}"
     if cell.note:

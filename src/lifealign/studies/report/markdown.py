@@ -13,7 +13,7 @@ def escape(text: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """The table with its title and note; the best of a column is bold, the second in italics, an interval in brackets.
+    """The table with its title and note; what is better than all others of its column is bold, an interval in brackets.
 
     Markdown has one line of headings, so a heading above several columns is repeated in each of theirs.
     """
@@ -38,7 +38,8 @@ def _cell(cell: Cell) -> str:
     if cell.text is None:
         return "-"
     text = escape(cell.text)
-    text = {1: f"**{text}**", 2: f"*{text}*"}.get(cell.rank, text)
+    text = f"**{text}**" if cell.rank else text
+    text += f" ± {cell.spread}" if cell.spread else ""
     if cell.low and cell.high:
         text += f" \\[{cell.low}, {cell.high}\\]"
     return text + (f" ({escape(cell.note)})" if cell.note else "")

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from lifealign.evaluation import catalog
 from lifealign.evaluation.numbers import number
@@ -27,17 +30,21 @@ from lifealign.studies.report.cells import (
     words,
 )
 from lifealign.studies.report.costs import cost_table
+from lifealign.studies.report.form import MEAN_SD, form_of
 from lifealign.studies.report.lines import Group, groups, line_runs, scores_of
 from lifealign.studies.report.remarks import made_by_note, remarks
 
 PAPER_FORM = ("bwt", "last", "ap")
 """Summaries of the main table, in the order of the paper's tables."""
+SHORT_FORM = ("last", "bwt", "learning_accuracy")
+"""Summaries of the short table, which the page shows first."""
 
 
 def all_tables(results: Json) -> dict[str, list[Table]]:
     """Every table of the report, by section; a section may be empty."""
     comparable, scores = groups(results), scores_of(results)
     sections = {
+        "short": [t for group in comparable for score in scores if (t := short_table(results, group, score))],
         "main": [main_table(results, group, scores) for group in comparable],
         "details": [_details(results, group, score) for group in comparable for score in scores],
         "differences": [t for group in comparable for score in scores if (t := _differences(results, group, score))],
@@ -57,9 +64,47 @@ def all_tables(results: Json) -> dict[str, list[Table]]:
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
+def short_table(results: Json, group: Group, score: str) -> Table | None:
+    """Few numbers of one score, a row for each method: the first table of the page. None if the score has none."""
+    own = tuple(form_of(results).summaries) or SHORT_FORM
+    pairs = [(score, key) for key in own if _shown(results, group, score, key)]
+    if not pairs:
+        return None
+    if score != "nll" and _shown(results, group, "nll", "last"):
+        pairs.append(("nll", "last"))
+    rows = _score_rows(results, group, pairs)
+    columns = [Column(_heading(pair, score), "", catalog.summary(pair[1]).note) for pair in pairs]
+    cost = results.get("cost") or {}
+    if any((cost.get(method) or {}).get("seconds") for method, _ in rows):
+        columns.append(Column("Run, min", "", "minutes of a whole run, with its evaluations"))
+        rows = tuple((method, (*cells, _minutes(cost.get(method) or {}))) for method, cells in rows)
+    return Table(
+        slug("short", score, group.order, _model_part(results, group)),
+        f"{catalog.score(score).title}, {group.label}",
+        f"{_spread_note(results)} {made_by_note(_runs(results, group))}".strip(),
+        "Method",
+        tuple(columns),
+        rows,
+        {**group.show(), "score": score},
+        len(group.bounds()),
+        remarks(_runs(results, group)),
+    )
+
+
+def _heading(pair: tuple[str, str], score: str) -> str:
+    label = catalog.summary(pair[1]).label
+    return label if pair[0] == score else f"{catalog.score(pair[0]).label}, {label.lower()}"
+
+
+def _minutes(cost: Json) -> Cell:
+    seconds = cost.get("seconds")
+    return Cell(None) if seconds is None else Cell(f"{seconds / 60:.1f}", seconds / 60)
+
+
 def main_table(results: Json, group: Group, scores: Sequence[str]) -> Table:
     """BWT, Last and AP of every score, a row for each method: the form of the paper's tables."""
-    pairs = [(score, key) for score in scores for key in PAPER_FORM if _shown(results, group, score, key)]
+    form = tuple(form_of(results).summaries) or PAPER_FORM
+    pairs = [(score, key) for score in scores for key in form if _shown(results, group, score, key)]
     columns = tuple(
         Column(catalog.summary(key).label, catalog.score(score).title, catalog.summary(key).note)
         for score, key in pairs
@@ -67,7 +112,7 @@ def main_table(results: Json, group: Group, scores: Sequence[str]) -> Table:
     return Table(
         slug("main", group.order, _model_part(results, group)),
         f"Results, {group.label}",
-        _score_note(results, group, _unmeasured(scores, PAPER_FORM, pairs)),
+        _score_note(results, group, _unmeasured(scores, form, pairs)),
         "Method",
         columns,
         _score_rows(results, group, pairs),
@@ -78,8 +123,14 @@ def main_table(results: Json, group: Group, scores: Sequence[str]) -> Table:
 
 
 def _score_note(results: Json, group: Group, unmeasured: str) -> str:
-    sentences = ["Mean over seeds with its 95% interval.", unmeasured, made_by_note(_runs(results, group))]
+    sentences = [_spread_note(results), unmeasured, made_by_note(_runs(results, group))]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _spread_note(results: Json) -> str:
+    if form_of(results).style == MEAN_SD:
+        return "Mean over seeds ± standard deviation."
+    return "Mean over seeds with its 95% interval."
 
 
 def _runs(results: Json, group: Group) -> dict[str, list[Json]]:
@@ -89,11 +140,12 @@ def _runs(results: Json, group: Group) -> dict[str, list[Json]]:
 
 def _details(results: Json, group: Group, score: str) -> Table:
     """Every summary of one score."""
-    pairs = [(score, key) for key in catalog.summaries() if _shown(results, group, score, key)]
+    wanted = tuple(form_of(results).summaries) or tuple(catalog.summaries())
+    pairs = [(score, key) for key in wanted if _shown(results, group, score, key)]
     return Table(
         slug("summary", score, group.order, _model_part(results, group)),
         f"{catalog.score(score).title}, {group.label}",
-        _score_note(results, group, _unmeasured([score], list(catalog.summaries()), pairs)),
+        _score_note(results, group, _unmeasured([score], wanted, pairs)),
         "Method",
         tuple(Column(catalog.summary(key).label, "", catalog.summary(key).note) for _, key in pairs),
         _score_rows(results, group, pairs),
@@ -134,9 +186,16 @@ def _score_rows(
         cells = [_score_cell(results, line, score, key, most) for line in group.lines]
         if catalog.score(score).better != "neither":
             competing = len(cells) - len(group.bounds())
-            cells = ranked(cells[:competing], not catalog.best_is_lowest(score, key)) + cells[competing:]
+            values = [_by_seed(line, score, key) for line in group.lines[:competing]]
+            cells = ranked(cells[:competing], values, not catalog.best_is_lowest(score, key)) + cells[competing:]
         columns.append(cells)
     return tuple((str(line["method"]), tuple(column[i] for column in columns)) for i, line in enumerate(group.lines))
+
+
+def _by_seed(line: Json, score: str, key: str) -> dict[Any, float]:
+    """Seed -> the summary's value of its run; seeds without one are left out."""
+    values = _stored(line, score, key).get("values") or ()
+    return {seed: v for seed, v in zip(line.get("seeds") or (), values, strict=False) if v is not None}
 
 
 def _score_cell(results: Json, line: Json, score: str, key: str, most: int) -> Cell:
@@ -152,7 +211,12 @@ def _score_cell(results: Json, line: Json, score: str, key: str, most: int) -> C
     singles = [
         f"seed {seed}: {number(value, score) or 'not measured'}" for seed, value in zip(seeds, values, strict=False)
     ]
-    return replace(cell, note=", ".join(notes), values="; ".join(singles))
+    cell = replace(cell, note=", ".join(notes), values="; ".join(singles))
+    if form_of(results).style == MEAN_SD:
+        present = [value for value in values if value is not None]
+        sd = number(float(np.std(present, ddof=1)), score) if len(present) > 1 else ""
+        return replace(cell, low="", high="", spread=sd)
+    return cell
 
 
 def _partial(results: Json, line: Json, score: str, key: str) -> list[str]:
@@ -217,10 +281,7 @@ def _spread(results: Json, score: str) -> Table | None:
     columns = [
         Column(o, catalog.summary(key).label, catalog.summary(key).note) for key in keys for o in ("spread", *orders)
     ]
-    spreads = {
-        key: ranked([number_cell((s.get(key) or {}).get("spread"), score) for s in held.values()], False)
-        for key in keys
-    }
+    spreads = {key: [number_cell((s.get(key) or {}).get("spread"), score) for s in held.values()] for key in keys}
     rows = []
     for i, (method, stored) in enumerate(held.items()):
         cells: list[Cell] = []

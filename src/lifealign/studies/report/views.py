@@ -1,4 +1,4 @@
-"""Heatmaps, bars, curves and points that a study's page and figures show besides the tables.
+"""Heatmaps, dots, curves and points that a study's page and figures show besides the tables.
 
 Plain values; the page's charts (`charts`) and the figures (`figures`) are drawn from the same ones.
 """
@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from lifealign.core.json_codec import plain
 from lifealign.evaluation import catalog
-from lifealign.evaluation.metrics import seeds_interval
+from lifealign.evaluation.metrics import Interval, seeds_interval
 from lifealign.evaluation.numbers import number
 from lifealign.report.render import interval
 from lifealign.studies.report.cells import Json, order_label, setting
+from lifealign.studies.report.form import own_method
 from lifealign.studies.report.lines import Group, groups, is_bound, runs_of, scores_of
 
 View = dict[str, Any]
 BAR_SUMMARIES = ("last", "bwt")
-"""Summaries shown as bars and as sensitivity curves."""
+"""Summaries shown as dots by method and as sensitivity curves."""
 LEARNING, RETENTION = "learning_accuracy", "bwt"
 
 
@@ -36,15 +38,29 @@ def heatmaps(results: Json) -> list[View]:
     views = []
     for score in scores_of(results):
         found = [v for key in keys if (v := _heatmap(results, score, *key))]
-        values = [c["value"] for v in found for row in v["rows"] for c in row["cells"] if c is not None]
-        low, high = min(values, default=0.0), max(values, default=1.0)
         for view in found:
-            view["scale"] = (low, high)
-            for cell in (c for row in view["rows"] for c in row["cells"] if c is not None):
-                share = (cell["value"] - low) / (high - low) if high > low else 0.5
-                cell["share"] = round(1 - share if catalog.score(score).better == "lower" else share, 3)
+            _shade(view, score)
+        cells = [c for v in found for row in v["rows"] for c in row["cells"] if c is not None]
+        distances = [abs(c["distance"]) for c in cells if c["distance"] is not None]
+        rate = catalog.score(score).rate and catalog.score(score).chance is not None
+        reach = 50.0 if rate else max(distances, default=0.0) or 1.0
+        for cell in cells:
+            distance = cell.pop("distance")
+            cell["side"] = "" if not distance else "up" if distance > 0 else "down"
+            cell["share"] = round(min(1.0, abs(distance or 0.0) / reach), 3)
         views += found
     return views
+
+
+def _shade(view: View, score: str) -> None:
+    """How much better each cell is than chance, or than when its task was learnt if the score knows no chance."""
+    found = catalog.score(score)
+    for j, task in enumerate(view["tasks"]):
+        learnt = next((row["cells"][j] for row in view["rows"] if row["label"] == f"after {task}"), None)
+        middle = found.chance if found.chance is not None else learnt["value"] if learnt else None
+        for cell in (row["cells"][j] for row in view["rows"]):
+            if cell is not None:
+                cell["distance"] = None if middle is None else found.sign * (cell["value"] - middle)
 
 
 def _heatmap(results: Json, score: str, order: str, model: str, method: str) -> View | None:
@@ -95,15 +111,35 @@ def bars(results: Json) -> list[View]:
         for model in dict.fromkeys(g.model for g in comparable):
             own = [g for g in comparable if g.model == model]
             methods = list(dict.fromkeys(str(line["method"]) for g in own for line in g.lines))
+            bounds = {str(line["method"]) for g in own for line in g.bounds()}
             for key in BAR_SUMMARIES:
-                rows = [{"method": m, "values": [_of_method(g, m, score, key) for g in own]} for m in methods]
+                rows = [
+                    {"method": m, "bound": m in bounds, "values": [_of_method(g, m, score, key) for g in own]}
+                    for m in methods
+                ]
+                rows.sort(key=lambda row: _place(row, score, key))
                 if any(value is not None for row in rows for value in row["values"]):
                     show: View = {"score": score, "model": model}
                     orders = [g.order for g in own]
                     views.append(
-                        {"show": show, "key": key, "title": _title(score, key), "orders": orders, "rows": rows}
+                        {
+                            "show": show,
+                            "key": key,
+                            "title": _title(score, key),
+                            "orders": orders,
+                            "rows": rows,
+                            "own": own_method(results),
+                            "baseline": results.get("baseline"),
+                        }
                     )
     return views
+
+
+def _place(row: View, score: str, key: str) -> tuple[bool, float]:
+    """Upper bounds first, then the best mean over the orders; a method without a value comes last."""
+    values = [v["value"] for v in row["values"] if v is not None]
+    sign = -1 if catalog.best_is_lowest(score, key) else 1
+    return not row["bound"], -sign * sum(values) / len(values) if values else float("inf")
 
 
 def _title(score: str, key: str) -> str:
@@ -147,18 +183,24 @@ def pareto(results: Json) -> list[View]:
                         "show": {"score": score, "order": group.order, "model": group.model},
                         "title": f"{catalog.score(score).title}, {group.label}",
                         "points": points,
+                        "own": own_method(results),
+                        "baseline": results.get("baseline"),
                         # The points decide what is shown: an interval over two seeds can be many times as wide as the rest.
-                        "limits": {axis: _around([p[axis]["value"] for p in points]) for axis in ("x", "y")},
+                        "limits": {
+                            axis: _around([p[axis]["value"] for p in points], score, key)
+                            for axis, key in (("x", LEARNING), ("y", RETENTION))
+                        },
                         "missing": missing,
                     }
                 )
     return views
 
 
-def _around(values: Sequence[float]) -> tuple[float, float]:
-    """Limits of an axis with a tenth of the range to either side of the values."""
+def _around(values: Sequence[float], score: str, key: str) -> tuple[float, float]:
+    """Limits of an axis with a tenth of the range to either side of the values, inside of what the score can reach."""
     margin = 0.1 * (max(values) - min(values)) or 1.0
-    return min(values) - margin, max(values) + margin
+    wide = Interval(0.0, min(values) - margin, max(values) + margin)
+    return catalog.within(score, key, wide)[1:]
 
 
 def _mark_front(points: Sequence[View], score: str) -> None:
@@ -168,6 +210,19 @@ def _mark_front(points: Sequence[View], score: str) -> None:
     for point, (x, y) in zip(points, places, strict=True):
         beaten = any(a >= x and b >= y and (a, b) != (x, y) for a, b in competing)
         point["front"] = not point["bound"] and not beaten
+
+
+def stair(view: View) -> list[tuple[float, float]]:
+    """Corners of the stair through the front of a view of `pareto`: along it no measured method is better in both."""
+    score = view["show"]["score"]
+    sign = -1 if catalog.best_is_lowest(score, LEARNING) else 1
+    front = sorted(
+        ((p["x"]["value"], p["y"]["value"]) for p in view["points"] if p["front"]), key=lambda p: sign * p[0]
+    )
+    corners = front[:1]
+    for (x, _), after in pairwise(front):
+        corners += [(x, after[1]), after]
+    return corners
 
 
 # --- swept hyper-parameters -------------------------------------------------------------------------------------------

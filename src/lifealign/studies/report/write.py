@@ -17,13 +17,15 @@ from lifealign.core.errors import StoreError
 from lifealign.core.files import read_bytes, replace_file, writing
 from lifealign.core.json_codec import decode_json, plain
 from lifealign.evaluation import catalog
+from lifealign.evaluation.metrics import Interval
 from lifealign.evaluation.outside import recall
 from lifealign.report.memories import BEFORE
 from lifealign.report.render import template
 from lifealign.studies.comparison import completed
 from lifealign.studies.design import power_line
-from lifealign.studies.report import charts, views
-from lifealign.studies.report.cells import Json, Table, order_label
+from lifealign.studies.report import charts, overview, views
+from lifealign.studies.report.cells import Cell, Json, Table, order_label
+from lifealign.studies.report.form import Form, narrowed, own_method
 from lifealign.studies.report.latex import latex
 from lifealign.studies.report.lines import groups, scores_of
 from lifealign.studies.report.markdown import markdown
@@ -42,20 +44,22 @@ _ABSENT: dict[str, Any] = {
 }
 
 
-def write_study_report(results: Mapping[str, Any], directory: str | Path) -> list[Path]:
+def write_study_report(results: Mapping[str, Any], directory: str | Path, form: Form | None = None) -> list[Path]:
     """Write study.html, tables/*.tex and *.md, results.csv, table.csv and figures/; each file is replaced as a whole.
 
     Args:
         results: a study's results.json.
         directory: created if missing.
+        form: what to show; None: everything.
 
     Returns:
         The files written; no figures without matplotlib (extra `figures`).
 
     Raises:
+        ConfigError: the form names what the results do not have.
         StoreError: the operating system refused a write, or `results` is not a study's results.
     """
-    clean = checked(results)
+    clean = checked(results) if form is None else narrowed(checked(results), form)
     tables = all_tables(clean)
     contents = {PAGE: render_html(clean).encode(), "results.csv": runs_csv(clean).encode()}
     contents["table.csv"] = table_csv(clean).encode()
@@ -92,7 +96,29 @@ def checked(results: Any, where: str = "results") -> dict[str, Any]:
     if not isinstance(results, Mapping) or not isinstance(results.get("study"), str) or "runs" not in results:
         raise StoreError(f"{where}: not a study's results; expected a JSON object with 'study', 'runs' and 'table'")
     recall([results])
-    return {**_ABSENT, **completed(plain(results))}
+    return _cut({**_ABSENT, **completed(plain(results))})
+
+
+def _cut(results: dict[str, Any]) -> dict[str, Any]:
+    """The results with intervals of levels cut at what their score can reach, as earlier programs did not."""
+
+    def cut(score: str, key: str, stored: Any) -> Any:
+        if key not in catalog.summaries() or not stored or stored.get("low") is None or stored.get("high") is None:
+            return stored
+        inside = catalog.within(score, key, Interval(*(stored[end] for end in ("mean", "low", "high"))))
+        return {**stored, "low": inside.low, "high": inside.high}
+
+    table = [
+        {
+            **line,
+            "metrics": {
+                score: {key: cut(score, key, stored) for key, stored in held.items()}
+                for score, held in (line.get("metrics") or {}).items()
+            },
+        }
+        for line in results.get("table") or ()
+    ]
+    return {**results, **({"table": table} if "table" in results else {})}
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -122,9 +148,12 @@ def page(results: Json) -> dict[str, Any]:
         "seeds": sorted({run["seed"] for run in runs if run.get("seed") is not None}),
         "tables": all_tables(results),
         "power": power_line(results["power"]) if results.get("power") else None,
+        "verdicts": overview.sentences(results),
+        "ranks": overview.ranks(results),
+        "own": own_method(results),
         "chosen": any(results.get("selection", {}).values()),
         "heatmaps": views.heatmaps(results),
-        "bars": [charts.bars(view) for view in views.bars(results)],
+        "bars": [charts.dots(view) for view in views.bars(results)],
         "pareto": [charts.pareto(view) for view in views.pareto(results)],
         "sensitivity": [charts.sensitivity(view) for view in views.sensitivity(results)],
     }
@@ -187,12 +216,12 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
-def lines(results: Json, written: Sequence[Path]) -> list[str]:
-    """Lines that the command prints: the counts of runs, the main tables, where the page is."""
-    clean = checked(results)
+def lines(results: Json, written: Sequence[Path], form: Form | None = None) -> list[str]:
+    """Lines that the command prints: the counts of runs, the short tables, where the page is."""
+    clean = checked(results) if form is None else narrowed(checked(results), form)
     states = [str(run.get("status")) for run in clean["runs"]]
     said = [f"study {clean['study']}: " + ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))]
-    for table in all_tables(clean)["main"]:
+    for table in _printed(clean):
         said += ["", *_terminal(table)]
     page_file = next(path for path in written if path.name == PAGE)
     said += ["", f"report: {page_file}"]
@@ -201,16 +230,19 @@ def lines(results: Json, written: Sequence[Path]) -> list[str]:
     return said
 
 
+def _printed(results: Json) -> list[Table]:
+    """The tables for the terminal: that of the first score in every order, and on every model."""
+    first = [t for t in all_tables(results)["short"] if t.show.get("score") == next(iter(scores_of(results)), None)]
+    return first or all_tables(results)["main"]
+
+
 def _terminal(table: Table) -> list[str]:
     """A table for the terminal, a block for each heading above its columns."""
     said = [table.title]
     for label in dict.fromkeys(column.above for column in table.columns):
         own = [i for i, column in enumerate(table.columns) if column.above == label]
         grid = [[label, *(table.columns[i].label for i in own)]]
-        grid += [
-            [_marked(name, table.marks(name)), *(_in_words(cells[i].text, cells[i].low, cells[i].high) for i in own)]
-            for name, cells in table.rows
-        ]
+        grid += [[_marked(name, table.marks(name)), *(_in_words(cells[i]) for i in own)] for name, cells in table.rows]
         widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
         said += ["  ".join(f"{v:<{w}}" for v, w in zip(row, widths, strict=True)).rstrip() for row in grid]
     return [*said, *(f"({letter}) {remark}" for remark, letter in table.footnotes().items())]
@@ -220,5 +252,13 @@ def _marked(name: str, marks: str) -> str:
     return f"{name} ({marks})" if marks else name
 
 
-def _in_words(text: str | None, low: str, high: str) -> str:
-    return "not measured" if text is None else f"{text} [{low}, {high}]" if low else text
+def _in_words(cell: Cell) -> str:
+    if cell.text is None:
+        return "not measured"
+    return (
+        f"{cell.text} [{cell.low}, {cell.high}]"
+        if cell.low
+        else f"{cell.text} ± {cell.spread}"
+        if cell.spread
+        else cell.text
+    )
