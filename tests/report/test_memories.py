@@ -447,8 +447,6 @@ def test_each_task_has_a_chart_with_all_runs() -> None:
     stages = {c["task"]: [[m["stage"] for m in line["marks"]] for line in c["lines"]] for c in charts}
     assert stages == {"poems": [[1, 2, 3]] * 2, "facts": [[2, 3]] * 2, "code": [[3]] * 2}
     assert all([t["text"] for t in c["frame"]["ticks"]][::4] == ["0", "100"] for c in charts), "an axis ends at 100%"
-    shapes = {report_charts.marker(place, (0, 0)) for place in range(report_charts.COLOURS)}
-    assert len(shapes) == report_charts.COLOURS, "a marker of its own for every colour"
 
 
 def test_layer_maps_place_matrices_by_kind_and_layer() -> None:

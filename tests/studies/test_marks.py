@@ -15,7 +15,7 @@ from lifealign.studies.report.views import pareto
 from lifealign.studies.report.write import checked, read_results, render_html, runs_csv, table_csv
 from support.paths import ROOT
 from support.study_document import make_study
-from support.study_page import cells, table_named
+from support.study_page import table_named
 
 
 @pytest.fixture

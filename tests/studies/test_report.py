@@ -284,7 +284,7 @@ def test_what_is_shown_can_be_chosen(study: dict[str, Any], tmp_path: Path, monk
     result = CliRunner().invoke(app, [*call, *chosen, "--highlight", "sequential", "--style", "mean-sd"])
     assert result.exit_code == 0, result.output
     # Seeds 0, 1, 2 lie 0.5 apart.
-    assert re.search(r"^sequential +55.2 ± 0.5 +61.0 ± 0.5", result.stdout, re.MULTILINE)
+    assert re.search(r"^sequential +55.2 ± 0.5 +61.5 ± 0.5", result.stdout, re.MULTILINE)
     html = (tmp_path / "out" / "study.html").read_text(encoding="utf-8")
     assert "NLL" not in html and ">replay<" not in html and '<tr class=" own"><th scope="row">sequential' in html
     table = (tmp_path / "out" / "tables" / "main-given.tex").read_text(encoding="utf-8")

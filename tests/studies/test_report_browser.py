@@ -67,13 +67,17 @@ def mean_matrix(study: dict[str, Any], method: str, order: str, metric: str) -> 
     return matrix
 
 
-def test_every_method_and_order_shows_its_own_matrix(page: Any, study: dict[str, Any]) -> None:
+def test_two_methods_are_chosen_to_show_their_matrices(page: Any, study: dict[str, Any]) -> None:
     methods = list(dict.fromkeys(run["method"] for run in study["runs"]))
-    labels = page.locator('select[data-choice="method"] option').all_inner_texts()
-    assert labels == ["All methods", *methods] and len(methods) == 6
+    one, other = page.locator("#matrices .picks select").all()
+    assert one.locator("option").all_inner_texts() == methods and len(methods) == 6
+    assert (one.input_value(), other.input_value()) == ("0", "1"), "the study's baseline, beside the next"
     assert page.locator('select[data-choice="order"] option').all_inner_texts() == ["All orders", *ORDERS]
+    other.select_option(label="lifealign")
     for method, order in product(methods, ORDERS):
-        choose(page, score="Preference accuracy, %", method=method, order=order)
+        one.select_option(label=method)
+        other.select_option(label=method)
+        choose(page, score="Preference accuracy, %", order=order)
         figures = page.locator("#matrices figure:visible")
         if method not in METHODS and order == "reversed":
             assert figures.count() == 0
@@ -81,16 +85,29 @@ def test_every_method_and_order_shows_its_own_matrix(page: Any, study: dict[str,
             continue
         assert figures.count() == 1
         assert figures.locator("figcaption").inner_text().startswith(f"{method}, order {order}")
-        rows = figures.locator("tbody tr").all()[1:]
-        assert [row.locator("th").inner_text() for row in rows] == [f"after {task}" for task in ORDERS[order]]
-        shown = [row.locator("td").all_inner_texts() for row in rows]
-        assert shown == [[number(v, "accuracy") for v in row] for row in mean_matrix(study, method, order, "accuracy")]
+        assert figures.locator("tbody th").all_inner_texts() == [f"{j + 1} {t}" for j, t in enumerate(ORDERS[order])]
+        shown = [row.locator("td").all_inner_texts()[1:] for row in figures.locator("tbody tr").all()]
+        matrix = mean_matrix(study, method, order, "accuracy")
+        assert shown == [[number(row[j], "accuracy") for row in matrix] for j in range(3)], "tasks down, stages across"
+    assert page.locator("#interference section:visible").count() == 1
+
+
+def test_the_first_screen_is_sorted_and_sets_the_own_method_off(page: Any) -> None:
+    assert page.locator(".verdict:visible").first.inner_text().startswith("lifealign: 72.8 (")
+    table = page.locator("#main section:visible table")
+    names = table.locator("tbody th")
+    assert names.all_inner_texts() == ["lifealign", "replay", "sequential"]
+    assert table.locator("tr.own th").all_inner_texts() == ["lifealign"]
+    for kind, expected in (("descending", "lifealign"), ("ascending", "sequential")):
+        table.locator("th button", has_text="Last").first.click()
+        assert table.locator("th[aria-sort]").get_attribute("aria-sort") == kind
+        assert names.all_inner_texts()[0] == expected
 
 
 def test_every_order_shows_the_means_of_the_table(page: Any, study: dict[str, Any]) -> None:
     for order in ORDERS:
         choose(page, order=order)
-        tables = page.locator("#main section:visible")
+        tables = page.locator("#all section:visible")
         assert tables.count() == 1
         shown = {float(v) for v in tables.locator("data").evaluate_all("all => all.map(one => one.value)")}
         lines = [line for line in study["table"] if line["order"] == order]
@@ -102,7 +119,7 @@ def test_every_order_shows_the_means_of_the_table(page: Any, study: dict[str, An
         }
         assert shown == expected and len(shown) == 18
     choose(page, order="All orders")
-    assert page.locator("#main section:visible").count() == len(ORDERS)
+    assert page.locator("#all section:visible").count() == len(ORDERS)
 
 
 def test_the_score_switches_tables_charts_and_matrices(page: Any) -> None:
@@ -111,9 +128,9 @@ def test_the_score_switches_tables_charts_and_matrices(page: Any) -> None:
 
     for score, other in (("Preference accuracy, %", "NLL"), ("NLL per token, nats", "accuracy")):
         choose(page, score=score)
-        for part in ("#details", "#matrices", "#by-order", "#pareto", "#sensitivity"):
+        for part in ("#main", "#details", "#differences", "#matrices", "#by-order", "#sensitivity"):
             found = shown(part)
-            assert found and all(score.lower() in text.lower() and other.lower() not in text.lower() for text in found)
+            assert found and all(other.lower() not in text.lower() for text in found)
 
 
 def test_all_is_shown_without_a_script(browser: Any, address: str) -> None:

@@ -35,7 +35,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
-_COLOURS = ("#0072b2", "#d55e00", "#139f4f", "#772b7c", "#3f9fdb", "#8f3c1d", "#1d2327", "#a86084")
+_COLOURS = ("#0072b2", "#d55e00", "#139f4f", "#772b7c", "#4bace6", "#8f3c1d", "#1d2327", "#a86084")
 """The page's colours on white; see style.j2."""
 _MARKERS = "os^DvP*_"
 _GREY = "#9aa4ab"
