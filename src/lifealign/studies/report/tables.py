@@ -5,7 +5,7 @@ Each table is made once, as `Table` of `Cell`, so that the page and the LaTeX ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,13 +22,11 @@ from lifealign.studies.report.cells import (
     mean_cell,
     number_cell,
     ranked,
-    settings_text,
     signed,
     slug,
     unused,
-    word_columns,
-    words,
 )
+from lifealign.studies.report.choices import selection_tables, unfinished_table
 from lifealign.studies.report.costs import cost_table
 from lifealign.studies.report.form import MEAN_SD, form_of
 from lifealign.studies.report.lines import Group, groups, line_runs, scores_of
@@ -51,8 +49,8 @@ def all_tables(results: Json) -> dict[str, list[Table]]:
         "spread": [t for score in scores if (t := _spread(results, score))],
         "interference": _interference(results),
         "cost": cost_table(results),
-        "selection": _selection(results),
-        "unfinished": _unfinished(results),
+        "selection": selection_tables(results),
+        "unfinished": unfinished_table(results),
     }
     seen: set[str] = set()
     return {
@@ -331,80 +329,3 @@ def _change(value: float | None, score: str, largest: float) -> Cell:
         return cell
     sign = catalog.score(score).sign
     return replace(cell, text=signed(cell), tint=round(sign * value / largest, 3) if largest else 0.0)
-
-
-# --- selection, what did not finish ----------------------------------------------------------------------------------
-
-
-def _selection(results: Json) -> list[Table]:
-    held = {method: stored for method, stored in (results.get("selection") or {}).items() if stored}
-    if not held:
-        return []
-    split = results.get("selected_on")
-    trials = [(method, s.get("metric") or "", trial) for method, s in held.items() for trial in s.get("trials") or ()]
-    return [
-        Table(
-            "selection",
-            "Chosen settings",
-            f"Chosen on the {split} rows; the tables report the {results.get('reported_on')} rows.",
-            "Method",
-            (Column("Trials"), Column("Failed"), *word_columns("Chosen"), Column("Value"), *word_columns("Summary")),
-            tuple((method, _selection_cells(stored)) for method, stored in held.items()),
-            {},
-        ),
-        Table(
-            "trials",
-            "All trials",
-            f"All settings tried, with their values on the {split} rows.",
-            "Method",
-            (*word_columns("Settings"), Column("Value"), *word_columns("Summary", "Message")),
-            tuple(
-                (
-                    method,
-                    (
-                        words(settings_text(trial.get("settings")) or "defaults"),
-                        number_cell(trial.get("value"), score.rpartition(".")[2]),
-                        words(score),
-                        Cell(trial.get("error") or ""),
-                    ),
-                )
-                for method, score, trial in trials
-            ),
-            {},
-        ),
-    ]
-
-
-def _selection_cells(stored: Json) -> tuple[Cell, ...]:
-    trials, score = stored.get("trials") or [], stored.get("metric") or ""
-    chosen = stored.get("chosen")
-    value = next((trial.get("value") for trial in trials if trial.get("settings") == chosen), None)
-    return (
-        number_cell(len(trials)),
-        number_cell(sum(bool(trial.get("error")) for trial in trials)),
-        words("" if chosen is None else settings_text(chosen) or "defaults"),
-        number_cell(value, score.rpartition(".")[2]),
-        words(score),
-    )
-
-
-def _unfinished(results: Json) -> list[Table]:
-    runs: Iterable[Json] = results.get("runs") or ()
-    held = [run for run in runs if run.get("status") != "done"]
-    if not held:
-        return []
-    labels = ("Order", "Seed", "Model", "Settings", "Run", "State", "Message")
-    rows = tuple(
-        (
-            str(run.get("method")),
-            (
-                *(words(str(run.get(key, ""))) for key in ("order", "seed", "model")),
-                Cell(settings_text(run.get("settings"))),
-                *(words(str(run.get(key, ""))) for key in ("id", "status")),
-                Cell(run.get("error") or ""),
-            ),
-        )
-        for run in held
-    )
-    note = "These runs are not in any mean above."
-    return [Table("unfinished", "Failed and pending runs", note, "Method", word_columns(*labels), rows, {})]
