@@ -149,8 +149,8 @@ def mean_cell(stored: Json, score: str) -> Cell:
     if found["value"] is None:
         return Cell(None)
     low, high = number(found["low"], score), number(found["high"], score)
-    if not low or not high:
-        low, high = "", ""
+    if not low or not high or found["low"] == found["high"]:
+        low, high = "", ""  # seeds that agree do not make a mean certain
     return Cell(number(found["value"], score), found["value"], low, high)
 
 

@@ -63,7 +63,10 @@ def all_tables(results: Json) -> dict[str, list[Table]]:
 
 
 def short_table(results: Json, group: Group, score: str) -> Table | None:
-    """Few numbers of one score, a row for each method: the first table of the page. None if the score has none."""
+    """Few numbers of one score, the best method by the first of them on top: the first table of the page.
+
+    None if the score has none of them.
+    """
     own = tuple(form_of(results).summaries) or SHORT_FORM
     pairs = [(score, key) for key in own if _shown(results, group, score, key)]
     if not pairs:
@@ -72,6 +75,14 @@ def short_table(results: Json, group: Group, score: str) -> Table | None:
         pairs.append(("nll", "last"))
     rows = _score_rows(results, group, pairs)
     columns = [Column(_heading(pair, score), "", catalog.summary(pair[1]).note) for pair in pairs]
+    sign = -1 if catalog.best_is_lowest(*pairs[0]) else 1
+    bounds = {str(line["method"]) for line in group.bounds()}
+
+    def place(row: tuple[str, tuple[Cell, ...]]) -> tuple[bool, bool, float]:
+        value = row[1][0].value
+        return row[0] in bounds, value is None, -sign * (value or 0.0)
+
+    rows = tuple(sorted(rows, key=place))
     cost = results.get("cost") or {}
     if any((cost.get(method) or {}).get("seconds") for method, _ in rows):
         columns.append(Column("Run, min", "", "minutes of a whole run, with its evaluations"))
