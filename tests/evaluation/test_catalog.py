@@ -91,11 +91,13 @@ def test_a_new_score_is_in_the_terminal_and_on_the_page(results: list[dict[str, 
     assert summary_lines(build_results(results))[0].startswith("Hedging, %  Last")
     (panel,) = report_views.page(build_results(results))["panels"]
     assert (panel["label"], panel["note"], panel["lower"]) == ("Hedging, %", "Share of rows that hedge.", True)
+    ahead = {"a": 0, "b": 1, "score": "hedging", "summary": "last", "value": 37.5, "low": 30.0, "high": 40.0}
+    (panel,) = report_views.page(build_results(results, differences=[ahead]))["panels"]
     best = {row["label"]: [cell["best"] for cell in row["cells"]] for row in panel["table"]["rows"]}
     last = [column["label"] for column in panel["table"]["columns"]].index("Last")
     assert best["better"][last] and not best["worse"][last]
     html = render_html(build_results(results))
-    assert "Share of rows that hedge." in html and ">87.50<" in html and "Lower is better here" in html
+    assert "Share of rows that hedge." in html and ">87.5<" in html and "Lower is better here" in html
 
 
 def test_a_new_score_can_be_a_gate(results: list[dict[str, Any]]) -> None:
@@ -122,8 +124,7 @@ def test_a_new_score_is_in_a_studys_tables(results: list[dict[str, Any]]) -> Non
     (main,) = all_tables(document)["main"]
     assert {column.above for column in main.columns} == {"Hedging, %"}
     last = [column.label for column in main.columns].index("Last")
-    ranks = {name: (cells[last].text, cells[last].rank) for name, cells in main.rows}
-    assert ranks == {"worse": ("87.50", 2), "better": ("50.00", 1)}
+    assert {name: cells[last].text for name, cells in main.rows} == {"worse": "87.5", "better": "50.0"}
     assert groups(document) and "Hedging, %" in render_study(document)
     assert SelectionConfig(metric="last.hedging").metric == "last.hedging"
     assert catalog.best_is_lowest("hedging", "last") and catalog.best_is_lowest("hedging", "forgetting")

@@ -79,7 +79,8 @@ def matrix(score: str, run: Mapping[str, Any], label: str, reach: float) -> View
 
 def _rows_of(rows: Sequence[Sequence[int | None]] | None, j: int) -> int | None:
     """Most rows of a task at any stage; None if the results do not tell."""
-    return max((row[j] for row in rows if row[j] is not None), default=None) if rows else None
+    counts = [count for row in rows or () if (count := row[j]) is not None]
+    return max(counts, default=None)
 
 
 def _distance(score: str, run: Mapping[str, Any], j: int, value: float) -> float | None:
