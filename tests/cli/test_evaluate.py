@@ -134,9 +134,9 @@ def test_a_page_is_written_whether_gates_hold_or_not(memory, fake, tmp_path):
     text = page.read_text()
     assert text.startswith("# ")
     assert "**2 of 2 gates failed.**" in text
-    assert "| `drop.accuracy<=5` | 10.00 | [0.00, 20.00] | **failed** (tone, since production) |" in text
-    assert "| tone | 80.00 [75.00, 85.00] |" in text
-    assert "| tone | Preference accuracy, % | 90.00 | 80.00 | -10.00 [-20.00, 0.00] | 0 | 1 |" in text
+    assert "| `drop.accuracy<=5` | 10.0 | [0.0, 20.0] | **failed** (tone, since production) |" in text
+    assert "| tone | 80 [75, 85] |" in text
+    assert "| tone | Preference accuracy, % | 90.0 | 80.0 | -10.0 [-20.0, 0.0] | 0 | 1 |" in text
     assert "law|x: learnt after 0001-tone, and not scored before." in text
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from lifealign.evaluation import catalog
 from lifealign.evaluation.differences import PointDifference
 from lifealign.evaluation.gates import GateResult
-from lifealign.evaluation.numbers import number
+from lifealign.evaluation.numbers import limits_text, number
 
 
 def gate_page(
@@ -67,11 +67,16 @@ def _changes(difference: PointDifference) -> str:
 
 
 def _cell(cell: Mapping[str, float] | None, score: str) -> str:
-    return "" if cell is None else f"{number(cell['value'], score)} {_limits(cell['low'], cell['high'], score)}"
+    if cell is None:
+        return ""
+    rows = cell.get("rows")
+    count = None if rows is None else int(rows)
+    return f"{number(cell['value'], score, count)} {_limits(cell['low'], cell['high'], score, count)}".strip()
 
 
-def _limits(low: float | None, high: float | None, score: str) -> str:
-    return "" if low is None or high is None else f"[{number(low, score)}, {number(high, score)}]"
+def _limits(low: float | None, high: float | None, score: str, rows: int | None = None) -> str:
+    text = limits_text(low, high, score, rows)
+    return f"[{text.replace(' to ', ', ')}]" if text else ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
