@@ -13,7 +13,6 @@ from lifealign import Asked, Memory, read_answers
 from lifealign.cli.app import app
 from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.memory.session import Session
-from lifealign.model.generate import CutText
 from support.rows import make_task
 
 
@@ -46,7 +45,6 @@ def test_answers_are_those_of_the_model_at_that_point(memory: Memory) -> None:
         found = memory.answers(Asked(tasks=["two"], at=[at], count=2))
         plain = memory.generate([r.prompt for r in found], as_of=as_of, max_new_tokens=5)
         assert [r.answer for r in found] == plain and len(found) == 2
-        assert [r.finish for r in found] == ["length" if isinstance(text, CutText) else None for text in plain]
 
 
 def test_scores_of_the_rows_pair_are_those_of_the_evaluation(memory: Memory) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from lifealign.data.tasks import Message
 from lifealign.model.encoding import Encoder
-from lifealign.model.generate import CutText, generate
+from lifealign.model.generate import generate
 from lifealign.model.streaming import Answer, write
 from support.tiny import make_model, make_tokenizer
 
@@ -38,9 +38,6 @@ def test_greedy_answers_are_those_of_generate_in_any_batch_and_after_any_pause(k
     assert texts(model, PROMPTS, pause=lambda: next(steps) % 5 == 4) == expected
     assert [texts(model, [prompt])[0] for prompt in PROMPTS] == expected
     assert len(set(expected)) >= different
-    whole = [Answer(ENCODER.prompt_ids(p), lambda answer: True, max_new_tokens=32) for p in PROMPTS]
-    write(model, ENCODER, whole, 512, pause=lambda: False)
-    assert [isinstance(text, CutText) for text in expected] == [answer.finish == "length" for answer in whole]
 
 
 def test_a_batch_and_a_pause_do_not_change_what_is_drawn() -> None:

@@ -21,7 +21,6 @@ from lifealign.evaluation.outside import values_of
 from lifealign.evaluation.pair_scores import PairLogProbs
 from lifealign.evaluation.score import SCORES, Score
 from lifealign.model.encoding import EncodedPair, Encoder
-from lifealign.model.generate import CutText
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class TaskScores:
         rows: score -> one value per held-out row, in the rows' order; scores of answers have as many as were generated. None for a
             row for which the score is not defined, as accuracy is not for a demonstration.
         answers: the generated answers, as {"prompt", "answer", "passed", "scores"}; `passed` is None without a rule,
-            `scores` has the text metrics' values, and `finish` is "length" if the answer was cut.
+            `scores` has the text metrics' values.
         floors: trivial answer (`answer_scores.FLOORS`) -> score -> values on the same rows as the answers.
         rows_sha256: hash of the held-out rows' content, so that scores of other rows are not mistaken for these.
     """
@@ -155,7 +154,6 @@ def answer_rows(
             "answer": text,
             "passed": bool(scores["pass_rate"][i]) if scorer.rule else None,
             "scores": {m: scores[m][i] for m in scorer.metrics if m in scores and scores[m][i] is not None},
-            **({"finish": "length"} if isinstance(text, CutText) else {}),
         }
         for i, (row, text) in enumerate(zip(asked, texts, strict=True))
     ]

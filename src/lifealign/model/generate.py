@@ -19,10 +19,6 @@ Prefix = Callable[[Sequence[Sequence[int]]], list[tuple[int, ...]]]
 """Virtual token ids to put before each prompt (`training.strategy.Strategy.prefix`)."""
 
 
-class CutText(str):
-    """An answer that reached its longest length before it ended; in all else a text like any other."""
-
-
 @torch.no_grad()
 def generate(
     model: nn.Module,
@@ -39,7 +35,7 @@ def generate(
     prefix: Prefix | None = None,
     reasons: Sequence[bool] | None = None,
 ) -> list[str]:
-    """Generate one answer per prompt, without special tokens, in the order of the prompts; see also `CutText`.
+    """Generate one answer per prompt, without special tokens, in the order of the prompts.
 
     Args:
         model: with or without adapter.
@@ -142,14 +138,8 @@ def _answer_batch(
     inputs = padded(lm, batch, eos)
     output = lm.generate(**inputs, generation_config=options)
     width = inputs["input_ids"].shape[1]
-    return [_text(encoder, tokens[width:].tolist(), options) for tokens in output]
-
-
-def _text(encoder: Encoder, ids: list[int], options: GenerationConfig) -> str:
-    """The text of generated ids."""
-    text = str(encoder.tokenizer.decode(_until(ids, encoder.ends), skip_special_tokens=True)).strip()
-    ended = len(ids) < options.max_new_tokens or not set(options.eos_token_id).isdisjoint(ids)
-    return text if ended else CutText(text)
+    answers = [_until(tokens[width:].tolist(), encoder.ends) for tokens in output]
+    return [str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
 
 
 def padded(lm: PreTrainedModel, batch: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:
