@@ -232,6 +232,30 @@ def test_a_gate_names_the_task_that_decides(scored: Memory) -> None:
     assert since.detail == "bread, since production (0001-bread)"
 
 
+def test_the_outcome_of_gates_is_kept_once_for_reports(scored: Memory) -> None:
+    gates = [Gate.parse("min>=60")]
+    scored.check(gates)
+    assert "gates" not in scored.results(), "kept only if asked for"
+    for _ in range(2):
+        scored.check(gates, keep=True)
+    assert [record["kind"] for record in scored._store.evaluations()].count("gates") == 1
+    kept = scored.results()["gates"]
+    assert (kept["after"], kept["now"]) == ("stars", True)
+    assert [(gate["gate"], gate["value"], gate["held"]) for gate in kept["gates"]] == [
+        ("min.accuracy>=60", 50.0, False)
+    ]
+    assert scored.verify() == []
+    scored.rollback("bread")
+    assert "gates" not in scored.results(), "that point is no longer in the lineage"
+
+
+def test_memories_beside_each_other_are_paired_over_their_rows(scored: Memory) -> None:
+    same = scored.beside([scored])
+    assert {(d["a"], d["b"], d["value"], d["low"], d["high"]) for d in same} == {(0, 1, 0.0, 0.0, 0.0)}
+    assert ("accuracy", "last") in {(d["score"], d["summary"]) for d in same}
+    assert scored.beside([]) == []
+
+
 def test_the_first_month_has_no_backward_transfer_and_no_drop(scored: Memory) -> None:
     scored.rollback("bread")
     gates = [Gate.parse("bwt>=-1"), Gate.parse("drop<=1"), Gate.parse("min>=90")]

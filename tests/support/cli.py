@@ -121,7 +121,7 @@ class FakeMemory:
     def tasks(self, as_of=None, *, with_retired=False):
         return ["tone", "style"] if as_of is None else ["tone"]
 
-    def check(self, gates, *, split=None, against=None, no_value="fail"):
+    def check(self, gates, *, split=None, against=None, no_value="fail", keep=False):
         self.calls.append(("check", split, against, no_value))
         return check_gates(gates, Evaluation.summary, no_value=no_value, tasks=2, since=against or "")
 
