@@ -211,7 +211,7 @@ class MemoryLife:
     def _keep_gates(self, results: Sequence[GateResult], options: dict[str, Any]) -> None:
         """Store the outcome of gates as an evaluation record, unless the newest one of this point is the same."""
         with self._store.writer():
-            now = {"kind": GATE_RECORD, "after": self._store.head.directory, "options": options}
+            now: dict[str, Any] = {"kind": GATE_RECORD, "after": self._store.head.directory, "options": options}
             now["gates"] = [result.to_json() for result in results]
             old = [r for r in self._store.evaluations() if r["kind"] == GATE_RECORD and r["after"] == now["after"]]
             if not old or {**old[-1], "created": None} != {**now, "created": None}:

@@ -113,7 +113,7 @@ def bars(results: Json) -> list[View]:
             methods = list(dict.fromkeys(str(line["method"]) for g in own for line in g.lines))
             bounds = {str(line["method"]) for g in own for line in g.bounds()}
             for key in BAR_SUMMARIES:
-                rows = [
+                rows: list[View] = [
                     {"method": m, "bound": m in bounds, "values": [_of_method(g, m, score, key) for g in own]}
                     for m in methods
                 ]
@@ -212,7 +212,7 @@ def _mark_front(points: Sequence[View], score: str) -> None:
         point["front"] = not point["bound"] and not beaten
 
 
-def stair(view: View) -> list[tuple[float, float]]:
+def stair(view: Mapping[str, Any]) -> list[tuple[float, float]]:
     """Corners of the stair through the front of a view of `pareto`: along it no measured method is better in both."""
     score = view["show"]["score"]
     sign = -1 if catalog.best_is_lowest(score, LEARNING) else 1
