@@ -36,7 +36,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, suffix: str) -> None:
     records = [
         record(scores={"pass_rate": 1.0, "chrf": None, "nll": math.nan}, reference="Unterwegs.", rejected="Nein"),
         record("<script>alert(1)</script>\n\u202eabc", point="base"),
-        record("", gold="left"),
+        record("", gold="left", rule="Short.", finish="length"),
     ]
     path = tmp_path / "new" / f"answers{suffix}"
     write_answers(path, records)
@@ -75,6 +75,7 @@ GOOD = {"task": "t", "prompt": "Hi?", "answer": "Yes", "source": "s", "point": "
         ({"stage": -1}, "stage must be a number of tasks"),
         ({"scores": {"pass_rate": "high"}}, "scores.pass_rate must be a number or null, got 'high'"),
         ({"scores": [1]}, "scores must be an object"),
+        ({"finish": "cut"}, "finish 'cut'; allowed: stop, length"),
         ({"id": "0123456789abcdef"}, "id '0123456789abcdef' does not match the content"),
         ({}, "same answer as row 1 (id "),
     ],

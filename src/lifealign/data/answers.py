@@ -27,8 +27,6 @@ REQUIRED = ("task", "prompt", "answer", "source", "point")
 OPTIONAL = ("id", "item", "stage", "reference", "rejected", "scores", "gold", "rule", "finish")
 TEXTS = ("reference", "rejected", "gold", "rule", "finish")
 """Optional columns of text."""
-LATER = ("rule", "finish")
-"""Columns that JSON lines leave out where they are empty, as earlier versions did not know them."""
 FINISHES = ("stop", "length")
 ID_DIGITS = 16
 """Hex digits of an id: 64 bits, so the chance that any two of a million answers share an id is below 1e-7."""
@@ -109,7 +107,7 @@ class AnswerRecord:
     def to_json(self) -> dict[str, Any]:
         """Plain values, in the order of the fields."""
         return {
-            **{name: value for name, value in vars(self).items() if name not in LATER or value is not None},
+            **vars(self),
             "prompt": [{"role": m.role, "content": m.content} for m in self.prompt],
             "scores": dict(self.scores),
         }
