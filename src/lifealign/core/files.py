@@ -138,7 +138,9 @@ def open_file(path: str | Path, error: type[UserError] = StoreError, inside: Pat
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError as fault:
             if fault.errno == errno.ENXIO:  # a socket, or a device without a driver
-                raise error(f"{_named(path)}: not a regular file but a socket or a device; give a regular file") from None
+                raise error(
+                    f"{_named(path)}: not a regular file but a socket or a device; give a regular file"
+                ) from None
             raise
         except ValueError:  # a NUL in the name
             raise error(f"{limits.shown(str(path))}: not the name of a file") from None

@@ -1,7 +1,8 @@
 """Read plain records from a json, jsonl, parquet or csv file, or from a hub data set.
 
 json, jsonl and csv go through Python's own parsers, because `datasets` guesses types (dates become timestamps, "007" a
-number, so the original text is lost) and reports errors without a line number. parquet and the hub store their types.
+number, so the original text is lost) and reports errors without a line number. parquet goes through pyarrow, in batches
+(`data.parquet`); only the hub needs `datasets`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import io
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lifealign.core.errors import DataError
+from lifealign.core.files import read_text
+from lifealign.core.json_text import parse_json, unpacked
+from lifealign.core.limits import READ, ROWS, shown
+from lifealign.data.parquet import read_parquet
 from lifealign.data.tables import Table, table_of
 
 Record = Mapping[str, Any]
@@ -73,7 +77,7 @@ def read_table(path: str) -> Table:
     if extension == ".csv":
         return Table(_read_csv(path))
     if extension == ".parquet":
-        return Table(_load_local("parquet", path))
+        return Table(read_parquet(path))
     raise DataError(f"{path}: unknown extension {file.suffix!r}; allowed: {', '.join(EXTENSIONS)}")
 
 
@@ -105,17 +109,8 @@ def read_hub(
         ) from error
 
 
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
 def _read_json(path: str) -> Table:
-    text = _text(path)
+    text = read_text(path, DataError)
     if text.lstrip().startswith("["):
         numbered = list(enumerate(_parse_json(path, text), 1))
     else:
@@ -124,6 +119,7 @@ def _read_json(path: str) -> Table:
         if table is not None:
             return table
         numbered = [(1, single)] if single is not None else _lines(path, text)
+    _check_count(path, len(numbered))
     for number, value in numbered:
         if not isinstance(value, dict):
             raise DataError(
@@ -136,8 +132,8 @@ def _read_json(path: str) -> Table:
 def _single_object(text: str) -> dict[str, Any] | None:
     """The object that a text consists of; None if it is anything else, e.g. one object per line."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
@@ -145,28 +141,34 @@ def _single_object(text: str) -> dict[str, Any] | None:
 def _parse_json(path: str, text: str, line: int | None = None) -> Any:
     """The value of a text, or of one line of it."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         hint = "" if line is None else "; expected a list of rows, or one row per line"
         where = f"{path}:{line or error.lineno}"
         raise DataError(f"{where}: not valid JSON: {error.msg} (column {error.colno}){hint}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested too deeply
-        raise DataError(f"{path}{f':{line}' if line else ''}: cannot parse JSON: {_why(error)}") from None
+    except ValueError as error:
+        raise DataError(f"{path}{f':{line}' if line else ''}: cannot parse JSON: {error}") from None
 
 
 def _lines(path: str, text: str) -> list[tuple[int, Any]]:
     """Line number and value of every line that is not blank."""
+    _check_unpacked(path, text)
     # Not str.splitlines: it also splits at U+2028 and similar characters, which a JSON string may contain.
     lines = enumerate(text.split("\n"), 1)
     return [(number, _parse_json(path, line, number)) for number, line in lines if line.strip()]
 
 
 def _read_csv(path: str) -> list[Record]:
+    text = read_text(path, DataError)
+    _check_unpacked(path, text)
     # Not pandas: it treats a surplus field (from an unquoted comma) as an index and shifts the columns.
-    reader = csv.reader(io.StringIO(_text(path), newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""))
+    before = csv.field_size_limit(max(len(text), 1))  # a cell may be as long as its file; the limit is the module's
     try:
         lines = ((reader.line_num, fields) for fields in reader if fields)
         _, header = next(lines, (0, []))
+        if twice := next((name for name, count in Counter(header).items() if name.strip() and count > 1), None):
+            raise DataError(f"{path}:1: two columns are called {shown(twice)}; rename one of them")
         records: list[Record] = []
         for line_number, fields in lines:
             if len(fields) != len(header):
@@ -177,37 +179,18 @@ def _read_csv(path: str) -> list[Record]:
             records.append(dict(zip(header, fields, strict=True)))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not valid csv: {error}") from None
+    finally:
+        csv.field_size_limit(before)
+    _check_count(path, len(records))
     return records
 
 
-def _load_local(kind: str, path: str, **options: Any) -> list[Record]:
-    """Read through `datasets` with a cache for this call only, so that the file's current content is read."""
-    import datasets
-
-    with tempfile.TemporaryDirectory() as cache, _no_progress_bars(datasets):
-        try:
-            rows = datasets.load_dataset(
-                kind,
-                data_files=str(Path(path).absolute()),
-                split="train",
-                cache_dir=cache,
-                keep_in_memory=True,
-                **options,
-            )
-            return list(rows)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(f"{path}: not a readable {kind} file: {_why(error)}") from error
+def _check_unpacked(path: str, text: str) -> None:
+    READ.refuse(unpacked(text), lambda limit: f"{path}: its rows unpack to more than {limit} MiB", DataError)
 
 
-@contextmanager
-def _no_progress_bars(datasets: Any) -> Iterator[None]:
-    shown = not datasets.utils.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+def _check_count(path: str, count: int) -> None:
+    ROWS.refuse(count, lambda limit: f"{path}: {count} rows; allowed: up to {limit}", DataError)
 
 
 def _why(error: BaseException) -> str:
