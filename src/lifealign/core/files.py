@@ -239,6 +239,7 @@ def check_file(path: Path, entry: FileEntry, inside: Path | None = None) -> None
 def file_sha256(path: str | Path, error: type[UserError] = StoreError) -> str:
     """SHA-256 of a regular file's content, which is not held in memory; 64 hex digits."""
     with reading(Path(path), error), open_file(path, error) as stream:
+        _check_size(path, os.fstat(stream.fileno()).st_size, None, error)
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

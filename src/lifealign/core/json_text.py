@@ -17,6 +17,7 @@ DIGITS = 400
 NOT_UNICODE = "text is not valid Unicode (a lone surrogate)"
 _COSTS = {"{": 200, "[": 60, ",": 40, "\n": 60}
 """Sign -> bytes that the value behind it takes at most in Python, beside its text."""
+_MOST = 1 + max(_COSTS.values())
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -25,18 +26,19 @@ def unpacked(text: str) -> int:
     return len(text) + sum(text.count(sign) * cost for sign, cost in _COSTS.items())
 
 
-def parse_json(text: str, nan: Literal["read", "refuse"] = "read") -> Any:
+def parse_json(text: str, *, nan: Literal["read", "refuse"] = "read", halves: bool = False) -> Any:
     """The value of a JSON text.
 
     Args:
         text: JSON.
         nan: whether numbers that are not finite (NaN, Infinity, 1e400) are read.
+        halves: read text that holds half of a character; the caller leaves such rows out (`is_unicode`).
 
     Raises:
         json.JSONDecodeError: it is not JSON; has the place.
         ValueError: nested too deeply, a number that is too long or not finite, half of a character, or too many values.
     """
-    if unpacked(text) > READ.value():
+    if len(text) * _MOST > READ.value() and unpacked(text) > READ.value():
         raise ValueError(
             f"more values than fit into {READ.value() // READ.unit} MiB; set {READ.variable} to raise this limit"
         )
@@ -49,7 +51,7 @@ def parse_json(text: str, nan: Literal["read", "refuse"] = "read") -> Any:
         raise ValueError(f"lists and objects are nested more than {DEEPEST} deep") from None
     if text.count("[") + text.count("{") > DEEPEST and not is_shallow(value):
         raise ValueError(f"lists and objects are nested more than {DEEPEST} deep")
-    if _HALF.search(text) and not is_unicode(value):
+    if not halves and _HALF.search(text) and not is_unicode(value):
         raise ValueError(NOT_UNICODE)
     return value
 

@@ -7,6 +7,7 @@ made.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from lifealign.core.limits import READ, ROWS
 
 BATCH = 4096
 """Rows that are read at a time."""
+FREE = 10_000
+"""Rows that a file may have even if it has fewer bytes: so many are read in no time."""
 VALUE = 60
 """Bytes that a value takes in Python, beside its content; for the sum that is compared with `READ`."""
 
@@ -56,6 +59,11 @@ def _rows(path: str, stream: Any) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path}: two columns are called {twice!r}; rename one of them")
     meta = file.metadata
     ROWS.refuse(meta.num_rows, lambda limit: f"{path}: {meta.num_rows} rows; allowed: up to {limit}", DataError)
+    size = os.fstat(stream.fileno()).st_size
+    if meta.num_rows > max(FREE, size):
+        raise DataError(
+            f"{path}: {meta.num_rows} rows in {size} bytes, so they only repeat each other; keep one of each"
+        )
     groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
     values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
     unpacked = max([values * VALUE, *(group.total_byte_size for group in groups)], default=0)

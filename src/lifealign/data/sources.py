@@ -19,7 +19,7 @@ from typing import Any
 
 from lifealign.core.errors import DataError
 from lifealign.core.files import read_text
-from lifealign.core.json_text import parse_json, unpacked
+from lifealign.core.json_text import NOT_UNICODE, is_unicode, parse_json, unpacked
 from lifealign.core.limits import READ, ROWS, shown
 from lifealign.data.parquet import read_parquet
 from lifealign.data.tables import Table, table_of
@@ -54,14 +54,23 @@ def is_file_path(path: str) -> bool:
 
 
 def read_file(path: str) -> list[Record]:
-    """The records of `read_table`."""
-    return read_table(path).records
+    """The records of `read_table`, for readers that leave no row out.
+
+    Raises:
+        DataError: see `read_table`; or a row holds half of a character.
+    """
+    records = read_table(path).records
+    for number, record in enumerate(records, 1):
+        if not is_unicode(record):
+            raise DataError(f"{path}: row {number}: {NOT_UNICODE}")
+    return records
 
 
 def read_table(path: str) -> Table:
     """Read the records of a json, jsonl, parquet or csv file, in order.
 
-    A json file holds a list of rows, one row per line, a list of rows under a key, or an object of columns.
+    A json file holds a list of rows, one row per line, a list of rows under a key, or an object of columns. Texts may hold
+    half of a character: cleaning leaves such a row out and counts it.
 
     Raises:
         DataError: no such file, an unknown extension, or content that does not match the extension.
@@ -132,7 +141,7 @@ def _read_json(path: str) -> Table:
 def _single_object(text: str) -> dict[str, Any] | None:
     """The object that a text consists of; None if it is anything else, e.g. one object per line."""
     try:
-        value = parse_json(text)
+        value = parse_json(text, halves=True)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
@@ -141,7 +150,7 @@ def _single_object(text: str) -> dict[str, Any] | None:
 def _parse_json(path: str, text: str, line: int | None = None) -> Any:
     """The value of a text, or of one line of it."""
     try:
-        return parse_json(text)
+        return parse_json(text, halves=True)
     except json.JSONDecodeError as error:
         hint = "" if line is None else "; expected a list of rows, or one row per line"
         where = f"{path}:{line or error.lineno}"
