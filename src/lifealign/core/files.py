@@ -117,9 +117,9 @@ def reading(path: Path, error: type[UserError] = StoreError) -> Iterator[None]:
         yield
     except FileNotFoundError as fault:
         gone = "missing" if error is StoreError else "no such file"
-        raise error(f"{_named(fault.filename or path)}: {gone}") from None
+        raise error(f"{fault.filename or path}: {gone}") from None
     except OSError as fault:
-        raise error(f"{_named(fault.filename or path)}: cannot be read: {fault.strerror or fault}") from fault
+        raise error(f"{fault.filename or path}: cannot be read: {fault.strerror or fault}") from fault
 
 
 def open_file(path: str | Path, error: type[UserError] = StoreError, inside: Path | None = None) -> BinaryIO:
@@ -138,9 +138,7 @@ def open_file(path: str | Path, error: type[UserError] = StoreError, inside: Pat
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError as fault:
             if fault.errno == errno.ENXIO:  # a socket, or a device without a driver
-                raise error(
-                    f"{_named(path)}: not a regular file but a socket or a device; give a regular file"
-                ) from None
+                raise error(f"{path}: not a regular file but a socket or a device; give a regular file") from None
             raise
         except ValueError:  # a NUL in the name
             raise error(f"{limits.shown(str(path))}: not the name of a file") from None
@@ -148,9 +146,9 @@ def open_file(path: str | Path, error: type[UserError] = StoreError, inside: Pat
             # The open file is examined, not its name: that could mean something else a moment later.
             held = os.fstat(descriptor)
             if not stat.S_ISREG(held.st_mode):
-                raise error(f"{_named(path)}: not a regular file but {_kind(held.st_mode)}; give a regular file")
+                raise error(f"{path}: not a regular file but {_kind(held.st_mode)}; give a regular file")
             if inside is not None and not _is_inside(Path(path), held, inside):
-                raise error(f"{_named(path)}: a link that leads out of {inside}; put the file itself there")
+                raise error(f"{path}: a link that leads out of {inside}; put the file itself there")
             return os.fdopen(descriptor, "rb")
         except BaseException:
             os.close(descriptor)
@@ -182,7 +180,7 @@ def read_bytes(
         data = stream.read(given)
         more = stream.read(_CHUNK)  # it has grown, or it is a file of the kernel, whose size says nothing
         if more and not given:
-            raise error(f"{_named(path)}: not a regular file but one that the system makes up; give a regular file")
+            raise error(f"{path}: not a regular file but one that the system makes up; give a regular file")
         while more:
             data += more
             _check_size(path, len(data), size, error)
@@ -207,7 +205,7 @@ def decode_text(data: bytes, path: str | Path, error: type[UserError] = StoreErr
         known = next((name for mark, name in _MARKS if data.startswith(mark)), None)
         way = "save the file as UTF-8" if known is None or known.startswith("UTF") else "unpack it first"
         kind = f"its first bytes are those of {known}" if known else f"byte {fault.start}"
-        raise error(f"{_named(path)}: not UTF-8 text ({kind}); {way}") from None
+        raise error(f"{path}: not UTF-8 text ({kind}); {way}") from None
 
 
 def check_bytes(path: Path, data: bytes, entry: FileEntry) -> None:
@@ -260,9 +258,9 @@ def _check_listed(path: Path, stream: BinaryIO, entry: FileEntry) -> None:
 
 def _check_size(path: str | Path, found: int, size: int | None, error: type[UserError]) -> None:
     if size is None:
-        limits.READ.refuse(found, lambda limit: f"{_named(path)}: larger than {limit} MiB", error)
+        limits.READ.refuse(found, lambda limit: f"{path}: larger than {limit} MiB", error)
     elif found > size:
-        raise error(f"{_named(path)}: {found} bytes, but at most {size} are expected")
+        raise error(f"{path}: {found} bytes, but at most {size} are expected")
 
 
 def _is_inside(path: Path, held: os.stat_result, directory: Path) -> bool:
@@ -274,11 +272,6 @@ def _is_inside(path: Path, held: os.stat_result, directory: Path) -> bool:
 def _kind(mode: int) -> str:
     """Name of the kind of file that is not regular."""
     return next((name for is_it, name in _KINDS if is_it(mode)), "a special file")
-
-
-def _named(path: str | Path) -> str:
-    """A path for a message: bytes that are no text are written out."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
 
 
 # --- writing ---

@@ -58,7 +58,7 @@ def _rows(path: str, stream: Any) -> Iterator[dict[str, Any]]:
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: two columns are called {twice!r}; rename one of them")
     meta = file.metadata
-    ROWS.refuse(meta.num_rows, lambda limit: f"{path}: {meta.num_rows} rows; allowed: up to {limit}", DataError)
+    ROWS.refuse(meta.num_rows, lambda limit: f"{path}: more than {limit} rows", DataError)
     size = os.fstat(stream.fileno()).st_size
     if meta.num_rows > max(FREE, size):
         raise DataError(

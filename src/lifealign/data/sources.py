@@ -163,13 +163,15 @@ def _lines(path: str, text: str) -> list[tuple[int, Any]]:
     """Line number and value of every line that is not blank."""
     _check_unpacked(path, text)
     # Not str.splitlines: it also splits at U+2028 and similar characters, which a JSON string may contain.
-    lines = enumerate(text.split("\n"), 1)
-    return [(number, _parse_json(path, line, number)) for number, line in lines if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    _check_count(path, len(lines))
+    return [(number, _parse_json(path, line, number)) for number, line in lines]
 
 
 def _read_csv(path: str) -> list[Record]:
     text = read_text(path, DataError)
     _check_unpacked(path, text)
+    most = ROWS.value()
     # Not pandas: it treats a surplus field (from an unquoted comma) as an index and shifts the columns.
     reader = csv.reader(io.StringIO(text, newline=""))
     before = csv.field_size_limit(max(len(text), 1))  # a cell may be as long as its file; the limit is the module's
@@ -185,12 +187,13 @@ def _read_csv(path: str) -> list[Record]:
                     f"{path}:{line_number}: {len(fields)} fields, but the header has {len(header)}; quote fields that "
                     "contain commas or line breaks"
                 )
+            if len(records) == most:
+                _check_count(path, most + 1)
             records.append(dict(zip(header, fields, strict=True)))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not valid csv: {error}") from None
     finally:
         csv.field_size_limit(before)
-    _check_count(path, len(records))
     return records
 
 
@@ -199,7 +202,7 @@ def _check_unpacked(path: str, text: str) -> None:
 
 
 def _check_count(path: str, count: int) -> None:
-    ROWS.refuse(count, lambda limit: f"{path}: {count} rows; allowed: up to {limit}", DataError)
+    ROWS.refuse(count, lambda limit: f"{path}: more than {limit} rows", DataError)
 
 
 def _why(error: BaseException) -> str:
