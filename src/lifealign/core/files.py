@@ -234,10 +234,10 @@ def check_file(path: Path, entry: FileEntry, inside: Path | None = None) -> None
     _compare(path, FileEntry(sha256, entry.size), entry)
 
 
-def file_sha256(path: str | Path, error: type[UserError] = StoreError) -> str:
-    """SHA-256 of a regular file's content, which is not held in memory; 64 hex digits."""
+def file_sha256(path: str | Path, error: type[UserError] = StoreError, size: int | None = None) -> str:
+    """SHA-256 of a regular file's content, which is not held in memory; 64 hex digits. `size`: see `read_bytes`."""
     with reading(Path(path), error), open_file(path, error) as stream:
-        _check_size(path, os.fstat(stream.fileno()).st_size, None, error)
+        _check_size(path, os.fstat(stream.fileno()).st_size, size, error)
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
