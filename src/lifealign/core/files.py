@@ -18,8 +18,8 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from lifealign.core import limits
 from lifealign.core.errors import ConfigError, StoreError, UserError
@@ -122,7 +122,7 @@ def reading(path: Path, error: type[UserError] = StoreError) -> Iterator[None]:
         raise error(f"{fault.filename or path}: cannot be read: {fault.strerror or fault}") from fault
 
 
-def open_file(path: str | Path, error: type[UserError] = StoreError, inside: Path | None = None) -> BinaryIO:
+def open_file(path: str | Path, error: type[UserError] = StoreError, inside: Path | None = None) -> BufferedReader:
     """Open a regular file for reading. Never waits: a pipe without a writer is refused like a device or a directory.
 
     Args:
@@ -249,7 +249,7 @@ def _compare(path: Path, got: FileEntry, entry: FileEntry) -> None:
         )
 
 
-def _check_listed(path: Path, stream: BinaryIO, entry: FileEntry) -> None:
+def _check_listed(path: Path, stream: BufferedReader, entry: FileEntry) -> None:
     """Compare the size first: a file that was made larger may be larger than the memory."""
     size = os.fstat(stream.fileno()).st_size
     if size != entry.size:

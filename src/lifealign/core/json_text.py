@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from lifealign.core.limits import READ
@@ -42,11 +42,14 @@ def parse_json(text: str, *, nan: Literal["read", "refuse"] = "read", halves: bo
         raise ValueError(
             f"more values than fit into {READ.value() // READ.unit} MiB; set {READ.variable} to raise this limit"
         )
-    options: dict[str, Callable[[str], Any]] = {"parse_int": _whole}
-    if nan == "refuse":
-        options |= {"parse_constant": _not_finite, "parse_float": _finite}
+    strict = nan == "refuse"
     try:
-        value = json.loads(text, **options)
+        value = json.loads(
+            text,
+            parse_int=_whole,
+            parse_float=_finite if strict else None,
+            parse_constant=_not_finite if strict else None,
+        )
     except RecursionError:
         raise ValueError(f"lists and objects are nested more than {DEEPEST} deep") from None
     if text.count("[") + text.count("{") > DEEPEST and not is_shallow(value):

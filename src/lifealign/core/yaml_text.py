@@ -93,16 +93,16 @@ def _count(text: str) -> None:
     """Refuse a text with too many values, with every alias as what it stands for, or nested too deeply."""
     limit = YAML.value()
     named: dict[str, int | None] = {}  # anchor -> values of what it names; None: not complete
-    counts, anchors = [0], [None]
+    counts: list[int] = [0]
+    anchors: list[str | None] = [None]
     for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1
+        line = None if event.start_mark is None else event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            size = named.get(event.anchor, 1)  # the parser refuses an alias of nothing
-            if size is None:
-                raise YamlError(
-                    f"Circular reference: the alias *{event.anchor[:40]} is inside the value that it names", line
-                )
-            counts[-1] += size
+            name = str(event.anchor)
+            known = named.get(name, 1)  # the parser refuses an alias of nothing
+            if known is None:
+                raise YamlError(f"Circular reference: the alias *{name[:40]} is inside the value that it names", line)
+            counts[-1] += known
         elif isinstance(event, yaml.ScalarEvent):
             counts[-1] += 1
             if event.anchor:

@@ -86,7 +86,7 @@ def read_table(path: str) -> Table:
     if extension == ".csv":
         return Table(_read_csv(path))
     if extension == ".parquet":
-        return Table(read_parquet(path))
+        return Table(list(read_parquet(path)))
     raise DataError(f"{path}: unknown extension {file.suffix!r}; allowed: {', '.join(EXTENSIONS)}")
 
 
