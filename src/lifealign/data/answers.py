@@ -211,8 +211,9 @@ def _scores(value: Any, where: str) -> dict[str, float | None]:
 def _read_parquet(path: Path) -> list[Record]:
     rows = read_parquet(str(path))
     for row in rows:
-        if isinstance(row.get("scores"), list):  # a map's entries
-            row["scores"] = dict(row["scores"])
+        scores = row.get("scores")
+        if isinstance(scores, list) and all(isinstance(one, tuple) and isinstance(one[0], str) for one in scores):
+            row["scores"] = dict(scores)  # the entries of a map; any other list is refused below
     return list(rows)
 
 
