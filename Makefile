@@ -4,6 +4,7 @@
 # make lint   ruff, mypy and the contract of imports
 # make docs   the documents as a site in site/; fails on a broken link
 # make study-paper   the paper's main table: every method on the embedded suite, three seeds; goes on where it was
+# make fuzz   (COUNT=100000) hostile inputs for every reader: rows, YAML, settings, documents; prints a table
 # make bench  (ROWS=FILE) our preference step against TRL's DPOTrainer
 #
 # Each target sets up what it needs in .venv at its first run. PYTHON chooses the interpreter (3.11 or newer).
@@ -20,7 +21,7 @@ DEMO := runs/demo
 STUDY := runs/studies/main-table
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-browser lint docs bench study-paper setup setup-dev clean
+.PHONY: demo fuzz test test-browser lint docs bench study-paper setup setup-dev clean
 
 # --- set-up: done once, and again when what it depends on changes -------------------------------------------------------
 
@@ -77,6 +78,10 @@ docs: $(VENV)/.docs
 study-paper: $(VENV)/.dev
 	$(BIN)/lifealign study examples/studies/main-table.yaml --ray local --out $(STUDY)
 	$(BIN)/lifealign study-report $(STUDY)/results.json --out $(STUDY)/report
+
+# What fails is kept in tests/fuzz/failures and tried by `make test` from then on.
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(if $(COUNT),--count $(COUNT))
 
 # ROWS=FILE: a JSON list of query, chosen, rejected; else rows of the planted suite, which are short.
 bench: $(VENV)/.runtime

@@ -63,7 +63,7 @@ def test_generate_answers_a_file_as_jsonl(memory, fake, tmp_path):
             "row 1: messages must end with a non-empty user turn",
         ),
         ('{"messages": [{"role": "robot", "content": "x"}]}', "row 1: messages: a message has a role other than"),
-        ('{"prompt": "\\ud800"}', "row 1: prompt is not valid Unicode (a lone surrogate)"),
+        ('{"prompt": "\\ud800"}', "row 1: text is not valid Unicode (a lone surrogate)"),
         ('{"prompt": ', "1: not valid JSON"),
     ],
 )

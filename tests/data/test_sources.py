@@ -51,6 +51,44 @@ def test_parquet_with_messages(tmp_path):
     assert rows == (Row((Message("user", "a"),), "b", "c"),)
 
 
+def test_a_cell_may_be_as_long_as_its_file(tmp_path):
+    (tmp_path / "rows[1].csv").write_text("prompt,chosen,rejected,,\n" + "x" * 200_000 + ",a,b,,\n")
+    rows, _ = read(tmp_path / "rows[1].csv")
+    assert [len(row.prompt[0].content) for row in rows] == [200_000]
+
+
+def test_half_a_character_leaves_its_row_out_or_stops_a_reader_of_all_rows(tmp_path):
+    from lifealign.data.sources import read_file
+
+    bad = '{"prompt": "a", "chosen": "b", "rejected": "c", "note": ["\\ud800"]}'
+    for text in (f"[{bad}]", f"{bad}\n{bad}", '{"data": [' + bad + "]}"):
+        path = tmp_path / "rows.json"
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"not valid Unicode \(a lone surrogate\) \(row"):
+            read(path)
+        with pytest.raises(DataError, match=r"row 1: text is not valid Unicode"):
+            read_file(str(path))
+
+
+def test_limits_of_rows_and_values(tmp_path, monkeypatch):
+    path = tmp_path / "rows.json"
+    monkeypatch.setenv("LIFEALIGN_MAX_ROWS", "2")
+    monkeypatch.setenv("LIFEALIGN_MAX_READ_MB", "1")
+    for name, text, message in [
+        ("rows.json", json.dumps(numbered(3)), "more than 2 rows; set LIFEALIGN_MAX_ROWS"),
+        ("rows.jsonl", "\n".join(map(json.dumps, numbered(3))), "more than 2 rows"),
+        ("rows.csv", "prompt,chosen,rejected\n" + "a,b,c\n" * 3, "more than 2 rows"),
+        ("rows.json", "[" + "{}," * 10_000 + "{}]", "more values than fit into 1 MiB; set LIFEALIGN_MAX_READ_MB"),
+        ("rows.jsonl", "\n" * 20_000, "unpack to more than 1 MiB"),
+        ("rows.csv", "a" * 1_100_000, "larger than 1 MiB"),
+    ]:
+        path = tmp_path / name
+        path.write_text(text)
+        with pytest.raises(DataError) as error:
+            read(path)
+        assert message in str(error.value)
+
+
 def test_a_rewritten_file_is_read_anew(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("prompt,chosen,rejected\na,b,c\n")
@@ -83,11 +121,7 @@ def test_a_rewritten_file_is_read_anew(tmp_path):
             "comma.csv:4: 4 fields, but the header has 3",
         ),
         ("short.csv", "prompt,chosen,rejected\nHi,a\n", "short.csv:2: 2 fields, but the header has 3"),
-        (
-            "field.csv",
-            "prompt,chosen,rejected\n" + "x" * 200_000 + ",a,b\n",
-            "field.csv:2: not valid csv: field larger",
-        ),
+        ("twice.csv", "prompt,chosen,chosen\na,b,c\n", "twice.csv:1: two columns are called 'chosen'"),
         ("digits.jsonl", '{"prompt": ' + "1" * 5000 + "}", "digits.jsonl:1: cannot parse JSON"),
         ("deep.json", "[" * 100_000, "deep.json: cannot parse JSON"),
         (

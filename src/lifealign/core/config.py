@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lifealign.core.config_files import explain, merge, nearest, parse_yaml, read_yaml
+from lifealign.core.config_files import explain, merge, nearest, read_yaml, together
 from lifealign.core.errors import ConfigError
 from lifealign.core.frozen import Frozen as Frozen
+from lifealign.core.json_text import DEEPEST
+from lifealign.core.limits import shown
 from lifealign.core.lora_config import LoraConfig as LoraConfig
 from lifealign.core.model_config import ModelConfig as ModelConfig
 from lifealign.core.option_names import current_names
@@ -26,6 +27,7 @@ from lifealign.core.stream_config import SUITE_SIZES as SUITE_SIZES
 from lifealign.core.stream_config import StreamConfig as StreamConfig
 from lifealign.core.stream_config import SuiteConfig as SuiteConfig
 from lifealign.core.stream_config import TaskConfig as TaskConfig
+from lifealign.core.yaml_text import YamlError, parse_yaml
 
 
 class DataConfig(Frozen):
@@ -231,16 +233,14 @@ def load_config(
         tree = _overlay(tree, read_yaml(path), where)
     for setting in settings:
         key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {setting!r}: expected KEY=VALUE, e.g. train.epochs=2")
+        parts = key.split(".")
+        if not equals or not all(parts) or len(parts) > DEEPEST:
+            raise ConfigError(f"--set {shown(setting)}: expected KEY=VALUE, e.g. train.epochs=2")
         try:
             value = parse_yaml(text)
-        except yaml.YAMLError as error:
-            problem = getattr(error, "problem", None) or error
-            raise ConfigError(f"--set {setting!r}: the value is not YAML: {problem}") from None
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"--set {setting!r}: the value is not YAML: {error}") from None
-        for part in reversed(key.split(".")):
+        except YamlError as error:
+            raise ConfigError(f"--set {shown(setting)}: the value is not YAML: {error}") from None
+        for part in reversed(parts):
             value = {part: value}
         tree = _overlay(tree, value, f"--set {setting}")
     if whole:
@@ -287,7 +287,7 @@ def check_config(
     except ValidationError as error:
         mistakes += list(explain(error, where, RunConfig, ()))
     if mistakes or config is None:
-        raise ConfigError("\n".join(mistakes))
+        raise together(mistakes)
     return config
 
 

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from lifealign.core.errors import ConfigError
+from lifealign.core.files import read_text
+from lifealign.core.limits import SHOWN, shown
+from lifealign.core.yaml_text import YamlError, parse_yaml
 
-
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that reads 5e-4 (no dot) as a number, not as the string of YAML 1.1. Quoted values stay strings."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse YAML text into plain values.
-
-    Raises:
-        yaml.YAMLError: the text is not valid YAML.
-        ValueError, RecursionError: an impossible date, or nesting too deep.
-    """
-    return yaml.load(text, _Loader)
+MISTAKES = 20
+"""Most mistakes that a message lists."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -40,21 +24,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read, or holds anything else; names the file and, if known, the line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    text = read_text(path, ConfigError)
     try:
         tree = parse_yaml(text)
-        json.dumps(tree, default=str, skipkeys=True)  # a ValueError if an alias is inside the value it refers to
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    except (ValueError, RecursionError) as error:  # an impossible date, or nesting too deep
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except YamlError as error:
+        line = "" if error.line is None else f":{error.line}"
+        raise ConfigError(f"{path}{line}: not valid YAML: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -86,17 +61,26 @@ def explain(error: ValidationError, where: str, model: type[BaseModel], prefix: 
         model: the validated model, for its known keys.
         prefix: keys above the model in its file.
     """
-    for item in error.errors(include_url=False):
-        location = (*prefix, *(str(part) for part in item["loc"]))
+    for number, item in enumerate(error.errors(include_url=False)):
+        location = (*prefix, *(str(part)[:SHOWN] for part in item["loc"]))
         key = ".".join(location) or "(whole file)"
+        if number >= MISTAKES:  # `together` does not list it, and the best hint takes a while to find
+            yield f"{where}: {key}"
+            continue
         if item["type"] == "extra_forbidden":
             fields = _fields_at(model, item["loc"][:-1])
             known = ", ".join(sorted(fields)) or "none"
             yield f"{where}: {key}: unknown key{nearest(location[-1], fields)}; allowed here: {known}"
         else:
             got = item.get("input")
-            shown = "" if isinstance(got, Mapping | BaseModel) or item["type"] == "missing" else f", got {got!r}"
-            yield f"{where}: {key}: {item['msg'].removeprefix('Value error, ')}{shown}"
+            value = "" if isinstance(got, Mapping | BaseModel) or item["type"] == "missing" else f", got {shown(got)}"
+            yield f"{where}: {key}: {item['msg'].removeprefix('Value error, ')}{value}"
+
+
+def together(mistakes: Sequence[str]) -> ConfigError:
+    """The error that lists mistakes, the first `MISTAKES` of them in full."""
+    more = len(mistakes) - MISTAKES
+    return ConfigError("\n".join([*mistakes[:MISTAKES], *([f"and {more} more mistakes"] if more > 0 else [])]))
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:

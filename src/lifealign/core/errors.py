@@ -14,6 +14,10 @@ class UserError(Exception):
 
     exit_code = EXIT_USER_ERROR
 
+    def __init__(self, message: str) -> None:
+        """Bytes that are no text (a file name's, or half of a character) are written out, so that it can be printed."""
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
+
 
 class ConfigError(UserError):
     """A configuration or command-line value that cannot be used."""

@@ -1,4 +1,7 @@
-"""Durable files: checksums and atomic writes. Imports no torch.
+"""Files: the one door through which every file is read, checksums, and atomic writes. Imports no torch.
+
+Only regular files are read, never more of one than a limit (`core.limits`), and text is UTF-8. Libraries that open a
+file by its name get it after `check_regular`.
 
 Everything written here keeps one promise: a file or directory under its final name is complete and on the disk. New
 content goes to a name that starts with `TEMPORARY`, is fsynced, and is renamed once. Leftovers of a killed process
@@ -11,15 +14,37 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
-from lifealign.core.errors import ConfigError, StoreError
+from lifealign.core import limits
+from lifealign.core.errors import ConfigError, StoreError, UserError
 
 TEMPORARY = ".tmp-"
-_CHUNK = 1 << 20  # bytes read at a time while hashing
+_CHUNK = 1 << 20  # bytes read at a time
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"PK\x03\x04", "a zip file"),
+    (b"\xfd7zXZ", "an xz file"),
+    (b"BZh", "a bzip2 file"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file"),
+)
+"""First bytes -> name, of what is not UTF-8 text."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +100,6 @@ def free_directory(out: str | Path) -> Path:
     return target
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn read errors of the operating system into a StoreError."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise StoreError(f"{error.filename or path}: missing") from None
-    except OSError as error:
-        raise StoreError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
-
-
 def cache_dir() -> Path:
     """Directory of converted models, reference log-probs and judges' replies: $LIFEALIGN_CACHE or the user's cache."""
     if given := os.environ.get("LIFEALIGN_CACHE"):
@@ -93,13 +107,105 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lifealign"
 
 
-# --- reading ---
+# --- reading: the one door through which every file comes in ---
 
 
-def read_bytes(path: Path) -> bytes:
-    """The whole file; StoreError names it if it is missing or unreadable."""
-    with reading(path):
-        return path.read_bytes()
+@contextmanager
+def reading(path: Path, error: type[UserError] = StoreError) -> Iterator[None]:
+    """Turn read errors of the operating system into one message of class `error`."""
+    try:
+        yield
+    except FileNotFoundError as fault:
+        gone = "missing" if error is StoreError else "no such file"
+        raise error(f"{fault.filename or path}: {gone}") from None
+    except OSError as fault:
+        raise error(f"{fault.filename or path}: cannot be read: {fault.strerror or fault}") from fault
+
+
+def open_file(path: str | Path, error: type[UserError] = StoreError, inside: Path | None = None) -> BufferedReader:
+    """Open a regular file for reading. Never waits: a pipe without a writer is refused like a device or a directory.
+
+    Args:
+        path: the file; links are followed.
+        error: class of the message.
+        inside: directory that the file must be in after all links are followed, e.g. the memory that it belongs to.
+
+    Raises:
+        UserError: of class `error`: missing, unreadable, no regular file, or outside of `inside`.
+    """
+    with reading(Path(path), error):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError as fault:
+            if fault.errno == errno.ENXIO:  # a socket, or a device without a driver
+                raise error(f"{path}: not a regular file but a socket or a device; give a regular file") from None
+            raise
+        except ValueError:  # a NUL in the name
+            raise error(f"{limits.shown(str(path))}: not the name of a file") from None
+        try:
+            # The open file is examined, not its name: that could mean something else a moment later.
+            held = os.fstat(descriptor)
+            if not stat.S_ISREG(held.st_mode):
+                raise error(f"{path}: not a regular file but {_kind(held.st_mode)}; give a regular file")
+            if inside is not None and not _is_inside(Path(path), held, inside):
+                raise error(f"{path}: a link that leads out of {inside}; put the file itself there")
+            return os.fdopen(descriptor, "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+def check_regular(path: str | Path, error: type[UserError] = StoreError, inside: Path | None = None) -> None:
+    """`open_file` for a file that a library opens by its name."""
+    open_file(path, error, inside).close()
+
+
+def read_bytes(
+    path: str | Path, error: type[UserError] = StoreError, inside: Path | None = None, size: int | None = None
+) -> bytes:
+    """The whole content of a regular file.
+
+    Args:
+        path: the file.
+        error: class of the message.
+        inside: see `open_file`.
+        size: largest size in bytes, where something vouches for it; None: `limits.READ`.
+
+    Raises:
+        UserError: of class `error`: see `open_file`; or the file is larger than the limit.
+    """
+    with reading(Path(path), error), open_file(path, error, inside) as stream:
+        given = os.fstat(stream.fileno()).st_size
+        _check_size(path, given, size, error)
+        data = stream.read(given)
+        more = stream.read(_CHUNK)  # it has grown, or it is a file of the kernel, whose size says nothing
+        if more and not given:
+            raise error(f"{path}: not a regular file but one that the system makes up; give a regular file")
+        while more:
+            data += more
+            _check_size(path, len(data), size, error)
+            more = stream.read(_CHUNK)
+        return data
+
+
+def read_text(path: str | Path, error: type[UserError] = StoreError, inside: Path | None = None) -> str:
+    """The text of a UTF-8 file, without a byte-order mark.
+
+    Raises:
+        UserError: of class `error`: see `read_bytes`; or it is not UTF-8 text.
+    """
+    return decode_text(read_bytes(path, error, inside), path, error)
+
+
+def decode_text(data: bytes, path: str | Path, error: type[UserError] = StoreError) -> str:
+    """The text of UTF-8 bytes; the message names another encoding, or a compression, that is known by its first bytes."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        known = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+        way = "save the file as UTF-8" if known is None or known.startswith("UTF") else "unpack it first"
+        kind = f"its first bytes are those of {known}" if known else f"byte {fault.start}"
+        raise error(f"{path}: not UTF-8 text ({kind}); {way}") from None
 
 
 def check_bytes(path: Path, data: bytes, entry: FileEntry) -> None:
@@ -107,14 +213,32 @@ def check_bytes(path: Path, data: bytes, entry: FileEntry) -> None:
     _compare(path, FileEntry(hashlib.sha256(data).hexdigest(), len(data)), entry)
 
 
-def check_file(path: Path, entry: FileEntry) -> None:
-    """`check_bytes` without holding the file in memory."""
-    digest, size = hashlib.sha256(), 0
-    with reading(path), path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    _compare(path, FileEntry(digest.hexdigest(), size), entry)
+def read_checked(path: Path, entry: FileEntry, inside: Path | None = None) -> bytes:
+    """The content of a file that a manifest lists, if it is what the manifest says.
+
+    Raises:
+        StoreError: see `open_file`; or the content differs from the entry.
+    """
+    with reading(path), open_file(path, inside=inside) as stream:
+        _check_listed(path, stream, entry)
+        data = stream.read(entry.size)
+    check_bytes(path, data, entry)
+    return data
+
+
+def check_file(path: Path, entry: FileEntry, inside: Path | None = None) -> None:
+    """`read_checked` without holding the file in memory."""
+    with reading(path), open_file(path, inside=inside) as stream:
+        _check_listed(path, stream, entry)
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    _compare(path, FileEntry(sha256, entry.size), entry)
+
+
+def file_sha256(path: str | Path, error: type[UserError] = StoreError, size: int | None = None) -> str:
+    """SHA-256 of a regular file's content, which is not held in memory; 64 hex digits. `size`: see `read_bytes`."""
+    with reading(Path(path), error), open_file(path, error) as stream:
+        _check_size(path, os.fstat(stream.fileno()).st_size, size, error)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _compare(path: Path, got: FileEntry, entry: FileEntry) -> None:
@@ -123,6 +247,31 @@ def _compare(path: Path, got: FileEntry, entry: FileEntry) -> None:
             f"{path}: damaged: {got.size} bytes with sha256 {got.sha256}, "
             f"but the manifest lists {entry.size} bytes with {entry.sha256}"
         )
+
+
+def _check_listed(path: Path, stream: BufferedReader, entry: FileEntry) -> None:
+    """Compare the size first: a file that was made larger may be larger than the memory."""
+    size = os.fstat(stream.fileno()).st_size
+    if size != entry.size:
+        raise StoreError(f"{path}: damaged: {size} bytes, but the manifest lists {entry.size} bytes")
+
+
+def _check_size(path: str | Path, found: int, size: int | None, error: type[UserError]) -> None:
+    if size is None:
+        limits.READ.refuse(found, lambda limit: f"{path}: larger than {limit} MiB", error)
+    elif found > size:
+        raise error(f"{path}: {found} bytes, but at most {size} are expected")
+
+
+def _is_inside(path: Path, held: os.stat_result, directory: Path) -> bool:
+    """Whether the open file `held` is the one to which `path` leads, and that is in `directory`."""
+    real = path.resolve()
+    return real.is_relative_to(directory.resolve()) and os.path.samestat(real.stat(), held)
+
+
+def _kind(mode: int) -> str:
+    """Name of the kind of file that is not regular."""
+    return next((name for is_it, name in _KINDS if is_it(mode)), "a special file")
 
 
 # --- writing ---

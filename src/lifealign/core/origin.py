@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from lifealign.core.errors import ConfigError
+from lifealign.core.files import file_sha256, read_bytes
 
 CODE_PATH = "LIFEALIGN_CODE_PATH"
 """Environment variable: folders to search, by file name, for a code file that has moved."""
@@ -130,7 +131,7 @@ def load_file(path: Path) -> ModuleType:
         ConfigError: the code fails.
     """
     path = path.resolve()
-    source = path.read_bytes()
+    source = read_bytes(path, ConfigError)
     key = str(path), hashlib.sha256(source).hexdigest()
     if key in _loaded:
         return _loaded[key]
@@ -229,11 +230,6 @@ def remedy(record: Mapping[str, Any]) -> str:
     return f"put the file back, or set {CODE_PATH} to the folder that it is in now"
 
 
-def file_sha256(path: Path) -> str:
-    """Checksum of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _together(files: Mapping[str, str]) -> str | None:
     if len(files) < 2:
         return next(iter(files.values()), None)
@@ -285,7 +281,7 @@ def _reachable(start: ModuleType) -> Iterator[tuple[Path, Path]]:
 def _imported(path: Path, module: ModuleType) -> list[str]:
     """Full names of the modules that a file may import."""
     names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(read_bytes(path, ConfigError))):
         if isinstance(node, ast.Import):
             names += [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -16,6 +16,7 @@ from typing import Any
 
 from lifealign.core.errors import DataError
 from lifealign.core.files import replace_file, writing
+from lifealign.data.parquet import read_parquet
 from lifealign.data.sources import Record, read_file
 from lifealign.data.tasks import Message
 from lifealign.data.turns import UnusableRowError, parse_prompt
@@ -221,18 +222,11 @@ def _scores(value: Any, where: str) -> dict[str, float | None]:
 
 
 def _read_parquet(path: Path) -> list[Record]:
-    import pyarrow
-    import pyarrow.parquet
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from None
+    rows = read_parquet(str(path))
     for row in rows:
-        if isinstance(row.get("scores"), list):  # a map's entries
-            row["scores"] = dict(row["scores"])
+        scores = row.get("scores")
+        if isinstance(scores, list) and all(isinstance(one, tuple) and isinstance(one[0], str) for one in scores):
+            row["scores"] = dict(scores)  # the entries of a map; any other list is refused below
     return list(rows)
 
 

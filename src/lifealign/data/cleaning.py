@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lifealign.core.errors import DataError
+from lifealign.core.json_text import NOT_UNICODE, is_unicode
 from lifealign.data.collecting.report import kept_beside
 from lifealign.data.formats import Parsed, Triple, parse
 from lifealign.data.quality import doubts
@@ -127,6 +128,8 @@ def clean(
     kept = _Kept(source)
     for number, record in enumerate(records, 1):
         try:
+            if not is_unicode(record):
+                raise UnusableRowError(NOT_UNICODE)
             several = reader.read(record)
         except UnusableRowError as fault:
             kept.drop(number, fault)
@@ -219,8 +222,6 @@ def _finish(parsed: Parsed, source: str) -> tuple[Row, tuple[str, ...]]:
         raise UnusableRowError("empty prompt")
     if parsed.prompt[-1].role != "user":
         raise UnusableRowError("prompt does not end with a user turn")
-    try:
-        "".join((chosen, rejected, *(m.content for m in parsed.prompt))).encode("utf-8")
-    except UnicodeEncodeError:
-        raise UnusableRowError("text is not valid Unicode (a lone surrogate)") from None
+    if not is_unicode([chosen, rejected, *(m.content for m in parsed.prompt)]):  # JSON inside of a cell
+        raise UnusableRowError(NOT_UNICODE)
     return Row(parsed.prompt, chosen, rejected, source, parsed.kind, parsed.margin), repairs

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lifealign.core.errors import DataError
+from lifealign.core.json_text import NOT_UNICODE, is_unicode
 from lifealign.data.sources import Record, read_file
 from lifealign.data.tasks import Message
 from lifealign.data.turns import UnusableRowError, parse_prompt
@@ -69,8 +70,6 @@ def _prompt(record: Record, where: str) -> Prompt:
         raise DataError(f"{where}: {found[0]}: {reason}") from None
     if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
         raise DataError(f"{where}: {found[0]} must end with a non-empty user turn")
-    try:
-        "".join(m.content for m in turns).encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: {found[0]} is not valid Unicode (a lone surrogate)") from None
+    if not is_unicode([m.content for m in turns]):  # JSON inside of a cell
+        raise DataError(f"{where}: {NOT_UNICODE}")
     return Prompt(tuple(turns), (found[0], value))

@@ -1,7 +1,8 @@
 """Read plain records from a json, jsonl, parquet or csv file, or from a hub data set.
 
 json, jsonl and csv go through Python's own parsers, because `datasets` guesses types (dates become timestamps, "007" a
-number, so the original text is lost) and reports errors without a line number. parquet and the hub store their types.
+number, so the original text is lost) and reports errors without a line number. parquet goes through pyarrow, in batches
+(`data.parquet`); only the hub needs `datasets`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import io
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lifealign.core.errors import DataError
+from lifealign.core.files import read_text
+from lifealign.core.json_text import NOT_UNICODE, is_unicode, parse_json, unpacked
+from lifealign.core.limits import READ, ROWS, shown
+from lifealign.data.parquet import read_parquet
 from lifealign.data.tables import Table, table_of
 
 Record = Mapping[str, Any]
@@ -50,14 +54,23 @@ def is_file_path(path: str) -> bool:
 
 
 def read_file(path: str) -> list[Record]:
-    """The records of `read_table`."""
-    return read_table(path).records
+    """The records of `read_table`, for readers that leave no row out.
+
+    Raises:
+        DataError: see `read_table`; or a row holds half of a character.
+    """
+    records = read_table(path).records
+    for number, record in enumerate(records, 1):
+        if not is_unicode(record):
+            raise DataError(f"{path}: row {number}: {NOT_UNICODE}")
+    return records
 
 
 def read_table(path: str) -> Table:
     """Read the records of a json, jsonl, parquet or csv file, in order.
 
-    A json file holds a list of rows, one row per line, a list of rows under a key, or an object of columns.
+    A json file holds a list of rows, one row per line, a list of rows under a key, or an object of columns. Texts may hold
+    half of a character: cleaning leaves such a row out and counts it.
 
     Raises:
         DataError: no such file, an unknown extension, or content that does not match the extension.
@@ -73,7 +86,7 @@ def read_table(path: str) -> Table:
     if extension == ".csv":
         return Table(_read_csv(path))
     if extension == ".parquet":
-        return Table(_load_local("parquet", path))
+        return Table(list(read_parquet(path)))
     raise DataError(f"{path}: unknown extension {file.suffix!r}; allowed: {', '.join(EXTENSIONS)}")
 
 
@@ -105,17 +118,8 @@ def read_hub(
         ) from error
 
 
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
 def _read_json(path: str) -> Table:
-    text = _text(path)
+    text = read_text(path, DataError)
     if text.lstrip().startswith("["):
         numbered = list(enumerate(_parse_json(path, text), 1))
     else:
@@ -124,6 +128,7 @@ def _read_json(path: str) -> Table:
         if table is not None:
             return table
         numbered = [(1, single)] if single is not None else _lines(path, text)
+    _check_count(path, len(numbered))
     for number, value in numbered:
         if not isinstance(value, dict):
             raise DataError(
@@ -136,8 +141,8 @@ def _read_json(path: str) -> Table:
 def _single_object(text: str) -> dict[str, Any] | None:
     """The object that a text consists of; None if it is anything else, e.g. one object per line."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text, halves=True)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
@@ -145,28 +150,36 @@ def _single_object(text: str) -> dict[str, Any] | None:
 def _parse_json(path: str, text: str, line: int | None = None) -> Any:
     """The value of a text, or of one line of it."""
     try:
-        return json.loads(text)
+        return parse_json(text, halves=True)
     except json.JSONDecodeError as error:
         hint = "" if line is None else "; expected a list of rows, or one row per line"
         where = f"{path}:{line or error.lineno}"
         raise DataError(f"{where}: not valid JSON: {error.msg} (column {error.colno}){hint}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested too deeply
-        raise DataError(f"{path}{f':{line}' if line else ''}: cannot parse JSON: {_why(error)}") from None
+    except ValueError as error:
+        raise DataError(f"{path}{f':{line}' if line else ''}: cannot parse JSON: {error}") from None
 
 
 def _lines(path: str, text: str) -> list[tuple[int, Any]]:
     """Line number and value of every line that is not blank."""
+    _check_unpacked(path, text)
     # Not str.splitlines: it also splits at U+2028 and similar characters, which a JSON string may contain.
-    lines = enumerate(text.split("\n"), 1)
-    return [(number, _parse_json(path, line, number)) for number, line in lines if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    _check_count(path, len(lines))
+    return [(number, _parse_json(path, line, number)) for number, line in lines]
 
 
 def _read_csv(path: str) -> list[Record]:
+    text = read_text(path, DataError)
+    _check_unpacked(path, text)
+    most = ROWS.value()
     # Not pandas: it treats a surplus field (from an unquoted comma) as an index and shifts the columns.
-    reader = csv.reader(io.StringIO(_text(path), newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""))
+    before = csv.field_size_limit(max(len(text), 1))  # a cell may be as long as its file; the limit is the module's
     try:
         lines = ((reader.line_num, fields) for fields in reader if fields)
         _, header = next(lines, (0, []))
+        if twice := next((name for name, count in Counter(header).items() if name.strip() and count > 1), None):
+            raise DataError(f"{path}:1: two columns are called {shown(twice)}; rename one of them")
         records: list[Record] = []
         for line_number, fields in lines:
             if len(fields) != len(header):
@@ -174,40 +187,22 @@ def _read_csv(path: str) -> list[Record]:
                     f"{path}:{line_number}: {len(fields)} fields, but the header has {len(header)}; quote fields that "
                     "contain commas or line breaks"
                 )
+            if len(records) == most:
+                _check_count(path, most + 1)
             records.append(dict(zip(header, fields, strict=True)))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not valid csv: {error}") from None
+    finally:
+        csv.field_size_limit(before)
     return records
 
 
-def _load_local(kind: str, path: str, **options: Any) -> list[Record]:
-    """Read through `datasets` with a cache for this call only, so that the file's current content is read."""
-    import datasets
-
-    with tempfile.TemporaryDirectory() as cache, _no_progress_bars(datasets):
-        try:
-            rows = datasets.load_dataset(
-                kind,
-                data_files=str(Path(path).absolute()),
-                split="train",
-                cache_dir=cache,
-                keep_in_memory=True,
-                **options,
-            )
-            return list(rows)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(f"{path}: not a readable {kind} file: {_why(error)}") from error
+def _check_unpacked(path: str, text: str) -> None:
+    READ.refuse(unpacked(text), lambda limit: f"{path}: its rows unpack to more than {limit} MiB", DataError)
 
 
-@contextmanager
-def _no_progress_bars(datasets: Any) -> Iterator[None]:
-    shown = not datasets.utils.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+def _check_count(path: str, count: int) -> None:
+    ROWS.refuse(count, lambda limit: f"{path}: more than {limit} rows", DataError)
 
 
 def _why(error: BaseException) -> str:

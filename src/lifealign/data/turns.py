@@ -7,13 +7,13 @@ from text alone (tool calls, images, sound) leaves its row out with a reason. Im
 from __future__ import annotations
 
 import ast
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lifealign.core.json_text import parse_json
 from lifealign.data.tasks import Message, Role
 
 DIALOGUE_PARSED = "dialogue parsed into turns"
@@ -104,7 +104,7 @@ def decode(value: Any) -> Any:
 
 def _parsed(text: str) -> Any:
     """The value of a JSON or Python text; None if it is neither."""
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, ast.literal_eval):
         try:
             return read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):

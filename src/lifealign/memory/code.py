@@ -11,7 +11,8 @@ from typing import Any
 
 from lifealign.core.config import RunConfig, StreamConfig
 from lifealign.core.errors import ConfigError, StoreError
-from lifealign.core.origin import described, file_sha256, find_file, is_file, is_reference, place, remedy
+from lifealign.core.files import file_sha256
+from lifealign.core.origin import described, find_file, is_file, is_reference, place, remedy
 from lifealign.core.registry import Registry, take_over
 from lifealign.data.formats import FORMATS
 from lifealign.data.load import formats_used

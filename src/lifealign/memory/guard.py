@@ -6,15 +6,13 @@ alignment ("alignment tax", Askell et al. 2021, arXiv 2112.00861).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifealign.core.config import GuardConfig
 from lifealign.core.errors import ConfigError, DataError
-from lifealign.core.files import read_bytes
+from lifealign.core.files import file_sha256, read_text
 from lifealign.data.sources import Record, expand_path, read_file
 from lifealign.data.tasks import Message, Row
 from lifealign.evaluation.guard_results import same_probe
@@ -103,8 +101,7 @@ def probes(guard: GuardConfig) -> dict[str, dict[str, Any]]:
         found["choices"] = {"questions": guard.questions}
     for probe, options in found.items():
         path = str(getattr(guard, probe))
-        content = read_bytes(Path(expand_path(path)))
-        options |= {"path": path, "sha256": hashlib.sha256(content).hexdigest()}
+        options |= {"path": path, "sha256": file_sha256(expand_path(path))}
     return found
 
 
@@ -142,10 +139,7 @@ def _score_text(session: Session, guard: GuardConfig, title: str) -> dict[str, A
         raise ConfigError(
             f"guard.window={guard.window}: the base model's context is {longest} tokens; allowed: 2 to {longest}"
         )
-    try:
-        text = read_bytes(Path(path)).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
+    text = read_text(path, DataError)
     ids = session.encoder.text_ids(text)[: guard.tokens]
     if len(ids) < 2:
         raise DataError(f"{path}: {len(ids)} token(s); perplexity needs at least two; give a longer text")

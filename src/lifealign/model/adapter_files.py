@@ -13,6 +13,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from lifealign.core.config import ModelConfig
 from lifealign.core.errors import ConfigError, ModelError
+from lifealign.core.files import file_sha256
+from lifealign.model.base_files import read_object
 from lifealign.model.wheels import WHEELS, quiet
 
 CONFIG = "adapter_config.json"
@@ -73,20 +75,16 @@ def adapter_config_of(name: str, revision: str | None = None) -> dict[str, Any] 
             with quiet():
                 found = find_adapter_config_file(name, revision=revision)
             file = None if found is None else Path(found)
-        return json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else None
-    except json.JSONDecodeError:
-        raise ModelError(
-            f"{file}: not JSON, so the adapter cannot be read; give a PEFT adapter as PEFT writes it"
-        ) from None
     except (OSError, ValueError):
         return None  # loading the model gives the reason
+    return None if file is None or not file.exists() else read_object(file)
 
 
 def adapter_files_sha256(folder: Path) -> str:
     """SHA-256 of an adapter: its configuration and its weights."""
     digest = hashlib.sha256()
     for file in [folder / CONFIG, *(folder / name for name in WEIGHTS if (folder / name).is_file())]:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_sha256(file, ModelError, file.stat().st_size)))
     return digest.hexdigest()
 
 

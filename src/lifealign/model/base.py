@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,6 +24,7 @@ from lifealign.core.config import ModelConfig
 from lifealign.core.errors import ConfigError, ModelError
 from lifealign.core.files import cache_dir
 from lifealign.model.adapter_files import refuse_adapter
+from lifealign.model.base_files import check_folder, check_loaded
 from lifealign.model.checkpoint import (
     check_code,
     check_quantisation,
@@ -36,11 +36,9 @@ from lifealign.model.checkpoint import (
 )
 from lifealign.model.encoding import Template
 from lifealign.model.frozen_linear import LEAD, freeze, product, seconds
+from lifealign.model.template_probe import check_template
 from lifealign.model.vocabulary import check_vocabulary
 from lifealign.model.wheels import WHEELS, quiet, wheel_model
-
-LOADING_ERRORS = (OSError, ValueError, SafetensorError, ImportError, RuntimeError, AttributeError)
-"""What transformers raises for checkpoints that it cannot read."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,8 @@ def load_base(config: ModelConfig) -> BaseModel:
     refuse_adapter(path, config.revision)
     source = str(local) if local.exists() else config.name
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[resolve_dtype(config.dtype)]
+    if local.is_dir():
+        check_folder(config.name, local)
     files = read_checkpoint(source, config.revision)
     quantisation = quantisation_of(files, local)
     if quantisation is not None:
@@ -97,6 +97,8 @@ def load_base(config: ModelConfig) -> BaseModel:
     template = config.template
     if template == "auto":
         template = "chat" if tokenizer.chat_template else "plain"
+    if template == "chat":
+        check_template(config.name, tokenizer)
     notes += check_vocabulary(config.name, model, tokenizer, template)
     commit = getattr(model.config, "_commit_hash", None) or config.revision
     weights = weights_sha256(local) if local.is_dir() else f"hub:{config.name}@{commit}"
@@ -122,15 +124,16 @@ def _read(
     """
     # Never left out: without it, transformers asks on the terminal whether to run a checkpoint's code.
     options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    # A checkpoint's own code raises what it likes.
-    caught = (Exception,) if config.trust_remote_code else LOADING_ERRORS
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+            # Weights that are pickled could run a program.
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            )
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except torch.OutOfMemoryError:
         raise
-    except caught as error:
+    except Exception as error:  # for files of others, the libraries raise whatever their code comes upon
         if quantisation is not None:
             raise refuse_quantised(config.name, quantisation, one_line(error)) from error
         if not config.trust_remote_code and "trust_remote_code" in str(error):
@@ -138,11 +141,17 @@ def _read(
                 f"base model {config.name!r} needs Python code of its own, which is not run: read the code in the checkpoint, "
                 "and set model.trust_remote_code=true if you trust it"
             ) from error
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = one_line(error)[:300]
+        if not isinstance(error, OSError | ValueError | RuntimeError | ImportError):
+            first = f"{type(error).__name__}: {first}"  # the text of others, such as KeyError, is hardly a sentence
+        if "ignore_mismatched_sizes" in str(error):
+            first = "its weights do not have the sizes that its config.json gives; give the files that belong together"
         known = ", ".join(sorted(WHEELS))
         raise ModelError(
             f"base model {config.name!r} cannot be loaded: {first}; allowed: a local directory, a hub id, or one of {known}"
         ) from error
+    if quantisation is None:  # packed weights have other names
+        check_loaded(config.name, info)
     return model, tokenizer
 
 

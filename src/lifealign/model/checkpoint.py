@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,8 @@ from transformers.quantizers.auto import (
 )
 
 from lifealign.core.errors import ConfigError, ModelError
+from lifealign.core.files import file_sha256, read_text
+from lifealign.core.json_text import parse_json
 from lifealign.model.wheels import quiet
 
 SIDE_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
@@ -34,22 +35,23 @@ def read_checkpoint(source: str, revision: str | None) -> dict[str, Any]:
     try:
         with quiet():
             found: dict[str, Any] = PreTrainedConfig.get_config_dict(source, revision=revision)[0]
-    except (OSError, ValueError):
+    except Exception:  # what the library raises for settings of another shape
         return {}  # loading the model gives the reason
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 def quantisation_of(config: Mapping[str, Any], directory: Path) -> dict[str, Any] | None:
     """Settings of a checkpoint's quantisation, with its `quant_method`; None: its weights are not quantised."""
-    for part in (config, config.get("text_config") or {}):
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, Mapping) else {}):
         for key in ("quantization_config", "compression_config", "quantization"):
             if part.get(key) is not None:
                 return _named(part[key], "mlx" if key == "quantization" else None)
     for name in SIDE_FILES:
         if (file := directory / name).is_file():
             try:
-                return _named(json.loads(file.read_text()), name)
-            except ValueError:
+                return _named(parse_json(read_text(file, ModelError)), name)
+            except (ValueError, ModelError):
                 return {"quant_method": name}
     return None
 
@@ -122,7 +124,7 @@ def code_sha256(*loaded: Any) -> str | None:
         return None
     digest = hashlib.sha256()
     for file in sorted((f for folder in folders for f in folder.glob("*.py")), key=lambda f: f.name):
-        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+        digest.update(file.name.encode() + b"\0" + bytes.fromhex(file_sha256(file, ModelError)))
     return digest.hexdigest()
 
 

@@ -26,7 +26,7 @@ from lifealign.core.config import LoraConfig
 from lifealign.core.errors import ConfigError, ModelError
 from lifealign.model.adapter_files import CONFIG, WEIGHTS, adapter_files_sha256, refuse_config
 from lifealign.model.adapters import causal_lm
-from lifealign.model.base import LOADING_ERRORS
+from lifealign.model.base_files import read_object
 from lifealign.model.checkpoint import one_line
 from lifealign.model.wheels import quiet
 
@@ -115,7 +115,7 @@ def read_adapter(base: PreTrainedModel, source: str, name: str) -> Imported:
         ModelError: it is no LoRA adapter of linear modules alone, or belongs to another base model.
     """
     folder = fetch_adapter(source)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = read_object(folder / CONFIG)
     refuse_config(source, config)
     tokens = _probe(base)
     before = _logits(base, tokens)
@@ -124,7 +124,7 @@ def read_adapter(base: PreTrainedModel, source: str, name: str) -> Imported:
             warnings.simplefilter("ignore")  # a key without a place is found below
             held = peft.utils.load_peft_weights(str(folder), device="cpu")
             model = peft.PeftModel.from_pretrained(base, str(folder)).eval()
-    except (*LOADING_ERRORS, KeyError, TypeError) as error:
+    except Exception as error:  # for files of others, PEFT raises whatever its code comes upon
         raise ModelError(
             f"adapter {source!r} cannot be loaded on base model {name!r}: {one_line(error)[:300]}; give the base model that it was "
             f"trained on ({config.get('base_model_name_or_path')!r} by its {CONFIG})"
@@ -295,7 +295,7 @@ def template_notes(source: str, tokenizer: PreTrainedTokenizerBase) -> list[str]
     try:
         with quiet():
             own = AutoTokenizer.from_pretrained(str(folder)).chat_template
-    except (*LOADING_ERRORS, KeyError, TypeError):
+    except Exception:
         return [f"the tokenizer in {source} cannot be read and is not used; the base model's is"]
     if own is None or own == tokenizer.chat_template:
         return []

@@ -22,6 +22,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from lifealign.core.errors import StoreError
+from lifealign.core.files import check_regular
 from lifealign.core.progress import NullProgress, Progress
 from lifealign.model.adapters import causal_lm
 from lifealign.model.compiling import is_compiled
@@ -71,10 +72,12 @@ class ReferenceCache:
         assert self.path is not None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                check_regular(self.path)
             uri = f"{self.path.absolute().as_uri()}?mode={mode}"
             with closing(sqlite3.connect(uri, uri=True, timeout=60)) as database:
                 yield database
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, ValueError, TypeError) as error:  # the last two: a value that is no number
             raise StoreError(
                 f"{self.path}: the cache of log-probs cannot be used: {error}; "
                 "remove it, or set LIFEALIGN_CACHE to another directory"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lifealign.core.errors import ModelError
@@ -55,7 +54,7 @@ def _needed(tokenizer: PreTrainedTokenizerBase, template: Template) -> Mapping[s
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         try:
             text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-        except TemplateError:  # encoding reports it with a row
+        except Exception:  # a template is a program of others; encoding reports it with a row
             return found
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         found |= dict.fromkeys(tokenizer.convert_ids_to_tokens(ids), "written by the chat template")

@@ -26,6 +26,8 @@ NOTE = "note"
 
 Kind = Literal["store", "task", "evaluation", "tags"]
 Migration = Callable[[Kind, dict[str, Any]], dict[str, Any]]
+_DEPTHS: Mapping[Kind, int] = {"store": 0, "tags": 0, "evaluation": 1, "task": 2}
+"""Directories between the memory and a record."""
 Change = Callable[[Any, Mapping[str, Any]], dict[str, Any]]
 """(name of a strategy, its options) -> its options."""
 
@@ -102,7 +104,7 @@ def read_record(path: Path, kind: Kind) -> tuple[dict[str, Any], str]:
     Raises:
         StoreError: missing, damaged, of a newer format, or of an older one without a registered migration.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, inside=path.parents[_DEPTHS[kind]])
     record = decode_json(path, data)
     version = record.get("format_version") if isinstance(record, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
@@ -160,7 +162,7 @@ def read_manifest(memory: Path, directory: str) -> TaskManifest:
 def read_head(memory: Path) -> TaskManifest:
     """The manifest that HEAD names; StoreError if HEAD is damaged or does not match it."""
     path = memory / HEAD
-    data = read_bytes(path)
+    data = read_bytes(path, inside=memory)
     match = _HEAD.fullmatch(data)
     directory = match.group(1).decode(errors="replace") if match else ""
     if match is None or not _DIRECTORY.fullmatch(directory):

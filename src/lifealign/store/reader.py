@@ -125,7 +125,7 @@ class MemoryReader:
         path, entry = self._entry(task, f"{stem}.safetensors")
         fingerprint = _fingerprint(path)
         if self._checked.get(path) != fingerprint:
-            files.check_file(path, entry)
+            files.check_file(path, entry, inside=self.path)
             self._checked[path] = fingerprint
         if name not in (known := tensor_names(path)):
             raise StoreError(f"{path}: no tensor {name!r}; it has {', '.join(known) or 'none'}")
@@ -224,9 +224,7 @@ class MemoryReader:
 
     def _read(self, task: TaskManifest, filename: str) -> tuple[Path, bytes]:
         path, entry = self._entry(task, filename)
-        data = files.read_bytes(path)
-        files.check_bytes(path, data, entry)
-        return path, data
+        return path, files.read_checked(path, entry, inside=self.path)
 
 
 def _fingerprint(path: Path) -> tuple[int, ...]:

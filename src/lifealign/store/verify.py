@@ -73,7 +73,7 @@ def _check_task(memory: Path, manifest: TaskManifest, found: _Findings) -> None:
     for name, entry in sorted(manifest.files.items()):
         path = memory / TASKS / manifest.directory / name
         before = len(found)
-        found.attempt(lambda: check_file(path, entry))  # noqa: B023 - called at once
+        found.attempt(lambda: check_file(path, entry, memory))  # noqa: B023 - called at once
         if len(found) == before and path.suffix == ".safetensors":
             found.attempt(lambda: tensor_names(path))  # noqa: B023 - called at once
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from lifealign.core.config import Frozen, RunConfig, StreamConfig
-from lifealign.core.config_files import explain, nearest, read_yaml
+from lifealign.core.config_files import explain, nearest, read_yaml, together
 from lifealign.core.errors import ConfigError
 from lifealign.core.option_names import current_keys
 from lifealign.core.origin import is_reference
@@ -271,7 +271,7 @@ def load_study(path: Path) -> tuple[StudyConfig, RunConfig]:
                 f"{path}: base.stream: validation_rows is 0, but a grid needs validation rows; raise it or drop `grid`"
             )
     if mistakes or study is None or base is None:
-        raise ConfigError("\n".join(mistakes))
+        raise together(mistakes)
     return study, base
 
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from lifealign.core.config import StreamConfig
 from lifealign.core.config_files import merge
-from lifealign.core.errors import ConfigError
+from lifealign.core.errors import ConfigError, DataError
+from lifealign.core.files import file_sha256
 from lifealign.core.option_names import current_names, former_names
 from lifealign.core.presets import with_preset
 from lifealign.core.version import __version__
@@ -304,4 +305,4 @@ def _file_digests(stream: StreamConfig) -> dict[str, str]:
         return {stream.suite: SUITES[stream.suite].sha256}
     paths = {s.path for t in stream.tasks for s in (t.train, t.test) if s is not None}
     found = {path: Path(expand_path(path)) for path in sorted(paths)}
-    return {path: hashlib.sha256(p.read_bytes()).hexdigest() for path, p in found.items() if p.is_file()}
+    return {path: file_sha256(p, DataError) for path, p in found.items() if p.exists() and not p.is_dir()}

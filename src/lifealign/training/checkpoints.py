@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 from lifealign.core.files import (
     FileEntry,
-    check_bytes,
     discard_directory,
     read_bytes,
+    read_checked,
     staged_directory,
     sweep,
     write_file,
@@ -63,9 +63,8 @@ def read_checkpoint(directory: Path) -> tuple[dict[str, Tensor], Any] | None:
             manifest = read_bytes(path / _MANIFEST)
             if not sealed(manifest):
                 continue
-            contents = {name: read_bytes(path / name) for name in (_TENSORS, _STATE)}
-            for name, data in contents.items():
-                check_bytes(path / name, data, FileEntry(**decode_json(path, manifest)["files"][name]))
+            listed = decode_json(path, manifest)["files"]
+            contents = {name: read_checked(path / name, FileEntry(**listed[name])) for name in (_TENSORS, _STATE)}
             return decode_tensors(path / _TENSORS, contents[_TENSORS]), decode_json(path, contents[_STATE])
     return None
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lifealign.core.errors import DataError
+from lifealign.core.files import file_sha256, read_bytes
+from lifealign.core.json_text import NOT_UNICODE, is_unicode, parse_json
 from lifealign.data.collecting.parts import Record
 from lifealign.data.sources import read_table
 from lifealign.data.tables import table_of
 
-NOT_UNICODE = "text is not valid Unicode (a lone surrogate)"
 LINES = (".jsonl", ".ndjson", ".log")
 
 
@@ -43,11 +43,8 @@ def read_log(path: str) -> Log:
     file = Path(path)
     if file.is_dir() or not file.exists() or file.suffix.lower() not in LINES:
         table = read_table(path)  # with the message if there is no such file
-        return _of_rows(path, _sha256(file), table.records)
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        return _of_rows(path, file_sha256(path, DataError), table.records)
+    data = read_bytes(path, DataError)
     digest = hashlib.sha256(data).hexdigest()
     rows = _of_one_value(data, path)
     if rows is not None:
@@ -68,28 +65,17 @@ def read_log(path: str) -> Log:
 def _record(line: bytes) -> Record | str:
     """The object of a line, or why there is none."""
     try:
-        value = json.loads(line.decode())
+        value = parse_json(line.decode())
     except UnicodeDecodeError:
         return "not UTF-8 text"
-    except (ValueError, RecursionError):
-        return "not valid JSON"
-    if not isinstance(value, dict):
-        return "not a JSON object"
-    return NOT_UNICODE if b"\\u" in line and _is_broken(value) else value
-
-
-def _is_broken(record: Record) -> bool:
-    """Whether a record holds half of a character that JSON writes in two parts."""
-    try:
-        json.dumps(record, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    except ValueError as error:
+        return NOT_UNICODE if str(error) == NOT_UNICODE else "not valid JSON"
+    return value if isinstance(value, dict) else "not a JSON object"
 
 
 def _of_rows(path: str, digest: str, rows: Sequence[Record]) -> Log:
     numbered = tuple(enumerate(rows, 1))
-    broken = tuple(number for number, row in numbered if _is_broken(row))
+    broken = tuple(number for number, row in numbered if not is_unicode(row))
     return Log(
         path, digest, tuple(one for one in numbered if one[0] not in broken), {NOT_UNICODE: broken} if broken else {}
     )
@@ -98,14 +84,10 @@ def _of_rows(path: str, digest: str, rows: Sequence[Record]) -> Log:
 def _of_one_value(data: bytes, path: str) -> list[Record] | None:
     """The rows of a file that is one JSON value, a list or an object that holds a table; None if it is lines."""
     try:
-        value = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
+        value = parse_json(data.decode("utf-8-sig"), halves=True)
+    except ValueError:
         return None
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return value
     table = table_of(value, path) if isinstance(value, dict) else None
     return None if table is None else table.records
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lifealign.core.json_text import parse_json
 from lifealign.data.collecting.verdicts import Votes
 from lifealign.data.tasks import Message
 from lifealign.data.turns import (
@@ -89,8 +89,8 @@ def mapping_of(value: Any) -> Record | None:
     """An object, also as JSON text; None for any other value."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = parse_json(value)
+        except ValueError:
             return None
     return value if isinstance(value, Mapping) else None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lifealign.core.errors import DataError
+from lifealign.core.files import file_sha256, read_text
+from lifealign.core.json_text import parse_json
 from lifealign.data.collecting.redaction import Redacted
 from lifealign.data.tasks import RowKind, shorten_numbers
 
@@ -150,9 +151,9 @@ def kept_beside(path: str) -> Mapping[str, Any]:
     rows, report = Path(path), Path(path + SUFFIX)
     if not report.is_file() or not rows.is_file():
         return {}
-    digest = hashlib.sha256(rows.read_bytes()).hexdigest()
+    digest = file_sha256(rows, DataError)
     try:
-        held = json.loads(report.read_text(encoding="utf-8"))
+        held = parse_json(read_text(report, DataError))
         if held["rows"]["sha256"] != digest:
             return {"other_rows": True}
         redaction = held["redaction"]
@@ -163,5 +164,5 @@ def kept_beside(path: str) -> Mapping[str, Any]:
             "selection": dict(held["selection"]),
             "redaction": redaction and {name: value for name, value in redaction.items() if name != "rows"},
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (DataError, ValueError, KeyError, TypeError, AttributeError):
         return {"other_rows": True}

@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lifealign.core.errors import JudgeError
+from lifealign.core.files import check_regular
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -82,6 +83,8 @@ def open_cache(path: Path) -> Iterator[CallCache]:
         JudgeError: another process has it open, or it is not a cache.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        check_regular(path, JudgeError)
     lock = FileLock(f"{path}.lock", timeout=0)
     try:
         with lock, closing(sqlite3.connect(path, timeout=60)) as database:

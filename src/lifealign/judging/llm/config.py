@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lifealign.core.config import Frozen
-from lifealign.core.config_files import explain, read_yaml
-from lifealign.core.errors import ConfigError
+from lifealign.core.config_files import explain, read_yaml, together
 
 KEY_ENV = "LIFEALIGN_JUDGE_KEY"
 """Not OPENAI_API_KEY: a key for one server is not sent to another unless the user asks for it."""
@@ -115,7 +114,7 @@ def read_judge_config(path: Path | None, above: Mapping[str, Any]) -> JudgeConfi
         return JudgeConfig.model_validate(tree)
     except ValidationError as error:
         where = str(path) if path else "judge"
-        raise ConfigError("\n".join(_without_urls(error, where))) from None
+        raise together(_without_urls(error, where)) from None
 
 
 def _without_urls(error: ValidationError, where: str) -> Sequence[str]:

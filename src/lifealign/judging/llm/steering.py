@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from lifealign.core.yaml_text import parse_yaml
 from lifealign.data.tasks import Message
 from lifealign.judging.llm.config import JudgeConfig
 from lifealign.judging.llm.judgements import Judgement
@@ -31,7 +30,7 @@ def steering_answers() -> list[AnswerRecord]:
     """The embedded answers: their source is `PLAIN` or the attack's name, their point the question."""
     from lifealign.data.answers import AnswerRecord
 
-    content = yaml.safe_load(Path(__file__).with_name("steering.yaml").read_text(encoding="utf-8"))
+    content = parse_yaml(Path(__file__).with_name("steering.yaml").read_text(encoding="utf-8"))
     attacks = {PLAIN: "{answer}", **{attack["name"]: attack["text"] for attack in content["attacks"]}}
     return [
         AnswerRecord.of(

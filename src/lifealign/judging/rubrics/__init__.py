@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lifealign.core.config import Frozen
-from lifealign.core.config_files import explain, nearest, read_yaml
+from lifealign.core.config_files import explain, nearest, read_yaml, together
 from lifealign.core.errors import ConfigError
 
 RUBRICS = ("expert", "harmlessness", "helpful", "helpfulness", "safe", "truthfulness")
@@ -152,7 +152,7 @@ def load_rubric(name_or_path: str | Path) -> Rubric:
     try:
         return Rubric.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, str(path), Rubric, ()))) from None
+        raise together(list(explain(error, str(path), Rubric, ()))) from None
 
 
 def rubric_for(task: str) -> Rubric | None:
