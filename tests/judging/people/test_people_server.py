@@ -322,12 +322,15 @@ def test_sigkill_loses_no_confirmed_rating(served: tuple[subprocess.Popen[str], 
     assert Ratings.open(tmp_path / "r.sqlite").progress("ada")[0] in (confirmed, confirmed + 1)
 
 
-def test_ctrl_c_ends_with_what_was_rated(served: tuple[subprocess.Popen[str], str]) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_ends_with_what_was_rated(
+    served: tuple[subprocess.Popen[str], str], number: signal.Signals, code: int
+) -> None:
     import httpx
 
     process, link = served
     # An answer says that the server has put its own handler in place.
     assert httpx.get(link.partition("/join")[0] + "/guide").status_code == 401
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
-    assert process.returncode == 0 and out.strip() == "ada: 0 of 50 rated"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out.strip()) == (code, "ada: 0 of 50 rated") and "Traceback" not in err
