@@ -20,21 +20,26 @@ _PAIR = (
     ("right", "B is better", "→", "ArrowRight b 2"),
 )
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]+"
 )
-"""Control characters, marks that change the text direction, and zero-width characters that no script needs."""
+"""Control characters, marks that change the text direction, zero-width characters that no script needs, halves of a
+character (lone surrogates)."""
+_MOST_UNSEEN = 40
+"""Invisible characters in a row that are shown one by one."""
 
 
 def visible(text: str) -> Markup:
     """Escaped text with invisible characters shown as their code points instead of taking effect."""
-    parts = []
-    end = 0
-    text = text.replace("\r\n", "\n")
-    for match in _UNSEEN.finditer(text):
-        code = f"U+{ord(match.group()):04X}"
-        parts += [escape(text[end : match.start()]), Markup('<span class="unseen">{}</span>').format(code)]
-        end = match.end()
-    return Markup("").join([*parts, escape(text[end:])])
+    # Escaping adds none of these characters, so that it can come first, for the whole text at once.
+    return Markup(_UNSEEN.sub(_shown, str(escape(text.replace("\r\n", "\n")))))
+
+
+def _shown(match: re.Match[str]) -> str:
+    codes = [f"U+{ord(character):04X}" for character in match.group()[:_MOST_UNSEEN]]
+    if more := len(match.group()) - len(codes):
+        codes.append(f"{more:,} more")
+    return "".join(f'<span class="unseen">{code}</span>' for code in codes)
 
 
 def question_page(assignment: Assignment, mode: Mode, rubric: Rubric) -> dict[str, Any]:
