@@ -38,6 +38,8 @@ class Patient(io.FileIO):
 
 def main() -> None:
     """Entry point of the command."""
+    if sys.platform == "win32":  # no atomic renames of directories, no signals, no `resource`
+        sys.exit("lifealign: Windows is not supported; use it in WSL 2, where it runs as on Linux")
     catch_signals()
     output = _open_streams()
     code: int | str | None

@@ -11,12 +11,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any, TypeVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 """What stops a command; its exit code is then 128 and the signal's number: 130, 143, 129."""
+T = TypeVar("T")
 AGAIN = 0.2
 """Seconds after which a signal that got lost is sent again."""
 
@@ -39,11 +41,13 @@ class _State:
     Attributes:
         number: of the first signal; None: none came.
         held: how many blocks hold it back.
+        wake: called when a signal comes that is held back; None: nothing is.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.held = 0
+        self.wake: Callable[[], object] | None = None
 
 
 _state = _State()
@@ -79,6 +83,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
     _state.number = number
     if not _state.held:
         raise Stopped(number)
+    with suppress(OSError):  # no print: the signal may have come in the middle of one
+        os.write(2, b"\nlifealign: stopping soon (Ctrl-C again: at once)\n")
+    if _state.wake is not None:
+        _state.wake()
 
 
 def _lost(found: sys.UnraisableHookArgs) -> None:
@@ -119,3 +127,29 @@ def stop_if_asked() -> None:
     """
     if _state.number is not None:
         raise Stopped(_state.number)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, where a signal cancels the work; an exception out of nowhere would leave tasks with tracebacks.
+
+    Raises:
+        Stopped: a signal came.
+    """
+    import asyncio  # not above: every command starts with this module
+
+    async def main() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        _state.wake = lambda: loop.call_soon_threadsafe(task.cancel)
+        try:
+            return await work
+        finally:
+            _state.wake = None
+
+    with held():
+        try:
+            return asyncio.run(main())
+        except asyncio.CancelledError:
+            stop_if_asked()
+            raise
