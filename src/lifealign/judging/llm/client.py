@@ -129,7 +129,8 @@ class Judge:
             max_retries=0,
             organization="",
             project="",
-            http_client=PlainClient(timeout),
+            # openai 3 is typed for httpx2, and takes the clients of httpx as well.
+            http_client=PlainClient(timeout),  # type: ignore[arg-type, unused-ignore]
         )
         # Organization and project in the environment are meant for the provider's own server, not for this one.
         self._client.organization = self._client.project = None
