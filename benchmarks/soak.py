@@ -89,7 +89,7 @@ class Counts:
         ratings: (annotator, position) -> comment of each confirmed rating.
         votes: corrections of the confirmed votes.
         answers: whole answers.
-        cut: requests that a kill cut off.
+        cut: connections that a kill broke, or that no server took.
         forgotten: votes on answers that were given before a restart.
         wrong: responses that should not be.
     """
@@ -292,7 +292,7 @@ def report(
     for label, number, gone in rows:
         print(f"{label:<24}{number:>8}{gone:>8}")
     print(f"{'whole answers':<24}{counts.answers:>8}")
-    print(f"{'cut off by a kill':<24}{counts.cut:>8}")
+    print(f"{'broken connections':<24}{counts.cut:>8}")
     print(f"{'votes too late':<24}{counts.forgotten:>8}")
     print(f"{'tracebacks':<24}{tracebacks:>8}")
     print(f"{'other mistakes':<24}{len(wrong):>8}")
