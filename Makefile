@@ -5,6 +5,7 @@
 # make docs   the documents as a site in site/; fails on a broken link
 # make study-paper   the paper's main table: every method on the embedded suite, three seeds; goes on where it was
 # make fuzz   (COUNT=100000) hostile inputs for every reader: rows, YAML, settings, documents; prints a table
+# make soak   (MINUTES=10) 50 annotators and 20 clients of `serve`, while both servers are killed: nothing confirmed is lost
 # make bench  (ROWS=FILE) our preference step against TRL's DPOTrainer
 #
 # Each target sets up what it needs in .venv at its first run. PYTHON chooses the interpreter (3.11 or newer).
@@ -21,7 +22,7 @@ DEMO := runs/demo
 STUDY := runs/studies/main-table
 
 .DELETE_ON_ERROR:
-.PHONY: demo fuzz test test-browser lint docs bench study-paper setup setup-dev clean
+.PHONY: demo test test-browser lint docs bench fuzz soak study-paper setup setup-dev clean
 
 # --- set-up: done once, and again when what it depends on changes -------------------------------------------------------
 
@@ -86,6 +87,10 @@ fuzz: $(VENV)/.dev
 # ROWS=FILE: a JSON list of query, chosen, rejected; else rows of the planted suite, which are short.
 bench: $(VENV)/.runtime
 	$(BIN)/python benchmarks/preference_step.py --out runs/bench/preference_step.json $(if $(ROWS),--rows-file $(ROWS))
+
+# The extras serve and annotate are among those of dev. It ends by itself; the exit code is 1 if anything is lost.
+soak: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)
 
 clean:
 	rm -rf runs/demo runs/bench

@@ -1,5 +1,5 @@
 """``python -m lifealign``: the command line."""
 
-from lifealign.cli.app import main
+from lifealign.cli.start import main
 
 main()

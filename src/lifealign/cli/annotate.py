@@ -130,10 +130,11 @@ def annotate(
         if not prepare:
             typer.echo("serving; press Ctrl-C to stop (every rating is saved at once)", err=True)
 
+    code = 0
     if prepare:
         started(port)
     else:
-        run.serve(ratings, host, port, started=started)
+        code = run.serve(ratings, host, port, started=started)
     progress = {name: ratings.progress(name) for name in ratings.annotators()}
     document = {
         "db": db,
@@ -141,7 +142,7 @@ def annotate(
         "links": found,
         "annotators": {name: {"rated": done, "assigned": total} for name, (done, total) in progress.items()},
     }
-    return Reply(document, [f"{name}: {done} of {total} rated" for name, (done, total) in progress.items()])
+    return Reply(document, [f"{name}: {done} of {total} rated" for name, (done, total) in progress.items()], code)
 
 
 @command

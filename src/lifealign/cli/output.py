@@ -1,6 +1,7 @@
 """How a command replies and ends: one JSON document or lines on stdout, one message on stderr, an exit code.
 
-Exit codes: 0 done; 2 user error; 3 a gate failed; 130 stopped by Ctrl-C. A bug keeps its traceback.
+Exit codes: 0 done; 2 user error; 3 a gate failed; 130, 143, 129 stopped by SIGINT (Ctrl-C), SIGTERM, SIGHUP; those of
+`start`. A bug keeps its traceback.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import typer
 from lifealign.core.errors import EXIT_USER_ERROR, UserError
 from lifealign.core.json_codec import to_json
 from lifealign.core.reply import Reply
+from lifealign.core.stopping import exit_code
 
 EXIT_INTERRUPTED = 130
 REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR})
@@ -41,8 +43,8 @@ def command(function: Callable[P, Reply]) -> Callable[P, None]:
             if error.errno not in REFUSALS:
                 raise
             _fail(f"{error.filename or 'a file'}: {error.strerror}", EXIT_USER_ERROR, as_json)
-        except KeyboardInterrupt:
-            _fail("stopped; run the same command again to continue", EXIT_INTERRUPTED, as_json)
+        except KeyboardInterrupt as stop:
+            _fail("stopped; run the same command again to continue", exit_code(stop), as_json)
         else:
             typer.echo(to_json(reply.document) if as_json else "\n".join(reply.lines))
             for problem in reply.problems:
@@ -52,8 +54,8 @@ def command(function: Callable[P, Reply]) -> Callable[P, None]:
     return wrapper
 
 
-def _fail(message: str, exit_code: int, as_json: bool) -> None:
+def _fail(message: str, code: int, as_json: bool) -> None:
     typer.echo(f"lifealign: {message}", err=True)
     if as_json:
-        typer.echo(to_json({"error": message, "exit_code": exit_code}))
-    raise typer.Exit(exit_code)
+        typer.echo(to_json({"error": message, "exit_code": code}))
+    raise typer.Exit(code)

@@ -102,9 +102,10 @@ def serve(
         max_tokens,
         feedback,
     )
-    done = run.serve(request, found, progress, started)
+    done, code = run.serve(request, found, progress, started)
     votes = "" if feedback is None else f"; {done['votes']} votes in {feedback}"
-    return Reply({**done, "gates": gates, "feedback": feedback}, [f"stopped after {done['answers']} answers{votes}"])
+    lines = [f"stopped after {done['answers']} answers{votes}"]
+    return Reply({**done, "gates": gates, "feedback": feedback}, lines, code)
 
 
 def _required(gates: list[str] | None, no_value: str, split: str | None) -> Required:

@@ -25,6 +25,7 @@ from lifealign.studies.plan import Plan, Run, make_plan
 from lifealign.studies.program import program, together
 from lifealign.studies.records import Records, redone_text
 from lifealign.studies.results import build, decisive, select
+from lifealign.studies.tether import announce
 from lifealign.studies.worker import (
     ATTEMPTS,
     CONTEXT,
@@ -76,6 +77,7 @@ def run_here(job: Path, timeout: float | None) -> str | None:
         timeout: seconds; None: no limit.
     """
     code = 0
+    announce()
     for _ in range(ATTEMPTS):
         process = CONTEXT.Process(target=start, args=(job, *here()))
         process.start()

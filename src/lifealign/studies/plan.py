@@ -11,7 +11,6 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from lifealign.strategies import STRATEGIES
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
 from lifealign.studies.design import scored_rows
 from lifealign.studies.program import code_of
-from lifealign.studies.worker import CONTEXT, here, resolve, source_key
+from lifealign.studies.worker import apart, here, resolve, source_key
 
 PAPER_ORDERS = {"order1": (1, 2, 3, 4, 5, 6), "order2": (6, 5, 4, 3, 2, 1), "order3": (3, 1, 6, 4, 2, 5)}
 """Task orders of the LifeAlign paper (arXiv 2509.17183), 1-based positions in its list of six tasks."""
@@ -208,8 +207,7 @@ def make_plan(path: Path) -> Plan:
         for point in [{}, *points(study, m)]
     }
     trees = [(f"{path}: method {m.label!r}", _tree(study, m, settings)) for m, settings in wanted.values()]
-    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
-        found, sources = pool.submit(resolve, trees, *here()).result()
+    found, sources = apart(resolve, trees, *here())
     for one in found:
         mistakes += one if isinstance(one, list) else []
     if mistakes:

@@ -1,7 +1,7 @@
 """Runs of a study on Ray: one task per run, on this machine or on a cluster that sees the study's directory.
 
 Ray gives every task its own worker process. If that is killed, Ray restarts the task in another one, and the run
-continues from its last checkpoint.
+continues from its last checkpoint. If the study is killed, its tasks on the same machine end within a second.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.registry import hand_over
 from lifealign.studies.plan import strategy_code
 from lifealign.studies.program import changed_files
+from lifealign.studies.tether import end_with, place
 from lifealign.studies.worker import ATTEMPTS, LOG, PROGRAM, RECORD, RUN, Handed, start, too_long, write_failure
 
 SHARED = ("LIFEALIGN_", "HF_")
@@ -55,7 +56,7 @@ class RayEngine:
         shared = {name: value for name, value in os.environ.items() if name.startswith(SHARED)}
         # One run per process, so that its peak memory is its own.
         task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1, max_calls=1)(_task)
-        waiting = {task.remote(job, timeout, shared, str(Path.cwd()), hand_over()): job for job in jobs}
+        waiting = {task.remote(job, timeout, shared, str(Path.cwd()), hand_over(), place()): job for job in jobs}
         while waiting:
             (ended,), _ = ray.wait(list(waiting), num_returns=1)
             reason = None
@@ -68,7 +69,15 @@ class RayEngine:
             yield waiting.pop(ended), reason
 
 
-def _task(job: Path, timeout: float | None, shared: Mapping[str, str], directory: str, handed: Handed) -> None:
+def _task(
+    job: Path,
+    timeout: float | None,
+    shared: Mapping[str, str],
+    directory: str,
+    handed: Handed,
+    study: tuple[str, int],
+) -> None:
+    end_with(study)
     if (job / RECORD).exists():  # an earlier attempt ran out of time
         return
     if (reason := other_code(job)) is not None:

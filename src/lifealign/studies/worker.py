@@ -1,7 +1,8 @@
 """The parts of a study that run in separate processes: check settings, do one run. Imports torch only there.
 
 Processes are forked from a server that has imported everything and computed nothing: a run pays for no import, its peak
-memory is its own, and a crash ends only that run. If the study is killed, the process of its run ends by itself.
+memory is its own, and a crash ends only that run. If the study is killed, the processes that it started end by themselves
+(`tether`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import multiprocessing
 import os
 import resource
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from multiprocessing import connection
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import filelock
 
@@ -27,7 +28,7 @@ from lifealign.core.json_codec import to_json
 from lifealign.core.registry import hand_over, take_over
 from lifealign.store.layout import DIAGNOSTICS
 from lifealign.strategies import STRATEGIES
-from lifealign.studies import program
+from lifealign.studies import program, tether
 
 if TYPE_CHECKING:
     from lifealign.store.reader import MemoryReader
@@ -36,12 +37,14 @@ CONTEXT = multiprocessing.get_context("forkserver")
 # All strategies at once: a file that is edited while the study goes on must not be read by its later runs.
 CONTEXT.set_forkserver_preload(
     [
+        tether.__name__,
         "lifealign.memory.learning",
         "lifealign.memory.api",
         *(name.partition(":")[0] for name in STRATEGIES.built_in_references()),
     ]
 )
 
+T = TypeVar("T")
 RUN, RECORD, LOG = "run.json", "record.json", "log.txt"
 PROGRAM, MACHINE = "program", "machine"
 """Keys of a record: the commit and code that made it, and the kind of machine; see `studies.program`."""
@@ -114,15 +117,44 @@ def start(job: Path, environment: Mapping[str, str], directory: str, handed: Han
     log = os.open(job / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(log, stream)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    tether.end_with_parent()
     work(job)
 
 
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
+def apart(function: Callable[..., T], *arguments: Any) -> T:
+    """The value of a function that is called in a process of its own, which is killed with this one.
+
+    Raises:
+        UserError: as the function does.
+        RuntimeError: it failed, and its traceback is on stderr; or its process was killed.
+    """
+    tether.announce()
+    receive, send = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_report, args=(send, function, arguments))
+    process.start()
+    send.close()
+    try:
+        value, error = receive.recv()
+    except EOFError:
+        raise RuntimeError(f"the process of {function.__name__} was killed") from None
+    finally:
+        process.kill()
+        process.join()
+    if error is not None:
+        raise error
+    found: T = value
+    return found
+
+
+def _report(send: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    tether.end_with_parent()
+    try:
+        send.send((function(*arguments), None))
+    except UserError as error:
+        send.send((None, error))
+    except Exception as error:
+        traceback.print_exc()
+        send.send((None, RuntimeError(f"{type(error).__name__}: {error}")))
 
 
 def work(job: Path) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lifealign.core.config import TrainConfig
 from lifealign.core.errors import TrainingError
 from lifealign.core.progress import NullProgress, Progress
+from lifealign.core.stopping import asked, held, stop_if_asked
 from lifealign.data.tasks import Row
 from lifealign.model.adapters import restore, trainable
 from lifealign.model.batch import PairLogps
@@ -140,6 +141,7 @@ def train_stage(loop: Loop, stage: Stage) -> None:
 
     Raises:
         TrainingError: a loss or gradient is not finite; names the step and the rows. Checkpoints are kept.
+        KeyboardInterrupt: a signal asked the process to stop; what is learnt so far is in a checkpoint.
     """
     parameters = trainable(loop.model)
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=loop.config.weight_decay, betas=(0.9, 0.999))
@@ -148,7 +150,7 @@ def train_stage(loop: Loop, stage: Stage) -> None:
     first = _resume(loop, stage, parameters, optimizer)
     done = sum(map(len, steps[:first]))
     title = f"{loop.task}: {stage.name}"
-    with loop.progress.stage(title, sum(map(len, steps)), "pairs", done=done) as shown:
+    with held(), loop.progress.stage(title, sum(map(len, steps)), "pairs", done=done) as shown:
         for index in range(first, len(steps)):
             started = time.perf_counter()
             rate = stage.rates[index]
@@ -171,8 +173,9 @@ def train_stage(loop: Loop, stage: Stage) -> None:
                     {f"{loop.task}/{stage.name}/{k}": v for k, v in line.items() if isinstance(v, float)},
                     step=loop.earlier_steps + len(loop.log),
                 )
-            if (index + 1) % loop.config.checkpoint_every == 0 or index + 1 == len(steps):
+            if (index + 1) % loop.config.checkpoint_every == 0 or index + 1 == len(steps) or asked():
                 _checkpoint(loop, stage, parameters, optimizer, index + 1)
+            stop_if_asked()
             shown.advance(len(steps[index]), loss=line["loss"])
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fastapi.testclient import TestClient
 
 from lifealign.judging.people.database import Rating, Ratings
 from lifealign.judging.people.server import create_app
+from lifealign.judging.people.views import visible
 from support.people_batch import EVIL, hidden, ratings_of, record, two_methods, write
 
 
@@ -165,6 +167,29 @@ def test_what_no_page_of_ours_sends_is_refused(
     assert client.post("/rate", data={**good, **fields}, headers=headers).status_code == status
     assert ratings.held() == []
     assert client.post("/rate", data=good, headers={"sec-fetch-site": "same-origin"}).status_code == 303
+
+
+@pytest.mark.parametrize("charset", ["idna", "undefined", "zlib", "utf-16", '"'])
+def test_a_form_has_one_encoding_whatever_it_names(ratings: Ratings, charset: str) -> None:
+    client = client_of(ratings)
+    good = {"csrf": hidden(client.get("/").text, "csrf"), "position": "0", "winner": "left", "comment": "é"}
+    kind = f"application/x-www-form-urlencoded; charset={charset}"
+    assert client.post("/rate", data=good, headers={"content-type": kind}).status_code == 303
+    assert [rating.comment for _, _, rating, _ in ratings.held()] == ["é"]
+    for kind, content, status in (
+        (f"multipart/form-data; boundary=x; charset={charset}", b"--x--", 415),
+        ("application/x-www-form-urlencoded", b"csrf=%FF", 400),
+        ("application/x-www-form-urlencoded", b"&".join([b"a=1"] * 50), 400),
+    ):
+        assert client.post("/rate", content=content, headers={"content-type": kind}).status_code == status
+
+
+def test_a_megabyte_of_marks_is_shown_in_no_time() -> None:
+    started = time.process_time()
+    crowd = str(visible("a" + "\u202e" * 1_000_000))
+    assert crowd.endswith('<span class="unseen">U+202E</span><span class="unseen">999,960 more</span>')
+    assert str(visible("a\u202e" * 100_000)).count("U+202E") == 100_000
+    assert time.process_time() - started < 3
 
 
 def test_a_body_of_unknown_length_is_refused(ratings: Ratings) -> None:
@@ -322,12 +347,12 @@ def test_sigkill_loses_no_confirmed_rating(served: tuple[subprocess.Popen[str], 
     assert Ratings.open(tmp_path / "r.sqlite").progress("ada")[0] in (confirmed, confirmed + 1)
 
 
-def test_ctrl_c_ends_with_what_was_rated(served: tuple[subprocess.Popen[str], str]) -> None:
+def test_a_signal_ends_with_what_was_rated(served: tuple[subprocess.Popen[str], str]) -> None:
     import httpx
 
     process, link = served
     # An answer says that the server has put its own handler in place.
     assert httpx.get(link.partition("/join")[0] + "/guide").status_code == 401
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
-    assert process.returncode == 0 and out.strip() == "ada: 0 of 50 rated"
+    process.send_signal(signal.SIGHUP)  # uvicorn alone would not know it
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.strip()) == (129, "ada: 0 of 50 rated") and "Traceback" not in err

@@ -1,7 +1,8 @@
 """The client of one judge: requests through `openai`, retries with growing pauses, parameters a server rejects. No torch.
 
 The client's own retries are off, because each try may cost money and has to be recorded. The key is read from the
-environment and removed from every text that leaves this module.
+environment and removed from every text that leaves this module, also where the server escaped it. `wire` bounds what a
+server can send.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import hashlib
 import json
 import os
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lifealign.core.errors import JudgeError
 from lifealign.judging.llm.config import EndpointConfig
+from lifealign.judging.llm.keys import HIDDEN, key_pattern
 from lifealign.judging.llm.reply import Unscored, shorten
 
 if TYPE_CHECKING:
     import openai
 
-HIDDEN = "[key]"
-LONGEST_PAUSE = 60.0  # seconds; the most we wait, even if a server asks for more
+LONGEST_PAUSE = 60.0  # seconds; a server that asks for more is not waited for
 _OPTIONAL = ("response_format", "temperature", "max_completion_tokens", "max_tokens")
 
 
@@ -112,12 +115,22 @@ class Judge:
             import openai
         except ImportError:
             raise JudgeError('judging needs the package openai: pip install "lifealign[judge]"') from None
+        from lifealign.judging.llm.wire import PlainClient
+
         self.name, self._model = judge.label, judge.model
         self._timeout, self._tries = timeout, tries
-        self._key = read_key(judge)
+        key = read_key(judge)
+        self._key = key_pattern(key) if key else None
         self._url = judge.url
         self._client = openai.AsyncOpenAI(
-            api_key=self._key or "none", base_url=judge.url, timeout=timeout, max_retries=0, organization="", project=""
+            api_key=key or "none",
+            base_url=judge.url,
+            timeout=timeout,
+            max_retries=0,
+            organization="",
+            project="",
+            # openai 3 is typed for httpx2, and takes the clients of httpx as well.
+            http_client=PlainClient(timeout),  # type: ignore[arg-type, unused-ignore]
         )
         # Organization and project in the environment are meant for the provider's own server, not for this one.
         self._client.organization = self._client.project = None
@@ -162,6 +175,9 @@ class Judge:
                 failure = Unscored("timeout")
             except openai.APIConnectionError as error:
                 failure = self._broken(error)
+                if failure.reason == "bad_response":  # it was paid for, and would be again
+                    await ledger.lost(call)
+                    return failure
                 if failure.reason == "cut":
                     await ledger.lost(call)
                 else:
@@ -173,7 +189,10 @@ class Judge:
                 failure = Unscored("http_error", f"HTTP {error.status_code}: {self._said(error)}")
                 if error.status_code < 500 and error.status_code not in (408, 409, 425, 429):
                     return failure
-                pause = _asked_pause(error) or pause
+                asked = _asked_pause(error)
+                if asked > LONGEST_PAUSE:
+                    return Unscored("http_error", f"HTTP {error.status_code}: it asks for a pause of {asked:.0f} s")
+                pause = asked or pause
             else:
                 self._answered = True
                 await ledger.replied(call, self.hide(response))
@@ -230,26 +249,39 @@ class Judge:
         return bool(named)
 
     def _broken(self, error: openai.APIConnectionError) -> Unscored:
-        """The reason for a broken connection: cut, or never made."""
+        """The reason for a broken connection: cut, never made, or a response that cannot be read."""
+        from lifealign.judging.llm.wire import UnreadableError
+
         cause = error.__cause__
-        detail = self.hide(f"{type(cause).__name__}: {cause}" if cause is not None else str(error))
+        if isinstance(cause, UnreadableError):
+            return Unscored("bad_response", shorten(self.hide(str(cause))))
+        detail = shorten(self.hide(f"{type(cause).__name__}: {cause}" if cause is not None else str(error)))
         if type(cause).__name__ not in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol"):
             return Unscored("cut", detail)
         return Unscored("unreachable", detail)
 
     def _said(self, error: openai.APIStatusError) -> str:
+        if error.status_code in range(300, 400):
+            where = error.response.headers.get("location", "no address")
+            return f"the server sends on to {shorten(self.hide(where))}, which is not followed; give the final URL"
         return shorten(self.hide(error.response.text))
 
     def hide(self, text: str) -> str:
         """The text without the key, because some servers repeat it in errors."""
-        return text.replace(self._key, HIDDEN) if self._key else text
+        return self._key.sub(HIDDEN, text) if self._key else text
 
 
-def _asked_pause(error: openai.APIStatusError) -> float | None:
-    """Seconds to wait as the server asks (Retry-After), at most `LONGEST_PAUSE`; None if it does not ask."""
+def _asked_pause(error: openai.APIStatusError) -> float:
+    """Seconds to wait as the server asks (Retry-After: seconds, or a date); 0 if it does not ask."""
     for header, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        asked = error.response.headers.get(header, "")
         try:
-            return min(LONGEST_PAUSE, max(0.0, float(error.response.headers[header]) * unit))
-        except (KeyError, ValueError):
-            continue
-    return None
+            seconds = float(asked) * unit
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(asked).timestamp() - time.time()
+            except (ValueError, OverflowError):
+                continue
+        if seconds > 0:  # not NaN
+            return seconds
+    return 0.0

@@ -19,6 +19,10 @@ PANEL = "panel"
 """Name of the rows for several judges together, in place of a judge's name."""
 
 
+_PUBLIC = ("model", "name", "price_in", "price_out")
+"""Settings of a judge whose values a message may repeat."""
+
+
 class EndpointConfig(Frozen):
     """One judge: a model behind an OpenAI-compatible server."""
 
@@ -107,18 +111,23 @@ def read_judge_config(path: Path | None, above: Mapping[str, Any]) -> JudgeConfi
     """Read a YAML file, if any, and override it with values of the command line.
 
     Raises:
-        ConfigError: lists every mistake with its key; never shows a URL, which may hold a key.
+        ConfigError: lists every mistake with its key; never shows a value that may be or hold a judge's key.
     """
     tree = {**(read_yaml(path) if path is not None else {}), **above}
     try:
         return JudgeConfig.model_validate(tree)
     except ValidationError as error:
         where = str(path) if path else "judge"
-        raise together(_without_urls(error, where)) from None
+        raise together(_without_keys(error, where)) from None
 
 
-def _without_urls(error: ValidationError, where: str) -> Sequence[str]:
+def _without_keys(error: ValidationError, where: str) -> Sequence[str]:
     lines = []
     for line, item in zip(explain(error, where, JudgeConfig, ()), error.errors(include_url=False), strict=True):
-        lines.append(line.partition(", got ")[0] if item["loc"][-1:] in (("judges",), ("url",)) else line)
+        location = item["loc"]
+        if location[:1] == ("judges",) and location[-1] not in _PUBLIC:
+            line = line.partition(", got ")[0]
+        if location[-1:] == ("key_env",):
+            line = f"{line.partition(': String')[0]}: give the name of the environment variable, never the key itself"
+        lines.append(line)
     return lines

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifealign.core.errors import JudgeError
 from lifealign.core.progress import NullProgress, Progress, Stage
+from lifealign.core.stopping import run_async
 from lifealign.judging.llm.bill import Bill
 from lifealign.judging.llm.cache import Known, open_cache
 from lifealign.judging.llm.client import Call, Judge
@@ -168,7 +169,7 @@ def judge_answers(
         for key, one in before.items():
             bill.carry_over(calls[key].call, one)
         todo = [ask.call for key, ask in calls.items() if key not in known]
-        failures, left_out = asyncio.run(_ask_all(config, todo, bill, len(known), progress or NullProgress()))
+        failures, left_out = run_async(_ask_all(config, todo, bill, len(known), progress or NullProgress()))
         after = stored.get(calls)
     replies = {key: one.reply for key, one in after.items() if one.reply is not None}
     judgements = _judgements(asks, replies, failures)

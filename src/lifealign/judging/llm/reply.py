@@ -49,7 +49,8 @@ REASONS: dict[Reason, str] = {
 }
 """Reason for an unscored answer -> explanation."""
 
-_FENCE = re.compile(r"\A(```|~~~)[ \t]*(?:json[a-z0-9]*)?\s*(.*?)\s*\1\Z", re.DOTALL | re.IGNORECASE)
+_FENCES = ("```", "~~~")
+_LANGUAGE = re.compile(r"\A[ \t]*json[a-z0-9]*", re.IGNORECASE)
 _CUT = ("length", "max_tokens", "model_length", "MAX_TOKENS")
 """Values of finish_reason for a reply that was cut off, of several servers."""
 _TEXT_PARTS = ("text", "output_text")
@@ -59,6 +60,10 @@ _DECLINED = re.compile(
 )
 _LONGEST = 100_000  # characters of a reply in which an object among words is looked for
 _SHOWN = 200  # characters of a reply that a message shows
+_DEEPEST = 50
+"""Lists and objects within each other in a response; a completion has five."""
+_MOST_TOKENS = 10**9
+"""Tokens of one call; a larger count is a mistake, and no sum of costs survives it."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,9 @@ def read_reply(body: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscored:
         return text
     if not text.strip():
         thought = next((name for name in ("reasoning_content", "reasoning") if message.get(name)), None)
-        detail = f"finish_reason {choice.get('finish_reason')}" + (f", all of it in {thought}" if thought else "")
+        detail = shorten(f"finish_reason {choice.get('finish_reason')}") + (
+            f", all of it in {thought}" if thought else ""
+        )
         return Unscored("truncated" if cut else "empty", detail)
     found = read_verdict(text, rubric, pairwise)
     if isinstance(found, Unscored) and found.reason in ("bad_json", "words_around"):
@@ -135,17 +142,16 @@ def _text(content: Any) -> str | Unscored:
 
 def read_usage(body: str) -> Usage:
     """Read the token counts of a response."""
-    try:
-        usage = json.loads(body).get("usage")
-        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    except (ValueError, AttributeError):
+    document = _json(body)
+    usage = document.get("usage") if isinstance(document, dict) else None
+    if not isinstance(usage, dict):
         return Usage(None, None)
-    return Usage(_count(prompt), _count(completion))
+    return Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
 
 
 def _count(value: Any) -> int | None:
     """A number of tokens, as a server counts them; None if it is anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
 
 
 def read_verdict(text: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscored:
@@ -155,15 +161,14 @@ def read_verdict(text: str, rubric: Rubric, pairwise: bool) -> Verdict | Unscore
     if value is None:  # not before: a verdict may quote a tag or a fence
         reasoned = split_reasoning(bare)
         bare = reasoned.answer if reasoned else bare
-        fenced = _FENCE.match(bare)
-        value = _json(fenced.group(2) if fenced else bare)
+        value = _json(_unfenced(bare))
     if value is None:
         return Unscored("words_around" if _around_one_object(bare) else "bad_json", shorten(text))
     if not isinstance(value, dict):
         return Unscored("bad_json", shorten(text))
     last = "winner" if pairwise else "score"
     if set(value) != {*(step.name for step in rubric.steps), "explanation", last}:
-        return Unscored("wrong_schema", f"keys {sorted(map(str, value))}")
+        return Unscored("wrong_schema", shorten(f"keys {sorted(value)[:_SHOWN]}"))
     steps = {step.name: value[step.name] for step in rubric.steps}
     wrong = [s.name for s in rubric.steps if steps[s.name] not in [option.name for option in s.options]]
     if not isinstance(value["explanation"], str):
@@ -181,18 +186,26 @@ def _verdict(value: Any, words: str, steps: dict[str, str], rubric: Rubric, pair
         )
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Unscored("wrong_schema", f"score={shorten(repr(value))}")
-    if value != value or not rubric.scale.low <= value <= rubric.scale.high or value != int(value):
-        return Unscored("out_of_scale", f"score {value!r}, the scale is {rubric.scale.low} to {rubric.scale.high}")
+    if not rubric.scale.low <= value <= rubric.scale.high or value != int(value):
+        shown = shorten(repr(value))
+        return Unscored("out_of_scale", f"score {shown}, the scale is {rubric.scale.low} to {rubric.scale.high}")
     return Verdict(int(value), None, words, steps)
 
 
 def _choice(body: str) -> dict[str, Any] | None:
     """The first choice of a chat completion; None if the body is something else."""
-    try:
-        choice = json.loads(body)["choices"][0]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return None
+    document = _json(body)
+    choices = document.get("choices") if isinstance(document, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
     return choice if isinstance(choice, dict) and isinstance(choice.get("message"), dict) else None
+
+
+def _unfenced(text: str) -> str:
+    """The content of a text that is one code fence, for JSON or without a language; any other text unchanged."""
+    fence = next((mark for mark in _FENCES if text.startswith(mark) and text.endswith(mark)), None)
+    if fence is None or len(text) < 2 * len(fence):
+        return text
+    return _LANGUAGE.sub("", text[len(fence) : -len(fence)])
 
 
 def _around_one_object(text: str) -> bool:
@@ -206,11 +219,18 @@ def _around_one_object(text: str) -> bool:
 
 
 def _json(text: str) -> Any:
-    """The value of a JSON text; None if it is none, or null."""
+    """The value of a JSON text; None if it is none, or null, or nested deeper than `_DEEPEST`."""
     try:
-        return json.loads(text, object_pairs_hook=_no_twins)
+        value = json.loads(text, object_pairs_hook=_no_twins)
     except (ValueError, RecursionError):
         return None
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        level = [one for one in level if isinstance(one, dict | list)]
+        if not level:
+            return value
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return None
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -223,5 +243,5 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def shorten(text: str) -> str:
     """Shorten a server's text for a message: one line of printable characters, at most `_SHOWN` long."""
     # The message goes to a terminal, which control characters could manipulate.
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 100 * _SHOWN]).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

@@ -9,10 +9,15 @@ from pathlib import Path
 
 from lifealign.core.addresses import LOOPBACK, listen, url_of
 from lifealign.core.errors import ConfigError, StoreError
+from lifealign.core.stopping import exit_code
+from lifealign.core.web import serve_app
 from lifealign.data.answers import AnswerRecord, read_answers
 from lifealign.judging.people.batch import Batch, Mode, make_batch
 from lifealign.judging.people.database import Ratings
 from lifealign.judging.rubrics import Rubric, load_rubric, parse_rubrics
+
+GRACE = 3
+"""Seconds that a form on its way has left when the server is told to stop."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,8 @@ def links(ratings: Ratings, host: str, port: int) -> dict[str, str]:
     return {who: f"{url_of(host, port)}/join/{token}" for who, token in ratings.annotators().items()}
 
 
-def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], None]) -> None:
-    """Serve the page until the process is told to stop (Ctrl-C).
+def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], None]) -> int:
+    """Serve the page until the process is told to stop (see `core.stopping`).
 
     Args:
         ratings: the store of the ratings.
@@ -115,11 +120,14 @@ def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], No
         port: port to listen on; 0 picks a free one.
         started: called with the port as soon as a browser can connect.
 
+    Returns:
+        The exit code of the signal that ended it.
+
     Raises:
         ConfigError: a package is not installed, or the address cannot be used.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from lifealign.judging.people.server import create_app
     except ModuleNotFoundError as error:
@@ -129,16 +137,9 @@ def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], No
         ) from None
     with contextlib.closing(listen(host, port)) as listening:
         app = create_app(ratings, any_host=host not in LOOPBACK)
-        # No access log: it would hold the links. No proxy headers: they could be forged.
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            timeout_graceful_shutdown=3,
-        )
         started(int(listening.getsockname()[1]))
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+        try:
+            serve_app(app, listening, grace=GRACE)
+        except KeyboardInterrupt as stop:
+            return exit_code(stop)
+    return 0

@@ -6,6 +6,7 @@ derived from the first. The server replies only after the rating is on the disk.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -16,12 +17,14 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from lifealign.core.addresses import LOOPBACK
 from lifealign.core.errors import StoreError
@@ -29,6 +32,11 @@ from lifealign.judging.people import views
 from lifealign.judging.people.database import Rating, Ratings
 
 LONGEST_BODY = 64_000  # bytes of a form
+BODY_SECONDS = 20.0
+"""How long a form may take to arrive."""
+MOST_FIELDS = 40
+FORM = "application/x-www-form-urlencoded"
+"""The one type in which our pages send their forms."""
 LONGEST_COMMENT = 4_000  # characters
 COOKIE_SECONDS = 90 * 24 * 3600
 _PORT = re.compile(r":\d+\Z")
@@ -108,6 +116,7 @@ def create_app(ratings: Ratings, *, any_host: bool = False) -> FastAPI:
     app.middleware("http")(_guard)
     app.exception_handler(StarletteHTTPException)(_refused)
     app.exception_handler(StoreError)(_not_stored)
+    app.exception_handler(ClientDisconnect)(_gone)
     return app
 
 
@@ -136,13 +145,17 @@ def _refusal(request: Request, any_host: bool) -> tuple[int, str] | None:
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return 403, "This was sent from another site."
         length = request.headers.get("content-length", "")
-        if not length.isdigit() or int(length) > LONGEST_BODY:
+        if not (length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= LONGEST_BODY):
             return 413, "This is too long. Please shorten your comment."
     return None
 
 
 def _refused(request: Request, error: StarletteHTTPException) -> HTMLResponse:
     return _pages(request).problem(error.status_code, str(error.detail))
+
+
+def _gone(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=400)  # for nobody: the client left in the middle of its form
 
 
 def _not_stored(request: Request, error: StoreError) -> HTMLResponse:
@@ -174,10 +187,20 @@ async def fields_of(request: Request, rater: KnownRater) -> dict[str, str]:
     """Fields of a form sent from one of our pages.
 
     Raises:
-        HTTPException: 403, the form does not carry our token.
+        HTTPException: 415, 408 or 400, the request is no form of ours; 403, the form does not carry our token.
     """
-    async with request.form(max_files=0, max_fields=40) as form:
-        fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+        raise HTTPException(415, "This is not a form of this page.")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            data = await request.body()  # no longer than its header says, which `_refusal` has read
+    except TimeoutError:
+        raise HTTPException(408, "This took too long to arrive. Please send it again.") from None
+    try:
+        # Browsers send UTF-8, whatever charset a header names.
+        fields = dict(parse_qsl(data.decode(), True, errors="strict", max_num_fields=MOST_FIELDS))
+    except ValueError:
+        raise HTTPException(400, "This is not a form of this page.") from None
     if not hmac.compare_digest(fields.pop("csrf", "").encode(), rater.csrf.encode()):
         raise HTTPException(403, "This page is out of date. Open your personal link again.")
     return fields

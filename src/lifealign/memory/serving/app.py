@@ -14,16 +14,19 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from lifealign.core.addresses import LOOPBACK
 from lifealign.core.errors import DataError, StoreError
-from lifealign.memory.serving.bodies import Body, Chat, Completion, read_body
+from lifealign.memory.serving.bodies import Body, Chat, Completion, read_body, short
 from lifealign.memory.serving.errors import ApiError
 from lifealign.memory.serving.exchange import Exchange, Service
 from lifealign.memory.serving.feedback import Vote
 from lifealign.memory.serving.points import Place
 
 LONGEST_BODY = 8 << 20  # bytes
+BODY_SECONDS = 60.0
+"""How long a body may take to arrive."""
 _PORT = re.compile(r":\d+\Z")
 router = APIRouter()
 
@@ -36,6 +39,7 @@ def create_app(service: Service) -> FastAPI:
     app.exception_handler(ApiError)(_refused)
     app.exception_handler(HTTPException)(_no_such_page)
     app.exception_handler(StoreError)(_not_stored)
+    app.exception_handler(ClientDisconnect)(_gone)
     return app
 
 
@@ -72,15 +76,19 @@ async def _data(request: Request) -> bytes:
     """The body of a request.
 
     Raises:
-        ApiError: it is too long, or not JSON.
+        ApiError: it is too long, not JSON, or does not arrive.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the body must be JSON, with content-type application/json")
     data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > LONGEST_BODY:
-            raise ApiError(413, f"the body has more than {LONGEST_BODY:,} bytes")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                data += part
+                if len(data) > LONGEST_BODY:
+                    raise ApiError(413, f"the body has more than {LONGEST_BODY:,} bytes")
+    except TimeoutError:
+        raise ApiError(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
     return bytes(data)
 
 
@@ -91,8 +99,12 @@ def _refused(request: Request, error: Exception) -> JSONResponse:
 
 def _no_such_page(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    found = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    found = ApiError(error.status_code, f"{short(request.method)} {short(request.url.path)}: {error.detail}")
     return JSONResponse(found.to_json(), error.status_code)
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # for nobody: the client left in the middle of its body
 
 
 def _not_stored(request: Request, error: Exception) -> JSONResponse:

@@ -39,6 +39,8 @@ MOST_ANSWERS = 128
 """Of one request."""
 STOPS = 16
 """Texts that may end an answer, at most."""
+LONGEST_STOP = 1_000
+"""Characters of such a text: each new token looks for its beginning."""
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -72,8 +74,8 @@ class Body(BaseModel):
     def _consistent(self) -> Body:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only with stream=true")
-        if len(self.stops) > STOPS or not all(self.stops):
-            raise ValueError(f"stop: give at most {STOPS} texts, none of them empty")
+        if len(self.stops) > STOPS or not all(0 < len(text) <= LONGEST_STOP for text in self.stops):
+            raise ValueError(f"stop: give at most {STOPS} texts, each of 1 to {LONGEST_STOP:,} characters")
         return self
 
     @property
@@ -118,7 +120,7 @@ class Chat(Body):
         for message in self.messages:
             for name, value in message.items() if isinstance(message, Mapping) else ():
                 if name not in READ_FIELDS and not is_empty(value):
-                    raise ApiError(400, f"messages: {name!r} of a message is not supported", "messages")
+                    raise ApiError(400, f"messages: {short(name)!r} of a message is not supported", "messages")
         try:
             turns = messages_of(self.messages)
         except UnusableRowError as reason:
@@ -146,7 +148,9 @@ class Completion(Body):
         if not found or not all(found):
             raise ApiError(400, "prompt: it has no tokens", "prompt")
         if odd := [i for ids in found for i in ids if not 0 <= i < vocabulary]:
-            raise ApiError(400, f"prompt: no token has the id {odd[0]}; ids are 0 to {vocabulary - 1}", "prompt")
+            raise ApiError(
+                400, f"prompt: no token has the id {short(str(odd[0]))}; ids are 0 to {vocabulary - 1}", "prompt"
+            )
         return found
 
 
@@ -179,7 +183,7 @@ def read_body(kind: type[B], data: bytes) -> B:
         if name in kind.model_fields:
             known[name] = value
         elif name not in HARMLESS and value is not None and not _neutral(name, value):
-            raise ApiError(400, _unsupported(name, value), name, "unsupported_parameter")
+            raise ApiError(400, _unsupported(short(name), value), short(name), "unsupported_parameter")
     try:
         return kind.model_validate(known)
     except ValidationError as error:
@@ -191,6 +195,11 @@ def read_body(kind: type[B], data: bytes) -> B:
         name = str(first["loc"][0])
         shown = "" if first["type"] == "missing" else f", got {json.dumps(given.get(name), ensure_ascii=False)[:80]}"
         raise ApiError(400, f"{name}: {text}{shown}", name) from None
+
+
+def short(text: str) -> str:
+    """The beginning of a text of a request, for a message."""
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _neutral(name: str, value: Any) -> bool:

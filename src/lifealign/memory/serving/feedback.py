@@ -117,7 +117,7 @@ class Feedback:
             if answered is None or answered.created < time.time() - SECONDS:
                 raise ApiError(
                     404,
-                    f"no response {vote.id!r} to vote on; the server remembers the newest {REMEMBERED:,} since it was "
+                    f"no response {vote.id[:80]!r} to vote on; the server remembers the newest {REMEMBERED:,} since it was "
                     f"started, for {SECONDS / 3600:g} hours",
                     "id",
                     "response_not_found",

@@ -134,7 +134,7 @@ class Points:
             return place
         why = f": {reason}" if name == ROUTED and (reason := self._no_route(self._reader)) else ""
         known = ", ".join(self.names())
-        raise ApiError(404, f"model {name!r} is not served{why}; models: {known}", "model", "model_not_found")
+        raise ApiError(404, f"model {name[:80]!r} is not served{why}; models: {known}", "model", "model_not_found")
 
     def _look(self, name: str) -> Place | None:
         reader = self._reader

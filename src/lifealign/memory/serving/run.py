@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lifealign.core.addresses import LOOPBACK, check_address, listen
 from lifealign.core.errors import ConfigError
 from lifealign.core.progress import Progress
+from lifealign.core.stopping import exit_code
+from lifealign.core.web import serve_app
 from lifealign.memory.serving.feedback import Feedback
 from lifealign.memory.serving.points import Points
 
 if TYPE_CHECKING:
     from lifealign.memory.serving.exchange import Service
 
+GRACE = 300
+"""Seconds that running answers have left when the server is told to stop; a client that stops reading must not keep it."""
 POLL = 1.0
 """Seconds between two looks at the memory while nobody asks."""
 
@@ -50,15 +53,15 @@ class Request:
                 )
             return None
         key = os.environ.get(self.key_env, "").strip()
-        if not key:
-            raise ConfigError(
-                f"--key-env {self.key_env}: this environment variable is not set or empty; set it to the key"
-            )
+        if not key:  # the value is not shown: it may be the key itself
+            raise ConfigError("--key-env: the environment variable of this name is not set or empty; set it to the key")
         return key
 
 
-def serve(request: Request, points: Points, progress: Progress, started: Callable[[int], None]) -> Mapping[str, int]:
-    """Serve a memory until the process is told to stop (Ctrl-C, SIGTERM); requests that run are finished first.
+def serve(
+    request: Request, points: Points, progress: Progress, started: Callable[[int], None]
+) -> tuple[Mapping[str, int], int]:
+    """Serve a memory until the process is told to stop (see `core.stopping`); requests that run are finished first.
 
     Args:
         request: see `Request`.
@@ -67,7 +70,7 @@ def serve(request: Request, points: Points, progress: Progress, started: Callabl
         started: called with the port as soon as a client can connect.
 
     Returns:
-        Number of answers given and votes taken.
+        Number of answers given and votes taken, and the exit code of the signal that ended it.
 
     Raises:
         ConfigError: a package is not installed, or an option cannot be used.
@@ -75,7 +78,7 @@ def serve(request: Request, points: Points, progress: Progress, started: Callabl
     """
     try:
         import fastapi  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"package {error.name}, which the server needs, is not installed; run pip install 'lifealign[serve]'"
@@ -89,20 +92,14 @@ def serve(request: Request, points: Points, progress: Progress, started: Callabl
     ):
         from lifealign.memory.serving.app import create_app
 
-        # No access log: nothing is kept of a request. No proxy headers: they could be forged.
-        config = uvicorn.Config(
-            create_app(service),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-        )
         started(int(listening.getsockname()[1]))
-        with _peaceful(), contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+        code = 0
+        try:
+            serve_app(create_app(service), listening, grace=GRACE)
+        except KeyboardInterrupt as stop:
+            code = exit_code(stop)
         votes = 0 if service.feedback is None else service.feedback.votes
-    return {"answers": service.engine.answered, "votes": votes}
+    return {"answers": service.engine.answered, "votes": votes}, code
 
 
 @contextlib.contextmanager
@@ -138,17 +135,3 @@ def opened(request: Request, points: Points, key: str | None, progress: Progress
 def _watch(points: Points, stop: threading.Event) -> None:
     while not stop.wait(POLL):
         points.refresh()
-
-
-@contextlib.contextmanager
-def _peaceful() -> Iterator[None]:
-    """Let SIGTERM end the server only: uvicorn raises the signal again when it has finished."""
-
-    def ignore(*_: Any) -> None:
-        """The server has ended already."""
-
-    before = signal.signal(signal.SIGTERM, ignore)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -49,5 +49,10 @@ class Text:
 
     def _undecided(self, text: str) -> int:
         """Number of characters at the end that a stop may begin with."""
-        sizes = [size for stop in self._stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
+        sizes = [
+            size
+            for stop in self._stops
+            for size in range(1, min(len(stop), len(text) + 1))
+            if text.endswith(stop[:size])
+        ]
         return max(sizes, default=0)
