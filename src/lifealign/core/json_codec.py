@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -25,11 +26,29 @@ def encode_json(value: Any) -> bytes:
 
 
 def decode_json(path: Path, data: bytes) -> Any:
-    """The inverse of `encode_json`; StoreError names `path` if the bytes are not JSON."""
+    """The inverse of `encode_json`; StoreError names `path` if the bytes are not JSON, or nested too deeply."""
     try:
-        return json.loads(data)
-    except ValueError as error:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}: damaged: not JSON ({error})") from None
+    if not shallow(value):
+        raise StoreError(f"{path}: damaged: lists and objects are nested more than {DEEPEST} deep")
+    return value
+
+
+DEEPEST = 100
+"""Deepest nesting of a document."""
+
+
+def shallow(value: Any) -> bool:
+    """Whether a value is nested no deeper than `DEEPEST`, so that functions that call themselves can walk it."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST):
+        inner = itertools.chain.from_iterable(one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for one in inner if isinstance(one, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def seal(record: Mapping[str, Any]) -> bytes:

@@ -18,6 +18,7 @@ from lifealign.core.files import read_bytes
 from lifealign.data.sources import Record, expand_path, read_file
 from lifealign.data.tasks import Message, Row
 from lifealign.evaluation.guard_results import same_probe
+from lifealign.evaluation.records import read_records
 from lifealign.model.encoding import EncodedPair
 from lifealign.store.layout import GUARD_RECORD, WARNINGS
 
@@ -122,7 +123,7 @@ def score_guard(session: Session, store: MemoryStore, after: TaskManifest, guard
         wanted = {"probe": probe, **options}
         if any(
             r["kind"] == GUARD_RECORD and r["after"] == after.directory and same_probe(r["options"], wanted)
-            for r in store.evaluations()
+            for r in read_records(store)
         ):
             continue
         session.load(store, after)

@@ -16,6 +16,7 @@ from lifealign.evaluation.gates import Gate, GateResult, NoValue, check_gates
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import notes
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
+from lifealign.memory.stored import run_config
 from lifealign.store.heldout import without_rows
 from lifealign.store.layout import WARNINGS
 from lifealign.store.manifest import TaskManifest
@@ -44,7 +45,7 @@ class MemoryLife:
     @property
     def config(self) -> RunConfig:
         """The configuration that the memory was made with."""
-        return RunConfig.model_validate({**self._store.identity["config"], "memory": str(self.path)})
+        return run_config(self._store)
 
     def log(self) -> list[dict[str, Any]]:
         """One small record for each task on disk; ``current`` is False for rolled-back tasks."""

@@ -129,7 +129,7 @@ def retired_lines(store: MemoryReader, document: Mapping[str, Any]) -> list[str]
         "rows are no longer scored; the history keeps all of them"
     )
     if not document["taken_out"]:
-        why = why_not_summed(store.identity["config"]["strategy"]["name"])
+        why = why_not_summed(store.config["strategy"]["name"])
         return [f"{name}: retired, but not taken out of the weights: {why}", rows]
     error = document.get("truncation_error")
     cut = "" if error is None else f", truncation error {100 * error:.2f}%"

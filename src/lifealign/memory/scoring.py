@@ -11,6 +11,7 @@ from lifealign.core.errors import DataError
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import KEY, require
+from lifealign.evaluation.records import read_records
 from lifealign.evaluation.results import read_scores, run_results
 from lifealign.memory.code import find_scores
 from lifealign.memory.guard import score_guard
@@ -91,7 +92,7 @@ def score_row(
     known = {t.name: t for t in tasks}
     done = {
         (score["task"], score["rows_sha256"])
-        for record in store.evaluations()
+        for record in read_records(store)
         if record["kind"] == ROW_RECORD
         and record["after"] == after.directory
         and record["options"] == wanted

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lifealign.core import files
+from lifealign.core.documents import check
 from lifealign.core.errors import DataError, StoreError
 from lifealign.core.json_codec import decode_json
 from lifealign.core.tensors import decode_tensors, tensor_names
@@ -15,6 +16,7 @@ from lifealign.data.answers import BASE
 from lifealign.store import manifest
 from lifealign.store.layout import CREATING, HEAD, RETIRES, STORE, TASKS
 from lifealign.store.manifest import NOTE, TaskManifest
+from lifealign.store.schema import Made, StoreRecord
 from lifealign.store.tags import Tag, compare, read_tags
 from lifealign.store.verify import find_problems, find_strays
 
@@ -55,6 +57,19 @@ class MemoryReader:
     def identity(self) -> dict[str, Any]:
         """A copy of the identity given to `create`."""
         return copy.deepcopy(self._identity)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A copy of the run configuration in the identity.
+
+        Raises:
+            StoreError: the memory was made without one.
+        """
+        if "config" not in self._identity:
+            raise StoreError(
+                f"{self.path / STORE}: identity.config: field required; this memory keeps no configuration"
+            )
+        return copy.deepcopy(dict(self._identity["config"]))
 
     @property
     def head(self) -> TaskManifest:
@@ -150,7 +165,11 @@ class MemoryReader:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """All evaluation records, oldest first, including those of rolled-back tasks; StoreError if one is damaged."""
-        return [manifest.read_evaluation(path) for path in manifest.evaluation_files(self.path)]
+        return list(self.evaluations_by_file().values())
+
+    def evaluations_by_file(self) -> dict[Path, dict[str, Any]]:
+        """`evaluations`, each by its file."""
+        return {path: manifest.read_evaluation(path) for path in manifest.evaluation_files(self.path)}
 
     def log(self) -> list[dict[str, Any]]:
         """One small dict for each task on disk, by number; ``current`` is False for rolled-back tasks."""
@@ -193,8 +212,11 @@ class MemoryReader:
         except StoreError as error:
             self._tags = error
         record, _ = manifest.read_record(self.path / STORE, "store")
+        check(StoreRecord, record, f"{self.path / STORE}: damaged")
         self._lineage = manifest.read_lineage(self.path, manifest.read_head(self.path))
         self._identity = record.get("identity", {})
+        if "config" in self._identity:
+            check(Made, self._identity, f"{self.path / STORE}: damaged: identity")
 
     def _tagged(self, name: str, tag: Tag) -> TaskManifest:
         """The manifest of the lineage that a tag names."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,8 @@ from lifealign.store.tags import check_tag, read_tags
 _KNOWN = {STORE, HEAD, TASKS, EVALUATIONS, TAGS, WORK, LOCK, PENDING, CREATING}
 
 T = TypeVar("T")
+HOLE = 20
+"""Missing files in a row that are named one by one."""
 
 
 class _Findings(list[str]):
@@ -59,11 +62,25 @@ def find_problems(memory: Path) -> list[str]:
     files = evaluation_files(memory)
     for path in files:
         found.attempt(lambda: read_evaluation(path))  # noqa: B023 - called at once
-    absent = set(range(1, int(files[-1].stem) + 1)) - {int(path.stem) for path in files} if files else set()
-    found.extend(f"{memory / EVALUATIONS / f'{number:06d}.json'}: missing" for number in sorted(absent))
+    found.extend(_gaps(memory / EVALUATIONS, [int(path.stem) for path in files]))
     for name, tag in (found.attempt(lambda: read_tags(memory)) or {}).items():
         found.attempt(lambda: check_tag(memory, name, tag))  # noqa: B023 - called at once
     return found
+
+
+def _gaps(folder: Path, numbers: Sequence[int]) -> list[str]:
+    """A message for each file missing before and between the numbers; the rest of a long hole has one message."""
+    messages = []
+    for before, after in itertools.pairwise([0, *numbers]):
+        listed = min(after, before + 1 + HOLE)
+        messages += [f"{folder / f'{number:06d}.json'}: missing" for number in range(before + 1, listed)]
+        if listed < after:
+            more = after - 1 - listed
+            messages.append(
+                f"{folder / f'{listed:06d}.json'}: missing"
+                + f", and {more} more up to {after - 1:06d}.json" * bool(more)
+            )
+    return messages
 
 
 def _check_task(memory: Path, manifest: TaskManifest, found: _Findings) -> None:
