@@ -143,7 +143,7 @@ def test_every_flipped_byte_of_the_file_is_seen(store: MemoryStore) -> None:
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
-        ([], "damaged: tags: input should be a valid dictionary"),
+        ([], "damaged: tags: expected an object"),
         ({"a b": {"directory": "0001-helpful", "sha256": "0" * 64, "created": ""}}, "damaged: tags.a b.*should match"),
         ({"x": {"directory": "../../etc", "sha256": "0" * 64, "created": ""}}, "damaged: tags.x.directory: "),
         ({"x": {"directory": "0001-helpful"}}, "damaged: tags.x.sha256: field required"),

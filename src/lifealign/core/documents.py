@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError, create_model
 
 from lifealign.core.errors import StoreError, UserError
 
@@ -36,7 +37,7 @@ LIST = 1_000_000
 
 def _raw_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("input should be a valid string")
+        raise ValueError("expected text")
     return value
 
 
@@ -53,20 +54,43 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
 
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""`__pydantic_config__` of a dataclass that is its own schema."""
+_WORDS = {
+    "bool_type": "expected true or false",
+    "dict_type": "expected an object",
+    "finite_number": "expected a finite number",
+    "float_type": "expected a number",
+    "int_type": "expected a whole number",
+    "list_type": "expected a list",
+    "mapping_type": "expected an object",
+    "model_type": "expected an object",
+    "string_type": "expected text",
+    "string_unicode": "not valid Unicode (a lone surrogate)",
+    "tuple_type": "expected a list",
+}
 
 
 @functools.cache
 def _adapter(shape: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(shape)
+    """The checker of a schema; of a dataclass, one that takes an object with exactly its fields."""
+    if not is_dataclass(shape):
+        return TypeAdapter(shape)
+    hints = get_type_hints(shape, include_extras=True)
+    given: dict[str, Any] = {}
+    for one in fields(shape):
+        required = one.default is MISSING and one.default_factory is MISSING
+        default = ... if required else one.default
+        if one.default_factory is not MISSING:
+            default = Field(default_factory=one.default_factory)
+        given[one.name] = (hints[one.name], default)
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    return TypeAdapter(create_model(shape.__name__, __config__=config, **given))
 
 
 def check(shape: type[T], value: Any, where: str, error: type[UserError] = StoreError) -> T:
     """A value as its schema reads it.
 
     Args:
-        shape: a `Document`, or a type annotation.
+        shape: a `Document`, a dataclass whose annotations are its schema, or a type annotation.
         value: plain values, as JSON gives them.
         where: file and line, with which the message begins.
         error: class of the error.
@@ -75,17 +99,18 @@ def check(shape: type[T], value: Any, where: str, error: type[UserError] = Store
         UserError: `error`; names the first field of another shape, what it holds and what is allowed.
     """
     try:
-        found: T = _adapter(shape).validate_python(value)
+        found = _adapter(shape).validate_python(value)
     except ValidationError as mistakes:
         raise error(f"{where}: {mistake(mistakes)}") from None
-    return found
+    checked: T = shape(**dict(found)) if is_dataclass(shape) else found
+    return checked
 
 
 def mistake(mistakes: ValidationError) -> str:
     """The first mistake: the field, the rule that it breaks, and its value."""
     item = mistakes.errors(include_url=False)[0]
     field = ".".join(shown(part, 60).strip("'") for part in item["loc"])
-    rule = item["msg"].removeprefix("Value error, ")
+    rule = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
     rule = rule[:1].lower() + rule[1:]
     got = "" if item["type"] in ("missing", "extra_forbidden") else f", got {shown(item.get('input'))}"
     return f"{field + ': ' if field else ''}{rule}{got}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from lifealign.core.errors import StoreError
+from lifealign.core.errors import StoreError, UserError
 
 _SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n\Z')
 
@@ -25,14 +25,15 @@ def encode_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
 
 
-def decode_json(path: Path, data: bytes) -> Any:
-    """The inverse of `encode_json`; StoreError names `path` if the bytes are not JSON, or nested too deeply."""
+def decode_json(where: Path | str, data: bytes | str, error: type[UserError] = StoreError) -> Any:
+    """The inverse of `encode_json`; `error` begins with `where` if the text is not JSON, or nested too deeply."""
+    damaged = "damaged: " if error is StoreError else ""
     try:
         value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: damaged: not JSON ({error})") from None
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{where}: {damaged}not JSON ({reason})") from None
     if not shallow(value):
-        raise StoreError(f"{path}: damaged: lists and objects are nested more than {DEEPEST} deep")
+        raise error(f"{where}: {damaged}lists and objects are nested more than {DEEPEST} deep")
     return value
 
 

@@ -78,9 +78,12 @@ class MemoryLife:
         self._say(found.get(WARNINGS, ()), None)
         return found
 
-    def verify(self) -> list[str]:
-        """List the problems, each with its file; empty if every byte is as it was written."""
-        return self._store.verify()
+    def verify(self, *, deep: bool = False) -> list[str]:
+        """List the problems, each with its file; empty if every byte is as it was written.
+
+        `deep` also loads every tensor and parses every document.
+        """
+        return self._store.verify(deep=deep)
 
     def rollback(self, name: str) -> str:
         """Go back to a task (or forward again, by directory or tag); nothing is deleted. Returns HEAD's directory."""

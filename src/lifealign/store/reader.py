@@ -193,9 +193,12 @@ class MemoryReader:
             for m in (manifest.read_manifest(self.path, d) for d in manifest.task_directories(self.path))
         ]
 
-    def verify(self) -> list[str]:
-        """Problems of the memory as it is on disk now, each naming its file; empty if every byte is as written."""
-        return find_problems(self.path)
+    def verify(self, *, deep: bool = False) -> list[str]:
+        """Problems of the memory as it is on disk now, each naming its file; empty if every byte is as written.
+
+        `deep` also loads every tensor and parses every document.
+        """
+        return find_problems(self.path, deep=deep)
 
     def strays(self) -> list[Path]:
         """Files in the directory that do not belong to the memory: worth a note, but not a problem."""

@@ -8,9 +8,23 @@ from pathlib import Path
 from typing import TypeVar
 
 from lifealign.core.errors import StoreError
-from lifealign.core.files import TEMPORARY, check_file
-from lifealign.core.tensors import tensor_names
-from lifealign.store.layout import CREATING, EVALUATIONS, HEAD, LOCK, PENDING, RETIRES, STORE, TAGS, TASK, TASKS, WORK
+from lifealign.core.files import TEMPORARY, check_file, read_bytes
+from lifealign.core.json_codec import decode_json
+from lifealign.core.tensors import decode_tensors, tensor_names
+from lifealign.store.layout import (
+    ASIDE,
+    CREATING,
+    EVALUATIONS,
+    HEAD,
+    LOCK,
+    PENDING,
+    RETIRES,
+    STORE,
+    TAGS,
+    TASK,
+    TASKS,
+    WORK,
+)
 from lifealign.store.manifest import (
     TaskManifest,
     check_parent,
@@ -24,7 +38,7 @@ from lifealign.store.manifest import (
 )
 from lifealign.store.tags import check_tag, read_tags
 
-_KNOWN = {STORE, HEAD, TASKS, EVALUATIONS, TAGS, WORK, LOCK, PENDING, CREATING}
+_KNOWN = {ASIDE, STORE, HEAD, TASKS, EVALUATIONS, TAGS, WORK, LOCK, PENDING, CREATING}
 
 T = TypeVar("T")
 HOLE = 20
@@ -42,12 +56,13 @@ class _Findings(list[str]):
             return None
 
 
-def find_problems(memory: Path) -> list[str]:
+def find_problems(memory: Path, *, deep: bool = False) -> list[str]:
     """List the problems, each with its file; empty if the memory is sound.
 
     Checks the seals of store.json, of every manifest and of every evaluation, HEAD against its manifest, every manifest
     against its parent, every task file against its manifest (also of tasks that were rolled back), that safetensors
     files parse, that no evaluation is missing between the first and the last, and every tag against the task it names.
+    `deep` also loads every tensor, which imports torch, and parses every document.
     """
     found = _Findings()
     missing = [memory / name for name in (TASKS, EVALUATIONS) if not (memory / name).is_dir()]
@@ -58,7 +73,7 @@ def find_problems(memory: Path) -> list[str]:
     for directory in task_directories(memory):
         manifest = found.attempt(lambda: read_manifest(memory, directory))  # noqa: B023 - called at once
         if manifest is not None:
-            _check_task(memory, manifest, found)
+            _check_task(memory, manifest, found, deep)
     files = evaluation_files(memory)
     for path in files:
         found.attempt(lambda: read_evaluation(path))  # noqa: B023 - called at once
@@ -83,7 +98,7 @@ def _gaps(folder: Path, numbers: Sequence[int]) -> list[str]:
     return messages
 
 
-def _check_task(memory: Path, manifest: TaskManifest, found: _Findings) -> None:
+def _check_task(memory: Path, manifest: TaskManifest, found: _Findings, deep: bool) -> None:
     found.attempt(lambda: check_parent(memory, manifest))
     if RETIRES in manifest.meta:
         found.attempt(lambda: _check_retired(memory, manifest))
@@ -93,6 +108,20 @@ def _check_task(memory: Path, manifest: TaskManifest, found: _Findings) -> None:
         found.attempt(lambda: check_file(path, entry))  # noqa: B023 - called at once
         if len(found) == before and path.suffix == ".safetensors":
             found.attempt(lambda: tensor_names(path))  # noqa: B023 - called at once
+        if len(found) == before and deep:
+            found.attempt(lambda: _load(path))  # noqa: B023 - called at once
+
+
+def _load(path: Path) -> None:
+    """Load all that a file holds, and let it go."""
+    data = read_bytes(path)
+    if path.suffix == ".safetensors":
+        decode_tensors(path, data)
+    elif path.suffix == ".jsonl":
+        for number, line in enumerate(data.splitlines(), 1):
+            decode_json(f"{path}:{number}", line)
+    else:
+        decode_json(path, data)
 
 
 def _check_retired(memory: Path, manifest: TaskManifest) -> None:
