@@ -167,7 +167,7 @@ def read_head(memory: Path) -> TaskManifest:
     directory = match.group(1).decode(errors="replace") if match else ""
     if match is None or not _DIRECTORY.fullmatch(directory):
         raise StoreError(f"{path}: damaged: expected one line '<task directory> <sha256>', got {data[:120]!r}")
-    if not (memory / TASKS / directory).is_dir():
+    if not has_task(memory, directory):
         raise StoreError(f"{path}: damaged: it names {directory!r}, which is not in tasks/")
     manifest = read_manifest(memory, directory)
     if manifest.sha256 != match.group(2).decode():
@@ -203,6 +203,12 @@ def check_parent(memory: Path, child: TaskManifest) -> TaskManifest | None:
             f"{child.parent_sha256}, this one has {sha256}; one of the two was changed"
         )
     return parent
+
+
+def has_task(memory: Path, directory: str) -> bool:
+    """Whether a directory of this name is in tasks/; StoreError if the disk does not tell."""
+    with reading(memory / TASKS / directory):
+        return (memory / TASKS / directory).is_dir()
 
 
 def is_file_name(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,13 @@ from lifealign.core.errors import StoreError
 from lifealign.core.json_codec import seal
 from lifealign.store import manifest
 from lifealign.store.contents import head_line
-from lifealign.store.layout import ASIDE, CREATING, EVALUATIONS, HEAD, PENDING, ROOT, STORE, TAGS, TASKS
+from lifealign.store.layout import ASIDE, CREATING, EVALUATIONS, HEAD, PENDING, ROOT, STORE, TAGS, TASK, TASKS
 from lifealign.store.manifest import FORMAT_VERSION, TaskManifest
 from lifealign.store.tags import check_tag, encode_tags, read_tags
 from lifealign.store.verify import find_problems
 from lifealign.store.writer import MemoryStore
 
+_PARENT = re.compile(rb'"parent":"([0-9]{4,15}-[a-z0-9][a-z0-9_-]*)"')
 GONE = "gone"
 """Kind of the evaluation record that takes the place of one that was moved aside."""
 
@@ -182,13 +183,9 @@ def _older(parent: str, child: str) -> bool:
 def _target(path: Path, before: str | None, sound: dict[str, TaskManifest]) -> TaskManifest:
     """The newest sound point: of the line that HEAD names, else of all."""
     at, seen = before, set[str]()
-    read: Callable[[str], TaskManifest] = lambda directory: manifest.read_manifest(path, directory)  # noqa: E731
     while at is not None and at not in sound and at not in seen:
         seen.add(at)
-        try:
-            at = read(at).parent
-        except StoreError:
-            at = None
+        at = _parent(path, at)
     if at is not None:
         return sound[at]
     if not sound:
@@ -197,6 +194,15 @@ def _target(path: Path, before: str | None, sound: dict[str, TaskManifest]) -> T
     newest = manifest.directory_number(before) if before is not None else None
     older = [d for d in sound if newest is None or manifest.directory_number(d) <= newest]
     return sound[max(older or sound, key=manifest.directory_number)]
+
+
+def _parent(path: Path, directory: str) -> str | None:
+    """The parent that a manifest names, even if the manifest is damaged; only a sound parent is ever used."""
+    try:
+        found = _PARENT.search(files.read_bytes(path / TASKS / directory / TASK))
+    except StoreError:
+        return None
+    return found.group(1).decode() if found else None
 
 
 def _bad_pending(path: Path) -> list[str]:

@@ -88,7 +88,7 @@ def check_tag(memory: Path, name: str, tag: Tag) -> None:
     Raises:
         StoreError: the task is missing or damaged, or is not the one that was tagged.
     """
-    if not (memory / TASKS / tag.directory).is_dir():
+    if not manifest.has_task(memory, tag.directory):
         raise StoreError(f"{memory / TAGS}: tag {name!r} names {tag.directory!r}, which is not in {TASKS}/")
     compare(memory, name, tag, manifest.read_manifest(memory, tag.directory).sha256)
 

@@ -29,6 +29,7 @@ from lifealign.store.manifest import (
     TaskManifest,
     check_parent,
     evaluation_files,
+    is_directory_name,
     read_evaluation,
     read_head,
     read_lineage,
@@ -70,6 +71,9 @@ def find_problems(memory: Path, *, deep: bool = False) -> list[str]:
         return [f"{path}: missing" for path in missing]
     found.attempt(lambda: read_record(memory / STORE, "store"))
     found.attempt(lambda: read_head(memory))
+    for folder in sorted((memory / TASKS).iterdir()):
+        if is_directory_name(folder.name) and not (folder / TASK).exists():
+            found.append(f"{folder / TASK}: missing")  # a commit has its name only with its manifest
     for directory in task_directories(memory):
         manifest = found.attempt(lambda: read_manifest(memory, directory))  # noqa: B023 - called at once
         if manifest is not None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT_VERSION", "MIGRATIONS", "MemoryStore", "TaskManifest"]
 
 _PACKAGES = ("lifealign", "torch", "transformers", "peft", "safetensors")
+NOT_DURABLE = "but the disk did not confirm it, so a power cut may lose it; check the disk, and run the command again"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -156,10 +157,12 @@ class MemoryStore(MemoryReader):
         try:
             with files.writing(self.path):
                 self._write_task(record, contents)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError, StoreError):  # the next writer removes what cannot be removed now
                 self._load()
                 self._sweep()
+            if isinstance(error, StoreError) and self.head.directory == record["directory"]:
+                raise StoreError(f"{self.path}: {self.head.directory} is committed, {NOT_DURABLE} ({error})") from error
             raise
         self._load()
         return self.head
