@@ -9,8 +9,7 @@
     memory/work/                  checkpoints of unfinished work, not verified
     memory/.lock                  held by the one writer
 
-A task is committed when HEAD names it, and not before. docs/explanation/store.md explains the order of the steps of
-`commit`.
+A task is committed when HEAD names it. docs/explanation/store.md explains the order of the steps of `commit`.
 """
 
 from __future__ import annotations
@@ -390,12 +389,10 @@ class MemoryStore(MemoryReader):
 
 def _versions() -> dict[str, str | None]:
     """Installed versions, without importing the packages."""
-    found: dict[str, str | None] = {}
+    found = dict[str, str | None].fromkeys(_PACKAGES)
     for package in _PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
     return found
 
 

@@ -273,10 +273,7 @@ class Ratings:
             raise StoreError(f"{self.path}: rating of assignment {place.id}: {reason}") from None
 
     def _assignment(self, row: Sequence[Any]) -> stored.AssignmentRow:
-        names = ("id", "position", "question", "swapped")
-        return check(
-            stored.AssignmentRow, dict(zip(names, row, strict=True)), f"{self.path}: assignment {shown(row[0])}"
-        )
+        return stored.read_row(stored.AssignmentRow, row, f"{self.path}: assignment {shown(row[0])}")
 
     def _rating(self, row: Sequence[Any]) -> Rating:
         one = stored.read_row(stored.RatingRow, row, f"{self.path}: rating")
@@ -289,15 +286,12 @@ class Ratings:
         if row is None:
             raise StoreError(f"{where}: missing")
         one = stored.read_row(stored.QuestionRow, row, where)
-        if one.rubric not in self.rubrics:
-            raise StoreError(f"{where}: rubric: no such rubric, got {one.rubric!r}")
-        if (one.b is None) != (self.mode == "absolute"):
-            raise StoreError(f"{where}: b: a {self.mode} question has {'one answer' if one.b else 'two answers'}")
-        form = r"a|b|tie" if self.mode == "pairwise" else r"-?[0-9]{1,9}-[0-9]{1,9}"
-        if one.gold is not None and not re.fullmatch(form, one.gold):
-            raise StoreError(f"{where}: gold: not a known result, got {shown(one.gold)}")
+        stored.check_question(one, self.mode, self.rubrics, where)
         return Question(
-            one.rubric, self._read_answer(db, one.a), self._read_answer(db, one.b) if one.b else None, one.gold
+            one.rubric,
+            self._read_answer(db, one.a),
+            self._read_answer(db, one.b) if one.b is not None else None,
+            one.gold,
         )
 
     def _read_answer(self, db: sqlite3.Connection, key: str) -> AnswerRecord:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from lifealign.core.documents import Count, Document, Name, Number, Rate, Text, check
+from lifealign.core.documents import Count, Document, Name, Number, Rate, Text, check, shown
 from lifealign.core.errors import StoreError
 from lifealign.core.json_codec import decode_json
 from lifealign.data.answers import AnswerRecord, read_answer
@@ -152,6 +152,17 @@ def _rubric(value: Mapping[str, Any], where: str) -> Rubric:
         numbered = {int(k) if re.fullmatch(r"-?[0-9]{1,9}", k) else k: v for k, v in anchors.items()}
         value = {**value, "scale": {**scale, "anchors": numbered}}
     return check(Rubric, value, where)
+
+
+def check_question(row: QuestionRow, mode: str, rubrics: Mapping[str, Rubric], where: str) -> None:
+    """Refuse a question that does not fit the batch: its rubric, its answers, its known result."""
+    if row.rubric not in rubrics:
+        raise StoreError(f"{where}: rubric: no such rubric, got {shown(row.rubric)}")
+    if (row.b is None) != (mode == "absolute"):
+        raise StoreError(f"{where}: b: not as many answers as a question of mode {mode} has")
+    form = r"a|b|tie" if mode == "pairwise" else r"-?[0-9]{1,9}-[0-9]{1,9}"
+    if row.gold is not None and not re.fullmatch(form, row.gold):
+        raise StoreError(f"{where}: gold: not a known result, got {shown(row.gold)}")
 
 
 def read_record(text: Any, key: str, path: Path) -> AnswerRecord:
