@@ -229,15 +229,25 @@ def _load(memory: Path) -> str:
     return reader.head.directory if linked and {task.directory for task in lineage} <= listed else ""
 
 
-def run(kill: int, flips: int, loads: int, share: float, seed: int, folder: Path) -> list[Line]:
+def run(
+    kill: int, flips: int, loads: int, share: float, seed: int, folder: Path, told: Callable[[Line], None] | None = None
+) -> list[Line]:
     """All of it."""
     draw = random.Random(seed)
     now = writer._now
     writer._now = lambda: "2026-01-02T03:04:05+00:00"  # the same bytes at any time
     try:
-        lines = [kills(folder / "kills", kill, draw), errnos(folder / "errnos", share, draw)]
-        lines += corruption(folder / "flips", flips, draw)
-        lines.append(readers(folder / "readers", loads))
+        parts: list[Callable[[], list[Line]]] = [
+            lambda: [kills(folder / "kills", kill, draw)],
+            lambda: [errnos(folder / "errnos", share, draw)],
+            lambda: corruption(folder / "flips", flips, draw),
+            lambda: [readers(folder / "readers", loads)],
+        ]
+        lines: list[Line] = []
+        for part in parts:
+            lines += part()
+            if told is not None:
+                told(lines[-1])
     finally:
         writer._now = now
     return lines
@@ -251,10 +261,19 @@ def main() -> int:
     parser.add_argument("--loads", type=int, default=10_000)
     parser.add_argument("--share", type=float, default=1.0, help="of the errno matrix, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to work; default: the directory for temporary files")
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="lifealign-faults-"))
+    folder = Path(tempfile.mkdtemp(prefix="lifealign-faults-", dir=given.folder))
     try:
-        lines = run(given.kills, given.flips, given.loads, given.share, given.seed, folder)
+        lines = run(
+            given.kills,
+            given.flips,
+            given.loads,
+            given.share,
+            given.seed,
+            folder,
+            lambda line: print(line.name, line.tries, line.lost, file=sys.stderr, flush=True),
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(table(lines))

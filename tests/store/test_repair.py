@@ -65,7 +65,7 @@ def test_what_only_a_backup_can_mend_is_refused_and_left_as_it_is(base: Path, tm
         memory = memories.copy(base, tmp_path / "memory")
         (memory / name).write_bytes(b"{}")
         before = memories.contents(memory)
-        with pytest.raises(StoreError, match="damaged|restore a backup"):
+        with pytest.raises(StoreError, match=r"damaged|restore a backup"):
             repair(memory)
         assert memories.contents(memory) == before
 

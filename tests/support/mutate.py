@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,11 +40,14 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from places(inner, (*path, key))
 
 
-def mutations(value: Any) -> Iterator[tuple[str, Any]]:
-    """(what was done, the document), for every field and every hostile value."""
+def mutations(value: Any, share: float = 1.0, seed: int = 0) -> Iterator[tuple[str, Any]]:
+    """(what was done, the document), for every field and every hostile value; `share` of them are drawn."""
+    draw = random.Random(seed)
     yield from ((f"the whole is {str(bad)[:20]!r}", bad) for bad in HOSTILE)
     for path in places(value):
         for bad in (*HOSTILE, _DROP, _JOIN):
+            if draw.random() >= share:
+                continue
             changed = copy.deepcopy(value)
             holder = changed
             for key in path[:-1]:
