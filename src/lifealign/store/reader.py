@@ -14,7 +14,7 @@ from lifealign.core.json_codec import decode_json
 from lifealign.core.tensors import decode_tensors, tensor_names
 from lifealign.data.answers import BASE
 from lifealign.store import manifest
-from lifealign.store.layout import CREATING, HEAD, RETIRES, STORE, TASKS
+from lifealign.store.layout import CREATING, HEAD, PENDING, RETIRES, STORE, TASKS
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.schema import Made, StoreRecord
 from lifealign.store.tags import Tag, compare, read_tags
@@ -23,6 +23,7 @@ from lifealign.store.verify import find_problems, find_strays
 if TYPE_CHECKING:
     from torch import Tensor
 
+_ATTEMPTS = 100  # to read a point that no commit cuts in two; a commit takes longer than a reading
 NOW = "now"
 """Name of the point after the last task learnt."""
 
@@ -39,6 +40,7 @@ class MemoryReader:
         self.path = path
         self._identity: dict[str, Any] = {}
         self._lineage: tuple[TaskManifest, ...] = ()
+        self._directories: list[str] = []
         self._checked: dict[Path, tuple[int, ...]] = {}
         self._tags: dict[str, Tag] | StoreError = {}
 
@@ -172,7 +174,7 @@ class MemoryReader:
         return {path: manifest.read_evaluation(path) for path in manifest.evaluation_files(self.path)}
 
     def log(self) -> list[dict[str, Any]]:
-        """One small dict for each task on disk, by number; ``current`` is False for rolled-back tasks."""
+        """One small dict for each task on disk when opened, by number; ``current`` is False for rolled-back tasks."""
         current, tags = {m.directory for m in self._lineage}, self.tags()
         return [
             {
@@ -190,7 +192,7 @@ class MemoryReader:
                 "note": m.meta.get(NOTE),
                 "retires": list(m.meta.get(RETIRES, ())),
             }
-            for m in (manifest.read_manifest(self.path, d) for d in manifest.task_directories(self.path))
+            for m in (manifest.read_manifest(self.path, d) for d in self._directories)
         ]
 
     def verify(self, *, deep: bool = False) -> list[str]:
@@ -210,6 +212,14 @@ class MemoryReader:
         with files.reading(self.path):
             if not (self.path / HEAD).exists():
                 raise StoreError(f"{self.path}: {self._why_no_memory()}")
+        for _ in range(_ATTEMPTS):
+            before = files.read_bytes(self.path / HEAD)
+            self._load_point()
+            if files.read_bytes(self.path / HEAD) == before:  # else a commit came in between
+                return
+
+    def _load_point(self) -> None:
+        """Read one point: tags, identity, lineage, and the tasks on disk without the one that a writer is adding."""
         try:
             self._tags = read_tags(self.path)  # before HEAD: a tag never names a task that this reader has not seen
         except StoreError as error:
@@ -220,6 +230,16 @@ class MemoryReader:
         self._identity = record.get("identity", {})
         if "config" in self._identity:
             check(Made, self._identity, f"{self.path / STORE}: damaged: identity")
+        under_way = self._under_way() - {task.directory for task in self._lineage}
+        self._directories = [d for d in manifest.task_directories(self.path) if d not in under_way]
+
+    def _under_way(self) -> set[str]:
+        """The directory that a writer may have put in place without moving HEAD to it yet, or was killed before it did."""
+        try:
+            line = (self.path / PENDING).read_bytes()
+        except OSError:
+            return set()
+        return {line.decode("ascii", errors="replace").partition(" ")[0]}
 
     def _tagged(self, name: str, tag: Tag) -> TaskManifest:
         """The manifest of the lineage that a tag names."""
