@@ -7,7 +7,7 @@ import io
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -40,12 +40,14 @@ def watched(below: Path, strike: Strike, names: tuple[str, ...] = CALLS) -> Iter
     What it returns, if not None, is returned by the call.
     """
     count = 0
-    descriptors: set[int] = set()
-    top = str(below)
+    top = str(below.resolve())
+    target = os.readlink
 
     def ours(argument: Any) -> bool:
-        if isinstance(argument, int):
-            return argument in descriptors
+        if isinstance(argument, int):  # a descriptor, which may have been another file's before
+            with suppress(OSError):
+                return target(f"/proc/self/fd/{argument}").startswith(top)
+            return False
         return isinstance(argument, str | os.PathLike) and str(argument).startswith(top)
 
     def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,10 +60,7 @@ def watched(below: Path, strike: Strike, names: tuple[str, ...] = CALLS) -> Iter
                 given = strike(number, name, args)
                 if given is not None:
                     return given
-            found = real(*args, **kwargs)
-            if name == "open":
-                descriptors.add(found if isinstance(found, int) else found.fileno())
-            return found
+            return real(*args, **kwargs)
 
         return call
 

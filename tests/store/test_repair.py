@@ -25,7 +25,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def flip(path: Path) -> None:
     data = path.read_bytes()
-    path.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    at = len(data) // 2
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
 
 
 @pytest.mark.parametrize(

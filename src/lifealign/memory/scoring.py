@@ -98,17 +98,7 @@ def score_row(
     wanted = _wanted(options)
     outside = find_scores(wanted, store)
     rules = find_rules(tasks, store) if options.generations else Rules()
-    known = {t.name: t for t in tasks}
-    done = {
-        (score["task"], score["rows_sha256"])
-        for record in read_records(store)
-        if record["kind"] == ROW_RECORD
-        and record["after"] == after.directory
-        and record["options"] == wanted
-        and _same_code(record, outside)
-        for score in record["scores"]
-        if score["task"] in known and rules.measured(record, known[score["task"]])
-    }
+    done = _scored(store, after, tasks, wanted, outside, rules)
     rows = {t.name: getattr(t, options.split)[: options.rows] for t in tasks}
     missing = [t for t in tasks if rows[t.name] and (t.name, rows_sha256(rows[t.name])) not in done]
     if not missing:
@@ -160,6 +150,28 @@ def _wanted(options: EvaluateConfig) -> dict[str, Any]:
     if options.scores:
         wanted["scores"] = list(options.scores)
     return wanted
+
+
+def _scored(
+    store: MemoryReader,
+    after: TaskManifest,
+    tasks: Sequence[Task],
+    wanted: Mapping[str, Any],
+    outside: Mapping[str, Mapping[str, Any]],
+    rules: Rules,
+) -> set[tuple[str, str]]:
+    """(task, checksum of its rows) of what records have of this measurement already."""
+    known = {t.name: t for t in tasks}
+    return {
+        (score["task"], score["rows_sha256"])
+        for record in read_records(store)
+        if record["kind"] == ROW_RECORD
+        and record["after"] == after.directory
+        and record["options"] == wanted
+        and _same_code(record, outside)
+        for score in record["scores"]
+        if score["task"] in known and rules.measured(record, known[score["task"]])
+    }
 
 
 def _same_code(record: Mapping[str, Any], outside: Mapping[str, Mapping[str, Any]]) -> bool:
