@@ -1,6 +1,7 @@
 # make demo   the main job on the embedded suite: lifealign and sequential, both score matrices, a report
 # make test   the tests
 # make test-browser   a study's page, opened and used in Chromium, which must be installed (Debian: apt-get install chromium)
+# make faults  kills, failing disks, corruption, readers beside a writer; prints a table (FAULTS="--kills 300")
 # make lint   ruff, mypy and the contract of imports
 # make docs   the documents as a site in site/; fails on a broken link
 # make study-paper   the paper's main table: every method on the embedded suite, three seeds; goes on where it was
@@ -22,7 +23,7 @@ DEMO := runs/demo
 STUDY := runs/studies/main-table
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-browser lint docs bench fuzz soak study-paper setup setup-dev clean
+.PHONY: demo test test-browser lint docs bench faults fuzz soak study-paper setup setup-dev clean
 
 # --- set-up: done once, and again when what it depends on changes -------------------------------------------------------
 
@@ -63,6 +64,10 @@ test: $(VENV)/.dev
 test-browser: $(VENV)/.dev
 	@command -v chromium > /dev/null || { echo "chromium is missing; on Debian: apt-get install chromium" >&2; exit 1; }
 	$(BIN)/python -m pytest -m browser
+
+# FAULTS: other numbers, such as --kills 1000 --flips 5000 --loads 20000 --seed 7.
+faults: $(VENV)/.dev
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults.run $(FAULTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

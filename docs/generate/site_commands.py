@@ -14,6 +14,7 @@ GROUPS = {
     "Measure and report": ("evaluate", "report", "study", "study-report"),
     "Use the model": ("generate", "serve", "export", "push", "related", "compose"),
     "Look at a memory": ("log", "show", "diff", "tag", "verify", "rollback", "withdraw"),
+    "Keep a memory": ("repair", "backup", "restore"),
     "Read answers, judge and rate": ("answers", "compare", "judge", "judge-check", "annotate", "ratings"),
 }
 """Commands by purpose; one that stands in none of them is listed last, under "Other"."""

@@ -158,7 +158,7 @@ def test_a_new_score_of_general_ability(monkeypatch: pytest.MonkeyPatch) -> None
         {"kind": "guard", "after": after, "options": options, "scores": {"nll": nll, "tokens": [1, 1]}}
         for after, nll in ((ROOT, [1.0, 2.0]), ("0001-a", [2.0, 4.0]))
     ]
-    store: Any = SimpleNamespace(evaluations=lambda: records)
+    store: Any = SimpleNamespace(evaluations_by_file=lambda: dict(enumerate(records)))
     summary = guard_results(store, ["0001-a"], 50)["surprise"]["summary"]
     assert summary["guard"]["value"] == 3 and summary["tax"]["value"] == 1.5
     gate = Gate.parse("tax.surprise<=1")

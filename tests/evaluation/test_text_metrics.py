@@ -251,9 +251,9 @@ def test_conversations_are_answered(learnt: Memory) -> None:
 
 
 def test_records_without_floors_are_read(learnt: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = [
-        {**r, "scores": [{k: v for k, v in s.items() if k != "floors"} for s in r["scores"]]}
-        for r in learnt._store.evaluations()
-    ]
-    monkeypatch.setattr(type(learnt._store), "evaluations", lambda self: old)
+    old = {
+        path: {**r, "scores": [{k: v for k, v in s.items() if k != "floors"} for s in r["scores"]]}
+        for path, r in learnt._store.evaluations_by_file().items()
+    }
+    monkeypatch.setattr(type(learnt._store), "evaluations_by_file", lambda self: old)
     assert run_results(learnt._store, learnt._table(None))["floors"] == {}

@@ -150,9 +150,9 @@ def test_judgements_and_ratings_from_files(tmp_path: Path) -> None:
     for row, said in [
         ({"mode": "absolute"}, "row 1: missing 'annotator'"),
         (good | {"right": None}, "row 1: missing 'right'"),
-        (good | {"winner": "x"}, "winner 'x'; allowed: left, right, tie"),
+        (good | {"winner": "x"}, "winner: input should be 'left', 'right' or 'tie', got 'x'"),
         (good | {"mode": "absolute", "score": 9}, "row 1: missing 'answer'"),
-        (good | {"mode": "absolute", "answer": "x", "score": "9"}, "score must be a number or null, got '9'"),
+        (good | {"mode": "absolute", "answer": "x", "score": "9"}, "score: expected a number, got '9'"),
     ]:
         with pytest.raises(DataError, match=said):
             read_ratings(write(tmp_path / "bad.jsonl", row))

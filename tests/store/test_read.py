@@ -150,7 +150,11 @@ def from_0_to_1(kind: str, record: dict[str, Any]) -> dict[str, Any]:
     if kind == "store":
         return {"format_version": 1, "identity": {"base_model": record["model"]}}
     if kind == "evaluation":
-        return {"format_version": 1, "number": 1, "record": {"kind": "row", "score": record["score"]}}
+        return {
+            "format_version": 1,
+            "number": 1,
+            "record": {"kind": "row", "after": "0001-old", "score": record["score"]},
+        }
     added: dict[str, Any] = {"name": record["title"], "members": [record["title"]], "config": {}, "meta": {}}
     return {**record, **added, "versions": {}, "created": ""}
 
@@ -168,7 +172,7 @@ def test_an_older_format_is_migrated_in_memory_and_can_be_added_to(
     store = MemoryStore.open(path)
     assert (store.identity, store.head.name, store.head.members) == ({"base_model": "tiny"}, "old", ("old",))
     assert torch.equal(store.load_tensors(store.head, "adapter")["q.lora_A"], torch.full((2, 3), 4.0))
-    assert store.evaluations() == [{"kind": "row", "score": 0.5}]
+    assert store.evaluations() == [{"kind": "row", "after": "0001-old", "score": 0.5}]
     assert store.verify() == [] and snapshot(path) == before
     with store.writer():
         learn(store, "new")

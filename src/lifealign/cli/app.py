@@ -15,6 +15,7 @@ from lifealign.cli import (
     evaluate,
     history,
     judge,
+    keeping,
     learn,
     report,
     serve,
@@ -38,7 +39,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (learn, collect, evaluate, report, study, answers, judge, annotate, history, use, serve, strategies):
+for group in (
+    learn,
+    collect,
+    evaluate,
+    report,
+    study,
+    answers,
+    judge,
+    annotate,
+    history,
+    keeping,
+    use,
+    serve,
+    strategies,
+):
     group.register(app)
 
 

@@ -63,11 +63,15 @@ def show(
 
 
 @command
-def verify(memory: MemoryPath, as_json: AsJson = False) -> Reply:
+def verify(
+    memory: MemoryPath,
+    deep: Annotated[bool, typer.Option("--deep", help="Also load every tensor and parse every document.")] = False,
+    as_json: AsJson = False,
+) -> Reply:
     """Check every file of the memory against its checksum."""
     from lifealign.memory.api import Memory
 
-    problems = Memory.open(memory).verify()
+    problems = Memory.open(memory).verify(deep=deep)
     verdict = "damaged" if problems else "every file matches its checksum"
     document = {"memory": memory, "problems": problems}
     return Reply(document, [f"{memory}: {verdict}"], EXIT_USER_ERROR if problems else 0, problems)

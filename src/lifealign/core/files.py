@@ -345,8 +345,12 @@ def discard_directory(path: Path) -> None:
     if aside.exists():
         shutil.rmtree(aside)
     path.rename(aside)
-    fsync_directory(path.parent)
-    shutil.rmtree(aside)
+    try:
+        fsync_directory(path.parent)
+        shutil.rmtree(aside)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def sweep(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from lifealign.core.errors import StoreError
+from lifealign.core.errors import StoreError, UserError
 
 _SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n\Z')
 
@@ -24,12 +25,31 @@ def encode_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
 
 
-def decode_json(path: Path, data: bytes) -> Any:
-    """The inverse of `encode_json`; StoreError names `path` if the bytes are not JSON."""
+def decode_json(where: Path | str, data: bytes | str, error: type[UserError] = StoreError) -> Any:
+    """The inverse of `encode_json`; `error` begins with `where` if the text is not JSON, or nested too deeply."""
+    damaged = "damaged: " if error is StoreError else ""
     try:
-        return json.loads(data)
-    except ValueError as error:
-        raise StoreError(f"{path}: damaged: not JSON ({error})") from None
+        value = json.loads(data)
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{where}: {damaged}not JSON ({reason})") from None
+    if not shallow(value):
+        raise error(f"{where}: {damaged}lists and objects are nested more than {DEEPEST} deep")
+    return value
+
+
+DEEPEST = 100
+"""Deepest nesting of a document."""
+
+
+def shallow(value: Any) -> bool:
+    """Whether a value is nested no deeper than `DEEPEST`, so that functions that call themselves can walk it."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST):
+        inner = itertools.chain.from_iterable(one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for one in inner if isinstance(one, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def seal(record: Mapping[str, Any]) -> bytes:

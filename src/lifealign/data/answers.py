@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lifealign.core.errors import DataError
+from lifealign.core.documents import Count, Document, Name, Stored, Text, check, shown
+from lifealign.core.errors import DataError, UserError
 from lifealign.core.files import replace_file, writing
 from lifealign.data.parquet import read_parquet
 from lifealign.data.sources import Record, read_file
@@ -28,7 +29,6 @@ REQUIRED = ("task", "prompt", "answer", "source", "point")
 OPTIONAL = ("id", "item", "stage", "reference", "rejected", "scores", "gold", "rule", "finish")
 TEXTS = ("reference", "rejected", "gold", "rule", "finish")
 """Optional columns of text."""
-FINISHES = ("stop", "length")
 ID_DIGITS = 16
 """Hex digits of an id: 64 bits, so the chance that any two of a million answers share an id is below 1e-7."""
 
@@ -144,7 +144,7 @@ def read_answers(path: str | Path) -> list[AnswerRecord]:
     records = []
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
-        record = _record(row, f"{path}: row {number}")
+        record = read_answer(row, f"{path}: row {number}")
         if record.id in seen:
             raise DataError(f"{path}: row {number}: same answer as row {seen[record.id]} (id {record.id}); remove one")
         seen[record.id] = number
@@ -152,73 +152,71 @@ def read_answers(path: str | Path) -> list[AnswerRecord]:
     return records
 
 
-def _record(row: Record, where: str) -> AnswerRecord:
+class AnswerRow(Document):
+    """A row of a file of answers."""
+
+    id: Name | None = None
+    item: Name | None = None
+    task: Name
+    prompt: Any
+    answer: Text
+    source: Name
+    point: Name
+    stage: Count | None = None
+    reference: Text | None = None
+    rejected: Text | None = None
+    scores: dict[Name, Stored | None] | None = None
+    gold: Name | None = None
+    rule: Text | None = None
+    finish: Literal["stop", "length"] | None = None
+
+
+def read_answer(row: Any, where: str, error: type[UserError] = DataError) -> AnswerRecord:
+    """The answer in plain values.
+
+    Raises:
+        UserError: `error`; it is none, or an id does not match the content; names the field.
+    """
+    if not isinstance(row, Mapping):
+        raise error(f"{where}: an answer is an object, got {shown(row)}")
     if missing := [name for name in REQUIRED if row.get(name) is None]:
-        raise DataError(
-            f"{where}: {missing[0]!r} is missing; required: {', '.join(REQUIRED)}; got {', '.join(sorted(row))}"
-        )
+        names = ", ".join(sorted(map(shown, row)))
+        raise error(f"{where}: {missing[0]!r} is missing; required: {', '.join(REQUIRED)}; got {names}")
     if unknown := sorted(set(row) - {*REQUIRED, *OPTIONAL}):
-        raise DataError(f"{where}: unknown column {unknown[0]!r}; allowed: {', '.join((*REQUIRED, *OPTIONAL))}")
-    texts = {name: _text(row, name, where) for name in ("task", "answer", "source", "point")}
+        raise error(f"{where}: unknown column {shown(unknown[0])}; allowed: {', '.join((*REQUIRED, *OPTIONAL))}")
+    found = check(AnswerRow, row, where, error)
     record = AnswerRecord.of(
-        texts["task"],
-        _prompt(row["prompt"], where),
-        texts["answer"],
-        source=texts["source"],
-        point=texts["point"],
-        stage=_stage(row.get("stage"), where),
-        scores=_scores(row.get("scores"), where),
-        **{name: _text(row, name, where) for name in TEXTS if row.get(name) is not None},
+        found.task,
+        _prompt(found.prompt, where, error),
+        found.answer,
+        source=found.source,
+        point=found.point,
+        stage=found.stage or 0,
+        reference=found.reference,
+        rejected=found.rejected,
+        scores=found.scores,
+        gold=found.gold,
+        rule=found.rule,
+        finish=found.finish,
     )
-    if record.finish not in (None, *FINISHES):
-        raise DataError(f"{where}: finish {record.finish!r}; allowed: {', '.join(FINISHES)}")
     for name in ("id", "item"):
-        if row.get(name) not in (None, getattr(record, name)):
-            raise DataError(
-                f"{where}: {name} {row[name]!r} does not match the content, which gives {getattr(record, name)}; "
+        if getattr(found, name) not in (None, getattr(record, name)):
+            raise error(
+                f"{where}: {name} {getattr(found, name)!r} does not match the content, which gives {getattr(record, name)}; "
                 "if you edited the row, remove its id and item"
             )
     return record
 
 
-def _text(row: Record, name: str, where: str) -> str:
-    value = row[name]
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {name} must be text, got {value!r}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: {name} is not valid Unicode (a lone surrogate)") from None
-    return value
-
-
-def _prompt(value: Any, where: str) -> tuple[Message, ...]:
+def _prompt(value: Any, where: str, error: type[UserError]) -> tuple[Message, ...]:
     try:
         turns = tuple(parse_prompt(value)[0])
     except UnusableRowError as reason:
-        raise DataError(f"{where}: prompt: {reason}") from None
+        raise error(f"{where}: prompt: {reason}") from None
     if not turns or turns[-1].role != "user":
-        raise DataError(f"{where}: prompt must end with a user turn")
+        raise error(f"{where}: prompt must end with a user turn")
+    check(list[Text], [turn.content for turn in turns], f"{where}: prompt", error)
     return turns
-
-
-def _stage(value: Any, where: str) -> int:
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise DataError(f"{where}: stage must be a number of tasks, 0 or more, got {value!r}")
-    return value
-
-
-def _scores(value: Any, where: str) -> dict[str, float | None]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise DataError(f"{where}: scores must be an object such as {{'pass_rate': 1.0}}, got {value!r}")
-    for name, score in value.items():
-        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-            raise DataError(f"{where}: scores.{name} must be a number or null, got {score!r}")
-    return dict(value)
 
 
 def _read_parquet(path: Path) -> list[Record]:

@@ -10,8 +10,8 @@ from typing import Any
 from lifealign.data.tasks import Row, shorten_numbers
 from lifealign.evaluation import catalog, metrics
 from lifealign.evaluation.results import BOOTSTRAP_SEED, ScoreTable
+from lifealign.store.documents import read_data
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import DATA
 from lifealign.store.manifest import TaskManifest, directory_number
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import retired, words
@@ -160,7 +160,7 @@ def scored_rows(store: MemoryReader, split: str) -> dict[str, list[tuple[int, Ro
     """Task -> its held-out rows that fit into the context, in the order of their scores, with their numbers from 1."""
     left_out: set[str] = set()
     for m in store.lineage()[1:]:
-        report = store.load_document(m, DATA).get("encoding_held_out", {}).get(split, {})
+        report = read_data(store, m).get("encoding_held_out", {}).get(split, {})
         left_out |= {source for cause, sources in report.items() if cause != "cut" for source in sources}
     kept = heldout(store, with_retired=True)
     rows = {task.name: task.test if split == "test" else task.validation for task in kept}

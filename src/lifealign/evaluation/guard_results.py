@@ -10,6 +10,7 @@ import numpy as np
 
 from lifealign.evaluation.catalog import guard_scores, score
 from lifealign.evaluation.metrics import Array, Interval, percentile_interval
+from lifealign.evaluation.records import read_records
 from lifealign.store.layout import GUARD_RECORD, ROOT, WARNINGS
 from lifealign.store.reader import MemoryReader
 
@@ -40,7 +41,7 @@ def guard_results(store: MemoryReader, stages: Sequence[str], resamples: int) ->
         {} for a memory without a guard.
     """
     found: dict[str, Any] = {}
-    every = [record for record in store.evaluations() if record["kind"] == GUARD_RECORD]
+    every = [record for record in read_records(store) if record["kind"] == GUARD_RECORD]
     for name, found_score in guard_scores().items():
         records = [record for record in every if record["options"]["probe"] == found_score.probe]
         if records:
@@ -53,7 +54,7 @@ def guard_results(store: MemoryReader, stages: Sequence[str], resamples: int) ->
 def guard_warnings(store: MemoryReader) -> list[str]:
     """Warnings of the newest record of each probe at each point."""
     found: dict[tuple[str, str], Sequence[str]] = {}
-    for record in store.evaluations():
+    for record in read_records(store):
         if record["kind"] == GUARD_RECORD:
             found[record["after"], record["options"]["probe"]] = record.get(WARNINGS, ())
     points = {manifest.directory for manifest in store.lineage()}

@@ -17,6 +17,7 @@ from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.origin import described, find_file, is_file, is_reference, remedy
 from lifealign.core.registry import Registry
 from lifealign.evaluation import catalog
+from lifealign.evaluation.records import read_records
 from lifealign.evaluation.score import SCORES, TEXT_METRICS, Score
 from lifealign.evaluation.text_metrics import need
 from lifealign.store.layout import ROW_RECORD
@@ -122,7 +123,7 @@ def recall(records: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]
 
 def notes(store: MemoryReader) -> list[str]:
     """A sentence for each score from outside that cannot be measured here, or whose code changed between its values."""
-    evaluations = store.evaluations()
+    evaluations = read_records(store)
     found = recall(evaluations)
     lines = []
     for name, record in found.items():

@@ -15,8 +15,10 @@ from lifealign.evaluation import catalog, metrics
 from lifealign.evaluation.answer_scores import FLOORS
 from lifealign.evaluation.guard_results import guard_results, guard_warnings
 from lifealign.evaluation.outside import KEY, recall
+from lifealign.evaluation.records import read_records
+from lifealign.store.documents import read_data, read_diagnostics, read_training
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import DATA, DIAGNOSTICS, GATE_RECORD, ROOT, ROW_RECORD, RULES, TRAINING, WARNINGS
+from lifealign.store.layout import GATE_RECORD, ROOT, ROW_RECORD, RULES, WARNINGS
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import is_withdrawal, retired
@@ -137,7 +139,7 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     def kept_rows(name: str, count: int | None) -> str:
         return rows_sha256((tasks[name].test if split == "test" else tasks[name].validation)[:count])
 
-    evaluations = store.evaluations()
+    evaluations = read_records(store)
     for record in evaluations:
         if record["kind"] == ROW_RECORD and record["options"]["split"] == split:
             for score in record["scores"]:
@@ -174,7 +176,7 @@ def _update(cell: dict[str, list[float | None]], found: Mapping[str, list[float 
 
 def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
     """Everything the report shows about one memory, as plain values; see `report.memories.build_results`."""
-    config = store.identity["config"]
+    config = store.config
     resamples = config["evaluate"]["bootstrap"]
     names = [name for name in catalog.scores() if any(values for row in table.samples(name) for values in row)]
     lineage = [m for m in store.lineage()[1:] if not is_withdrawal(m)]
@@ -194,8 +196,8 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         **({KEY: outside} if (outside := _measured_outside(table, names)) else {}),
         **({WARNINGS: told} if (told := list(dict.fromkeys([*table.warnings, *guard_warnings(store)]))) else {}),
         "floors": {name: floors for name in names if (floors := _floors(table, name))},
-        "training": {m.name: store.load_lines(m, TRAINING) for m in lineage},
-        "consolidation": {m.name: d for m in lineage if "summed" in (d := store.load_document(m, DIAGNOSTICS))},
+        "training": {m.name: read_training(store, m) for m in lineage},
+        "consolidation": {m.name: d for m in lineage if "summed" in (d := read_diagnostics(store, m))},
         **({SIGNS: signs} if (signs := _signs(store)) else {}),
         "data": {name: reports for m in lineage for name, reports in _data(store, m).items()},
         "config": config,
@@ -211,7 +213,7 @@ def _measured_outside(table: ScoreTable, names: Sequence[str]) -> dict[str, Any]
 def _gates(store: MemoryReader) -> dict[str, Any] | None:
     """The gates that were checked last at a point of the lineage; None if none were."""
     stages = {m.directory: m.name for m in store.lineage()}
-    for record in reversed(store.evaluations()):
+    for record in reversed(read_records(store)):
         if record["kind"] == GATE_RECORD and record["after"] in stages:
             now = record["after"] == store.head.directory
             return {"after": stages[record["after"]], "now": now, **{k: record[k] for k in ("created", "gates")}}
@@ -220,12 +222,12 @@ def _gates(store: MemoryReader) -> dict[str, Any] | None:
 
 def _signs(store: MemoryReader) -> dict[str, Any]:
     """Commit -> the signs of its method, as checked at its end; commits of methods without signs are left out."""
-    found = {m.name: store.load_document(m, DIAGNOSTICS).get(SIGNS) for m in store.lineage()[1:]}
+    found = {m.name: read_diagnostics(store, m).get(SIGNS) for m in store.lineage()[1:]}
     return {name: signs for name, signs in found.items() if signs}
 
 
 def _data(store: MemoryReader, manifest: TaskManifest) -> dict[str, Any]:
-    reports: dict[str, Any] = store.load_document(manifest, DATA)["reports"]
+    reports: dict[str, Any] = read_data(store, manifest).get("reports", {})
     return reports
 
 
@@ -301,7 +303,7 @@ def task_results(store: MemoryReader, manifest: TaskManifest, table: ScoreTable)
         for filename in sorted(manifest.files)
         if filename.endswith(".json")
     }
-    training = store.load_lines(manifest, TRAINING) if manifest.directory != ROOT else []
+    training = read_training(store, manifest) if manifest.directory != ROOT else []
     at = manifest.directory
     return {
         "directory": at,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lifealign.core.documents import Document, Name, Number, Text, check
 from lifealign.core.errors import DataError
 from lifealign.data.sources import Record, read_file
 from lifealign.judging.llm import judgements
@@ -92,37 +93,37 @@ def _judgement(found: Judgement) -> Opinion:
     )
 
 
+class RatingLine(Document):
+    """What is read of a row of `lifealign ratings export`."""
+
+    annotator: Name
+    mode: Literal["pairwise", "absolute"]
+    left: Name | None = None
+    right: Name | None = None
+    winner: Literal["left", "right", "tie"] | None = None
+    answer: Name | None = None
+    score: Number | None = None
+    comment: Text | None = None
+    rubric: Name | None = None
+
+
 def _rating(row: Record, where: str) -> Iterator[Opinion]:
     _require(row, ("annotator", "mode"), where)
+    line = check(RatingLine, row, where, DataError)
     common: dict[str, Any] = {
-        "name": str(row["annotator"]),
-        "words": str(row.get("comment") or ""),
-        "rubric": str(row.get("rubric") or ""),
+        "name": line.annotator,
+        "words": line.comment or "",
+        "rubric": line.rubric or "",
     }
-    if row["mode"] == "pairwise":
+    if line.mode == "pairwise":
         _require(row, ("left", "right"), where)
-        if row.get("winner") is not None:
-            outcome = _outcome(row["winner"], ("left", "right", "tie"), where)
-            yield Opinion(str(row["left"]), "people", versus=str(row["right"]), outcome=outcome, **common)
-    elif row.get("score") is not None:
+        if line.winner is not None:
+            yield Opinion(str(line.left), "people", versus=str(line.right), outcome=_OF_A[line.winner], **common)
+    elif line.score is not None:
         _require(row, ("answer",), where)
-        yield Opinion(str(row["answer"]), "people", score=_score(row["score"], where), **common)
+        yield Opinion(str(line.answer), "people", score=line.score, **common)
 
 
 def _require(row: Record, names: Sequence[str], where: str) -> None:
     if missing := [name for name in names if row.get(name) is None]:
         raise DataError(f"{where}: missing {missing[0]!r}; got {', '.join(sorted(row))}")
-
-
-def _outcome(winner: Any, allowed: Sequence[str], where: str) -> Outcome:
-    if winner not in allowed:
-        raise DataError(f"{where}: winner {winner!r}; allowed: {', '.join(allowed)}")
-    return _OF_A[winner]
-
-
-def _score(value: Any, where: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{where}: score must be a number or null, got {value!r}")
-    return float(value)

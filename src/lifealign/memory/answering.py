@@ -12,6 +12,7 @@ from lifealign.data.answers import BASE, AnswerRecord
 from lifealign.data.suites.rules import in_words
 from lifealign.data.tasks import Row, Task, rows_sha256
 from lifealign.evaluation.catalog import text_metrics
+from lifealign.evaluation.records import read_records
 from lifealign.memory.rules import find_rules
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ROOT, ROW_RECORD
@@ -80,7 +81,7 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
         StoreError: no such point.
     """
     asked.check()
-    evaluate = store.identity["config"]["evaluate"]
+    evaluate = store.config["evaluate"]
     count = asked.count or evaluate["generations"] or COUNT
     max_new_tokens = asked.max_new_tokens or evaluate["max_new_tokens"]
     loaded: Session | None = None
@@ -139,7 +140,7 @@ def stored_scores(
 ) -> Mapping[str, Any] | None:
     """The newest evaluation record of a task with answers to its first `count` prompts; None if no record has them."""
     rows = rows_of(task, split)
-    for record in reversed(store.evaluations()):
+    for record in reversed(read_records(store)):
         options = record["options"]
         if record["kind"] != ROW_RECORD or (record["after"], options["split"]) != (point.directory, split):
             continue
@@ -190,7 +191,7 @@ def _generate(
 def _records(
     store: MemoryStore, point: TaskManifest, task: Task, score: Mapping[str, Any], asked: Asked, count: int
 ) -> Iterable[AnswerRecord]:
-    source = asked.source or store.identity["config"]["strategy"]["name"]
+    source = asked.source or store.config["strategy"]["name"]
     stage = sum(len(m.members) or 1 for m in store.lineage()[1:] if m.index <= point.index)
     rows = iter(rows_of(task, asked.split))
     prompts, rule = set(), in_words(task.checker)

@@ -11,8 +11,9 @@ from typing import Any
 from lifealign.core.version import __version__
 from lifealign.evaluation import catalog
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results
+from lifealign.store.documents import read_data
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import DATA, ROOT
+from lifealign.store.layout import ROOT
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import retired, words
@@ -50,7 +51,7 @@ def card(store: MemoryReader, until: TaskManifest, report: Mapping[str, Any], so
         source: path or id of the base model.
         licence: of the base model; None: not known.
     """
-    config = store.identity["config"]
+    config = store.config
     table = read_scores(store, config["evaluate"]["split"])
     form, base = report["format"], config["model"]["name"]
     learnt = [m for m in store.lineage()[1:] if m.index <= until.index]
@@ -87,7 +88,7 @@ def _tasks(store: MemoryReader, learnt: list[TaskManifest], gone: Mapping[str, s
     kept = {t.name: t for t in heldout(store, with_retired=True)}
     lines = ["| task | learnt | rows read | rows kept | held out (validation, test) |", "|---|---|---|---|---|"]
     for manifest in learnt:
-        reports = store.load_document(manifest, DATA)["reports"]
+        reports = read_data(store, manifest).get("reports", {})
         for name in manifest.members:
             own = reports.get(name, [])
             read, used = sum(r["read"] for r in own), sum(r["kept"] for r in own)

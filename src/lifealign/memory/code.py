@@ -18,6 +18,7 @@ from lifealign.data.formats import FORMATS
 from lifealign.data.load import formats_used
 from lifealign.data.suites.rules import CHECKERS, check_rule
 from lifealign.evaluation.outside import is_here, named, recall, record_of, require
+from lifealign.evaluation.records import read_records
 from lifealign.store.reader import MemoryReader
 
 CODE = "code"
@@ -100,7 +101,7 @@ def find_scores(options: Mapping[str, Any], store: MemoryReader | None = None) -
         options: the section `evaluate` as plain values.
         store: a memory whose records tell where a file was; it is looked for as in `find_code`.
     """
-    seen = {} if store is None else recall(store.evaluations())
+    seen = {} if store is None else recall(read_records(store))
     found = {}
     for _, registry, name in named(options):
         try:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from lifealign.consolidation import composing as compose
-from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, StoreError
+from lifealign.memory.stored import run_config
 from lifealign.memory.updates import in_weights, steps_of
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
@@ -17,7 +17,7 @@ from lifealign.strategies import STRATEGIES, Strategy, make_strategy
 
 def stored_strategy(store: MemoryReader) -> Strategy:
     """The strategy that a memory was made with, without its model and state."""
-    config = RunConfig.model_validate(store.identity["config"])
+    config = run_config(store)
     return make_strategy(config.strategy, config.lora, config.seed)
 
 
@@ -46,7 +46,7 @@ class Composer:
         strategy = stored_strategy(store)
         own = strategy.update_space
         if not strategy.sums_updates:
-            raise ConfigError(f"{store.path}: {why_not_summed(store.identity['config']['strategy']['name'])}")
+            raise ConfigError(f"{store.path}: {why_not_summed(store.config['strategy']['name'])}")
         if space not in (None, "factors", "delta_w"):
             raise ConfigError(f"space {space!r}: allowed: factors, delta_w")
         if own == "delta_w" and space == "factors":

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lifealign.core.config import GuardConfig
-from lifealign.core.errors import ConfigError, DataError
+from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.core.files import file_sha256, read_text
 from lifealign.data.sources import Record, expand_path, read_file
 from lifealign.data.tasks import Message, Row
 from lifealign.evaluation.guard_results import same_probe
+from lifealign.evaluation.records import read_records
 from lifealign.model.encoding import EncodedPair
 from lifealign.store.layout import GUARD_RECORD, WARNINGS
 
@@ -105,7 +106,13 @@ def probes(guard: GuardConfig) -> dict[str, dict[str, Any]]:
     return found
 
 
-def score_guard(session: Session, store: MemoryStore, after: TaskManifest, guard: GuardConfig) -> None:
+def score_guard(
+    session: Session,
+    store: MemoryStore,
+    after: TaskManifest,
+    guard: GuardConfig,
+    refused: StoreError | None = None,
+) -> None:
     """Measure the configured probes with the weights as they were after `after`, unless they are stored already.
 
     The memory must be locked by the caller. One evaluation record per probe: `scores` of the text has `nll` (nats) and
@@ -114,14 +121,17 @@ def score_guard(session: Session, store: MemoryStore, after: TaskManifest, guard
     Raises:
         ConfigError: a window longer than the model's context.
         DataError: an empty file, or a row that is not a question.
+        StoreError: `refused`, if there is something to measure and nothing can be written.
     """
     for probe, options in probes(guard).items():
         wanted = {"probe": probe, **options}
         if any(
             r["kind"] == GUARD_RECORD and r["after"] == after.directory and same_probe(r["options"], wanted)
-            for r in store.evaluations()
+            for r in read_records(store)
         ):
             continue
+        if refused is not None:
+            raise refused
         session.load(store, after)
         session.strategy.select(session.model, None)
         title = f"after {after.name}: guard, {probe}"

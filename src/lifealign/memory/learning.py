@@ -41,6 +41,7 @@ from lifealign.memory.settings import located, settled, with_adapter_apart
 from lifealign.memory.sleep import rest
 from lifealign.memory.work import Work, data_document, update_between, workspace_key
 from lifealign.model.adapters import snapshot
+from lifealign.store.documents import read_data, read_diagnostics, read_training
 from lifealign.store.heldout import heldout, heldout_lines
 from lifealign.store.layout import (
     ADAPTER,
@@ -183,10 +184,10 @@ def learn_task(
     cells = table.cells(head.directory, table.current, config.evaluate.bootstrap)
     guarded = guard_values(store, table.stages)
     seconds = float(head.meta.get("seconds", time.perf_counter() - started))
-    told = [f"{task.name}: {line}" for line in left_out_lines(store.load_document(head, DATA))]
+    told = [f"{task.name}: {line}" for line in left_out_lines(read_data(store, head))]
     if RETIRED in head.files:
         told += retired_lines(store, store.load_document(head, RETIRED))
-    found = plain_diagnostics(store.load_document(head, DIAGNOSTICS))
+    found = plain_diagnostics(read_diagnostics(store, head))
     return TaskResult(task.name, head.directory, seconds, found, cells, guarded, told), store
 
 
@@ -335,7 +336,7 @@ def _encode(
         session.accelerator,
         workspace,
         session.progress,
-        earlier_steps=sum(len(store.load_lines(m, TRAINING)) for m in trained),
+        earlier_steps=sum(len(read_training(store, m)) for m in trained),
         tokens_per_pack=session.view.tokens_per_pack(encoded),
     )
     return Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop, leaks)

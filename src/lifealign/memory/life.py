@@ -17,7 +17,9 @@ from lifealign.evaluation.gate_values import gate_values
 from lifealign.evaluation.gates import Gate, GateResult, NoValue, check_gates
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import notes
+from lifealign.evaluation.records import read_records
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
+from lifealign.memory.stored import run_config
 from lifealign.store.heldout import without_rows
 from lifealign.store.layout import GATE_RECORD, WARNINGS
 from lifealign.store.manifest import TaskManifest
@@ -46,7 +48,7 @@ class MemoryLife:
     @property
     def config(self) -> RunConfig:
         """The configuration that the memory was made with."""
-        return RunConfig.model_validate({**self._store.identity["config"], "memory": str(self.path)})
+        return run_config(self._store)
 
     def log(self) -> list[dict[str, Any]]:
         """One small record for each task on disk; ``current`` is False for rolled-back tasks."""
@@ -84,9 +86,12 @@ class MemoryLife:
         memories = [self, *others]
         return differences([m._store for m in memories], [m.config.evaluate.split for m in memories])
 
-    def verify(self) -> list[str]:
-        """List the problems, each with its file; empty if every byte is as it was written."""
-        return self._store.verify()
+    def verify(self, *, deep: bool = False) -> list[str]:
+        """List the problems, each with its file; empty if every byte is as it was written.
+
+        `deep` also loads every tensor and parses every document.
+        """
+        return self._store.verify(deep=deep)
 
     def rollback(self, name: str) -> str:
         """Go back to a task (or forward again, by directory or tag); nothing is deleted. Returns HEAD's directory."""
@@ -213,7 +218,7 @@ class MemoryLife:
         with self._store.writer():
             now: dict[str, Any] = {"kind": GATE_RECORD, "after": self._store.head.directory, "options": options}
             now["gates"] = [result.to_json() for result in results]
-            old = [r for r in self._store.evaluations() if r["kind"] == GATE_RECORD and r["after"] == now["after"]]
+            old = [r for r in read_records(self._store) if r["kind"] == GATE_RECORD and r["after"] == now["after"]]
             if not old or {**old[-1], "created": None} != {**now, "created": None}:
                 self._store.append_evaluation({**now, "created": datetime.now(UTC).isoformat(timespec="seconds")})
 

@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lifealign.core.config import RunConfig, StrategyChoice
+from lifealign.core.config import StrategyChoice
 from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.memory.composer import Composer, stored_strategy, why_not_summed
 from lifealign.memory.history import Start, StoreHistory
 from lifealign.memory.outcomes import Withdrawal
 from lifealign.memory.session import Session
+from lifealign.memory.stored import run_config
 from lifealign.model.adapters import restore
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import (
@@ -129,7 +130,7 @@ def retired_lines(store: MemoryReader, document: Mapping[str, Any]) -> list[str]
         "rows are no longer scored; the history keeps all of them"
     )
     if not document["taken_out"]:
-        why = why_not_summed(store.identity["config"]["strategy"]["name"])
+        why = why_not_summed(store.config["strategy"]["name"])
         return [f"{name}: retired, but not taken out of the weights: {why}", rows]
     error = document.get("truncation_error")
     cut = "" if error is None else f", truncation error {100 * error:.2f}%"
@@ -143,7 +144,7 @@ def retired_lines(store: MemoryReader, document: Mapping[str, Any]) -> list[str]
 
 def _learns_apart(store: MemoryReader) -> bool:
     """Whether every task was trained without the weights and the rows of earlier ones; a task may have options of its own."""
-    config = RunConfig.model_validate(store.identity["config"])
+    config = run_config(store)
     chosen = [StrategyChoice.model_validate(m.config.get("strategy", config.strategy)) for m in store.lineage()[1:]]
     return all(make_strategy(choice, config.lora, config.seed).learns_apart for choice in [config.strategy, *chosen])
 

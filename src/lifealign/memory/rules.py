@@ -11,7 +11,8 @@ from lifealign.core.origin import described, find_file, is_file, remedy
 from lifealign.data.suites.rules import CHECKERS, Rule, checker
 from lifealign.data.tasks import Task
 from lifealign.memory.code import changes, locate
-from lifealign.store.layout import DATA, RULES
+from lifealign.store.documents import read_data
+from lifealign.store.layout import RULES
 from lifealign.store.reader import MemoryReader
 
 
@@ -84,7 +85,7 @@ def _stored(store: MemoryReader) -> dict[str, Mapping[str, Any]]:
     """Rule -> origin, of the rules from outside that a memory's tasks were learnt with; the newest counts."""
     found: dict[str, Mapping[str, Any]] = {}
     for manifest in store.lineage()[1:]:
-        found |= store.load_document(manifest, DATA).get(RULES, {})
+        found |= read_data(store, manifest).get(RULES, {})
     return found
 
 

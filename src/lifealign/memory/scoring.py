@@ -7,17 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 from lifealign.core.config import EvaluateConfig, RunConfig
-from lifealign.core.errors import DataError
+from lifealign.core.errors import DataError, StoreError
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import KEY, require
+from lifealign.evaluation.records import read_records
 from lifealign.evaluation.results import read_scores, run_results
 from lifealign.memory.code import find_scores
 from lifealign.memory.guard import score_guard
 from lifealign.memory.outcomes import Evaluation
 from lifealign.memory.row_scores import TaskScores
 from lifealign.memory.rules import Rules, find_rules
-from lifealign.memory.session import Session, locked
+from lifealign.memory.session import Session, locked_if_allowed
 from lifealign.store.heldout import heldout, without_rows
 from lifealign.store.layout import ROW_RECORD, RULES, WARNINGS
 from lifealign.store.manifest import TaskManifest
@@ -63,10 +64,10 @@ def score_tasks(
     session: Session, store: MemoryStore, after: TaskManifest, tasks: Sequence[Task], config: RunConfig
 ) -> Evaluation:
     """Score `tasks` and the guard as they were after `after`, unless recorded already; see `Memory.evaluate`."""
-    with locked(session, store):
-        score_row(session, store, after, tasks, config)
+    with locked_if_allowed(session, store) as refused:
+        score_row(session, store, after, tasks, config, refused)
         for at in dict.fromkeys((store.lineage()[0].directory, after.directory)):
-            score_guard(session, store, store.find(at), config.guard)
+            score_guard(session, store, store.find(at), config.guard, refused)
     table = read_scores(store, config.evaluate.split)
     cells = table.cells(after.directory, [t.name for t in tasks], config.evaluate.bootstrap)
     results = run_results(store, table)
@@ -81,28 +82,29 @@ def score_tasks(
 
 
 def score_row(
-    session: Session, store: MemoryStore, after: TaskManifest, tasks: Sequence[Task], config: RunConfig
+    session: Session,
+    store: MemoryStore,
+    after: TaskManifest,
+    tasks: Sequence[Task],
+    config: RunConfig,
+    refused: StoreError | None = None,
 ) -> list[TaskScores]:
-    """Score `tasks` with the weights as they were after `after` and append the record, unless it exists already."""
+    """Score `tasks` with the weights as they were after `after` and append the record, unless it exists already.
+
+    Raises:
+        StoreError: `refused`, if there is something to score and nothing can be written.
+    """
     options = config.evaluate
     wanted = _wanted(options)
     outside = find_scores(wanted, store)
     rules = find_rules(tasks, store) if options.generations else Rules()
-    known = {t.name: t for t in tasks}
-    done = {
-        (score["task"], score["rows_sha256"])
-        for record in store.evaluations()
-        if record["kind"] == ROW_RECORD
-        and record["after"] == after.directory
-        and record["options"] == wanted
-        and _same_code(record, outside)
-        for score in record["scores"]
-        if score["task"] in known and rules.measured(record, known[score["task"]])
-    }
+    done = _scored(store, after, tasks, wanted, outside, rules)
     rows = {t.name: getattr(t, options.split)[: options.rows] for t in tasks}
     missing = [t for t in tasks if rows[t.name] and (t.name, rows_sha256(rows[t.name])) not in done]
     if not missing:
         return []
+    if refused is not None:
+        raise refused
     require(options.text_metrics, options.scores)
     session.warn(rules.warnings)
     session.load(store, after)
@@ -148,6 +150,28 @@ def _wanted(options: EvaluateConfig) -> dict[str, Any]:
     if options.scores:
         wanted["scores"] = list(options.scores)
     return wanted
+
+
+def _scored(
+    store: MemoryReader,
+    after: TaskManifest,
+    tasks: Sequence[Task],
+    wanted: Mapping[str, Any],
+    outside: Mapping[str, Mapping[str, Any]],
+    rules: Rules,
+) -> set[tuple[str, str]]:
+    """(task, checksum of its rows) of what records have of this measurement already."""
+    known = {t.name: t for t in tasks}
+    return {
+        (score["task"], score["rows_sha256"])
+        for record in read_records(store)
+        if record["kind"] == ROW_RECORD
+        and record["after"] == after.directory
+        and record["options"] == wanted
+        and _same_code(record, outside)
+        for score in record["scores"]
+        if score["task"] in known and rules.measured(record, known[score["task"]])
+    }
 
 
 def _same_code(record: Mapping[str, Any], outside: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,20 @@ def taken_back(store: MemoryStore, made: Sequence[Path]) -> Iterator[None]:
             with suppress(OSError, StoreError):  # the reason of the failure is worth more
                 take_back(store, made)
         raise
+
+
+@contextmanager
+def locked_if_allowed(session: Session, store: MemoryStore) -> Iterator[StoreError | None]:
+    """`locked`, or on a read-only medium without the lock: why nothing can be written, so that what is stored is read."""
+    with ExitStack() as stack:
+        refused = None
+        try:
+            stack.enter_context(locked(session, store))
+        except StoreError as error:
+            if getattr(error.__cause__, "errno", None) not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+            refused = error
+        yield refused
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
+from lifealign.memory.stored import run_config
 from lifealign.model.adapter_files import CONFIG, adapter_files_sha256, split_adapter
 from lifealign.model.base import with_local_path
 from lifealign.store.reader import MemoryReader
@@ -69,7 +70,7 @@ def settled(store: MemoryReader, config: RunConfig) -> RunConfig:
     Raises:
         ConfigError: lists the keys that differ.
     """
-    stored = located(RunConfig.model_validate(store.identity["config"]))
+    stored = located(run_config(store))
     config = _as_decided(config, stored)
     if config.model.adapter is not None:
         check_adapter(store, config.model.adapter)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
+from lifealign.core.documents import Document, Name, Text, check
+from lifealign.data.stored import stored_row
 from lifealign.data.tasks import Row, Task
-from lifealign.store.layout import DATA, HELDOUT, IMPORTED
+from lifealign.store.documents import read_data
+from lifealign.store.layout import HELDOUT, IMPORTED, TASKS
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import retired
@@ -22,21 +25,35 @@ def heldout(store: MemoryReader, until: TaskManifest | None = None, *, with_reti
     for manifest in store.lineage()[1:]:
         if until is not None and manifest.index > until.index:
             break
-        lines = store.load_lines(manifest, HELDOUT)
-        requirements = store.load_document(manifest, DATA).get("requirements", {})  # older memories have none
+        kept = read_heldout(store, manifest)
+        requirements = read_data(store, manifest).get("requirements", {})  # older memories have none
         for name in manifest.members:
             if name in gone:
                 continue
-            own = [line for line in lines if line["task"] == name]
-            splits = {
-                split: tuple(Row.from_json(line["row"]) for line in own if line["split"] == split)
-                for split in ("validation", "test")
-            }
-            checker = own[0]["checker"] if own else None
+            own = [(line, row) for line, row in kept if line.task == name]
+            splits = {split: tuple(row for line, row in own if line.split == split) for split in ("validation", "test")}
+            checker = own[0][0].checker if own else None
             tasks[name] = Task(
                 name, (), splits["validation"], splits["test"], checker, requirement=requirements.get(name)
             )
     return list(tasks.values())
+
+
+class HeldOut(Document):
+    """One line of `HELDOUT`."""
+
+    task: Name
+    checker: Text | None
+    split: Literal["validation", "test"]
+    row: Mapping[str, Any]
+
+
+def read_heldout(store: MemoryReader, manifest: TaskManifest) -> list[tuple[HeldOut, Row]]:
+    """The lines of a commit's `HELDOUT`, each with its row; StoreError names the line of another shape."""
+    where = store.path / TASKS / manifest.directory / HELDOUT
+    lines = store.load_lines(manifest, HELDOUT)
+    found = [check(HeldOut, line, f"{where}:{number}") for number, line in enumerate(lines, 1)]
+    return [(line, stored_row(line.row, f"{where}:{n}: row")) for n, line in enumerate(found, 1)]
 
 
 def heldout_rows(store: MemoryReader) -> list[tuple[str, Row]]:
@@ -48,7 +65,7 @@ def without_rows(store: MemoryReader, until: TaskManifest | None = None) -> list
     """The adapter that a memory began with, as a task, if its rows were not given and it is not retired."""
     begun = [m for m in store.lineage() if m.meta.get(IMPORTED) and (until is None or m.index <= until.index)]
     gone = retired(store, until)
-    names = [name for m in begun if not store.load_document(m, DATA)["rows"] for name in m.members]
+    names = [name for m in begun if not read_data(store, m).get("rows") for name in m.members]
     return [name for name in names if name not in gone]
 
 

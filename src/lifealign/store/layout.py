@@ -7,6 +7,7 @@ tasks/*/task.json              TASK         the manifest, written last
 tasks/*/adapter.safetensors    ADAPTER      ... and the other files below
 evaluations/<number>.json      EVALUATIONS  append-only: rows of R and guards
 tags.json                      TAGS         names for points; missing until the first one is given
+aside/                         ASIDE        files that a repair moved out of the way; not verified
 work/                          WORK         checkpoints of unfinished work and trackers' files; not verified
 .lock, CREATING, PENDING                    the writer's lock, and marks of a writer that was killed
 """
@@ -21,6 +22,7 @@ ROOT = "0000-initial"
 EVALUATIONS = "evaluations"
 TAGS = "tags.json"
 WORK = "work"
+ASIDE = "aside"
 TRACKERS = "trackers"
 """Below `WORK`: files of experiment trackers."""
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lifealign.core.documents import check
 from lifealign.core.errors import StoreError
 from lifealign.core.files import FileEntry, read_bytes, reading
 from lifealign.core.json_codec import decode_json, sealed
 from lifealign.core.option_names import as_stored, current_names
 from lifealign.store.layout import EVALUATIONS, HEAD, ROOT, STORE, TASK, TASKS
+from lifealign.store.schema import DIRECTORY, Envelope, TaskRecord
 
 FORMAT_VERSION = 2
 NOTE = "note"
@@ -57,9 +59,9 @@ MIGRATIONS: dict[int, Migration] = {1: rename_options}
 """Version n -> named function that turns a record of version n into one of n + 1, in memory; files stay as written."""
 
 
-_DIRECTORY = re.compile(r"[0-9]{4,}-[a-z0-9][a-z0-9_-]*")
+_DIRECTORY = re.compile(DIRECTORY)
 _FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.(safetensors|jsonl?)")
-_EVALUATION = re.compile(r"[0-9]{6,}\.json")
+_EVALUATION = re.compile(r"[0-9]{6,15}\.json")
 _HEAD = re.compile(rb"([^ \n]+) ([0-9a-f]{64})\n")
 
 
@@ -107,7 +109,7 @@ def read_record(path: Path, kind: Kind) -> tuple[dict[str, Any], str]:
     data = read_bytes(path, inside=path.parents[_DEPTHS[kind]])
     record = decode_json(path, data)
     version = record.get("format_version") if isinstance(record, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool):
+    if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version < 10**9:
         raise StoreError(f"{path}: damaged: it has no format_version")
     if version > FORMAT_VERSION:
         raise StoreError(
@@ -131,26 +133,26 @@ def read_manifest(memory: Path, directory: str) -> TaskManifest:
     if not _DIRECTORY.fullmatch(directory):
         raise StoreError(f"{path}: {directory!r} is not the name of a task directory")
     record, sha256 = read_record(path, "task")
-    try:
-        manifest = TaskManifest(
-            directory=record["directory"],
-            index=record["index"],
-            name=record["name"],
-            members=tuple(record["members"]),
-            parent=record["parent"],
-            parent_sha256=record["parent_sha256"],
-            files={name: FileEntry(**entry) for name, entry in record["files"].items()},
-            seed=record["seed"],
-            config=record["config"],
-            meta=record["meta"],
-            versions=record["versions"],
-            created=record["created"],
-            sha256=sha256,
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path}: damaged: not a manifest of format version {FORMAT_VERSION} ({error})") from None
+    found = check(TaskRecord, record, f"{path}: damaged")
+    manifest = TaskManifest(
+        directory=found.directory,
+        index=found.index,
+        name=found.name,
+        members=tuple(found.members),
+        parent=found.parent,
+        parent_sha256=found.parent_sha256,
+        files={name: FileEntry(entry.sha256, entry.size) for name, entry in found.files.items()},
+        seed=found.seed,
+        config=record["config"],
+        meta=record["meta"],
+        versions=found.versions,
+        created=found.created,
+        sha256=sha256,
+    )
     if manifest.directory != directory:
         raise StoreError(f"{path}: damaged: it is the manifest of {manifest.directory!r}, but is in {directory!r}")
+    if manifest.index != directory_number(directory):
+        raise StoreError(f"{path}: damaged: index: it is {manifest.index}, but the directory is {directory!r}")
     if (manifest.parent is None) != (directory == ROOT):
         raise StoreError(f"{path}: damaged: {ROOT} must have no parent, and every other task must have one")
     for name in manifest.files:
@@ -167,7 +169,7 @@ def read_head(memory: Path) -> TaskManifest:
     directory = match.group(1).decode(errors="replace") if match else ""
     if match is None or not _DIRECTORY.fullmatch(directory):
         raise StoreError(f"{path}: damaged: expected one line '<task directory> <sha256>', got {data[:120]!r}")
-    if not (memory / TASKS / directory).is_dir():
+    if not has_task(memory, directory):
         raise StoreError(f"{path}: damaged: it names {directory!r}, which is not in tasks/")
     manifest = read_manifest(memory, directory)
     if manifest.sha256 != match.group(2).decode():
@@ -182,6 +184,9 @@ def read_lineage(memory: Path, tip: TaskManifest) -> tuple[TaskManifest, ...]:
     """The chain from the root to `tip`, every link checked, store.json included."""
     chain = [tip]
     while (parent := check_parent(memory, chain[-1])) is not None:
+        if parent.index >= chain[-1].index:  # else a forged chain could go round for ever
+            path = memory / TASKS / chain[-1].directory / TASK
+            raise StoreError(f"{path}: damaged: parent: {parent.directory!r} is not older than the task itself")
         chain.append(parent)
     return tuple(reversed(chain))
 
@@ -200,6 +205,12 @@ def check_parent(memory: Path, child: TaskManifest) -> TaskManifest | None:
             f"{child.parent_sha256}, this one has {sha256}; one of the two was changed"
         )
     return parent
+
+
+def has_task(memory: Path, directory: str) -> bool:
+    """Whether a directory of this name is in tasks/; StoreError if the disk does not tell."""
+    with reading(memory / TASKS / directory):
+        return (memory / TASKS / directory).is_dir()
 
 
 def is_file_name(name: str) -> bool:
@@ -241,9 +252,8 @@ def evaluation_files(memory: Path) -> list[Path]:
 def read_evaluation(path: Path) -> dict[str, Any]:
     """The record in one file of evaluations/; StoreError if it was changed or renamed."""
     envelope, _ = read_record(path, "evaluation")
-    if envelope.get("number") != int(path.stem) or not isinstance(envelope.get("record"), dict):
-        raise StoreError(
-            f"{path}: damaged: not the record of evaluation {int(path.stem)} (its number is {envelope.get('number')!r})"
-        )
+    number = check(Envelope, envelope, f"{path}: damaged").number
+    if number != int(path.stem):
+        raise StoreError(f"{path}: damaged: not the record of evaluation {int(path.stem)} (its number is {number})")
     record: dict[str, Any] = envelope["record"]
     return record

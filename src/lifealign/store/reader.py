@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lifealign.core import files
+from lifealign.core.documents import check
 from lifealign.core.errors import DataError, StoreError
 from lifealign.core.json_codec import decode_json
 from lifealign.core.tensors import decode_tensors, tensor_names
 from lifealign.data.answers import BASE
 from lifealign.store import manifest
-from lifealign.store.layout import CREATING, HEAD, RETIRES, STORE, TASKS
+from lifealign.store.layout import CREATING, HEAD, PENDING, RETIRES, STORE, TASKS
 from lifealign.store.manifest import NOTE, TaskManifest
+from lifealign.store.schema import Made, StoreRecord
 from lifealign.store.tags import Tag, compare, read_tags
 from lifealign.store.verify import find_problems, find_strays
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_ATTEMPTS = 100  # to read a point that no commit cuts in two; a commit takes longer than a reading
 NOW = "now"
 """Name of the point after the last task learnt."""
 
@@ -37,6 +40,7 @@ class MemoryReader:
         self.path = path
         self._identity: dict[str, Any] = {}
         self._lineage: tuple[TaskManifest, ...] = ()
+        self._directories: list[str] = []
         self._checked: dict[Path, tuple[int, ...]] = {}
         self._tags: dict[str, Tag] | StoreError = {}
 
@@ -55,6 +59,19 @@ class MemoryReader:
     def identity(self) -> dict[str, Any]:
         """A copy of the identity given to `create`."""
         return copy.deepcopy(self._identity)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A copy of the run configuration in the identity.
+
+        Raises:
+            StoreError: the memory was made without one.
+        """
+        if "config" not in self._identity:
+            raise StoreError(
+                f"{self.path / STORE}: identity.config: field required; this memory keeps no configuration"
+            )
+        return copy.deepcopy(dict(self._identity["config"]))
 
     @property
     def head(self) -> TaskManifest:
@@ -150,10 +167,14 @@ class MemoryReader:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """All evaluation records, oldest first, including those of rolled-back tasks; StoreError if one is damaged."""
-        return [manifest.read_evaluation(path) for path in manifest.evaluation_files(self.path)]
+        return list(self.evaluations_by_file().values())
+
+    def evaluations_by_file(self) -> dict[Path, dict[str, Any]]:
+        """`evaluations`, each by its file."""
+        return {path: manifest.read_evaluation(path) for path in manifest.evaluation_files(self.path)}
 
     def log(self) -> list[dict[str, Any]]:
-        """One small dict for each task on disk, by number; ``current`` is False for rolled-back tasks."""
+        """One small dict for each task on disk when opened, by number; ``current`` is False for rolled-back tasks."""
         current, tags = {m.directory for m in self._lineage}, self.tags()
         return [
             {
@@ -171,12 +192,15 @@ class MemoryReader:
                 "note": m.meta.get(NOTE),
                 "retires": list(m.meta.get(RETIRES, ())),
             }
-            for m in (manifest.read_manifest(self.path, d) for d in manifest.task_directories(self.path))
+            for m in (manifest.read_manifest(self.path, d) for d in self._directories)
         ]
 
-    def verify(self) -> list[str]:
-        """Problems of the memory as it is on disk now, each naming its file; empty if every byte is as written."""
-        return find_problems(self.path)
+    def verify(self, *, deep: bool = False) -> list[str]:
+        """Problems of the memory as it is on disk now, each naming its file; empty if every byte is as written.
+
+        `deep` also loads every tensor and parses every document.
+        """
+        return find_problems(self.path, deep=deep)
 
     def strays(self) -> list[Path]:
         """Files in the directory that do not belong to the memory: worth a note, but not a problem."""
@@ -188,13 +212,34 @@ class MemoryReader:
         with files.reading(self.path):
             if not (self.path / HEAD).exists():
                 raise StoreError(f"{self.path}: {self._why_no_memory()}")
+        for _ in range(_ATTEMPTS):
+            before = files.read_bytes(self.path / HEAD)
+            self._load_point()
+            if files.read_bytes(self.path / HEAD) == before:  # else a commit came in between
+                return
+
+    def _load_point(self) -> None:
+        """Read one point: tags, identity, lineage, and the tasks on disk without the one that a writer is adding."""
         try:
             self._tags = read_tags(self.path)  # before HEAD: a tag never names a task that this reader has not seen
         except StoreError as error:
             self._tags = error
         record, _ = manifest.read_record(self.path / STORE, "store")
+        check(StoreRecord, record, f"{self.path / STORE}: damaged")
         self._lineage = manifest.read_lineage(self.path, manifest.read_head(self.path))
         self._identity = record.get("identity", {})
+        if "config" in self._identity:
+            check(Made, self._identity, f"{self.path / STORE}: damaged: identity")
+        under_way = self._under_way() - {task.directory for task in self._lineage}
+        self._directories = [d for d in manifest.task_directories(self.path) if d not in under_way]
+
+    def _under_way(self) -> set[str]:
+        """The directory that a writer may have put in place without moving HEAD to it yet, or was killed before it did."""
+        try:
+            line = (self.path / PENDING).read_bytes()
+        except OSError:
+            return set()
+        return {line.decode("ascii", errors="replace").partition(" ")[0]}
 
     def _tagged(self, name: str, tag: Tag) -> TaskManifest:
         """The manifest of the lineage that a tag names."""

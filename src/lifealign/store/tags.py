@@ -12,15 +12,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lifealign.core.documents import check
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.files import reading
 from lifealign.core.json_codec import seal
 from lifealign.store import manifest
 from lifealign.store.layout import ROOT, TAGS, TASK, TASKS
+from lifealign.store.schema import TAG, TagsRecord
 
 RESERVED = ("base", "now", "initial", "joint")
 """Words that already name a point, so they cannot be tags."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(TAG)
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,8 @@ def read_tags(memory: Path) -> dict[str, Tag]:
         if not path.exists():
             return {}
     record, _ = manifest.read_record(path, "tags")
-    try:
-        found = {name: Tag(**fields) for name, fields in record["tags"].items()}
-        if all(_NAME.fullmatch(name) and manifest.is_directory_name(tag.directory) for name, tag in found.items()):
-            return dict(sorted(found.items()))
-    except (KeyError, TypeError, AttributeError):
-        pass
-    raise StoreError(f"{path}: damaged: not a list of tags of format version {manifest.FORMAT_VERSION}")
+    found = check(TagsRecord, record, f"{path}: damaged").tags
+    return {name: Tag(tag.directory, tag.sha256, tag.created) for name, tag in sorted(found.items())}
 
 
 def encode_tags(tags: Mapping[str, Tag]) -> bytes:
@@ -91,7 +88,7 @@ def check_tag(memory: Path, name: str, tag: Tag) -> None:
     Raises:
         StoreError: the task is missing or damaged, or is not the one that was tagged.
     """
-    if not (memory / TASKS / tag.directory).is_dir():
+    if not manifest.has_task(memory, tag.directory):
         raise StoreError(f"{memory / TAGS}: tag {name!r} names {tag.directory!r}, which is not in {TASKS}/")
     compare(memory, name, tag, manifest.read_manifest(memory, tag.directory).sha256)
 

@@ -9,8 +9,7 @@
     memory/work/                  checkpoints of unfinished work, not verified
     memory/.lock                  held by the one writer
 
-A task is committed when HEAD names it, and not before. docs/explanation/store.md explains the order of the steps of
-`commit`.
+A task is committed when HEAD names it. docs/explanation/store.md explains the order of the steps of `commit`.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT_VERSION", "MIGRATIONS", "MemoryStore", "TaskManifest"]
 
 _PACKAGES = ("lifealign", "torch", "transformers", "peft", "safetensors")
+NOT_DURABLE = "but the disk did not confirm it, so a power cut may lose it; check the disk, and run the command again"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -156,10 +156,12 @@ class MemoryStore(MemoryReader):
         try:
             with files.writing(self.path):
                 self._write_task(record, contents)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError, StoreError):  # the next writer removes what cannot be removed now
                 self._load()
                 self._sweep()
+            if isinstance(error, StoreError) and self.head.directory == record["directory"]:
+                raise StoreError(f"{self.path}: {self.head.directory} is committed, {NOT_DURABLE} ({error})") from error
             raise
         self._load()
         return self.head
@@ -387,12 +389,10 @@ class MemoryStore(MemoryReader):
 
 def _versions() -> dict[str, str | None]:
     """Installed versions, without importing the packages."""
-    found: dict[str, str | None] = {}
+    found = dict[str, str | None].fromkeys(_PACKAGES)
     for package in _PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
     return found
 
 

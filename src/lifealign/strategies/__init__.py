@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from lifealign.core.config import LoraConfig, StrategyChoice
+from lifealign.core.documents import check
+from lifealign.core.errors import ConfigError
 from lifealign.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ def make_strategy(choice: StrategyChoice, lora: LoraConfig, seed: int) -> Strate
         ConfigError: no strategy has this name, or it cannot be loaded.
     """
     cls = STRATEGIES.find(choice.name)
-    return cls(cls.Config.model_validate(choice.model_extra or {}), lora, seed)
+    options = check(cls.Config, choice.model_extra or {}, f"strategy {choice.name}", ConfigError)
+    return cls(options, lora, seed)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lifealign.studies import stats
+from lifealign.core.documents import check
+from lifealign.core.errors import StoreError
+from lifealign.core.files import read_bytes
+from lifealign.core.json_codec import decode_json
+from lifealign.studies import schema, stats
 from lifealign.studies.plan import Run
 from lifealign.studies.program import changed_files
 from lifealign.studies.worker import PROGRAM, RECORD
@@ -85,9 +88,9 @@ class Records:
         if not path.exists():
             return None
         try:
-            record: Record = json.loads(path.read_bytes())
-            done = record["status"] == "done"
-        except (ValueError, KeyError, TypeError):
+            record: Record = decode_json(path, read_bytes(path))
+            done = check(schema.Record, record, str(path)).status == "done"
+        except StoreError:
             return None
         if done:
             self._done[run] = record

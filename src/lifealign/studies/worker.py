@@ -26,7 +26,6 @@ from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.files import replace_file, writing
 from lifealign.core.json_codec import to_json
 from lifealign.core.registry import hand_over, take_over
-from lifealign.store.layout import DIAGNOSTICS
 from lifealign.strategies import STRATEGIES
 from lifealign.studies import program, tether
 
@@ -205,7 +204,8 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
     from lifealign.memory.api import run_stream
     from lifealign.memory.history import StoreHistory
     from lifealign.memory.numerics import stored_numerics
-    from lifealign.store.layout import REPLAY, STATE, TRAINING, WARNINGS
+    from lifealign.store.documents import read_training
+    from lifealign.store.layout import REPLAY, STATE, WARNINGS
     from lifealign.store.reader import MemoryReader
 
     settings = RunConfig.model_validate({**config, "memory": str(memory)})
@@ -215,7 +215,7 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
     table = read_scores(store, settings.evaluate.split)
     scores, summary, outside = point_results(table)
     files = store.head.files
-    log = [store.load_lines(manifest, TRAINING) for manifest in store.lineage()[1:]]
+    log = [read_training(store, manifest) for manifest in store.lineage()[1:]]
     return {
         "tasks": list(table.tasks),
         **({"ends": dict(table.ends)} if table.ends else {}),
@@ -236,10 +236,12 @@ def _learn(config: Mapping[str, Any], memory: Path) -> dict[str, Any]:
 
 def _failed_signs(store: MemoryReader) -> list[dict[str, Any]]:
     """Signs that did not hold, each with its task."""
+    from lifealign.store.documents import read_diagnostics
+
     return [
         {"task": manifest.name, **sign}
         for manifest in store.lineage()[1:]
-        for sign in store.load_document(manifest, DIAGNOSTICS).get(SIGNS, ())
+        for sign in read_diagnostics(store, manifest).get(SIGNS, ())
         if sign["holds"] is False  # None: not measured for this task
     ]
 

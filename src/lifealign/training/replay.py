@@ -15,7 +15,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lifealign.core.config import Frozen
-from lifealign.core.errors import ConfigError, StoreError
+from lifealign.core.documents import Count, Document, Name, check
+from lifealign.core.errors import ConfigError
+from lifealign.data.stored import stored_row
 from lifealign.data.tasks import Row
 
 ReplayPolicy = Literal["reservoir", "oldest_out", "per_task_quota"]
@@ -51,6 +53,19 @@ class Exemplar:
         return {"task": self.task, "index": self.index, **self.row.to_json()}
 
 
+class Seen(Document):
+    """The first line of a stored buffer."""
+
+    seen: Count
+
+
+class Kept(Document):
+    """What a stored row has besides the row."""
+
+    task: Name
+    index: Count
+
+
 @dataclass(frozen=True)
 class ReplayBuffer:
     """The rows kept for replay, and the count of candidates so far.
@@ -74,16 +89,11 @@ class ReplayBuffer:
         Raises:
             StoreError: names `where` and the line that cannot be read.
         """
-        seen = 0
+        seen = check(Seen, lines[0], f"{where}:1").seen if lines else 0
         exemplars = []
-        for number, value in enumerate(lines, 1):
-            try:
-                if number == 1:
-                    seen = int(value["seen"])
-                else:
-                    exemplars.append(Exemplar(Row.from_json(value), str(value["task"]), int(value["index"])))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise StoreError(f"{where}:{number}: not a replay row: {type(error).__name__}: {error}") from None
+        for number, value in enumerate(lines[1:], 2):
+            kept = check(Kept, value, f"{where}:{number}")
+            exemplars.append(Exemplar(stored_row(value, f"{where}:{number}"), kept.task, kept.index))
         return cls(tuple(exemplars), seen)
 
 

@@ -6,10 +6,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from lifealign.core.documents import Count, Name, Number, Plain, Text, check
 from lifealign.core.errors import JudgeError
 from lifealign.core.files import replace_file, writing
+from lifealign.core.json_codec import decode_json
 from lifealign.judging.llm.reply import REASONS
 
 
@@ -42,27 +46,27 @@ class Judgement:
         lengths: characters of this answer and, in pairwise mode, of the other one.
     """
 
-    id: str
-    item: str
-    task: str
-    source: str
-    point: str
-    judge: str
-    rubric: str
+    id: Name
+    item: Name
+    task: Name
+    source: Name
+    point: Name
+    judge: Name
+    rubric: Name
     mode: Literal["absolute", "pairwise"]
-    score: int | None = None
+    score: Annotated[int, Field(ge=-(10**9), le=10**9)] | None = None
     winner: Literal["a", "b", "tie"] | None = None
-    other: str | None = None
-    against: str | None = None
+    other: Name | None = None
+    against: Name | None = None
     swapped: bool = False
-    unscored: str | None = None
-    detail: str = ""
-    words: str = ""
-    steps: Mapping[str, str] = field(default_factory=dict)
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
-    cost: float | None = None
-    lengths: tuple[int, ...] = ()
+    unscored: Name | None = None
+    detail: Text = ""
+    words: Text = ""
+    steps: Mapping[str, Name] = field(default_factory=dict)
+    prompt_tokens: Count | None = 0
+    completion_tokens: Count | None = 0
+    cost: Number | None = None
+    lengths: Annotated[tuple[Count, ...], Plain] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, in the order of the fields."""
@@ -92,17 +96,16 @@ def read_judgements(path: str | Path) -> list[Judgement]:
 
 
 def _read(line: str, where: str) -> Judgement:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        raise JudgeError(f"{where}: not JSON") from None
-    known = [one.name for one in fields(Judgement)]
-    if not isinstance(value, dict) or not set(value) <= set(known) or not set(known[:8]) <= set(value):
-        raise JudgeError(f"{where}: not a judgement; expected the keys {', '.join(known)}")
-    if value["mode"] not in ("absolute", "pairwise"):
-        raise JudgeError(f"{where}: mode {value['mode']!r}; allowed: absolute, pairwise")
-    verdict = value.get("score" if value["mode"] == "absolute" else "winner")
-    reason = value.get("unscored")
-    if (verdict is None) == (reason is None) or (reason is not None and reason not in REASONS):
+    value = decode_json(where, line, JudgeError)
+    if isinstance(value, dict) and any(name not in value for name in _KEYS[:8]):
+        raise JudgeError(f"{where}: not a judgement; expected the keys {', '.join(_KEYS)}")
+    found = check(Judgement, value, f"{where}: not a judgement", JudgeError)
+    verdict = found.score if found.mode == "absolute" else found.winner
+    if (verdict is None) == (found.unscored is None) or (found.unscored is not None and found.unscored not in REASONS):
         raise JudgeError(f"{where}: expected either a verdict or a reason in `unscored` ({', '.join(REASONS)})")
-    return Judgement(**{**value, "lengths": tuple(value.get("lengths", ()))})
+    if found.mode == "pairwise" and found.other is None:
+        raise JudgeError(f"{where}: a comparison needs `other`, the id of the other answer")
+    return found
+
+
+_KEYS = [one.name for one in fields(Judgement)]

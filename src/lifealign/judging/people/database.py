@@ -12,39 +12,19 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lifealign.core.documents import check, shown
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.files import TEMPORARY, writing
 from lifealign.data.answers import AnswerRecord
-from lifealign.data.tasks import Message
+from lifealign.judging.people import stored
 from lifealign.judging.people.batch import Batch, Mode, Question, Turn, deal, order, shared
 from lifealign.judging.rubrics import Rubric
-
-FORMAT = 1
-ANNOTATOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE answer (id TEXT PRIMARY KEY, record TEXT NOT NULL);
-CREATE TABLE question (
-  id INTEGER PRIMARY KEY, rubric TEXT NOT NULL, a TEXT NOT NULL REFERENCES answer, b TEXT REFERENCES answer,
-  gold TEXT, shown INTEGER NOT NULL, shared INTEGER NOT NULL);
-CREATE TABLE annotator (name TEXT PRIMARY KEY, token TEXT NOT NULL UNIQUE);
-CREATE TABLE assignment (
-  id INTEGER PRIMARY KEY, annotator TEXT NOT NULL REFERENCES annotator, position INTEGER NOT NULL,
-  question INTEGER NOT NULL REFERENCES question, swapped INTEGER NOT NULL, UNIQUE (annotator, position));
-CREATE TABLE rating (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, assignment INTEGER NOT NULL REFERENCES assignment, withdrawn INTEGER NOT NULL,
-  winner TEXT, score INTEGER, steps TEXT NOT NULL, flag INTEGER NOT NULL, comment TEXT NOT NULL, seconds REAL,
-  created TEXT NOT NULL);
-CREATE INDEX rating_of ON rating (assignment, id);
-CREATE VIEW newest AS SELECT * FROM rating r WHERE id = (SELECT max(id) FROM rating WHERE assignment = r.assignment);
-CREATE VIEW held AS SELECT * FROM newest WHERE NOT withdrawn;
-"""
 
 
 @dataclass(frozen=True)
@@ -102,17 +82,14 @@ class Ratings:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._connect() as db:
-            meta = dict(db.execute("SELECT name, value FROM meta"))
-        if meta.get("format") != str(FORMAT):
-            raise StoreError(f"{path}: unknown format {meta.get('format')} of ratings; this lifealign reads {FORMAT}")
-        self.mode: Mode = "absolute" if meta["mode"] == "absolute" else "pairwise"
-        self.seed = int(meta["seed"])
-        self.name: str = meta["name"]
-        self.digest = meta["digest"]
-        self.overlap = float(meta["overlap"])
-        self.rubrics = {
-            name: Rubric.model_validate_json(json.dumps(value)) for name, value in json.loads(meta["rubrics"]).items()
-        }
+            stored.check_tables(db, path)
+            meta = stored.read_meta(dict(db.execute("SELECT name, value FROM meta")), path)
+        self.mode: Mode = meta.mode
+        self.seed = int(meta.seed)
+        self.name: str = meta.name
+        self.digest = meta.digest
+        self.overlap = stored.read_overlap(meta, path)
+        self.rubrics = stored.read_rubrics(meta, path)
 
     # --- making and opening ---
 
@@ -135,7 +112,7 @@ class Ratings:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with _connected(temporary) as db:
             db.execute("PRAGMA journal_mode = WAL")
-            db.executescript("BEGIN IMMEDIATE;" + _SCHEMA)
+            db.executescript("BEGIN IMMEDIATE;" + stored.TABLES)
             _write_batch(db, batch, shared(batch, overlap))
             db.execute("INSERT INTO meta VALUES ('overlap', ?)", (str(overlap),))
             for name, turns in deal(batch, annotators, overlap).items():
@@ -157,17 +134,16 @@ class Ratings:
             raise StoreError(f"{path}: no such file; create it with `lifealign annotate ANSWERS --db {path}`")
         return cls(Path(path))
 
-    @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        with _connected(self.path) as db:
-            yield db
+    def _connect(self) -> AbstractContextManager[sqlite3.Connection]:
+        return _connected(self.path)
 
     # --- annotators ---
 
     def annotators(self) -> dict[str, str]:
         """Name -> token of the personal link."""
         with self._connect() as db:
-            return dict(db.execute("SELECT name, token FROM annotator ORDER BY rowid"))
+            found = dict(db.execute("SELECT name, token FROM annotator ORDER BY rowid"))
+        return check(stored.Annotators, found, f"{self.path}: annotators")
 
     def annotator_of(self, token: str) -> str | None:
         """Name of the annotator with this link; None if there is none."""
@@ -219,7 +195,9 @@ class Ratings:
             draft = db.execute(
                 "SELECT winner, score, steps, flag, comment, seconds FROM newest WHERE assignment = ?", (row[0],)
             ).fetchone()
-            return Assignment(row[1], _read_question(db, row[2]), bool(row[3]), _rating(draft) if draft else None)
+            place = self._assignment(row)
+            asked = self._read_question(db, place.question)
+            return Assignment(place.position, asked, bool(place.swapped), self._rating(draft) if draft else None)
 
     def save(self, annotator: str, position: int, rating: Rating) -> None:
         """Save a rating; it is on the disk when this returns. A second one for the same question replaces it.
@@ -248,7 +226,7 @@ class Ratings:
                 (annotator,),
             ).fetchone()
             if row is not None:
-                _write_rating(db, row[0], _rating(row[1:]), withdrawn=True)
+                _write_rating(db, row[0], self._rating(row[1:]), withdrawn=True)
             db.execute("COMMIT")
         return row is not None
 
@@ -257,23 +235,70 @@ class Ratings:
     def questions(self) -> list[Question]:
         """Questions to show, in the batch's order."""
         with self._connect() as db:
-            return [_read_question(db, row[0]) for row in db.execute("SELECT id FROM question WHERE shown ORDER BY id")]
+            return [
+                self._read_question(db, row[0]) for row in db.execute("SELECT id FROM question WHERE shown ORDER BY id")
+            ]
 
     def equal(self) -> list[Question]:
         """Pairs of the same text, which are never shown."""
         with self._connect() as db:
             rows = db.execute("SELECT id FROM question WHERE NOT shown ORDER BY id").fetchall()
-            return [_read_question(db, row[0]) for row in rows]
+            return [self._read_question(db, row[0]) for row in rows]
 
     def held(self) -> list[tuple[str, Assignment, Rating, str]]:
         """All valid ratings, oldest first: annotator, assignment, rating, time (UTC, ISO 8601)."""
         with self._connect() as db:
             rows = db.execute(
-                "SELECT s.annotator, s.position, s.question, s.swapped, h.created, h.winner, h.score, h.steps, h.flag, "
+                "SELECT s.annotator, h.created, s.id, s.position, s.question, s.swapped, h.winner, h.score, h.steps, h.flag, "
                 "h.comment, h.seconds FROM held h JOIN assignment s ON s.id = h.assignment ORDER BY h.id"
             ).fetchall()
-            asked = {number: _read_question(db, number) for number in {row[2] for row in rows}}
-        return [(r[0], Assignment(r[1], asked[r[2]], bool(r[3])), _rating(r[5:]), r[4]) for r in rows]
+            places = [self._assignment(row[2:6]) for row in rows]
+            asked = {number: self._read_question(db, number) for number in {place.question for place in places}}
+        found = []
+        for row, place in zip(rows, places, strict=True):
+            who = check(stored.Held, (row[0], row[1]), f"{self.path}: rating")
+            rating = self._rating(row[6:])
+            self._check(rating, asked[place.question], place)
+            found.append(
+                (who[0], Assignment(place.position, asked[place.question], bool(place.swapped)), rating, who[1])
+            )
+        return found
+
+    # --- rows ---
+
+    def _check(self, rating: Rating, question: Question, place: stored.AssignmentRow) -> None:
+        try:
+            check_rating(rating, self.mode, self.rubrics[question.rubric])
+        except ValueError as reason:
+            raise StoreError(f"{self.path}: rating of assignment {place.id}: {reason}") from None
+
+    def _assignment(self, row: Sequence[Any]) -> stored.AssignmentRow:
+        return stored.read_row(stored.AssignmentRow, row, f"{self.path}: assignment {shown(row[0])}")
+
+    def _rating(self, row: Sequence[Any]) -> Rating:
+        one = stored.read_row(stored.RatingRow, row, f"{self.path}: rating")
+        steps = stored.read_steps(one.steps, f"{self.path}: rating: steps")
+        return Rating(one.winner, one.score, steps, bool(one.flag), one.comment, one.seconds)
+
+    def _read_question(self, db: sqlite3.Connection, number: int) -> Question:
+        where = f"{self.path}: question {shown(number)}"
+        row = db.execute("SELECT rubric, a, b, gold FROM question WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            raise StoreError(f"{where}: missing")
+        one = stored.read_row(stored.QuestionRow, row, where)
+        stored.check_question(one, self.mode, self.rubrics, where)
+        return Question(
+            one.rubric,
+            self._read_answer(db, one.a),
+            self._read_answer(db, one.b) if one.b is not None else None,
+            one.gold,
+        )
+
+    def _read_answer(self, db: sqlite3.Connection, key: str) -> AnswerRecord:
+        row = db.execute("SELECT record FROM answer WHERE id = ?", (key,)).fetchone()
+        if row is None:
+            raise StoreError(f"{self.path}: answer {shown(key)}: missing")
+        return stored.read_record(row[0], key, self.path)
 
 
 def check_rating(rating: Rating, mode: Mode, rubric: Rubric) -> None:
@@ -306,6 +331,7 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as db:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")
+            db.execute("PRAGMA trusted_schema = OFF")
             yield db
     except sqlite3.Error as error:
         raise StoreError(f"{path}: cannot read or write the ratings: {error}") from error
@@ -313,7 +339,7 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _check_names(names: Sequence[str]) -> None:
     for name in names:
-        if not ANNOTATOR.fullmatch(name):
+        if not re.fullmatch(stored.ANNOTATOR, name):
             raise ConfigError(f"--annotator {name!r}: expected up to 40 letters, digits, `.`, `-` and `_`")
     if len(set(names)) != len(names):
         raise ConfigError(f"--annotator: names must be unique, got {', '.join(names)}")
@@ -322,7 +348,7 @@ def _check_names(names: Sequence[str]) -> None:
 def _write_batch(db: sqlite3.Connection, batch: Batch, everybody: Sequence[int]) -> None:
     rubrics = {name: rubric.model_dump(mode="json") for name, rubric in batch.rubrics.items()}
     meta = {
-        "format": FORMAT,
+        "format": stored.FORMAT,
         "name": secrets.token_hex(4),
         "mode": batch.mode,
         "seed": batch.seed,
@@ -366,18 +392,3 @@ def _write_rating(db: sqlite3.Connection, assignment: int, rating: Rating, *, wi
             created,
         ),
     )
-
-
-def _rating(row: Sequence[Any]) -> Rating:
-    winner, score, steps, flag, comment, seconds = row
-    return Rating(winner, score, json.loads(steps), bool(flag), comment, seconds)
-
-
-def _read_question(db: sqlite3.Connection, number: int) -> Question:
-    rubric, a, b, gold = db.execute("SELECT rubric, a, b, gold FROM question WHERE id = ?", (number,)).fetchone()
-    return Question(rubric, _read_answer(db, a), _read_answer(db, b) if b is not None else None, gold)
-
-
-def _read_answer(db: sqlite3.Connection, key: str) -> AnswerRecord:
-    row = json.loads(db.execute("SELECT record FROM answer WHERE id = ?", (key,)).fetchone()[0])
-    return AnswerRecord(**{**row, "prompt": tuple(Message(**turn) for turn in row["prompt"])})

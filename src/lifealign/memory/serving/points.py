@@ -154,9 +154,7 @@ class Points:
 
     def _routes(self, reader: MemoryReader, task: TaskManifest) -> bool:
         """Whether a point of a memory that was made with `strategy.route` is answered by routes."""
-        return (
-            bool(reader.identity["config"]["strategy"].get("route")) and task.index > 0 and not self._no_route(reader)
-        )
+        return bool(reader.config["strategy"].get("route")) and task.index > 0 and not self._no_route(reader)
 
     def refresh(self) -> None:
         """Take what was committed, tagged or rolled back since, if the gates hold; otherwise keep what is served, and say so."""

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lifealign.core.documents import check
 from lifealign.core.errors import StoreError
 from lifealign.core.files import read_bytes, replace_file, writing
 from lifealign.core.json_codec import decode_json, plain
@@ -30,6 +31,7 @@ from lifealign.studies.report.latex import latex
 from lifealign.studies.report.lines import groups, scores_of
 from lifealign.studies.report.markdown import markdown
 from lifealign.studies.report.tables import all_tables
+from lifealign.studies.schema import Results
 
 RUN_COLUMNS = ("run", "method", "order", "model", "seed", "status", "metric", "quantity", "stage", "task", "value")
 TABLE_COLUMNS = ("method", "order", "model", "seeds", "metric", "summary", "mean", "low", "high")
@@ -91,12 +93,14 @@ def checked(results: Any, where: str = "results") -> dict[str, Any]:
     """Plain values of a study's results; numbers that are not finite become None.
 
     Raises:
-        StoreError: it is something else, such as the results.json of a report of memories.
+        StoreError: it is something else, such as the results.json of a report of memories; names the field.
     """
     if not isinstance(results, Mapping) or not isinstance(results.get("study"), str) or "runs" not in results:
         raise StoreError(f"{where}: not a study's results; expected a JSON object with 'study', 'runs' and 'table'")
-    recall([results])
-    return _cut({**_ABSENT, **completed(plain(results))})
+    clean: dict[str, Any] = plain(results)
+    check(Results, clean, where)
+    recall([clean])
+    return _cut({**_ABSENT, **completed(clean)})
 
 
 def _cut(results: dict[str, Any]) -> dict[str, Any]:
