@@ -24,7 +24,7 @@ def fake(monkeypatch):
 
         return load_config(path, settings, None, base)
 
-    configure.read_config = read_config
+    configure.read_config = configure.check_early = read_config
     monkeypatch.setitem(sys.modules, "lifealign.strategies.configure", configure)
     monkeypatch.setitem(sys.modules, "lifealign.memory.learning", types.ModuleType("lifealign.memory.learning"))
     return memory

@@ -91,6 +91,9 @@ class FakeMemory:
             raise StoreError(f"{path}: no memory")
         return cls(path)
 
+    def check_new(self, name, supersedes=None, settings=()):
+        pass
+
     def learn(self, task, *, settings=(), note=None, progress=None):
         self.calls.append(("learn", task, settings) if note is None else ("learn", task, settings, note))
         print("a library that prints")

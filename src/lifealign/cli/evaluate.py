@@ -81,7 +81,6 @@ def evaluate(
     from lifealign.core.progress import make_progress
     from lifealign.evaluation.gates import Gate
     from lifealign.memory.api import Memory
-    from lifealign.report.gate_page import gate_page
 
     _check_split(split)
     settled = _settled(no_value, bool(gate), summary, as_of, against)
@@ -109,6 +108,8 @@ def evaluate(
         document["against"] = difference.to_json()
         lines[len(evaluation.lines()) : len(evaluation.lines())] = difference.lines()
     if summary is not None:
+        from lifealign.report.gate_page import gate_page
+
         with writing(summary):
             replace_file(summary, gate_page(str(memory), document, results, difference).encode())
     return Reply(document, lines, EXIT_GATE_FAILED if failed else 0, failed)

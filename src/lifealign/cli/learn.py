@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,11 +64,18 @@ def run(
 ) -> Reply:
     """Learn a whole stream of tasks. Run it again after an interruption to continue."""
     from lifealign.core.progress import make_progress
+    from lifealign.data.load import configured_stream
     from lifealign.memory.api import Memory
-    from lifealign.memory.learning import learn_stream
-    from lifealign.strategies.configure import read_config
+    from lifealign.model.names import check_local
+    from lifealign.strategies.configure import check_early, read_config
 
-    session, store = learn_stream(read_config(config, settings or ()), make_progress())
+    # Everything that can be told without torch comes first: importing it takes seconds.
+    found = check_early(config, settings or ())
+    stream = configured_stream(found)
+    check_local(found.model)
+    from lifealign.memory.learning import learn_stream
+
+    session, store = learn_stream(read_config(config, settings or ()), make_progress(), stream)
     return report_reply([Memory(store, session)])
 
 
@@ -102,14 +109,17 @@ def learn(
     from lifealign.data.renaming import parse_map
     from lifealign.memory.api import Memory
     from lifealign.memory.life import checked_note
+    from lifealign.model.names import check_local
+    from lifealign.strategies.configure import check_early, read_config
 
     kept = checked_note(note)
     found = _open(memory, base_model, from_adapter, supersedes)
-    config = (
-        found.config
-        if found
-        else _new_config(memory, base_model or from_adapter, settings or (), from_adapter, adapter_rows)
-    )
+    given = (memory, base_model or from_adapter, settings or (), from_adapter, adapter_rows)
+    if found:
+        found.check_new(name, supersedes, settings or ())
+    config = found.config if found else _new_config(*given, read=check_early)
+    if not found:
+        check_local(config.model)
     # Rows first: a mistake in them costs no loading of a model.
     task = task_from_rows(
         name,
@@ -126,7 +136,7 @@ def learn(
         bad_to=bad_to,
     )
     progress = make_progress()
-    found = found or Memory.create(memory, config, first=task, progress=progress)
+    found = found or Memory.create(memory, _new_config(*given, read=read_config), first=task, progress=progress)
     result = found.learn(task, settings=settings or (), note=kept, progress=progress)
     lines = [line for report in task.reports for line in report.lines()]
     lines.append(f"learnt {result.name} in {result.seconds:.0f} s: {result.directory}")
@@ -166,15 +176,19 @@ def _open(path: Path, base_model: str | None, adapter: str | None, supersedes: s
 
 
 def _new_config(
-    path: Path, base_model: str | None, settings: Sequence[str], adapter: str | None, adapter_rows: str | None
+    path: Path,
+    base_model: str | None,
+    settings: Sequence[str],
+    adapter: str | None,
+    adapter_rows: str | None,
+    *,
+    read: Callable[..., RunConfig],
 ) -> RunConfig:
-    from lifealign.strategies.configure import read_config
-
     if adapter is None and adapter_rows is not None:
         adapter = base_model  # which must then be an adapter
     given = {"name": base_model, "adapter": adapter, "adapter_rows": adapter_rows}
     model = {key: value for key, value in given.items() if value is not None}
-    config = read_config(None, settings, base={"memory": str(path), "model": model})
+    config = read(None, settings, base={"memory": str(path), "model": model})
     if config.model.name != base_model:
         raise ConfigError(f"--base-model {base_model!r} and --set model.name={config.model.name} disagree; give one")
     return config

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lifealign.core.errors import DataError
+from lifealign.core.hub import OF_ROWS, from_cache_if_unreachable, looks_local, unreachable
 from lifealign.data.tables import Table, table_of
 
 Record = Mapping[str, Any]
@@ -43,10 +44,8 @@ def expand_path(path: str) -> str:
 
 
 def is_file_path(path: str) -> bool:
-    """Whether `path` means a file (it has a suffix, exists, or is not ``name`` or ``owner/name``), never the hub."""
-    # A suffix starts with a letter, so that a hub id such as owner/set-v1.5 stays one.
-    has_suffix = re.search(r"\.[A-Za-z]\w*$", path) is not None
-    return has_suffix or Path(path).exists() or re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) is None
+    """Whether `path` means a file, never the hub; see `hub.looks_local`."""
+    return looks_local(path, OF_ROWS)
 
 
 def read_file(path: str) -> list[Record]:
@@ -96,8 +95,11 @@ def read_hub(
     import httpx
 
     try:
-        return list(datasets.load_dataset(hub_id, name=name, data_dir=data_dir, split=split, revision=revision))
+        with from_cache_if_unreachable("datasets.config"):
+            return list(datasets.load_dataset(hub_id, name=name, data_dir=data_dir, split=split, revision=revision))
     except (OSError, ValueError, RuntimeError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
+        if (missed := unreachable()) is not None:
+            raise DataError(f"{hub_id}: no such file, not a hub data set in the local cache, and {missed}") from error
         switches = [v for v in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE") if os.environ.get(v)]
         offline = f" ({' and '.join(switches)} set, so only the local cache was searched)" if switches else ""
         raise DataError(

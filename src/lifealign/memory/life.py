@@ -6,23 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress, Progress, say_once
-from lifealign.evaluation import catalog
-from lifealign.evaluation.differences import PointDifference, compare_points
-from lifealign.evaluation.gate_values import gate_values
-from lifealign.evaluation.gates import Gate, GateResult, NoValue, check_gates
-from lifealign.evaluation.guard_results import with_guard
-from lifealign.evaluation.outside import notes
-from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
 from lifealign.store.heldout import without_rows
 from lifealign.store.layout import WARNINGS
 from lifealign.store.manifest import TaskManifest
-from lifealign.store.retired import retired, words
+from lifealign.store.retired import check_retirable, retired, words
 from lifealign.store.writer import MemoryStore
 
 if TYPE_CHECKING:
+    from lifealign.core.config import RunConfig
+    from lifealign.evaluation.differences import PointDifference
+    from lifealign.evaluation.gates import Gate, GateResult, NoValue
+    from lifealign.evaluation.results import ScoreTable
     from lifealign.memory.outcomes import Withdrawal
 
 NOTE_LENGTH = 1000
@@ -44,6 +40,8 @@ class MemoryLife:
     @property
     def config(self) -> RunConfig:
         """The configuration that the memory was made with."""
+        from lifealign.core.config import RunConfig
+
         return RunConfig.model_validate({**self._store.identity["config"], "memory": str(self.path)})
 
     def log(self) -> list[dict[str, Any]]:
@@ -58,6 +56,8 @@ class MemoryLife:
 
     def show(self, name: str) -> dict[str, Any]:
         """One task: manifest, data report, diagnostics, the last training step, and its scores."""
+        from lifealign.evaluation.results import task_results
+
         return task_results(self._store, self._store.find(name), self._table(None))
 
     def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
@@ -69,10 +69,14 @@ class MemoryLife:
 
         The guard's scores, if it is configured, are metrics with {guard, tax} instead.
         """
+        from lifealign.evaluation.guard_results import with_guard
+
         return with_guard(self.results(split))
 
     def results(self, split: str | None = None) -> dict[str, Any]:
         """All results that the report shows of this memory, as plain values."""
+        from lifealign.evaluation.results import run_results
+
         found = run_results(self._store, self._table(split))
         self._say(found.get(WARNINGS, ()), None)
         return found
@@ -101,9 +105,11 @@ class MemoryLife:
             DataError: no such task, one that is retired already, or the point before the first task.
         """
         from lifealign.memory.code import find_code
-        from lifealign.memory.retiring import withdraw
 
         kept = checked_note(note)
+        check_retirable(self._store, task, "withdraw")
+        from lifealign.memory.retiring import withdraw
+
         self._say(find_code(self._store.identity, self.path), None)
         return withdraw(self._store, task, kept)
 
@@ -164,6 +170,8 @@ class MemoryLife:
         Raises:
             StoreError: no such point.
         """
+        from lifealign.evaluation.differences import compare_points
+
         points, used = (self._point(a), self._point(b)), split or self.config.evaluate.split
         return compare_points(self._store, self._table(used), *points, used, self.config.evaluate.bootstrap)
 
@@ -186,6 +194,12 @@ class MemoryLife:
         Raises:
             StoreError: no such point.
         """
+        from lifealign.evaluation import catalog
+        from lifealign.evaluation.gate_values import gate_values
+        from lifealign.evaluation.gates import check_gates
+        from lifealign.evaluation.guard_results import with_guard
+        from lifealign.evaluation.results import run_results
+
         table, since = self._table(split), None if against is None else self._point(against).directory
         resamples = self.config.evaluate.bootstrap
         values = with_guard(run_results(self._store, table))
@@ -196,8 +210,28 @@ class MemoryLife:
         gone = {task: words(self._store, task, at) for task, at in self.retired().items()}
         return check_gates(gates, values, no_value=no_value, tasks=scored, since=named, retired=gone)
 
+    def check_new(self, name: str, supersedes: str | None = None, settings: Sequence[str] = ()) -> None:
+        """Refuse a task that this memory cannot learn, whatever its rows, as far as that is told without its model.
+
+        Args:
+            name: of the task.
+            supersedes: earlier task that it replaces.
+            settings: ``KEY=VALUE`` overrides for this task.
+
+        Raises:
+            ConfigError: a setting that is wrong, or that would make another memory.
+            DataError: the memory has another task, or a tag, of that name, or no task to supersede.
+        """
+        from lifealign.memory.early import check_new_task
+        from lifealign.memory.settings import check_settings
+
+        check_new_task(self._store, name, supersedes)
+        check_settings(self.config, settings, self.path)
+
     def score_notes(self, progress: Progress | None = None) -> list[str]:
         """A sentence for each stored score from outside that is not installed here or has changed; said once to stderr."""
+        from lifealign.evaluation.outside import notes
+
         found = notes(self._store)
         self._say(found, progress)
         return found
@@ -206,6 +240,8 @@ class MemoryLife:
         say_once(self._said, lines, progress or NullProgress())
 
     def _table(self, split: str | None) -> ScoreTable:
+        from lifealign.evaluation.results import read_scores
+
         self.score_notes()
         return read_scores(self._store, split or self.config.evaluate.split)
 

@@ -1,4 +1,4 @@
-"""The files of a PEFT adapter: whether a base model's name means one, and what of its configuration is not taken."""
+"""The files of a PEFT adapter: whether a base model's name means one, and what of its configuration is not taken. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import peft
-from transformers.utils.peft_utils import find_adapter_config_file
-
 from lifealign.core.config import ModelConfig
 from lifealign.core.errors import ConfigError, ModelError
-from lifealign.model.wheels import WHEELS, quiet
+from lifealign.core.hub import from_cache_if_unreachable
+from lifealign.model.names import WHEELS
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -70,7 +68,11 @@ def adapter_config_of(name: str, revision: str | None = None) -> dict[str, Any] 
     file = local / CONFIG if local.exists() else None
     try:
         if file is None:
-            with quiet():
+            from transformers.utils.peft_utils import find_adapter_config_file
+
+            from lifealign.model.wheels import quiet
+
+            with quiet(), from_cache_if_unreachable():
                 found = find_adapter_config_file(name, revision=revision)
             file = None if found is None else Path(found)
         return json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else None
@@ -140,6 +142,8 @@ def refuse_config(source: str, config: Mapping[str, Any]) -> None:
     Raises:
         ModelError: names the setting and the reason.
     """
+    import peft
+
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ModelError(

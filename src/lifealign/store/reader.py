@@ -84,7 +84,7 @@ class MemoryReader:
             return self._tagged(name_or_directory, tags[name_or_directory])
         if name_or_directory in (BASE, NOW):
             return self._lineage[0] if name_or_directory == BASE else self.head
-        known = ", ".join(f"{m.name} ({m.directory})" for m in self._lineage)
+        known = ", ".join([BASE, *(f"{m.name} ({m.directory})" for m in self._lineage[1:])])
         named = "; tags: " + ", ".join(f"{name} ({tag.directory})" for name, tag in tags.items()) if tags else ""
         raise StoreError(f"{self.path}: no task {name_or_directory!r}; known: {known}{named}")
 
