@@ -31,7 +31,7 @@ class Evaluation:
         cell = {"value": 80.0, "low": 75.0, "high": 85.0, "rows": 20}
         return {"after": "0002-style", "split": "test", "tasks": {"tone": {"accuracy": cell}}, "unknown": math.nan}
 
-    def lines(self):
+    def lines(self, *, every=False):
         return ["accuracy 80.0"]
 
 
@@ -62,7 +62,7 @@ class TaskResult:
     def to_json(self):
         return {"name": self.name}
 
-    def lines(self):
+    def lines(self, style, *, every=False):
         return [f"  {name}: {value:.2f}" for name, value in self.scores.items()]
 
 

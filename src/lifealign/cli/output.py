@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -44,12 +45,21 @@ def command(function: Callable[P, Reply]) -> Callable[P, None]:
         except KeyboardInterrupt:
             _fail("stopped; run the same command again to continue", EXIT_INTERRUPTED, as_json)
         else:
-            typer.echo(to_json(reply.document) if as_json else "\n".join(reply.lines))
+            _echo(to_json(reply.document) if as_json else "\n".join(reply.lines))
             for problem in reply.problems:
                 typer.echo(f"lifealign: {problem}", err=True)
             raise typer.Exit(reply.exit_code)
 
     return wrapper
+
+
+def coloured(text: str, kind: str) -> str:
+    """Text in the colour of a gain, a loss or a doubt; `typer.echo` takes colours out again where no terminal shows them."""
+    return typer.style(text, fg={"gain": "green", "loss": "red"}.get(kind, "yellow"))
+
+
+def _echo(lines: str) -> None:
+    typer.echo(lines, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _fail(message: str, exit_code: int, as_json: bool) -> None:

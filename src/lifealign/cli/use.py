@@ -17,7 +17,9 @@ from lifealign.core.reply import Reply
 PromptTexts = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="User message to answer; repeatable.")]
 PromptFile = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Rows with `prompt` or `messages` to answer; answers are printed as jsonl."),
+    typer.Option(
+        metavar="FILE", help="Rows with `prompt` or `messages` to answer, - for stdin; answers are printed as jsonl."
+    ),
 ]
 Route = Annotated[
     bool | None,
@@ -70,7 +72,7 @@ def generate(
         raise ConfigError("give either --prompt TEXT (repeats) or --prompts FILE")
     asked = read_prompts(prompts) if prompts is not None else [Prompt.of_text(text) for text in prompt or ()]
     if out is not None:
-        keep_apart(out, *([Path(prompts)] if prompts is not None else []))
+        keep_apart(out, *([Path(prompts)] if prompts not in (None, "-") else []))
         with writing(out):  # fail before generating answers that could not be kept
             out.parent.mkdir(parents=True, exist_ok=True)
     texts = Memory.open(memory).generate(

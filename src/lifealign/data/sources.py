@@ -7,10 +7,12 @@ number, so the original text is lost) and reports errors without a line number. 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ from lifealign.data.tables import Table, table_of
 
 Record = Mapping[str, Any]
 
+STDIN = "-"
+"""Means standard input, as json or jsonl."""
 EXTENSIONS = (".json", ".jsonl", ".parquet", ".csv")
 
 
@@ -45,7 +49,7 @@ def expand_path(path: str) -> str:
 
 def is_file_path(path: str) -> bool:
     """Whether `path` means a file, never the hub; see `hub.looks_local`."""
-    return looks_local(path, OF_ROWS)
+    return path == STDIN or looks_local(path, OF_ROWS)
 
 
 def read_file(path: str) -> list[Record]:
@@ -61,6 +65,8 @@ def read_table(path: str) -> Table:
     Raises:
         DataError: no such file, an unknown extension, or content that does not match the extension.
     """
+    if path == STDIN:
+        return _read_json(path)
     file = Path(path)
     if file.is_dir():
         raise DataError(f"{path}: is a directory; expected a file ending in {', '.join(EXTENSIONS)}")
@@ -107,7 +113,15 @@ def read_hub(
         ) from error
 
 
+@functools.cache
+def _stdin() -> str:
+    """Standard input, which can be read only once."""
+    return sys.stdin.read()
+
+
 def _text(path: str) -> str:
+    if path == STDIN:
+        return _stdin()
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

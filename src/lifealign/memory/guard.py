@@ -127,7 +127,7 @@ def score_guard(session: Session, store: MemoryStore, after: TaskManifest, guard
             continue
         session.load(store, after)
         session.strategy.select(session.model, None)
-        title = f"after {after.name}: guard, {probe}"
+        title = f"{place(after)}: guard, {probe}"
         scores = (_score_text if probe == "text" else _score_choices)(session, guard, title)
         if session.accelerator.is_main_process:
             record = {"kind": GUARD_RECORD, "after": after.directory, "options": wanted, "scores": scores}

@@ -22,6 +22,7 @@ from lifealign.data.load import configured_stream
 from lifealign.data.suites.rules import check_rule
 from lifealign.data.tasks import Task, TaskStream, rows_sha256
 from lifealign.evaluation.guard_results import guard_values
+from lifealign.evaluation.learnt import learnt_task
 from lifealign.evaluation.results import read_scores
 from lifealign.memory.adopting import adopt_pending, imported_task, root_parts
 from lifealign.memory.code import CODE, check_scores, find_code, outside_code
@@ -190,7 +191,8 @@ def learn_task(
     if RETIRED in head.files:
         told += retired_lines(store, store.load_document(head, RETIRED))
     found = plain_diagnostics(store.load_document(head, DIAGNOSTICS))
-    return TaskResult(task.name, head.directory, seconds, found, cells, guarded, told), store
+    learnt = learnt_task(store, table, head, task.name, cells, config.evaluate)
+    return TaskResult(task.name, head.directory, seconds, found, cells, guarded, told, learnt), store
 
 
 def learn_group(

@@ -19,7 +19,7 @@ from lifealign.memory.rules import Rules, find_rules
 from lifealign.memory.session import Session, locked
 from lifealign.store.layout import ROW_RECORD, RULES, WARNINGS
 from lifealign.store.manifest import TaskManifest
-from lifealign.store.reader import MemoryReader
+from lifealign.store.reader import MemoryReader, place
 from lifealign.store.retired import retired
 from lifealign.store.writer import MemoryStore
 
@@ -76,7 +76,7 @@ def score_row(
     session.load(store, after)
     scores = []
     for task in missing:
-        title = f"after {after.name}: score {task.name}"
+        title = f"{place(after)}: score {task.name}"
         score = session.score(
             task.name,
             rows[task.name],

@@ -25,6 +25,11 @@ NOW = "now"
 """Name of the point after the last task learnt."""
 
 
+def place(point: TaskManifest) -> str:
+    """A point in words: `base`, or ``after`` its name."""
+    return BASE if point.index == 0 else f"after {point.name}"
+
+
 class MemoryReader:
     """A memory as it was when opened, whatever a writer adds meanwhile.
 
