@@ -160,7 +160,12 @@ class FakeMemory:
         return [entry, {**entry, "directory": "0002-old", "current": False, "tags": ["old"], "note": None}, head]
 
     def show(self, name):
-        return {"task": name, "scores": {"accuracy": math.nan}, "order": (1, 2)}
+        cells = {
+            "scores": {"tone": {"accuracy": 91.666, "nll": math.nan}},
+            "score_rows": {"tone": {"accuracy": 12, "nll": 0}},
+        }
+        meta = {"members": ["tone"], "tags": [], "note": "why", "created": "2030-01-01", "parent": None, "seed": 3}
+        return {"directory": f"0001-{name}", **meta, "meta": {}, "config": {}, **cells, "order": (1, 2)}
 
     def verify(self):
         return self.problems

@@ -50,15 +50,23 @@ def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
 @command
 def show(
     memory: MemoryPath,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of a task in the memory, or a tag.")],
+    task: Annotated[str, typer.Argument(metavar="POINT", help="A task, a tag, base, now or a commit.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Print all that is stored: settings, diagnostics of each matrix, versions.")
+    ] = False,
     as_json: AsJson = False,
 ) -> Reply:
-    """Show a task's configuration, data report and scores. Include the diagnostics of its consolidation."""
-    import yaml
-
+    """Show a task: its rows, training and scores. With --all, also its settings and diagnostics."""
     from lifealign.memory.api import Memory
 
-    record = Memory.open(memory).show(task)
+    opened = Memory.open(memory)
+    record = opened.show(task)
+    if not everything:
+        from lifealign.cli.screen import task_screen
+
+        return Reply(record, task_screen(record, f"lifealign show {memory} {task} --all"))
+    import yaml
+
     text = yaml.safe_dump(json.loads(to_json(record)), sort_keys=False, allow_unicode=True, width=120)
     return Reply(record, [text.rstrip()])
 

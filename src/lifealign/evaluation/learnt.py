@@ -27,7 +27,7 @@ def plain_style(text: str, kind: str) -> str:
     return text
 
 
-def main_scores(cells: Cells) -> list[str]:
+def main_scores(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Scores that answer what was learnt and kept: all that were measured, without `DETAILS`."""
     found = catalog.in_order(name for scores in cells.values() for name in scores)
     return [name for name in found if name not in DETAILS] or found[:1]

@@ -20,6 +20,7 @@ from lifealign.data.tasks import Message, Row
 from lifealign.evaluation.guard_results import same_probe
 from lifealign.model.encoding import EncodedPair
 from lifealign.store.layout import GUARD_RECORD, WARNINGS
+from lifealign.store.reader import place
 
 if TYPE_CHECKING:
     from lifealign.memory.session import Session

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,12 @@ class Evaluation:
         return [f"after {self.after}, {self.split} rows", *task_lines(self.tasks, every), *guard_lines(self.guard)]
 
 
+FAR = 1.4
+"""Distance of prompts of no task, as measured on SmolLM2; a task's own lie at 0.6 (docs/explanation/recompose.md)."""
+OVERLAP = 0.1
+"""Cosine from which a forecast is named; in many dimensions, chance gives far less."""
+
+
 @dataclass(frozen=True)
 class RelatedTask:
     """How new rows relate to one stored task.
@@ -164,7 +170,19 @@ class Related:
             share = None if t.nearest is None else 100 * t.nearest
             cells = (_cell(t.distance, 8, ".2f"), _cell(share, 6, ".0f") + "%", _cell(t.overlap, 7, "+.3f"))
             lines.append(f"  {t.task:<{width}}  " + "  ".join(cells))
-        return [*lines, *self.notes]
+        return [*lines, *self.notes, *self._reading()]
+
+    def _reading(self) -> Iterator[str]:
+        """What the numbers mean, and how far to trust them."""
+        first = self.tasks[0] if self.tasks else None
+        if first is not None and first.nearest is not None and first.distance is not None:
+            strange = first.distance >= FAR
+            near = "but as far from it as prompts of no task" if strange else "and near enough to be alike"
+            yield f"likest: {first.task}, the nearest task of {100 * first.nearest:.0f}% of the rows, {near}"
+        against = [t.task for t in self.tasks if t.overlap is not None and t.overlap <= -OVERLAP]
+        if any(t.overlap is not None for t in self.tasks):
+            told = f"the rows pull against {', '.join(against)}" if against else "no interference to speak of"
+            yield f"forecast: {told}; do not rely on it: it did not foretell forgetting where it was tested (docs/results/findings.md)"
 
 
 @dataclass(frozen=True)
