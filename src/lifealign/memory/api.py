@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from lifealign.core.errors import ConfigError
 from lifealign.core.files import free_directory
 from lifealign.core.progress import NullProgress, Progress
-from lifealign.memory.life import MemoryLife, checked_note
+from lifealign.memory.life import checked_note
+from lifealign.memory.loaded import LoadedMemory
 from lifealign.store.heldout import without_rows
+from lifealign.store.layout import HEAD
 from lifealign.store.writer import MemoryStore
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from lifealign.memory.answering import Asked
     from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
     from lifealign.memory.pushing import Pushed
-    from lifealign.memory.session import Session
 
 
 def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory:
@@ -45,15 +46,8 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
     return Memory(store, session)
 
 
-class Memory(MemoryLife):
+class Memory(LoadedMemory):
     """A durable memory with its model."""
-
-    def __init__(self, store: MemoryStore, session: Session | None = None) -> None:
-        """Called by `create`, `open` and `run_stream`."""
-        super().__init__(store, set() if session is None else session.said)
-        self._loaded = session
-        self._first: Task | None = None
-        self._made: list[Path] = []
 
     @classmethod
     def create(
@@ -102,6 +96,24 @@ class Memory(MemoryLife):
             StoreError: not a memory, damaged, or of a newer format.
         """
         return cls(MemoryStore.open(path))
+
+    @classmethod
+    def open_or_create(
+        cls, path: str | Path, config: RunConfig | None = None, *, progress: Progress | None = None
+    ) -> Memory:
+        """Open a memory, or make it if it does not exist yet; so a program can be run again.
+
+        Raises:
+            StoreError: as for `open` and `create`, or a memory made on another base model than that of `config`.
+        """
+        if not (Path(path) / HEAD).exists():
+            return cls.create(path, config, progress=progress)
+        found = cls.open(path)
+        if config is not None:
+            from lifealign.memory.settings import check_same_model
+
+            check_same_model(found.config, config, found.path)
+        return found
 
     def learn(
         self,
@@ -337,10 +349,6 @@ class Memory(MemoryLife):
         session.load_one(self._store, point)
         return write_export(session, self._store, point, target, form, gguf_type, notes)
 
-    def loaded(self, progress: Progress | None = None) -> Session:
-        """The loaded model, for a caller who puts points of the memory into it himself, such as a server."""
-        return self._session(self.config, progress)
-
     def push(
         self,
         repo: str,
@@ -365,41 +373,3 @@ class Memory(MemoryLife):
         return push(
             lambda out: self.export(out, format=format, as_of=point.directory), repo, public, message, point, format
         )
-
-    def _with_options(self, **sections: Mapping[str, Any]) -> RunConfig:
-        """The memory's configuration with these options of some sections, checked like a file; None: as configured."""
-        from lifealign.strategies.configure import check_tree
-
-        tree = self.config.model_dump(mode="json")
-        for section, options in sections.items():
-            given = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
-            tree[section] = {**tree[section], **given}
-        return check_tree(tree, "settings")
-
-    def _with_settings(self, settings: Sequence[str]) -> RunConfig:
-        from lifealign.memory.settings import with_settings
-
-        self._find_code()
-        return with_settings(self.config, settings, self.path)
-
-    def _find_code(self, progress: Progress | None = None) -> list[str]:
-        """Find the outside code that the memory was made with; warn once about changes since, and return the warnings."""
-        from lifealign.memory.code import find_code
-
-        changed = find_code(self._store.identity, self.path)
-        self._say(changed, progress)
-        return changed
-
-    def _session(self, config: RunConfig, progress: Progress | None) -> Session:
-        """The loaded model, with the options of this call."""
-        from lifealign.memory.session import Session
-
-        changed = self._find_code(progress)
-        if self._loaded is None or self._loaded.config != config:
-            session = Session(config, progress or NullProgress())
-            session.join(self._store)
-            session.said, session.changed = self._said, changed
-            self._loaded = session
-        if progress is not None:
-            self._loaded.progress = self._loaded.view.progress = progress
-        return self._loaded

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lifealign.core.config import RunConfig
-from lifealign.core.errors import ConfigError
+from lifealign.core.errors import ConfigError, StoreError
 from lifealign.model.adapter_files import CONFIG, adapter_files_sha256, split_adapter
 from lifealign.model.names import with_local_path
 from lifealign.store.reader import MemoryReader
@@ -24,6 +24,17 @@ def located(config: RunConfig) -> RunConfig:
     """The configuration with the whole path of a local base model, which is found from another folder too."""
     model = with_local_path(config.model)
     return config if model is config.model else config.model_copy(update={"model": model})
+
+
+def check_same_model(own: RunConfig, given: RunConfig, path: Path) -> None:
+    """Refuse a configuration with another base model than that of a memory.
+
+    Raises:
+        StoreError: names both.
+    """
+    here, there = located(own).model.name, located(given).model.name
+    if here != there:
+        raise StoreError(f"{path}: this memory's base model is {here!r}, the configuration has {there!r}")
 
 
 def with_adapter_apart(config: RunConfig) -> RunConfig:
