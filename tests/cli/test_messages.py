@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from lifealign.cli import output
 from lifealign.cli.app import main
+from lifealign.cli.help import GROUPS
+from lifealign.cli.output import coloured
 from support.cli import lifealign
 
 COMMANDS = (
@@ -92,14 +96,31 @@ def test_the_installed_command_answers():
     assert done.stdout.startswith("lifealign 0.")
 
 
-@pytest.mark.parametrize("group", [(), ("ratings",)])
-def test_no_summary_of_a_command_is_cut_at_80_columns(group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("group", "titles"), [((), [*GROUPS]), (("ratings",), ["Commands"])])
+def test_every_summary_is_a_whole_sentence_at_80_columns(
+    group: tuple[str, ...], titles: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    result = lifealign(*group, "--help")
-    _, _, listed = result.output.partition("\nCommands:\n")
-    summaries = listed.rstrip().splitlines()
-    assert len(summaries) >= 2 and all(line.endswith(".") for line in summaries)
-    assert [line for line in summaries if line.endswith(("...", "…"))] == []
+    result = lifealign(*group, "-h")
+    assert result.output == lifealign(*group, "--help").output
+    sections = re.split(r"^(\S.*):$", result.output, flags=re.MULTILINE)
+    listed = dict(zip(sections[1::2], sections[2::2], strict=True))
+    assert [title for title in listed if title != "Options"] == titles  # no command is left over for OTHERS
+    summaries = [line for title in titles for line in listed[title].strip().splitlines()]
+    assert len(summaries) >= 2 and all(line.endswith(".") and not line.endswith("...") for line in summaries)
+    assert all(len(line) <= 80 for line in summaries)
+
+
+def test_colours_are_for_terminals_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = coloured("-8", "loss")
+    assert text != "-8"
+    output.echo(text)
+    assert capsys.readouterr().out == "-8\n"  # no terminal
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    for no_colour, shown in (("", text), ("1", "-8")):
+        monkeypatch.setenv("NO_COLOR", no_colour)
+        output.echo(text)
+        assert capsys.readouterr().out == f"{shown}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

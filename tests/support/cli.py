@@ -161,7 +161,7 @@ class FakeMemory:
 
     def show(self, name):
         cells = {
-            "scores": {"tone": {"accuracy": 91.666, "nll": math.nan}},
+            "scores": {"tone": {"accuracy": 1100 / 12, "nll": math.nan}},
             "score_rows": {"tone": {"accuracy": 12, "nll": 0}},
         }
         meta = {"members": ["tone"], "tags": [], "note": "why", "created": "2030-01-01", "parent": None, "seed": 3}
@@ -191,5 +191,5 @@ class FakeMemory:
         return "0001-tone"
 
 
-def lifealign(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def lifealign(*arguments, stdin=None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)

@@ -45,7 +45,7 @@ def command(function: Callable[P, Reply]) -> Callable[P, None]:
         except KeyboardInterrupt:
             _fail("stopped; run the same command again to continue", EXIT_INTERRUPTED, as_json)
         else:
-            _echo(to_json(reply.document) if as_json else "\n".join(reply.lines))
+            echo(to_json(reply.document) if as_json else "\n".join(reply.lines))
             for problem in reply.problems:
                 typer.echo(f"lifealign: {problem}", err=True)
             raise typer.Exit(reply.exit_code)
@@ -58,8 +58,9 @@ def coloured(text: str, kind: str) -> str:
     return typer.style(text, fg={"gain": "green", "loss": "red"}.get(kind, "yellow"))
 
 
-def _echo(lines: str) -> None:
-    typer.echo(lines, color=False if os.environ.get("NO_COLOR") else None)
+def echo(text: str) -> None:
+    """Print to stdout; in colour on a terminal, unless `NO_COLOR` is set (no-color.org)."""
+    typer.echo(text, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _fail(message: str, exit_code: int, as_json: bool) -> None:
