@@ -6,10 +6,10 @@ import errno
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -79,12 +79,13 @@ def test_help_is_fast_and_imports_no_heavy_module():
     )
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, f"imported at start: {done.stderr}"
         assert "check-data" in done.stdout
-    # The promise is 0.5 s; half a second more for a machine that does other things meanwhile.
+    # CPU time: a machine that does other things meanwhile takes no more of it. The promise is 0.5 s; twice that for a slower one.
     assert statistics.median(seconds) < 1.0
 
 

@@ -57,7 +57,7 @@ class Estimate:
             return [*lines, "time and disk space: not known before a first task was learnt here"]
         return [
             *lines,
-            f"training time: about {duration(self.seconds)} minutes, by the steps of {self.source}; scoring comes on top",
+            f"training time: about {duration(self.seconds)}, by the steps of {self.source}; scoring comes on top",
             f"disk space: about {self.bytes / 1e6:.1f} MB, as {self.source} takes",
         ]
 

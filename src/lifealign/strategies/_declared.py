@@ -40,7 +40,8 @@ def declared(reference: str) -> type[BaseModel]:
     """
     module, _, name = reference.partition(":")
     found = _config_of(module, name)
-    return create_model(name, __base__=found, __validators__={"_given": model_validator(mode="before")(_given)})
+    validators: Any = {"_given": model_validator(mode="before")(_given)}
+    return create_model(name, __base__=found, __validators__=validators)
 
 
 def _given(values: Any) -> Any:
