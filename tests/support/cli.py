@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from lifealign.cli.app import app
 from lifealign.core.config import ModelConfig, RunConfig
 from lifealign.core.errors import StoreError
+from lifealign.data.prompts import CutAnswer
 from lifealign.evaluation.differences import PointDifference, ScoreDifference
 from lifealign.evaluation.gates import check_gates
 
@@ -135,7 +136,7 @@ class FakeMemory:
     def generate(self, prompts, **options):
         options.pop("progress")
         self.calls.append(("generate", prompts, options))
-        return [f"<{turns[-1].content}>" for turns in prompts]
+        return [(CutAnswer if t[-1].content == "long" else str)(f"<{t[-1].content}>") for t in prompts]
 
     def export(self, out, *, format=None, merged=False, as_of=None, gguf_type=None):
         self.calls.append(("export", out, format, merged, as_of, gguf_type))
