@@ -73,7 +73,7 @@ class Learnt:
         """A table for each score, sentences that read it, and commands to type next."""
         scores = main_scores(self.cells)
         lines = [line for score in scores for line in self._table(score, style)]
-        return [*lines, *self._meaning(scores[0]), *self._next(scores[0])] if scores else self._next("")
+        return [*lines, *self._meaning(scores[0]), *self._next(scores[0])] if scores else [*self._next("")]
 
     def _order(self, score: str) -> list[str]:
         """The new task, then the others, the worst change first."""
