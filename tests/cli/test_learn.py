@@ -162,8 +162,9 @@ def test_rows_are_held_out_in_the_numbers_that_are_asked_for_and_may_come_from_s
 
 def test_a_dry_run_counts_and_learns_nothing(tmp_path, fake, rows):
     path = tmp_path / "new"
-    call = ("learn", path, rows, "--name", "tone", "--base-model", "smollm2-135m", "--dry-run", "--set")
-    result = lifealign(*call, "train.pairs_per_step=4")
+    call = ("learn", path, rows, "--name", "tone", "--base-model", "smollm2-135m", "--dry-run")
+    call += ("--set", "train.pairs_per_step=4", "--set", "train.epochs=2")
+    result = lifealign(*call)
     assert result.stdout.splitlines()[-5:] == [
         "dry run: nothing is learnt",
         "rows: 8 to train on; held out: 2 test",
@@ -171,6 +172,6 @@ def test_a_dry_run_counts_and_learns_nothing(tmp_path, fake, rows):
         "steps: 4 at most",
         "time and disk space: not known before a first task was learnt here",
     ]
-    document = json.loads(lifealign(*call, "train.pairs_per_step=4", "--json").stdout)
+    document = json.loads(lifealign(*call, "--json").stdout)
     assert (document["steps"], document["seconds"]) == (4, None)
     assert fake.calls == [] and not path.exists()

@@ -181,7 +181,7 @@ def _learn(
     found = _open(target.path, target.base_model, target.adapter, reading["supersedes"])
     if found:
         found.check_new(name, reading["supersedes"], target.settings)
-        own = check_early(None, target.settings, found.config.model_dump(mode="json"))
+        own = check_early(None, target.settings, found.config.model_dump(mode="json"), whole=True)
     else:
         own = _new_config(target, check_early)
         check_local(own.model)
