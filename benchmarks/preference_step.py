@@ -304,7 +304,8 @@ def main() -> None:
         return
     from lifealign.core.files import cache_dir
     from lifealign.model.base import resolve_dtype
-    from lifealign.model.wheels import WHEELS, wheel_model
+    from lifealign.model.names import WHEELS
+    from lifealign.model.wheels import wheel_model
 
     if options.bf16_rows is None:
         options.bf16_rows = options.rows if resolve_dtype("auto") == "bfloat16" else 0

@@ -7,17 +7,8 @@ from typing import Any
 import typer
 
 from lifealign.cli.app import app
+from lifealign.cli.help import GROUPS
 from site_text import escape, table
-
-GROUPS = {
-    "Learn": ("run", "learn", "collect", "check-data", "strategies"),
-    "Measure and report": ("evaluate", "report", "study", "study-report"),
-    "Use the model": ("generate", "serve", "export", "push", "related", "compose"),
-    "Look at a memory": ("log", "show", "diff", "tag", "verify", "rollback", "withdraw"),
-    "Keep a memory": ("repair", "backup", "restore"),
-    "Read answers, judge and rate": ("answers", "compare", "judge", "judge-check", "annotate", "ratings"),
-}
-"""Commands by purpose; one that stands in none of them is listed last, under "Other"."""
 
 
 def commands() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from lifealign import Memory, read_config, task_from_rows
 
 path, adapter = Path("runs/support/memory"), Path("runs/support/adapter")
 config = read_config(None, ["model.name=smollm2-135m", "train.epochs=4"])
-memory = Memory.open(path) if path.exists() else Memory.create(path, config)
+memory = Memory.open_or_create(path, config)
 
 task = task_from_rows("support-tone", "examples/quickstart/rows.jsonl", test_rows=6)
 print(memory.learn(task).scores)  # trains, commits, scores; a task that is already there is only looked up

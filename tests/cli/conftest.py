@@ -19,12 +19,12 @@ def fake(monkeypatch):
     monkeypatch.setitem(sys.modules, "lifealign.memory.api", module)
     configure = types.ModuleType("lifealign.strategies.configure")
 
-    def read_config(path, settings, base=None):
+    def read_config(path, settings, base=None, *, whole=False):
         from lifealign.core.config import load_config
 
-        return load_config(path, settings, None, base)
+        return load_config(path, settings, None, base, whole=whole)
 
-    configure.read_config = read_config
+    configure.read_config = configure.check_early = read_config
     monkeypatch.setitem(sys.modules, "lifealign.strategies.configure", configure)
     monkeypatch.setitem(sys.modules, "lifealign.memory.learning", types.ModuleType("lifealign.memory.learning"))
     return memory

@@ -121,7 +121,7 @@ def test_against_scores_both_points_and_prints_the_difference(memory, fake):
     assert result.stdout.splitlines() == [
         "accuracy 80.0",
         "0001-tone -> 0002-style, test rows",
-        "  tone   accuracy 90.00 -> 80.00: -10.00 [-20.00, +0.00] over 20 rows; gained 0, lost 1 (row 7)",
+        "  tone   accuracy 90 -> 80: -10 [-20, 0] over 20 rows; gained 0, lost 1 (row 7)",
         "  law|x  learnt after 0001-tone, and not scored before",
         "gate drop.accuracy<=10 held: 10.00 (Preference accuracy, %; tone, since production)",
     ]

@@ -21,6 +21,17 @@ def test_generate_passes_its_options_on(memory, fake):
     assert lifealign("generate", memory, "--prompt", "a", "--prompt", "b").stdout == "<a>\n\n<b>\n"
 
 
+def test_an_answer_that_was_cut_is_told_and_marked(memory, fake):
+    call = ("generate", memory, "--prompt", "long", "--prompt", "b", "--max-new-tokens", 9)
+    result = lifealign(*call)
+    assert (result.exit_code, result.stdout) == (0, "<long>\n\n<b>\n")
+    assert result.stderr == "lifealign: 1 of 2 answers cut at 9 tokens; raise --max-new-tokens\n"
+    assert json.loads(lifealign(*call, "--json").stdout) == [
+        {"prompt": "long", "answer": "<long>", "finish": "length"},
+        {"prompt": "b", "answer": "<b>"},
+    ]
+
+
 SYSTEM = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "wo? ä"}]
 
 

@@ -120,3 +120,58 @@ def test_what_a_task_supersedes_goes_with_it_and_is_printed(memory, rows, fake):
     )
     assert again.exit_code == 2 and "no task 'b' to supersede; the memory is made by this command" in again.stderr
     assert not (memory.parent / "new").exists()
+
+
+def test_settings_of_a_file_apply_to_new_and_old_memories(tmp_path, fake, rows, memory):
+    file = tmp_path / "settings.yaml"
+    file.write_text("model: {name: smollm2-135m}\ntrain: {epochs: 3}\nlora: {target_modules: [q_proj, v_proj]}")
+    call = ("--name", "tone", "--config", file, "--set", "train.epochs=5")
+    for path in (tmp_path / "new", memory):
+        assert lifealign("learn", path, rows, *call).exit_code == 0
+    (_, _, config), (_, _, first), (_, _, second) = fake.calls
+    assert (config.model.name, config.train.epochs, config.lora.target_modules) == (
+        "smollm2-135m",
+        5,
+        ("q_proj", "v_proj"),
+    )
+    assert (
+        first
+        == second
+        == [
+            'model.name="smollm2-135m"',
+            "train.epochs=3",
+            'lora.target_modules=["q_proj", "v_proj"]',
+            "train.epochs=5",
+        ]
+    )
+    file.write_text("stream: {planted: {}}")
+    refused = lifealign("learn", memory, rows, "--name", "b", "--config", file)
+    assert refused.exit_code == 2 and "stream is for `lifealign run`" in refused.stderr
+
+
+def test_rows_are_held_out_in_the_numbers_that_are_asked_for_and_may_come_from_stdin(memory, fake, rows):
+    from lifealign.data import sources
+
+    sources._stdin.cache_clear()
+    call = ("--name", "tone", "--validation-rows", "3", "--test-rows", "2", "--note", "by hand")
+    assert lifealign("learn", memory, "-", *call, stdin=rows.read_text()).exit_code == 0
+    ((_, task, _, note),) = fake.calls
+    assert (len(task.train), len(task.validation), len(task.test), note) == (5, 3, 2, "by hand")
+    sources._stdin.cache_clear()
+
+
+def test_a_dry_run_counts_and_learns_nothing(tmp_path, fake, rows):
+    path = tmp_path / "new"
+    call = ("learn", path, rows, "--name", "tone", "--base-model", "smollm2-135m", "--dry-run")
+    call += ("--set", "train.pairs_per_step=4", "--set", "train.epochs=2")
+    result = lifealign(*call)
+    assert result.stdout.splitlines()[-5:] == [
+        "dry run: nothing is learnt",
+        "rows: 8 to train on; held out: 2 test",
+        "tokens: about 18 in the training rows, at 4 characters each",
+        "steps: 4 at most",
+        "time and disk space: not known before a first task was learnt here",
+    ]
+    document = json.loads(lifealign(*call, "--json").stdout)
+    assert (document["steps"], document["seconds"]) == (4, None)
+    assert fake.calls == [] and not path.exists()

@@ -59,7 +59,7 @@ def test_export_passes_its_options_on(memory, fake, tmp_path):
 
 def test_log_show_rollback(memory, fake):
     assert lifealign("log", memory).stdout.splitlines() == [
-        "0001-tone   2030-01-01     2.50 MB  [production, v1]",
+        "0001-tone   2030-01-01     2.50 MB  <- base  [production, v1]",
         "            rows of March",
         "            by the help desk",
         "0002-old    2030-01-01     2.50 MB  (rolled back)  [old]",
@@ -67,7 +67,10 @@ def test_log_show_rollback(memory, fake):
         "            supersedes tone",
     ]
     assert [entry["head"] for entry in json.loads(lifealign("log", memory, "--json").stdout)] == [False, False, True]
-    assert "accuracy: null" in lifealign("show", memory, "tone").stdout
+    assert "nll: null" in lifealign("show", memory, "tone", "--all").stdout
+    shown = lifealign("show", memory, "tone").stdout.splitlines()
+    assert shown[0] == "commit     0001-tone" and "  tone  accuracy 92, 11/12 rows" in shown
+    assert all(len(line) <= 80 for line in shown[:-1]) and shown[-1].endswith("tone --all")
     assert json.loads(lifealign("show", memory, "tone", "--json").stdout)["order"] == [1, 2]
     assert lifealign("rollback", memory, "tone").stdout.splitlines() == [
         f"{memory}: now at 0001-tone",

@@ -100,7 +100,7 @@ def test_every_command_is_on_the_page_under_its_purpose() -> None:
     text = command_page()
     titles = re.findall(r"^### (.+)$", text, re.MULTILINE)
     assert sorted(titles) == sorted(commands())
-    assert "## Other" not in text, "a command is in no group of docs/generate/site_commands.py"
+    assert "## Other" not in text, "a command is in no group of lifealign.cli.help"
     assert {name for names in GROUPS.values() for name in names} == {name.split()[0] for name in commands()}
     assert "lifealign learn MEMORY ROWS --name TASK [OPTIONS]" in text
 

@@ -33,7 +33,6 @@ WITH_TORCH = {
         "row_scores",
         "scoring",
         "session",
-        "settings",
         "signatures",
         "sleep",
         "work",

@@ -102,7 +102,9 @@ def test_new_rows_are_ranked_by_likeness_and_nothing_is_written(memory: Memory) 
     assert all(g is not None and g > 0 for g in gaps) and gaps == sorted(gaps)  # type: ignore[type-var]
     assert all(t.overlap is not None and -1 <= t.overlap <= 1 for t in related.tasks)
     json.dumps(related.to_json())
-    assert [line.split()[0] for line in related.lines()[2:]] == [t.task for t in related.tasks]
+    *table, likest, forecast = related.lines()[2:]
+    assert [line.split()[0] for line in table] == [t.task for t in related.tasks]
+    assert likest.startswith("likest: stars, the nearest task of ") and "do not rely on it" in forecast
     # The model is as it was: the forecast's steps were taken back.
     points = points_of(memory)
     session = memory._session(memory.config, None)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from lifealign.data.prompts import CutAnswer
 from lifealign.data.tasks import Message
 from lifealign.model.encoding import Encoder
 from lifealign.model.generate import generate
@@ -38,6 +39,9 @@ def test_greedy_answers_are_those_of_generate_in_any_batch_and_after_any_pause(k
     assert texts(model, PROMPTS, pause=lambda: next(steps) % 5 == 4) == expected
     assert [texts(model, [prompt])[0] for prompt in PROMPTS] == expected
     assert len(set(expected)) >= different
+    whole = [Answer(ENCODER.prompt_ids(p), lambda answer: True, max_new_tokens=32) for p in PROMPTS]
+    write(model, ENCODER, whole, 512, pause=lambda: False)
+    assert [isinstance(text, CutAnswer) for text in expected] == [answer.finish == "length" for answer in whole]
 
 
 def test_a_batch_and_a_pause_do_not_change_what_is_drawn() -> None:

@@ -15,7 +15,8 @@ from lifealign.core.progress import NullProgress
 from lifealign.data.tasks import Message, Row
 from lifealign.memory.api import Memory
 from lifealign.memory.session import Session
-from lifealign.model.base import load_base, with_local_path
+from lifealign.model.base import load_base
+from lifealign.model.names import with_local_path
 from lifealign.testing import tiny_model
 from support.tiny import make_tokenizer, save_tiny
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from lifealign.cli.app import app
 from lifealign.core.config import ModelConfig, RunConfig
 from lifealign.core.errors import StoreError
+from lifealign.data.prompts import CutAnswer
 from lifealign.evaluation.differences import PointDifference, ScoreDifference
 from lifealign.evaluation.gates import check_gates
 
@@ -31,7 +32,7 @@ class Evaluation:
         cell = {"value": 80.0, "low": 75.0, "high": 85.0, "rows": 20}
         return {"after": "0002-style", "split": "test", "tasks": {"tone": {"accuracy": cell}}, "unknown": math.nan}
 
-    def lines(self):
+    def lines(self, *, every=False):
         return ["accuracy 80.0"]
 
 
@@ -62,7 +63,7 @@ class TaskResult:
     def to_json(self):
         return {"name": self.name}
 
-    def lines(self):
+    def lines(self, style, *, every=False):
         return [f"  {name}: {value:.2f}" for name, value in self.scores.items()]
 
 
@@ -90,6 +91,9 @@ class FakeMemory:
         if not (path / "HEAD").exists():
             raise StoreError(f"{path}: no memory")
         return cls(path)
+
+    def check_new(self, name, supersedes=None, settings=()):
+        pass
 
     def learn(self, task, *, settings=(), note=None, progress=None):
         self.calls.append(("learn", task, settings) if note is None else ("learn", task, settings, note))
@@ -132,7 +136,7 @@ class FakeMemory:
     def generate(self, prompts, **options):
         options.pop("progress")
         self.calls.append(("generate", prompts, options))
-        return [f"<{turns[-1].content}>" for turns in prompts]
+        return [(CutAnswer if t[-1].content == "long" else str)(f"<{t[-1].content}>") for t in prompts]
 
     def export(self, out, *, format=None, merged=False, as_of=None, gguf_type=None):
         self.calls.append(("export", out, format, merged, as_of, gguf_type))
@@ -157,7 +161,12 @@ class FakeMemory:
         return [entry, {**entry, "directory": "0002-old", "current": False, "tags": ["old"], "note": None}, head]
 
     def show(self, name):
-        return {"task": name, "scores": {"accuracy": math.nan}, "order": (1, 2)}
+        cells = {
+            "scores": {"tone": {"accuracy": 1100 / 12, "nll": math.nan}},
+            "score_rows": {"tone": {"accuracy": 12, "nll": 0}},
+        }
+        meta = {"members": ["tone"], "tags": [], "note": "why", "created": "2030-01-01", "parent": None, "seed": 3}
+        return {"directory": f"0001-{name}", **meta, "meta": {}, "config": {}, **cells, "order": (1, 2)}
 
     def verify(self):
         return self.problems
@@ -183,5 +192,5 @@ class FakeMemory:
         return "0001-tone"
 
 
-def lifealign(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def lifealign(*arguments, stdin=None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)

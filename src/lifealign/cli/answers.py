@@ -60,7 +60,7 @@ def answers(
         list[str] | None,
         typer.Option(
             metavar="POINT",
-            help="When to answer: base (before any task), a task (right after it) or now; repeatable. Default: now.",
+            help="When to answer: base (before any task), now, a task, a tag or a commit; repeatable. Default: now.",
         ),
     ] = None,
     every_point: Annotated[
@@ -94,7 +94,7 @@ def answers(
     write_answers(out, records)
     points = list(dict.fromkeys(record.point for record in records))
     document = {"answers": len(records), "points": points, "out": out}
-    return Reply(document, [f"written: {len(records)} answers at {len(points)} point(s) to {out}"])
+    return Reply(document, [f"written: {_count(len(records), 'answer')} at {_count(len(points), 'point')} to {out}"])
 
 
 @command
@@ -189,7 +189,7 @@ def _records(source: Path, asked: Asked) -> list[AnswerRecord]:
 
 def _found(threads: Sequence[Thread]) -> tuple[dict[str, Any], list[str]]:
     """States by criterion and task, and the first criterion's as lines."""
-    from lifealign.report.answers import CRITERIA, counts, criteria_of
+    from lifealign.report.answers import CRITERIA, LABELS, counts, criteria_of
 
     criteria = criteria_of(threads)
     states = {name: counts(threads, name) for name in criteria}
@@ -199,7 +199,13 @@ def _found(threads: Sequence[Thread]) -> tuple[dict[str, Any], list[str]]:
         return document, [f"{len(threads)} prompts; no score, judgement or rating tells good answers from bad ones"]
     lines = [f"good is {CRITERIA[criteria[0]]}:"]
     for task, found in states[criteria[0]].items():
-        lines.append(f"  {task}: " + ", ".join(f"{count} {state}" for state, count in found.items() if count))
+        lines.append(
+            f"  {task}: " + ", ".join(f"{count} {LABELS[state].lower()}" for state, count in found.items() if count)
+        )
     if disagreements:
-        lines.append(f"judge and people disagree on {disagreements} prompt(s)")
+        lines.append(f"judge and people disagree on {_count(disagreements, 'prompt')}")
     return document, lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

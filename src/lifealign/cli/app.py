@@ -23,6 +23,7 @@ from lifealign.cli import (
     study,
     use,
 )
+from lifealign.cli.help import Grouped
 from lifealign.cli.output import EXIT_INTERRUPTED
 from lifealign.core.json_codec import to_json
 
@@ -33,8 +34,9 @@ of typer; either way the class is in the module that defines `BadParameter`."""
 app = typer.Typer(
     name="lifealign",
     help="Keep a language model aligned for life: learn a stream of preference tasks with LoRA, and keep them all.",
+    cls=Grouped,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     # Pretty tracebacks and rich help cost 0.2 s at every start.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lifealign.cli.options import AsJson, AsOf, MemoryPath, N, Split, WithoutValue
+from lifealign.cli.options import AllMetrics, AsJson, AsOf, MemoryPath, N, Split, WithoutValue
 from lifealign.cli.output import command
 from lifealign.core.errors import EXIT_GATE_FAILED, ConfigError
 from lifealign.core.files import replace_file, writing
@@ -34,7 +34,7 @@ Tasks = Annotated[list[str] | None, typer.Option(metavar="TASK", help="Task to s
 Against = Annotated[
     str | None,
     typer.Option(
-        metavar="TASK|TAG",
+        metavar="POINT",
         help="Also compare with this point. The gates `drop` and `change` are then since that point.",
     ),
 ]
@@ -75,13 +75,13 @@ def evaluate(
     no_value: WithoutValue = "fail",
     against: Against = None,
     summary: Summary = None,
+    all_metrics: AllMetrics = False,
     as_json: AsJson = False,
 ) -> Reply:
     """Score a memory on held-out rows and check gates."""
     from lifealign.core.progress import make_progress
     from lifealign.evaluation.gates import Gate
     from lifealign.memory.api import Memory
-    from lifealign.report.gate_page import gate_page
 
     _check_split(split)
     settled = _settled(no_value, bool(gate), summary, as_of, against)
@@ -104,11 +104,14 @@ def evaluate(
     difference = None if against is None else store.diff(against, "now", split)
     document = {**evaluation.to_json(), "gates": [result.to_json() for result in results]}
     failed = [result.line() for result in results if not result.held]
-    lines = [*evaluation.lines(), *(result.line() for result in results if result.held)]
+    scored = evaluation.lines(every=all_metrics)
+    lines = [*scored, *(result.line() for result in results if result.held)]
     if difference is not None:
         document["against"] = difference.to_json()
-        lines[len(evaluation.lines()) : len(evaluation.lines())] = difference.lines()
+        lines[len(scored) : len(scored)] = difference.lines()
     if summary is not None:
+        from lifealign.report.gate_page import gate_page
+
         with writing(summary):
             replace_file(summary, gate_page(str(memory), document, results, difference).encode())
     return Reply(document, lines, EXIT_GATE_FAILED if failed else 0, failed)
@@ -117,7 +120,7 @@ def evaluate(
 @command
 def diff(
     memory: MemoryPath,
-    a: Annotated[str, typer.Argument(metavar="A", help="A point: a task, a tag, `base` or `now`.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A point: base, now, a task, a tag or a commit.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another point.")],
     split: Split = "test",
     as_json: AsJson = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lifealign.cli.options import AsJson, AsOf, MemoryPath
+from lifealign.cli.options import BASE, NOW, AsJson, AsOf, MemoryPath
 from lifealign.cli.output import command
 from lifealign.core.errors import EXIT_USER_ERROR, ConfigError
 from lifealign.core.json_codec import to_json
@@ -35,8 +35,9 @@ def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
     entries = Memory.open(memory).log()
     width = max((len(entry["directory"]) for entry in entries), default=0)
     lines = []
-    for entry in entries:
-        state = "  <- now" if entry["head"] else "" if entry["current"] else "  (rolled back)"
+    for number, entry in enumerate(entries):
+        names = [name for name, holds in ((BASE, not number), (NOW, entry["head"])) if holds]
+        state = f"  <- {', '.join(names)}" if names else "" if entry["current"] else "  (rolled back)"
         tags = f"  [{', '.join(entry['tags'])}]" if entry["tags"] else ""
         lines.append(f"{entry['directory']:<{width}}  {entry['created']}  {entry['bytes'] / 1e6:7.2f} MB{state}{tags}")
         if entry["retires"]:
@@ -49,15 +50,23 @@ def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
 @command
 def show(
     memory: MemoryPath,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of a task in the memory, or a tag.")],
+    task: Annotated[str, typer.Argument(metavar="POINT", help="A task, a tag, base, now or a commit.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Print all that is stored: settings, diagnostics of each matrix, versions.")
+    ] = False,
     as_json: AsJson = False,
 ) -> Reply:
-    """Show a task's configuration, data report and scores. Include the diagnostics of its consolidation."""
-    import yaml
-
+    """Show a task: its rows, training and scores. With --all, also its settings and diagnostics."""
     from lifealign.memory.api import Memory
 
-    record = Memory.open(memory).show(task)
+    opened = Memory.open(memory)
+    record = opened.show(task)
+    if not everything:
+        from lifealign.cli.screen import task_screen
+
+        return Reply(record, task_screen(record, f"lifealign show {memory} {task} --all"))
+    import yaml
+
     text = yaml.safe_dump(json.loads(to_json(record)), sort_keys=False, allow_unicode=True, width=120)
     return Reply(record, [text.rstrip()])
 
@@ -80,7 +89,7 @@ def verify(
 @command
 def rollback(
     memory: MemoryPath,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Task or tag to roll back to.")],
+    task: Annotated[str, typer.Argument(metavar="POINT", help="Where to: base, a task, a tag or a commit.")],
     as_json: AsJson = False,
 ) -> Reply:
     """Roll back to an earlier task. Nothing is deleted."""
@@ -117,7 +126,10 @@ def withdraw(
 def tag(
     memory: MemoryPath,
     task: Annotated[
-        str | None, typer.Argument(metavar="TASK", help="Task to name, `now`, or another tag. Default: list the tags.")
+        str | None,
+        typer.Argument(
+            metavar="TASK", help="Point to name: base, now, a task, a tag or a commit. Default: list the tags."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The tag, e.g. production.")] = None,
     delete: Annotated[str | None, typer.Option(metavar="NAME", help="Remove this tag; the task stays.")] = None,

@@ -38,12 +38,15 @@ BadTo = Annotated[
     typer.Option(metavar="NUMBER", help="Such a number means a bad answer up to here. Default: below --good-from."),
 ]
 AsOf = Annotated[
-    str | None, typer.Option(metavar="TASK|TAG", help="Use the model as it was after this task, or at this tag.")
+    str | None,
+    typer.Option(metavar="POINT", help="Use the model as it was at this point: base, now, a task, a tag or a commit."),
 ]
 Split = Annotated[str, typer.Option(metavar="test|validation", help="Held-out rows to use.")]
 WithoutValue = Annotated[
     str, typer.Option(metavar="pass|fail", help="Whether a gate whose value is missing holds (pass) or not (fail).")
 ]
+BASE, NOW = "base", "now"
+"""Names of the points before the first and after the last task; as in `data.answers` and `store.reader`."""
 N = "N"
 """Metavar of counts and other whole numbers."""
 Weight = Annotated[
@@ -53,4 +56,7 @@ Weight = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document to stdout.")]
-Rows = Annotated[str, typer.Argument(metavar="ROWS", help="A json, jsonl, parquet or csv file, or a hub data set id.")]
+Rows = Annotated[
+    str, typer.Argument(metavar="ROWS", help="A json, jsonl, parquet or csv file, a hub data set id, or - for stdin.")
+]
+AllMetrics = Annotated[bool, typer.Option("--all-metrics", help="List every score, not only the main ones.")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -46,12 +47,22 @@ def command(function: Callable[P, Reply]) -> Callable[P, None]:
         except KeyboardInterrupt as stop:
             _fail("stopped; run the same command again to continue", exit_code(stop), as_json)
         else:
-            typer.echo(to_json(reply.document) if as_json else "\n".join(reply.lines))
+            echo(to_json(reply.document) if as_json else "\n".join(reply.lines))
             for problem in reply.problems:
                 typer.echo(f"lifealign: {problem}", err=True)
             raise typer.Exit(reply.exit_code)
 
     return wrapper
+
+
+def coloured(text: str, kind: str) -> str:
+    """Text in the colour of a gain, a loss or a doubt; `typer.echo` takes colours out again where no terminal shows them."""
+    return typer.style(text, fg={"gain": "green", "loss": "red"}.get(kind, "yellow"))
+
+
+def echo(text: str) -> None:
+    """Print to stdout; in colour on a terminal, unless `NO_COLOR` is set (no-color.org)."""
+    typer.echo(text, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _fail(message: str, code: int, as_json: bool) -> None:

@@ -17,7 +17,9 @@ from lifealign.core.reply import Reply
 PromptTexts = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="User message to answer; repeatable.")]
 PromptFile = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Rows with `prompt` or `messages` to answer; answers are printed as jsonl."),
+    typer.Option(
+        metavar="FILE", help="Rows with `prompt` or `messages` to answer, - for stdin; answers are printed as jsonl."
+    ),
 ]
 Route = Annotated[
     bool | None,
@@ -63,14 +65,14 @@ def generate(
     """Answer prompts with the model as it is or was after a task."""
     from lifealign.core.files import keep_apart, replace_file, writing
     from lifealign.core.progress import make_progress
-    from lifealign.data.prompts import Prompt, read_prompts
+    from lifealign.data.prompts import CutAnswer, Prompt, read_prompts
     from lifealign.memory.api import Memory
 
     if bool(prompt) == (prompts is not None):
         raise ConfigError("give either --prompt TEXT (repeats) or --prompts FILE")
     asked = read_prompts(prompts) if prompts is not None else [Prompt.of_text(text) for text in prompt or ()]
     if out is not None:
-        keep_apart(out, *([Path(prompts)] if prompts is not None else []))
+        keep_apart(out, *([Path(prompts)] if prompts not in (None, "-") else []))
         with writing(out):  # fail before generating answers that could not be kept
             out.parent.mkdir(parents=True, exist_ok=True)
     texts = Memory.open(memory).generate(
@@ -85,13 +87,17 @@ def generate(
         batch_size=batch_size,
         progress=make_progress(),
     )
+    cut = sum(isinstance(text, CutAnswer) for text in texts)
+    problems = [f"{cut} of {len(texts)} answers cut at {max_new_tokens} tokens; raise --max-new-tokens"] if cut else []
     records = [one.with_answer(text) for one, text in zip(asked, texts, strict=True)]
     lines = [json.dumps(record, ensure_ascii=False) for record in records]
     if out is not None:
         with writing(out):
             replace_file(out, "".join(f"{line}\n" for line in lines).encode())
-        return Reply({"answers": len(records), "out": out}, [f"written: {len(records)} answers to {out}"])
-    return Reply(records, lines if prompts is not None else ["\n\n".join(texts)])
+        return Reply(
+            {"answers": len(records), "out": out}, [f"written: {len(records)} answers to {out}"], problems=problems
+        )
+    return Reply(records, lines if prompts is not None else ["\n\n".join(texts)], problems=problems)
 
 
 @command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -10,12 +11,14 @@ from pydantic import Field, field_validator, model_validator
 from lifealign.core.frozen import Frozen
 from lifealign.core.source_config import SourceConfig
 
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
 
 class TaskConfig(Frozen):
     """One task given by files or hub data sets."""
 
     _newer: ClassVar[frozenset[str]] = frozenset({"checker", "supersedes"})
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    name: str
     """Letters, digits, `-`, `_`; unique in the stream; `base`, `initial` and `now` are reserved."""
     train: SourceConfig
     """Rows to learn from."""
@@ -36,7 +39,11 @@ class TaskConfig(Frozen):
 
     @field_validator("name")
     @classmethod
-    def _not_reserved(cls, value: str) -> str:
+    def _usable(cls, value: str) -> str:
+        if TASK_NAME.fullmatch(value) is None:
+            slug = re.sub(r"[^a-z0-9_]+", "-", value.lower()).strip("-_")[:64]
+            hint = f", such as {slug}" if slug else ""
+            raise ValueError(f"use letters, digits, - and _, at most 64, and begin with a letter or digit{hint}")
         if value in ("base", "initial", "now"):
             raise ValueError(f"{value!r} names a point of a memory's life; choose another name")
         return value

@@ -8,7 +8,7 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
-from lifealign.core.config import SourceConfig, StreamConfig, TaskConfig
+from lifealign.core.config import RunConfig, SourceConfig, StreamConfig, TaskConfig
 from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.source_config import BEST_WORST
 from lifealign.data.cleaning import Cleaned, clean, read_rows, read_source, require_rows
@@ -65,6 +65,17 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
         check_rule(task.name, task.checker)
     check_superseded(chosen)
     return TaskStream(config.name, tuple(load_task(task, seed) for task in chosen))
+
+
+def configured_stream(config: RunConfig) -> TaskStream:
+    """The tasks of a run's configuration; see `load_stream`.
+
+    Raises:
+        ConfigError: it has no stream.
+    """
+    if config.stream is None:
+        raise ConfigError("the configuration has no `stream`, so there is nothing to run; see examples/planted.yaml")
+    return load_stream(config.stream, config.seed)
 
 
 def check_superseded(tasks: Sequence[Task] | Sequence[TaskConfig]) -> None:
@@ -209,5 +220,10 @@ def _config(**values: Any) -> TaskConfig:
     try:
         return TaskConfig(train=SourceConfig(path=values["name"]), **values)
     except ValidationError as error:
-        mistakes = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+        mistakes = (_mistake(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors())
         raise ConfigError("task " + "; ".join(mistakes)) from None
+
+
+def _mistake(key: str, message: str, value: Any) -> str:
+    own = message.removeprefix("Value error, ")
+    return f"{key}: {message}, got {value!r}" if own == message else f"{key} {value!r}: {own}"

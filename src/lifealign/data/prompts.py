@@ -15,6 +15,15 @@ from lifealign.data.turns import UnusableRowError, parse_prompt
 COLUMNS = ("prompt", "messages")
 
 
+class CutAnswer(str):
+    """An answer that ended because it was as long as it may be, not because the model ended it."""
+
+
+def finish_of(answer: str) -> dict[str, str]:
+    """``{"finish": "length"}`` for an answer that was cut; {} for one that ended."""
+    return {"finish": "length"} if isinstance(answer, CutAnswer) else {}
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One prompt.
@@ -41,8 +50,8 @@ class Prompt:
         return cls((Message("user", text),), ("prompt", text))
 
     def with_answer(self, answer: str) -> dict[str, Any]:
-        """The prompt as given, with its answer."""
-        return {self.given[0]: self.given[1], "answer": answer}
+        """The prompt as given, with its answer, and `finish` if that was cut."""
+        return {self.given[0]: self.given[1], "answer": answer, **finish_of(answer)}
 
 
 def read_prompts(path: str) -> list[Prompt]:

@@ -8,17 +8,20 @@ number, so the original text is lost) and reports errors without a line number. 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lifealign.core.errors import DataError
-from lifealign.core.files import read_text
+from lifealign.core.files import decode_text, read_text
+from lifealign.core.hub import OF_ROWS, from_cache_if_unreachable, looks_local, unreachable
 from lifealign.core.json_text import NOT_UNICODE, is_unicode, parse_json, unpacked
 from lifealign.core.limits import READ, ROWS, shown
 from lifealign.data.parquet import read_parquet
@@ -26,6 +29,8 @@ from lifealign.data.tables import Table, table_of
 
 Record = Mapping[str, Any]
 
+STDIN = "-"
+"""Means standard input, as json or jsonl."""
 EXTENSIONS = (".json", ".jsonl", ".parquet", ".csv")
 
 
@@ -47,10 +52,8 @@ def expand_path(path: str) -> str:
 
 
 def is_file_path(path: str) -> bool:
-    """Whether `path` means a file (it has a suffix, exists, or is not ``name`` or ``owner/name``), never the hub."""
-    # A suffix starts with a letter, so that a hub id such as owner/set-v1.5 stays one.
-    has_suffix = re.search(r"\.[A-Za-z]\w*$", path) is not None
-    return has_suffix or Path(path).exists() or re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) is None
+    """Whether `path` means a file, never the hub; see `hub.looks_local`."""
+    return path == STDIN or looks_local(path, OF_ROWS)
 
 
 def read_file(path: str) -> list[Record]:
@@ -75,6 +78,8 @@ def read_table(path: str) -> Table:
     Raises:
         DataError: no such file, an unknown extension, or content that does not match the extension.
     """
+    if path == STDIN:
+        return _read_json(path)
     file = Path(path)
     if file.is_dir():
         raise DataError(f"{path}: is a directory; expected a file ending in {', '.join(EXTENSIONS)}")
@@ -109,8 +114,11 @@ def read_hub(
     import httpx
 
     try:
-        return list(datasets.load_dataset(hub_id, name=name, data_dir=data_dir, split=split, revision=revision))
+        with from_cache_if_unreachable("datasets.config"):
+            return list(datasets.load_dataset(hub_id, name=name, data_dir=data_dir, split=split, revision=revision))
     except (OSError, ValueError, RuntimeError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
+        if (missed := unreachable()) is not None:
+            raise DataError(f"{hub_id}: no such file, not a hub data set in the local cache, and {missed}") from error
         switches = [v for v in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE") if os.environ.get(v)]
         offline = f" ({' and '.join(switches)} set, so only the local cache was searched)" if switches else ""
         raise DataError(
@@ -118,8 +126,22 @@ def read_hub(
         ) from error
 
 
+@functools.cache
+def _stdin() -> bytes:
+    """Standard input, which can be read only once."""
+    return sys.stdin.buffer.read(READ.value() + 1)
+
+
+def _text(path: str) -> str:
+    if path != STDIN:
+        return read_text(path, DataError)
+    data = _stdin()
+    READ.refuse(len(data), lambda limit: f"standard input: more than {limit} MiB", DataError)
+    return decode_text(data, "standard input", DataError)
+
+
 def _read_json(path: str) -> Table:
-    text = read_text(path, DataError)
+    text = _text(path)
     if text.lstrip().startswith("["):
         numbered = list(enumerate(_parse_json(path, text), 1))
     else:

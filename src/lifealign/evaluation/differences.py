@@ -9,6 +9,7 @@ from typing import Any
 
 from lifealign.data.tasks import Row, shorten_numbers
 from lifealign.evaluation import catalog, metrics
+from lifealign.evaluation.numbers import FEWEST_ROWS, number
 from lifealign.evaluation.results import BOOTSTRAP_SEED, ScoreTable
 from lifealign.store.documents import read_data
 from lifealign.store.heldout import heldout
@@ -73,10 +74,24 @@ class PointDifference:
         width = max((len(name) for name in [*self.tasks, *self.missing]), default=0)
         for task, scores in self.tasks.items():
             for i, (name, found) in enumerate(scores.items()):
-                text = f"{name} {found.a:.2f} -> {found.b:.2f}: {found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+                text = _text(name, found)
                 later = "; learnt in between" if task in self.later and not i else ""
                 lines.append(f"  {'' if i else task:<{width}}  {text}{_changed(found)}{later}")
         return lines + [f"  {task:<{width}}  {why}" for task, why in self.missing.items()]
+
+
+def signed(score: str, value: float, rows: int | None) -> str:
+    """A change with its sign, such as ``+8``; ``0`` if it rounds to nothing."""
+    text = number(value, score, rows)
+    return f"+{text}" if value > 0 and text.strip("0.") else text
+
+
+def _text(score: str, found: ScoreDifference) -> str:
+    a, b = (number(value, score, found.rows) for value in (found.a, found.b))
+    moved = f"{score} {a} -> {b}: {signed(score, found.difference, found.rows)}"
+    if found.rows < FEWEST_ROWS:
+        return moved
+    return f"{moved} [{signed(score, found.low, found.rows)}, {signed(score, found.high, found.rows)}]"
 
 
 def _changed(found: ScoreDifference) -> str:
@@ -86,7 +101,7 @@ def _changed(found: ScoreDifference) -> str:
     for what, rows in (("gained", found.gained), ("lost", found.lost)):
         numbers = [row["row"] for row in rows]
         parts.append(f"{what} {len(rows)}" + (f" ({shorten_numbers(numbers)})" if numbers else ""))
-    return f" over {found.rows} rows; {', '.join(parts)}"
+    return f" over {found.rows} row{'' if found.rows == 1 else 's'}; {', '.join(parts)}"
 
 
 def compare_points(

@@ -316,10 +316,15 @@ def task_results(store: MemoryReader, manifest: TaskManifest, table: ScoreTable)
         "seed": manifest.seed,
         "meta": dict(manifest.meta),
         "versions": dict(manifest.versions),
+        "config": dict(manifest.config),
         **documents,
         "last_step": training[-1] if training else None,
         "scores": {
             task: {name: table.mean(at, task, name) for name in table.measured(at, task)} for task in table.learnt
+        },
+        "score_rows": {
+            task: {name: len(table.values(at, task, name)) for name in table.measured(at, task)}
+            for task in table.learnt
         },
     }
 

@@ -17,7 +17,7 @@ from lifealign.memory.rules import find_rules
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ROOT, ROW_RECORD
 from lifealign.store.manifest import TaskManifest
-from lifealign.store.reader import NOW
+from lifealign.store.reader import NOW, place
 from lifealign.store.retired import retired
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _generate(
         rule,
         generations=count,
         max_new_tokens=max_new_tokens,
-        title=f"after {point.name}: {task.name}",
+        title=f"{place(point)}: {task.name}",
         text_metrics=metrics,
         always_answer=True,
     ).to_json()

@@ -15,21 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.files import free_directory
 from lifealign.core.progress import NullProgress, Progress
-from lifealign.memory.life import MemoryLife, checked_note
+from lifealign.memory.life import checked_note
+from lifealign.memory.loaded import LoadedMemory
 from lifealign.store.heldout import without_rows
+from lifealign.store.layout import HEAD
 from lifealign.store.writer import MemoryStore
 
 if TYPE_CHECKING:
+    from lifealign.core.config import RunConfig
     from lifealign.data.answers import AnswerRecord
     from lifealign.data.tasks import Message, Row, Task
     from lifealign.memory.answering import Asked
     from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
     from lifealign.memory.pushing import Pushed
-    from lifealign.memory.session import Session
 
 
 def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory:
@@ -45,15 +46,8 @@ def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory
     return Memory(store, session)
 
 
-class Memory(MemoryLife):
+class Memory(LoadedMemory):
     """A durable memory with its model."""
-
-    def __init__(self, store: MemoryStore, session: Session | None = None) -> None:
-        """Called by `create`, `open` and `run_stream`."""
-        super().__init__(store, set() if session is None else session.said)
-        self._loaded = session
-        self._first: Task | None = None
-        self._made: list[Path] = []
 
     @classmethod
     def create(
@@ -103,6 +97,24 @@ class Memory(MemoryLife):
         """
         return cls(MemoryStore.open(path))
 
+    @classmethod
+    def open_or_create(
+        cls, path: str | Path, config: RunConfig | None = None, *, progress: Progress | None = None
+    ) -> Memory:
+        """Open a memory, or make it if it does not exist yet; so a program can be run again.
+
+        Raises:
+            StoreError: as for `open` and `create`, or a memory made on another base model than that of `config`.
+        """
+        if not (Path(path) / HEAD).exists():
+            return cls.create(path, config, progress=progress)
+        found = cls.open(path)
+        if config is not None:
+            from lifealign.memory.settings import check_same_model
+
+            check_same_model(found.config, config, found.path)
+        return found
+
     def learn(
         self,
         task: Task,
@@ -127,14 +139,15 @@ class Memory(MemoryLife):
                 cannot be kept.
             DataError: the memory has another task, or a tag, of that name, or no task to supersede.
         """
+        task = task if supersedes is None else replace(task, supersedes=supersedes)
+        kept, first = checked_note(note), task is self._first
+        if not first:
+            self.check_new(task.name, task.supersedes, settings)
         from lifealign.memory.learning import learn_task
-        from lifealign.memory.retiring import check_supersedes
         from lifealign.memory.session import taken_back
 
-        with taken_back(self._store, self._made) if task is self._first else nullcontext():
-            task = task if supersedes is None else replace(task, supersedes=supersedes)
-            check_supersedes(self._store, task)
-            kept, config = checked_note(note), self._with_settings(settings)
+        with taken_back(self._store, self._made) if first else nullcontext():
+            config = self._with_settings(settings)
             result, self._store = learn_task(self._session(config, progress), self._store, task, config, kept)
         return result
 
@@ -169,21 +182,23 @@ class Memory(MemoryLife):
             DataError: no such task, or a split without rows.
             ConfigError: no such score or text metric, no generations for one, or its library is not installed.
         """
-        from lifealign.memory.scoring import score_tasks, tasks_to_score
+        from lifealign.memory.early import tasks_to_score
 
+        point = self._point(as_of)
+        chosen = tasks_to_score(self._store, point, tasks, split)
         if generations == 0 and text_metrics is None:
             text_metrics = ()
         config = self._with_options(
             evaluate={"split": split, "generations": generations, "text_metrics": text_metrics, "scores": scores},
             guard={"text": guard_text, "choices": guard_choices},
         )
-        point = self._point(as_of)
-        chosen = tasks_to_score(self._store, point, tasks, split)
         if tasks is None and (bare := without_rows(self._store, point)):
             self._say(
                 [f"not scored: {bare[0]}, the adapter that the memory began with; its rows were not given"], progress
             )
         self.score_notes(progress)
+        from lifealign.memory.scoring import score_tasks
+
         evaluation = score_tasks(self._session(config, progress), self._store, point, chosen, config)
         self._say(evaluation.warnings, progress)
         return evaluation
@@ -213,8 +228,12 @@ class Memory(MemoryLife):
         """
         if weights and route:
             raise ConfigError("weights and route both set the weight of each task; give only one of them")
-        session = self._session(self.config, options.pop("progress", None))
+        from lifealign.memory.early import full_weights
+
         point = self._point(as_of)
+        if weights:
+            full_weights(self._store, point, weights)
+        session = self._session(self.config, options.pop("progress", None))
         if not weights:
             session.load(self._store, point, route)
             return session.generate(prompts, **options)
@@ -251,13 +270,14 @@ class Memory(MemoryLife):
             DataError: rows that cannot be used, or no task learnt yet.
         """
         from lifealign.data.load import load_rows
-        from lifealign.memory.recompose import relate
 
         if steps < 0:
             raise ConfigError(f"steps={steps}: allowed: 0 <= steps")
+        point = self._point(as_of)
         found = load_rows(rows, "rows", recipe=recipe, seed=self.config.seed)
-        session = self._session(self.config, progress)
-        return relate(session, self._store, self._point(as_of), found.rows, steps)
+        from lifealign.memory.recompose import relate
+
+        return relate(self._session(self.config, progress), self._store, point, found.rows, steps)
 
     def compose(
         self,
@@ -287,14 +307,15 @@ class Memory(MemoryLife):
             DataError: no task has rows to score.
             StoreError: no such task.
         """
+        from lifealign.memory.early import full_weights
+
+        target, point = None if out is None else free_directory(out), self._point(as_of)
+        full_weights(self._store, point, weights)
+        config = self._with_options(evaluate={"split": split})
         from lifealign.memory.recompose import recompose
 
-        target = None if out is None else free_directory(out)
-        config = self._with_options(evaluate={"split": split})
         try:
-            return recompose(
-                lambda: self._session(config, progress), self._store, self._point(as_of), weights, space, split, target
-            )
+            return recompose(lambda: self._session(config, progress), self._store, point, weights, space, split, target)
         finally:
             if target is not None:
                 self._loaded = None  # its model is given up
@@ -317,18 +338,16 @@ class Memory(MemoryLife):
             as_of: the model as it was after this task; None: as it is.
             gguf_type: numbers of `gguf`, one of `gguf_files.TYPES`; None: `f16`.
         """
-        from lifealign.memory.exporting import which_format, write_export
-        from lifealign.memory.routing import one_adapter_notes
+        from lifealign.memory.early import which_format
 
         form, target, point = which_format(format, merged), free_directory(out), self._point(as_of)
+        from lifealign.memory.exporting import write_export
+        from lifealign.memory.routing import one_adapter_notes
+
         session, self._loaded = self._session(self.config, None), None  # its model is given up
         notes = one_adapter_notes(self._store, point)
         session.load_one(self._store, point)
         return write_export(session, self._store, point, target, form, gguf_type, notes)
-
-    def loaded(self, progress: Progress | None = None) -> Session:
-        """The loaded model, for a caller who puts points of the memory into it himself, such as a server."""
-        return self._session(self.config, progress)
 
     def push(
         self,
@@ -354,41 +373,3 @@ class Memory(MemoryLife):
         return push(
             lambda out: self.export(out, format=format, as_of=point.directory), repo, public, message, point, format
         )
-
-    def _with_options(self, **sections: Mapping[str, Any]) -> RunConfig:
-        """The memory's configuration with these options of some sections, checked like a file; None: as configured."""
-        from lifealign.strategies.configure import check_tree
-
-        tree = self.config.model_dump(mode="json")
-        for section, options in sections.items():
-            given = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
-            tree[section] = {**tree[section], **given}
-        return check_tree(tree, "settings")
-
-    def _with_settings(self, settings: Sequence[str]) -> RunConfig:
-        from lifealign.memory.settings import with_settings
-
-        self._find_code()
-        return with_settings(self.config, settings, self.path)
-
-    def _find_code(self, progress: Progress | None = None) -> list[str]:
-        """Find the outside code that the memory was made with; warn once about changes since, and return the warnings."""
-        from lifealign.memory.code import find_code
-
-        changed = find_code(self._store.identity, self.path)
-        self._say(changed, progress)
-        return changed
-
-    def _session(self, config: RunConfig, progress: Progress | None) -> Session:
-        """The loaded model, with the options of this call."""
-        from lifealign.memory.session import Session
-
-        changed = self._find_code(progress)
-        if self._loaded is None or self._loaded.config != config:
-            session = Session(config, progress or NullProgress())
-            session.join(self._store)
-            session.said, session.changed = self._said, changed
-            self._loaded = session
-        if progress is not None:
-            self._loaded.progress = self._loaded.view.progress = progress
-        return self._loaded

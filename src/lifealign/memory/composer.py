@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from lifealign.consolidation import composing as compose
-from lifealign.core.errors import ConfigError, StoreError
+from lifealign.core.errors import ConfigError
+from lifealign.memory.early import full_weights
 from lifealign.memory.stored import run_config
 from lifealign.memory.updates import in_weights, steps_of
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
-from lifealign.store.retired import retired, words
 from lifealign.strategies import STRATEGIES, Strategy, make_strategy
 
 
@@ -67,19 +66,7 @@ class Composer:
             StoreError: no such task up to the commit.
             ConfigError: a weight that is not finite.
         """
-        known = {key: m.name for m in in_weights(self.store, self.until) for key in (m.directory, m.name)}
-        weights = dict.fromkeys(self.names, 1.0)
-        for name, weight in given.items():
-            if name not in known:
-                gone = retired(self.store, self.until)
-                why = f" ({words(self.store, name, gone[name])})" if name in gone else ""
-                raise StoreError(
-                    f"{self.store.path}: no task {name!r} up to {self.until.directory}{why}; known: {', '.join(self.names) or 'none'}"
-                )
-            if not math.isfinite(weight):
-                raise ConfigError(f"weight {name}={weight} is not finite; give a finite number")
-            weights[known[name]] = float(weight)
-        return weights
+        return full_weights(self.store, self.until, given)
 
     def __call__(self, weights: Mapping[str, float]) -> compose.Composed:
         """See `composing.compose`."""

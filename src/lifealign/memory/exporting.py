@@ -19,6 +19,7 @@ from lifealign.core.json_codec import to_json
 from lifealign.core.version import __version__
 from lifealign.data.tasks import Message
 from lifealign.memory.card import CARD, card
+from lifealign.memory.early import which_format
 from lifealign.memory.modelfile import MODELFILE, modelfile
 from lifealign.memory.session import Session
 from lifealign.memory.vllm_folder import COMMAND, copy_processors, vllm_command
@@ -28,8 +29,9 @@ from lifealign.model.generate import stop_at
 from lifealign.model.gguf_files import TYPES
 from lifealign.model.gguf_layout import Layout, load_gguf
 from lifealign.model.gguf_tokenizer import copy_fields, write_tokenizer
+from lifealign.model.names import WHEELS
 from lifealign.model.reloading import Answers, Difference
-from lifealign.model.wheels import WHEELS, quiet, wheel_gguf
+from lifealign.model.wheels import quiet, wheel_gguf
 from lifealign.store.heldout import heldout
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
@@ -143,20 +145,6 @@ def _describe_export(
     write_file(work.staged / REPORT, (to_json(report) + "\n").encode())
     source = str(session.base.model.config._name_or_path)
     write_file(work.staged / CARD, card(store, until, report, source, _licence(session)).encode())
-
-
-def which_format(form: str | None, merged: bool = False) -> str:
-    """The format that is asked for, by its name or by the older flag `--merged`.
-
-    Raises:
-        ConfigError: there is no such format, or the two contradict each other.
-    """
-    if merged and form not in (None, "merged"):
-        raise ConfigError(f"--merged and --format {form} exclude each other; leave out --merged")
-    form = "merged" if merged else form or "peft"
-    if form not in FORMATS:
-        raise ConfigError(f"--format {form!r}: allowed: {', '.join(FORMATS)}")
-    return form
 
 
 def _answers(session: Session, store: MemoryReader, until: TaskManifest, form: str) -> Answers:

@@ -19,6 +19,7 @@ from lifealign.evaluation.guard_results import same_probe
 from lifealign.evaluation.records import read_records
 from lifealign.model.encoding import EncodedPair
 from lifealign.store.layout import GUARD_RECORD, WARNINGS
+from lifealign.store.reader import place
 
 if TYPE_CHECKING:
     from lifealign.memory.session import Session
@@ -134,7 +135,7 @@ def score_guard(
             raise refused
         session.load(store, after)
         session.strategy.select(session.model, None)
-        title = f"after {after.name}: guard, {probe}"
+        title = f"{place(after)}: guard, {probe}"
         scores = (_score_text if probe == "text" else _score_choices)(session, guard, title)
         if session.accelerator.is_main_process:
             record = {"kind": GUARD_RECORD, "after": after.directory, "options": wanted, "scores": scores}

@@ -16,15 +16,17 @@ import torch
 from torch import Tensor
 
 from lifealign.core.config import RunConfig
-from lifealign.core.errors import ConfigError, DataError
+from lifealign.core.errors import DataError
 from lifealign.core.progress import Progress
-from lifealign.data.load import load_stream
+from lifealign.data.load import configured_stream
 from lifealign.data.suites.rules import check_rule
-from lifealign.data.tasks import Task, rows_sha256
+from lifealign.data.tasks import Task, TaskStream, rows_sha256
 from lifealign.evaluation.guard_results import guard_values
+from lifealign.evaluation.learnt import learnt_task
 from lifealign.evaluation.results import read_scores
 from lifealign.memory.adopting import adopt_pending, imported_task, root_parts
 from lifealign.memory.code import CODE, check_scores, find_code, outside_code
+from lifealign.memory.early import taken
 from lifealign.memory.guard import score_guard
 from lifealign.memory.history import StoreHistory
 from lifealign.memory.kinds import check_kinds, kinds_document, kinds_lines
@@ -94,16 +96,21 @@ def create_memory(config: RunConfig, session: Session, tasks: Sequence[Task] = (
         return adopt_pending(session, store, settled)
 
 
-def learn_stream(config: RunConfig, progress: Progress) -> tuple[Session, MemoryStore]:
+def learn_stream(
+    config: RunConfig, progress: Progress, stream: TaskStream | None = None
+) -> tuple[Session, MemoryStore]:
     """Learn the tasks of `config.stream` in order, scoring a row of R after each; a killed run is resumed.
+
+    Args:
+        config: of the run.
+        progress: where to report.
+        stream: the tasks of `config.stream`, if they were read before; None: they are read now.
 
     Raises:
         ConfigError: no stream, or a stream that the memory was not made with.
         UserError: a task cannot be learnt; everything before it is kept.
     """
-    if config.stream is None:
-        raise ConfigError("the configuration has no `stream`, so there is nothing to run; see examples/planted.yaml")
-    tasks = load_stream(config.stream, config.seed).tasks
+    tasks = (stream or configured_stream(config)).tasks
     config = located(config if (Path(config.memory) / HEAD).exists() else with_adapter_apart(config))
     split = config.evaluate.split
     if without := [t.name for t in tasks if not getattr(t, split)]:
@@ -169,10 +176,7 @@ def learn_task(
                     score_row(session, store, store.find(point), [task], config)
             head, store = learn_group(session, store, [task], config, note)
         elif known[task.name] is not head or not same_task(store, head, task, config):
-            raise DataError(
-                f"{store.path}: task {task.name!r} is in the memory already ({known[task.name].directory}); give another "
-                f"name, or roll back to the task before it"
-            )
+            raise taken(store, task.name, known[task.name])
         elif note is not None and note != head.meta.get(NOTE):
             session.progress.say(
                 f"warning: {head.directory} was committed before, with the note {head.meta.get(NOTE)!r}"
@@ -188,7 +192,8 @@ def learn_task(
     if RETIRED in head.files:
         told += retired_lines(store, store.load_document(head, RETIRED))
     found = plain_diagnostics(read_diagnostics(store, head))
-    return TaskResult(task.name, head.directory, seconds, found, cells, guarded, told), store
+    learnt = learnt_task(store, table, head, task.name, cells, config.evaluate)
+    return TaskResult(task.name, head.directory, seconds, found, cells, guarded, told, learnt), store
 
 
 def learn_group(

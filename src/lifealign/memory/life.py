@@ -7,26 +7,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress, Progress, say_once
-from lifealign.evaluation import catalog
-from lifealign.evaluation.beside import differences
-from lifealign.evaluation.differences import PointDifference, compare_points
-from lifealign.evaluation.gate_values import gate_values
-from lifealign.evaluation.gates import Gate, GateResult, NoValue, check_gates
-from lifealign.evaluation.guard_results import with_guard
-from lifealign.evaluation.outside import notes
-from lifealign.evaluation.records import read_records
-from lifealign.evaluation.results import ScoreTable, read_scores, run_results, task_results
-from lifealign.memory.stored import run_config
 from lifealign.store.heldout import without_rows
 from lifealign.store.layout import GATE_RECORD, WARNINGS
 from lifealign.store.manifest import TaskManifest
-from lifealign.store.retired import retired, words
+from lifealign.store.retired import check_retirable, retired, words
 from lifealign.store.writer import MemoryStore
 
 if TYPE_CHECKING:
+    from lifealign.core.config import RunConfig
+    from lifealign.evaluation.differences import PointDifference
+    from lifealign.evaluation.gates import Gate, GateResult, NoValue
+    from lifealign.evaluation.results import ScoreTable
     from lifealign.memory.outcomes import Withdrawal
 
 NOTE_LENGTH = 1000
@@ -48,6 +41,8 @@ class MemoryLife:
     @property
     def config(self) -> RunConfig:
         """The configuration that the memory was made with."""
+        from lifealign.memory.stored import run_config
+
         return run_config(self._store)
 
     def log(self) -> list[dict[str, Any]]:
@@ -62,6 +57,8 @@ class MemoryLife:
 
     def show(self, name: str) -> dict[str, Any]:
         """One task: manifest, data report, diagnostics, the last training step, and its scores."""
+        from lifealign.evaluation.results import task_results
+
         return task_results(self._store, self._store.find(name), self._table(None))
 
     def scores(self, metric: str = "accuracy", split: str | None = None) -> list[list[float]]:
@@ -73,16 +70,22 @@ class MemoryLife:
 
         The guard's scores, if it is configured, are metrics with {guard, tax} instead.
         """
+        from lifealign.evaluation.guard_results import with_guard
+
         return with_guard(self.results(split))
 
     def results(self, split: str | None = None) -> dict[str, Any]:
         """All results that the report shows of this memory, as plain values."""
+        from lifealign.evaluation.results import run_results
+
         found = run_results(self._store, self._table(split))
         self._say(found.get(WARNINGS, ()), None)
         return found
 
     def beside(self, others: Sequence[MemoryLife]) -> list[dict[str, Any]]:
         """Differences of the summaries of this memory and others that share its held-out rows; see `beside.differences`."""
+        from lifealign.evaluation.beside import differences
+
         memories = [self, *others]
         return differences([m._store for m in memories], [m.config.evaluate.split for m in memories])
 
@@ -113,9 +116,11 @@ class MemoryLife:
             DataError: no such task, one that is retired already, or the point before the first task.
         """
         from lifealign.memory.code import find_code
-        from lifealign.memory.retiring import withdraw
 
         kept = checked_note(note)
+        check_retirable(self._store, task, "withdraw")
+        from lifealign.memory.retiring import withdraw
+
         self._say(find_code(self._store.identity, self.path), None)
         return withdraw(self._store, task, kept)
 
@@ -176,6 +181,8 @@ class MemoryLife:
         Raises:
             StoreError: no such point.
         """
+        from lifealign.evaluation.differences import compare_points
+
         points, used = (self._point(a), self._point(b)), split or self.config.evaluate.split
         return compare_points(self._store, self._table(used), *points, used, self.config.evaluate.bootstrap)
 
@@ -200,6 +207,12 @@ class MemoryLife:
         Raises:
             StoreError: no such point.
         """
+        from lifealign.evaluation import catalog
+        from lifealign.evaluation.gate_values import gate_values
+        from lifealign.evaluation.gates import check_gates
+        from lifealign.evaluation.guard_results import with_guard
+        from lifealign.evaluation.results import run_results
+
         table, since = self._table(split), None if against is None else self._point(against).directory
         resamples = self.config.evaluate.bootstrap
         values = with_guard(run_results(self._store, table))
@@ -215,6 +228,8 @@ class MemoryLife:
 
     def _keep_gates(self, results: Sequence[GateResult], options: dict[str, Any]) -> None:
         """Store the outcome of gates as an evaluation record, unless the newest one of this point is the same."""
+        from lifealign.evaluation.records import read_records
+
         with self._store.writer():
             now: dict[str, Any] = {"kind": GATE_RECORD, "after": self._store.head.directory, "options": options}
             now["gates"] = [result.to_json() for result in results]
@@ -222,8 +237,28 @@ class MemoryLife:
             if not old or {**old[-1], "created": None} != {**now, "created": None}:
                 self._store.append_evaluation({**now, "created": datetime.now(UTC).isoformat(timespec="seconds")})
 
+    def check_new(self, name: str, supersedes: str | None = None, settings: Sequence[str] = ()) -> None:
+        """Refuse a task that this memory cannot learn, whatever its rows, as far as that is told without its model.
+
+        Args:
+            name: of the task.
+            supersedes: earlier task that it replaces.
+            settings: ``KEY=VALUE`` overrides for this task.
+
+        Raises:
+            ConfigError: a setting that is wrong, or that would make another memory.
+            DataError: the memory has another task, or a tag, of that name, or no task to supersede.
+        """
+        from lifealign.memory.early import check_new_task
+        from lifealign.memory.settings import check_settings
+
+        check_new_task(self._store, name, supersedes)
+        check_settings(self.config, settings, self.path)
+
     def score_notes(self, progress: Progress | None = None) -> list[str]:
         """A sentence for each stored score from outside that is not installed here or has changed; said once to stderr."""
+        from lifealign.evaluation.outside import notes
+
         found = notes(self._store)
         self._say(found, progress)
         return found
@@ -232,6 +267,8 @@ class MemoryLife:
         say_once(self._said, lines, progress or NullProgress())
 
     def _table(self, split: str | None) -> ScoreTable:
+        from lifealign.evaluation.results import read_scores
+
         self.score_notes()
         return read_scores(self._store, split or self.config.evaluate.split)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lifealign.evaluation.guard_results import guard_lines
+from lifealign.evaluation.learnt import Learnt, Style, plain_style, task_lines
+from lifealign.evaluation.numbers import number
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class TaskResult:
         tasks: task -> metric -> {"value", "low", "high", "rows"} on held-out rows, after this task; percent for rates.
         guard: ``guard.<score>`` -> value; empty without a guard.
         notes: in sentences: rows left out because they are held out elsewhere, and what superseding a task did.
+        learnt: all tasks before and after this one.
     """
 
     name: str
@@ -31,6 +34,7 @@ class TaskResult:
     tasks: Mapping[str, Mapping[str, Mapping[str, float]]]
     guard: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    learnt: Learnt | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -39,17 +43,22 @@ class TaskResult:
         return found | dict(self.guard)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `notes` only if there are some."""
-        own = {key: value for key, value in vars(self).items() if key != "guard" and (key != "notes" or value)}
-        return {**own, "diagnostics": dict(self.diagnostics), "scores": self.scores}
+        """Plain values; `notes` only if there are some, and `since` the task before if there are scores."""
+        hidden = ("guard", "learnt") if self.notes else ("guard", "learnt", "notes")
+        own = {key: value for key, value in vars(self).items() if key not in hidden}
+        since = {} if self.learnt is None else {"since": self.learnt.since.to_json()}
+        return {**own, "diagnostics": dict(self.diagnostics), "scores": self.scores, **since}
 
-    def lines(self) -> list[str]:
-        """A line for each score: the mean, its interval and the number of rows; accuracy and pass rate come first."""
-        cells = {f"{name}.{metric}": c for name, found in self.tasks.items() for metric, c in found.items()}
-        lines = [
-            f"  {n}: {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}] of {c['rows']} rows" for n, c in cells.items()
-        ]
-        return [*lines, *(f"  {name}: {value:.2f}" for name, value in self.guard.items())]
+    def lines(self, style: Style = plain_style, *, every: bool = False) -> list[str]:
+        """What was learnt and kept, what it means, and what to do next.
+
+        Args:
+            style: marks gains and losses, e.g. with colour.
+            every: list every score of every task before that.
+        """
+        lines = task_lines(self.tasks, True) if every else []
+        lines += [f"  {name}: {value:.2f}" for name, value in self.guard.items()]
+        return [*lines, *(self.learnt.lines(style) if self.learnt is not None else ())]
 
 
 @dataclass(frozen=True)
@@ -101,14 +110,15 @@ class Evaluation:
         """Plain values; `warnings` only if there are some."""
         return {key: value for key, value in vars(self).items() if key != "warnings" or value}
 
-    def lines(self) -> list[str]:
-        """A table for people."""
-        width = max((len(name) for name in self.tasks), default=4)
-        lines = [f"after {self.after}, {self.split} rows"]
-        for name, metrics in self.tasks.items():
-            cells = [f"{m} {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for m, c in metrics.items()]
-            lines.append(f"  {name:<{width}}  " + "  ".join(cells))
-        return lines + guard_lines(self.guard)
+    def lines(self, *, every: bool = False) -> list[str]:
+        """A line for each task; `every`: with every score, not only the main ones (`learnt.main_scores`)."""
+        return [f"after {self.after}, {self.split} rows", *task_lines(self.tasks, every), *guard_lines(self.guard)]
+
+
+FAR = 1.4
+"""Distance of prompts of no task, as measured on SmolLM2; a task's own lie at 0.6 (docs/explanation/recompose.md)."""
+OVERLAP = 0.1
+"""Cosine from which a forecast is named; in many dimensions, chance gives far less."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,19 @@ class Related:
             share = None if t.nearest is None else 100 * t.nearest
             cells = (_cell(t.distance, 8, ".2f"), _cell(share, 6, ".0f") + "%", _cell(t.overlap, 7, "+.3f"))
             lines.append(f"  {t.task:<{width}}  " + "  ".join(cells))
-        return [*lines, *self.notes]
+        return [*lines, *self.notes, *self._reading()]
+
+    def _reading(self) -> Iterator[str]:
+        """What the numbers mean, and how far to trust them."""
+        first = self.tasks[0] if self.tasks else None
+        if first is not None and first.nearest is not None and first.distance is not None:
+            strange = first.distance >= FAR
+            near = "but as far from it as prompts of no task" if strange else "and near enough to be alike"
+            yield f"likest: {first.task}, the nearest task of {100 * first.nearest:.0f}% of the rows, {near}"
+        against = [t.task for t in self.tasks if t.overlap is not None and t.overlap <= -OVERLAP]
+        if any(t.overlap is not None for t in self.tasks):
+            told = f"the rows pull against {', '.join(against)}" if against else "no interference to speak of"
+            yield f"forecast: {told}; do not rely on it: it did not foretell forgetting where it was tested (docs/results/findings.md)"
 
 
 @dataclass(frozen=True)
@@ -199,7 +221,7 @@ class Composition:
         if self.out is not None:
             lines.append(f"written: {self.out}")
         for name, metrics in (self.scores or {}).items():
-            cells = [f"{m} {v['stored']:.2f} -> {v['composed']:.2f}" for m, v in metrics.items()]
+            cells = [f"{m} {number(v['stored'], m)} -> {number(v['composed'], m)}" for m, v in metrics.items()]
             lines.append(f"  {name}: " + ", ".join(cells))
         return lines
 

@@ -15,7 +15,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 
 from lifealign.core.errors import ConfigError, StoreError
-from lifealign.memory.exporting import which_format
+from lifealign.memory.early import which_format
 from lifealign.store.manifest import TaskManifest
 
 CONFIG = "adapter_config.json"

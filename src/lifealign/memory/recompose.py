@@ -19,11 +19,11 @@ from lifealign.data.tasks import Message, Row, Task
 from lifealign.evaluation import catalog
 from lifealign.memory import signatures
 from lifealign.memory.composer import Composer, why_not_summed
+from lifealign.memory.early import check_rows
 from lifealign.memory.exporting import write_export
 from lifealign.memory.outcomes import Composition, Related, RelatedTask
 from lifealign.memory.routing import prompt_features, stored_depth, stored_signatures
 from lifealign.memory.rules import Rules, find_rules
-from lifealign.memory.scoring import check_rows
 from lifealign.memory.session import Session
 from lifealign.memory.updates import update_of
 from lifealign.model.adapters import restore, snapshot

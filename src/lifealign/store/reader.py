@@ -28,6 +28,11 @@ NOW = "now"
 """Name of the point after the last task learnt."""
 
 
+def place(point: TaskManifest) -> str:
+    """A point in words: `base`, or ``after`` its name."""
+    return BASE if point.index == 0 else f"after {point.name}"
+
+
 class MemoryReader:
     """A memory as it was when opened, whatever a writer adds meanwhile.
 
@@ -101,7 +106,7 @@ class MemoryReader:
             return self._tagged(name_or_directory, tags[name_or_directory])
         if name_or_directory in (BASE, NOW):
             return self._lineage[0] if name_or_directory == BASE else self.head
-        known = ", ".join(f"{m.name} ({m.directory})" for m in self._lineage)
+        known = ", ".join([BASE, *(f"{m.name} ({m.directory})" for m in self._lineage[1:])])
         named = "; tags: " + ", ".join(f"{name} ({tag.directory})" for name, tag in tags.items()) if tags else ""
         raise StoreError(f"{self.path}: no task {name_or_directory!r}; known: {known}{named}")
 

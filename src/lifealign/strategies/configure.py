@@ -1,10 +1,12 @@
 """Read a run's configuration with the chosen strategy's own options, and check that they fit together.
 
-Separate from `config`, which knows no strategies and needs no torch.
+Separate from `config`, which knows no strategies and needs no torch. Neither does `check_early`, which finds nearly all
+mistakes; a strategy is imported, and torch with it, when its options are read for good.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from lifealign.core.config import RunConfig, check_config, load_config
 from lifealign.core.errors import ConfigError
 from lifealign.core.presets import PRESETS
 from lifealign.strategies import STRATEGIES, make_strategy
+from lifealign.strategies._declared import AnyOptions, declared
 
 
 def read_config(
@@ -25,12 +28,34 @@ def read_config(
     whole: bool = False,
 ) -> RunConfig:
     """Read a run configuration and check the strategy's own options too; see `core.config.load_config`."""
+    if "torch" not in sys.modules:
+        check_early(path, settings, base, whole=whole)
     return _check_together(load_config(None if path is None else Path(path), settings, _Options(), base, whole=whole))
 
 
 def check_tree(tree: Mapping[str, Any], where: str) -> RunConfig:
     """Check a tree of plain values like a configuration file; messages begin with `where`."""
+    if "torch" not in sys.modules:
+        check_config(tree, where, _Declared())
     return _check_together(check_config(tree, where, _Options()))
+
+
+def check_early(
+    path: str | Path | None,
+    settings: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
+    *,
+    whole: bool = False,
+) -> RunConfig:
+    """What `read_config` finds by the declarations of options alone, without importing the strategy and torch.
+
+    Returns:
+        The configuration; options of the strategy that are not given may lack their defaults.
+
+    Raises:
+        ConfigError: lists every mistake that was found.
+    """
+    return load_config(None if path is None else Path(path), settings, _Declared(), base, whole=whole)
 
 
 class _Options(Mapping[str, type[BaseModel]]):
@@ -47,6 +72,14 @@ class _Options(Mapping[str, type[BaseModel]]):
 
     def __len__(self) -> int:
         return len(STRATEGIES)
+
+
+class _Declared(_Options):
+    """The same, as the source declares the options; those of a strategy from outside are not looked at."""
+
+    def __getitem__(self, name: str) -> type[BaseModel]:
+        reference = None if STRATEGIES.is_outside(name) else STRATEGIES.origin(name).reference
+        return AnyOptions if reference is None else declared(reference)
 
 
 def _check_together(config: RunConfig) -> RunConfig:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 ALPHA, POWER = 0.05, 0.8
 """Two-sided level of the test, and how often a difference of the stated size is found."""
@@ -70,6 +69,8 @@ def effect(seeds: int, alpha: float = ALPHA, power: float = POWER) -> float:
         alpha: two-sided level. 0 < alpha < 1.
         power: how often it is found. alpha < power < 1.
     """
+    from scipy import special  # here, because a mistake in a study should not wait for scipy
+
     critical = special.stdtrit(seeds - 1, 1 - alpha / 2)
     return float(special.nctdtrinc(seeds - 1, 1 - power, critical) / math.sqrt(seeds))
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from lifealign.evaluation.metrics import Array, Interval, as_matrix, mean_interval, seeds_interval
 
@@ -48,6 +47,8 @@ def paired_p(ours: Mapping[int, float | None], theirs: Mapping[int, float | None
     mean_of, error = np.mean(found), np.std(found, ddof=1) / np.sqrt(len(found))
     if error == 0:
         return float(mean_of == 0)
+    from scipy import special  # here, because a mistake in a study should not wait for scipy
+
     return float(2 * special.stdtr(len(found) - 1, -abs(mean_of) / error))
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 from lifealign.core.errors import DataError
 from lifealign.data.answers import AnswerRecord, digest
 from lifealign.judging.rubrics import Rubric, rubric_for
+from lifealign.store.reader import NOW
 
 Mode = Literal["pairwise", "absolute"]
 PAIR_GOLD = ("win", "lose", "tie")
@@ -129,15 +130,16 @@ def choose_groups(records: Sequence[AnswerRecord], wanted: Sequence[str], mode: 
 
     Args:
         records: the answers.
-        wanted: each a ``SOURCE@POINT``, or a source or ``@POINT`` that matches only one; empty: all, but at most two in
-            pairwise mode.
+        wanted: each a ``SOURCE@POINT``, or a source or ``@POINT`` that matches only one; the point `now` is a source's
+            newest one; empty: all, but at most two in pairwise mode.
         mode: pairs need two or more.
 
     Raises:
         DataError: a name matches none or several, or there are too few or too many.
     """
     there = list(dict.fromkeys(group_of(record) for record in records))
-    chosen = list(dict.fromkeys(_one_group(name, there) for name in wanted)) or there
+    newest = _newest(records)
+    chosen = list(dict.fromkeys(_one_group(name, there, newest) for name in wanted)) or there
     if mode == "pairwise" and (len(chosen) < 2 or (not wanted and len(chosen) > 2)):
         raise DataError(
             f"a comparison needs answers of two or more sources or points, got {len(chosen)}: "
@@ -146,10 +148,22 @@ def choose_groups(records: Sequence[AnswerRecord], wanted: Sequence[str], mode: 
     return chosen
 
 
-def _one_group(name: str, there: Sequence[str]) -> str:
+def _newest(records: Sequence[AnswerRecord]) -> dict[str, str]:
+    """``SOURCE@now`` -> the group of the source's newest point, of the sources whose stages are known."""
+    latest: dict[str, AnswerRecord] = {}
+    for record in records:
+        if record.stage is not None and record.stage >= (latest.get(record.source, record).stage or 0):
+            latest[record.source] = record
+    return {f"{source}@{NOW}": group_of(record) for source, record in latest.items()}
+
+
+def _one_group(name: str, there: Sequence[str], newest: Mapping[str, str]) -> str:
+    name = newest.get(name, name)
     if name in there:
         return name
     fitting = [g for g in there if name == g.partition("@")[0] or (name[:1] == "@" and g.endswith(name))]
+    if name == f"@{NOW}":
+        fitting = list(newest.values())
     if len(fitting) == 1:
         return fitting[0]
     problem = f"matches answers of {len(fitting)} sources or points" if fitting else "matches no answers"

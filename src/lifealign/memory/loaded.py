@@ -1,0 +1,69 @@
+"""The model of a memory: loaded when it is first needed, with the options of a call. Imports no torch by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lifealign.core.progress import NullProgress, Progress
+from lifealign.memory.life import MemoryLife
+from lifealign.store.writer import MemoryStore
+
+if TYPE_CHECKING:
+    from lifealign.core.config import RunConfig
+    from lifealign.data.tasks import Task
+    from lifealign.memory.session import Session
+
+
+class LoadedMemory(MemoryLife):
+    """The part of a `Memory` that holds its model."""
+
+    def __init__(self, store: MemoryStore, session: Session | None = None) -> None:
+        """Called by `create`, `open` and `run_stream`."""
+        super().__init__(store, set() if session is None else session.said)
+        self._loaded = session
+        self._first: Task | None = None
+        self._made: list[Path] = []
+
+    def loaded(self, progress: Progress | None = None) -> Session:
+        """The loaded model, for a caller who puts points of the memory into it himself, such as a server."""
+        return self._session(self.config, progress)
+
+    def _with_options(self, **sections: Mapping[str, Any]) -> RunConfig:
+        """The memory's configuration with these options of some sections, checked like a file; None: as configured."""
+        from lifealign.strategies.configure import check_tree
+
+        tree = self.config.model_dump(mode="json")
+        for section, options in sections.items():
+            given = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
+            tree[section] = {**tree[section], **given}
+        return check_tree(tree, "settings")
+
+    def _with_settings(self, settings: Sequence[str]) -> RunConfig:
+        from lifealign.memory.settings import with_settings
+
+        self._find_code()
+        return with_settings(self.config, settings, self.path)
+
+    def _find_code(self, progress: Progress | None = None) -> list[str]:
+        """Find the outside code that the memory was made with; warn once about changes since, and return the warnings."""
+        from lifealign.memory.code import find_code
+
+        changed = find_code(self._store.identity, self.path)
+        self._say(changed, progress)
+        return changed
+
+    def _session(self, config: RunConfig, progress: Progress | None) -> Session:
+        """The loaded model, with the options of this call."""
+        from lifealign.memory.session import Session
+
+        changed = self._find_code(progress)
+        if self._loaded is None or self._loaded.config != config:
+            session = Session(config, progress or NullProgress())
+            session.join(self._store)
+            session.said, session.changed = self._said, changed
+            self._loaded = session
+        if progress is not None:
+            self._loaded.progress = self._loaded.view.progress = progress
+        return self._loaded
