@@ -4,8 +4,7 @@
 
 Each door is tried in a process of its own, which is stopped when one input takes longer than `SECONDS`. What ends in a
 traceback, takes longer, or takes more than `MEMORY` is kept in tests/fuzz/failures/<door>/ under its checksum; `test_fuzz.py`
-tries all files there on every change. With the package atheris installed (`pip install atheris`), `--atheris SECONDS` tries
-each door for that long with inputs that are guided by the branches they reach.
+tries all files there on every change.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 
@@ -196,47 +194,16 @@ def _line(name: str, one: Tally) -> str:
     return f"| {name} | {one.inputs} | {one.refused} | {one.accepted} | {one.failed} | {one.slowest:.2f} s | {one.most} MiB |"
 
 
-def guided(door: Door, seconds: int) -> None:
-    """Try a door with atheris, in this process; ends it."""
-    import atheris  # type: ignore[import-not-found,unused-ignore]
-
-    atheris.instrument_all()
-    scratch, tally = tempfile.mkdtemp(), Tally()
-    draw: Any = hypothesis.settings(database=None, deadline=None)(
-        hypothesis.given(door.inputs)(lambda data: try_one(door, data, Path(scratch), tally))
-    )
-
-    def once(data: bytes) -> None:
-        draw.hypothesis.fuzz_one_input(data)
-
-    options = [f"-max_total_time={seconds}", "-max_len=4096", "-rss_limit_mb=4000", "-timeout=60", "-verbosity=0"]
-    atheris.Setup([sys.argv[0], *options], once)
-    import atexit
-
-    atexit.register(
-        lambda: print(_line(f"{door.name} (guided)", tally), *(tally.reasons or {}).items(), sep="\n", flush=True)
-    )
-    atheris.Fuzz()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try the doors and print the table; 1 if an input failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000, help="inputs for all doors together")
     parser.add_argument("--doors", help="names of doors, with commas; default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--atheris", type=int, metavar="SECONDS", help="try each door so long with atheris instead")
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore", hypothesis.errors.HypothesisWarning)  # of long values in an input's description
     known = {door.name: door for door in DOORS}
     chosen = [known[name] for name in given.doors.split(",")] if given.doors else list(DOORS)
-    if given.atheris:
-        for door in chosen:
-            child = os.fork()
-            if child == 0:
-                guided(door, given.atheris)
-            os.waitpid(child, 0)
-        return 0
     tallies: dict[str, Tally] = {}
     for door in chosen:
         tallies[door.name] = try_door(door, -(-given.count // len(chosen)), given.seed)
