@@ -7,9 +7,9 @@ a value with it, strictly: a number is no text, true is no number, and nothing i
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError, create_model
 
@@ -83,7 +83,7 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
             default = Field(default_factory=one.default_factory)
         given[one.name] = (hints[one.name], default)
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    return TypeAdapter(create_model(shape.__name__, __config__=config, **given))
+    return TypeAdapter(create_model(str(getattr(shape, "__name__", shape)), __config__=config, **given))
 
 
 def check(shape: type[T], value: Any, where: str, error: type[UserError] = StoreError) -> T:
@@ -99,7 +99,7 @@ def check(shape: type[T], value: Any, where: str, error: type[UserError] = Store
         UserError: `error`; names the first field of another shape, what it holds and what is allowed.
     """
     try:
-        found = _adapter(shape).validate_python(value)
+        found = _adapter(cast(Hashable, shape)).validate_python(value)
     except ValidationError as mistakes:
         raise error(f"{where}: {mistake(mistakes)}") from None
     checked: T = shape(**dict(found)) if is_dataclass(shape) else found
