@@ -98,7 +98,9 @@ def _lost(found: sys.UnraisableHookArgs) -> None:
 
     def send() -> None:
         time.sleep(AGAIN)
-        os.kill(os.getpid(), number)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, number)  # not to the process: whatever the main thread waits for must end
 
     threading.Thread(target=send, daemon=True).start()
 
