@@ -64,7 +64,7 @@ def asked() -> int | None:
 
 
 def catch_signals() -> None:
-    """From now on the signals raise `Stopped` in the main thread; one that the caller ignores (`nohup`) stays ignored.
+    """From now on the signals raise `Stopped` in the main thread; one that the caller ignores (nohup) stays ignored.
 
     A second SIGINT ends the process at once: whoever presses Ctrl-C twice does not want to wait, and no file is ever half
     written.

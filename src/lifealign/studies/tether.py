@@ -1,6 +1,6 @@
 """No process of a study outlives it: however the study ends, those that it started are killed. No torch.
 
-On Linux the kernel does it (`PR_SET_PDEATHSIG`), at once and whatever a process is busy with: the server that forks the runs
+On Linux the kernel does it ("parent death signal"), at once and whatever a process is busy with: the server that forks the runs
 is bound to the study, and each run to that server. Elsewhere, and on Ray, a thread of the run waits for the study's end.
 """
 
