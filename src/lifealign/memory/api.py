@@ -184,14 +184,14 @@ class Memory(LoadedMemory):
         """
         from lifealign.memory.early import tasks_to_score
 
-        point = self._point(as_of)
-        chosen = tasks_to_score(self._store, point, tasks, split)
         if generations == 0 and text_metrics is None:
             text_metrics = ()
-        config = self._with_options(
-            evaluate={"split": split, "generations": generations, "text_metrics": text_metrics, "scores": scores},
-            guard={"text": guard_text, "choices": guard_choices},
-        )
+        options = {"split": split, "generations": generations, "text_metrics": text_metrics, "scores": scores}
+        sections = {"evaluate": options, "guard": {"text": guard_text, "choices": guard_choices}}
+        self._with_options(early=True, **sections)
+        point = self._point(as_of)
+        chosen = tasks_to_score(self._store, point, tasks, split)
+        config = self._with_options(**sections)
         if tasks is None and (bare := without_rows(self._store, point)):
             self._say(
                 [f"not scored: {bare[0]}, the adapter that the memory began with; its rows were not given"], progress

@@ -30,15 +30,18 @@ class LoadedMemory(MemoryLife):
         """The loaded model, for a caller who puts points of the memory into it himself, such as a server."""
         return self._session(self.config, progress)
 
-    def _with_options(self, **sections: Mapping[str, Any]) -> RunConfig:
-        """The memory's configuration with these options of some sections, checked like a file; None: as configured."""
+    def _with_options(self, *, early: bool = False, **sections: Mapping[str, Any]) -> RunConfig:
+        """The memory's configuration with these options of some sections, checked like a file; None: as configured.
+
+        `early`: without loading the strategy; see `configure.check_early`.
+        """
         from lifealign.strategies.configure import check_tree
 
         tree = self.config.model_dump(mode="json")
         for section, options in sections.items():
             given = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
             tree[section] = {**tree[section], **given}
-        return check_tree(tree, "settings")
+        return check_tree(tree, "settings", early)
 
     def _with_settings(self, settings: Sequence[str]) -> RunConfig:
         from lifealign.memory.settings import with_settings

@@ -33,10 +33,13 @@ def read_config(
     return _check_together(load_config(None if path is None else Path(path), settings, _Options(), base, whole=whole))
 
 
-def check_tree(tree: Mapping[str, Any], where: str) -> RunConfig:
-    """Check a tree of plain values like a configuration file; messages begin with `where`."""
-    if "torch" not in sys.modules:
-        check_config(tree, where, _Declared())
+def check_tree(tree: Mapping[str, Any], where: str, early: bool = False) -> RunConfig:
+    """Check a tree of plain values like a configuration file; messages begin with `where`.
+
+    `early`: as `check_early` does, without loading the strategy.
+    """
+    if early:
+        return check_config(tree, where, _Declared())
     return _check_together(check_config(tree, where, _Options()))
 
 
