@@ -187,11 +187,12 @@ class Memory(LoadedMemory):
         if generations == 0 and text_metrics is None:
             text_metrics = ()
         options = {"split": split, "generations": generations, "text_metrics": text_metrics, "scores": scores}
-        sections = {"evaluate": options, "guard": {"text": guard_text, "choices": guard_choices}}
-        self._with_options(early=True, **sections)
+        guard = {"text": guard_text, "choices": guard_choices}
+        sections: dict[str, Mapping[str, Any]] = {"evaluate": options, "guard": guard}
+        self._with_options(sections, early=True)
         point = self._point(as_of)
         chosen = tasks_to_score(self._store, point, tasks, split)
-        config = self._with_options(**sections)
+        config = self._with_options(sections)
         if tasks is None and (bare := without_rows(self._store, point)):
             self._say(
                 [f"not scored: {bare[0]}, the adapter that the memory began with; its rows were not given"], progress
@@ -311,7 +312,7 @@ class Memory(LoadedMemory):
 
         target, point = None if out is None else free_directory(out), self._point(as_of)
         full_weights(self._store, point, weights)
-        config = self._with_options(evaluate={"split": split})
+        config = self._with_options({"evaluate": {"split": split}})
         from lifealign.memory.recompose import recompose
 
         try:

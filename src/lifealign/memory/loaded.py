@@ -30,7 +30,7 @@ class LoadedMemory(MemoryLife):
         """The loaded model, for a caller who puts points of the memory into it himself, such as a server."""
         return self._session(self.config, progress)
 
-    def _with_options(self, *, early: bool = False, **sections: Mapping[str, Any]) -> RunConfig:
+    def _with_options(self, sections: Mapping[str, Mapping[str, Any]], *, early: bool = False) -> RunConfig:
         """The memory's configuration with these options of some sections, checked like a file; None: as configured.
 
         `early`: without loading the strategy; see `configure.check_early`.
