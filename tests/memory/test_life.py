@@ -174,7 +174,7 @@ def test_diff_counts_the_rows_gained_and_lost(scored: Memory) -> None:
     nll = found.tasks["bread"]["nll"]
     assert (nll.difference, nll.low, nll.high, nll.gained, nll.lost) == (1.0, 1.0, 1.0, None, None)
     assert found.missing == {"stars": "learnt after 0001-bread, and not scored before"} and found.later == ["stars"]
-    assert found.lines()[1].startswith("  bread  accuracy 100.00 -> 50.00: -50.00 [-100.00, +0.00] over 4 rows; ")
+    assert found.lines()[1].startswith("  bread  accuracy 100 -> 50: -50 over 4 rows; ")
     assert found.lines()[1].endswith("gained 0, lost 2 (rows 2, 4)")
     back = scored.diff("now", "production").tasks["bread"]["accuracy"]
     assert back.difference == 50.0 and back.lost == [] and [row["row"] for row in back.gained or ()] == [2, 4]
