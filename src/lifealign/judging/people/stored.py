@@ -87,7 +87,7 @@ class RatingRow:
     seconds: Annotated[Number, Field(ge=0)] | None
 
 
-Held = tuple[Name, Name]
+Held: Any = tuple[Name, Name]
 """Annotator and time of a rating."""
 Steps = dict[Name, Name]
 Annotators = dict[Annotated[str, Field(pattern=ANNOTATOR)], Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")]]
