@@ -217,7 +217,7 @@ def _listed(path: Path, data: bytes) -> Contents:
 def _extracted(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     stream = archive.extractfile(member)
     if stream is None:
-        raise StoreError(f"{os.fsdecode(archive.name or '')}: {member.name[:200]!r} is not a file")
+        raise StoreError(f"{member.name[:200]!r} in the archive is not a file")
     return stream
 
 

@@ -256,7 +256,7 @@ class Ratings:
             asked = {number: self._read_question(db, number) for number in {place.question for place in places}}
         found = []
         for row, place in zip(rows, places, strict=True):
-            who = check(stored.Held, (row[0], row[1]), f"{self.path}: rating")
+            who: tuple[str, str] = check(stored.Held, (row[0], row[1]), f"{self.path}: rating")
             rating = self._rating(row[6:])
             self._check(rating, asked[place.question], place)
             found.append(
