@@ -21,7 +21,7 @@ from lifealign.strategies.configure import read_config
 from support.rows import make_task
 
 NAMES = ("bread", "stars", "music")
-TASKS = [make_task(name, train=8, test=4, validation=3) for name in NAMES]
+TASKS = [make_task(name, train=8, test=4, validation=17) for name in NAMES]
 PROMPTS = ["bread question 40?", "stars question 41?", "music question 42?", "stars question 43?"]
 STRANGE = "zzz 777 %%% qqq xyz 000 ### vvv www 555"
 Build = Callable[..., RunConfig]
@@ -116,10 +116,12 @@ def test_how_sure_the_routing_is_comes_out_once(routed: Memory) -> None:
     again.generate(PROMPTS, max_new_tokens=2, progress=said)
     again.generate(PROMPTS, max_new_tokens=2, progress=said)
     assert [line for line in said.lines if line.startswith("routing")] == [
-        "routing, calibrated on 9 validation prompts of 3 tasks: 100% are nearest to their own task"
+        "routing, calibrated on 51 held-out prompts of 3 tasks: 100% are nearest to their own task"
     ]
     bare = calibration_line(Calibration(0.5, 0.05, float("inf"), 0, float("nan")), 2)
-    assert bare.startswith("routing is not calibrated, because no task has validation rows")
+    assert bare.startswith("routing is not calibrated, because no task has enough prompts")
+    few = calibration_line(Calibration(0.5, 0.05, float("inf"), 10, 1.0), 2)
+    assert few.endswith("; these are too few to tell a prompt of no task")
 
 
 def test_a_withdrawn_task_is_not_routed_to(config: Build, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_signature_of_an_older_file_has_no_directions_and_reads_the_last_hidde
     old = {"t.centroid": torch.zeros(2), "t.variance": torch.ones(2), "t.count": torch.tensor([3])}
     found = signatures.from_tensors(old)["t"]
     assert found.directions_KD.shape == (0, 2) and found.checks_MD.shape == (0, 2) and found.depth == 1.0
-    assert signatures.calibrate([found]) == Calibration(0.5, 0.05, math.inf, 0, pytest.approx(math.nan, nan_ok=True))
+    assert signatures.calibrate([found]) == Calibration(0.05, 0.05, math.inf, 0, pytest.approx(math.nan, nan_ok=True))
 
 
 def flat(centre: list[float], checks: list[list[float]]) -> Signature:
@@ -83,7 +83,9 @@ def test_calibration_by_hand() -> None:
     """
     tasks = [flat([0, 0], [[0, 0], [1, 0], [0, 2]]), flat([4, 0], [[4, 0], [1, 0]])]
     found = signatures.calibrate(tasks)
-    assert (found.prompts, found.nearest, found.farthest) == (5, 0.8, pytest.approx(math.sqrt(4.5)))
+    assert (found.prompts, found.nearest, found.farthest) == (5, 0.8, math.inf), "five prompts tell no stranger"
+    enough = [flat([0, 0], [[0, 0], [1, 0], [0, 2]] * 10), flat([4, 0], [[4, 0], [1, 0]] * 10)]
+    assert signatures.calibrate(enough).farthest == pytest.approx(math.sqrt(4.5))
     own = rows64([0, 8], [0.5, 4.5], [2, 10], [0, 8], [4.5, 0.5])
     nll = {t: -torch.log_softmax(-own / t, 1)[:, 0].mean() for t in (0.01 * 2**i for i in range(12))}
     assert found.temperature == min(nll, key=lambda t: float(nll[t]))
@@ -102,3 +104,13 @@ def test_chosen_tasks_by_hand() -> None:
     ]
     sure = Calibration(1.0, 0.99, 3.0, 10, 1.0)
     assert signatures.chosen(squared.sqrt(), sure)[0].tolist() == [True, False, False]  # the nearest one always
+
+
+def test_a_quarter_of_the_prompts_is_held_back_where_no_others_are_there() -> None:
+    features = torch.arange(20.0).reshape(10, 2)
+    kept, checks = signatures.held_back(features)
+    assert checks is not None and kept.tolist() == features[:8].tolist() and checks.tolist() == features[8:].tolist()
+    few, none = signatures.held_back(features[:7])
+    assert none is None and few.tolist() == features[:7].tolist()
+    many, capped = signatures.held_back(torch.zeros(400, 2))
+    assert capped is not None and (len(many), len(capped)) == (400 - signatures.CHECKS, signatures.CHECKS)

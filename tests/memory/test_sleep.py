@@ -20,7 +20,7 @@ from lifealign.store.layout import ADAPTER, DIAGNOSTICS, SLEEP, TRAINING, UPDATE
 from lifealign.training.losses import ObjectiveConfig
 from support.rows import make_task
 
-TASKS = [make_task(name, train=8, test=4, validation=3) for name in ("bread", "stars", "music")]
+TASKS = [make_task(name, train=8, test=4, validation=17) for name in ("bread", "stars", "music")]
 PROMPTS = ["bread question 40?", "stars question 41?", "zzz 777 %%% qqq xyz 000 ### vvv www 555"]
 FRESH = ("strategy.begin=initial", "strategy.rehearse=false", "strategy.replay_share=0.5", "strategy.sleep_epochs=2")
 Build = Callable[..., RunConfig]

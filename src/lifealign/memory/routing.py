@@ -54,7 +54,8 @@ def task_signatures(
         view: of the loaded model.
         encoder: of the memory.
         store: the memory; None: one that is being made. Its signatures say which hidden states are read.
-        tasks: with training rows, and validation rows, if any, to calibrate on.
+        tasks: with training rows, and validation rows to calibrate on; without these, some training prompts are kept out of the
+            signature for that (`signatures.held_back`).
         seed: of the run.
     """
     depth = stored_depth(store)
@@ -63,6 +64,8 @@ def task_signatures(
         features = prompt_features(view, encoder, task.train, seed, task.name, depth)
         if features is not None:
             checks = prompt_features(view, encoder, task.validation[: signatures.CHECKS], seed, task.name, depth)
+            if checks is None:
+                features, checks = signatures.held_back(features)
             found[task.name] = signatures.make_signature(features, checks, depth)
     return signatures.to_tensors(found)
 
@@ -216,6 +219,7 @@ def one_adapter_notes(store: MemoryReader, until: TaskManifest) -> list[str]:
 def calibration_line(calibration: signatures.Calibration, tasks: int) -> str:
     """How sure the routing of a memory is, as a sentence."""
     if not calibration.prompts:
-        return "routing is not calibrated, because no task has validation rows: no prompt is ever of no task"
+        return "routing is not calibrated, because no task has enough prompts: no prompt is ever of no task"
     share = "" if math.isnan(calibration.nearest) else f"{100 * calibration.nearest:.0f}% are nearest to their own task"
-    return f"routing, calibrated on {calibration.prompts} validation prompts of {tasks} tasks: {share}"
+    few = "" if math.isfinite(calibration.farthest) else "; these are too few to tell a prompt of no task"
+    return f"routing, calibrated on {calibration.prompts} held-out prompts of {tasks} tasks: {share}{few}"

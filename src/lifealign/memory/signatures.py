@@ -33,8 +33,10 @@ MISSED = 0.02
 """Share of the validation prompts whose own task may be missing among the chosen ones."""
 LEAST = 0.05
 """Probability from which a task is chosen, if the validation prompts do not ask for less."""
-TEMPERATURE = 0.5
-"""Temperature of the probabilities where no validation prompt is there to choose it."""
+TEMPERATURE = 0.05
+"""Temperature of the probabilities where no held-out prompt is there to choose it; five times the one chosen on our suites."""
+HELD_BACK = 4
+"""One in so many training prompts is kept out of the signature of a task without validation rows."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,17 @@ def make_signature(features_ND: Tensor, checks_MD: Tensor | None = None, depth: 
         checks.double(),
         depth,
     )
+
+
+def held_back(features_ND: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The features for a signature, and the last quarter of them to calibrate on; None if there are fewer than eight.
+
+    A prompt that shaped the signature lies too near to it: the directions fit its own deviation.
+    """
+    count = min(features_ND.shape[0] // HELD_BACK, CHECKS)
+    if count < 2:
+        return features_ND, None
+    return features_ND[:-count], features_ND[-count:]
 
 
 def to_tensors(signatures: Mapping[str, Signature]) -> dict[str, Tensor]:
@@ -147,7 +160,8 @@ class Calibration:
     Attributes:
         temperature: of the probabilities softmax_t(-d_t^2 / temperature).
         least: probability from which a task is chosen.
-        farthest: largest distance of a validation prompt from its own task; a prompt farther from all tasks belongs to none.
+        farthest: largest distance of a validation prompt from its own task; a prompt farther from all tasks belongs to none. Infinite
+            if the prompts are too few for that to miss at most a share `MISSED`: fewer than 49.
         prompts: validation prompts behind these; 0: none, so that no prompt is ever unknown.
         nearest: share of them whose nearest task is their own; NaN without any.
     """
@@ -179,7 +193,9 @@ def calibrate(signatures: Sequence[Signature]) -> Calibration:
     missed = math.floor(MISSED * (len(likely) + 1))
     least = min(LEAST, float(likely[missed]) if missed < len(likely) else 0.0)
     nearest = float((gaps_MT.argmin(1) == owner_M).double().mean())
-    return Calibration(grid[best], least, float(own_M.max()), len(likely), nearest)
+    # The next prompt of a task is farther than all n of these with probability 1 / (n + 1).
+    farthest = float(own_M.max()) if MISSED * (len(likely) + 1) >= 1 else math.inf
+    return Calibration(grid[best], least, farthest, len(likely), nearest)
 
 
 def chosen(distances_NT: Tensor, calibration: Calibration) -> Tensor:
