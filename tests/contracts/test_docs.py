@@ -146,7 +146,7 @@ def test_readme_is_short_and_keeps_its_negative_results() -> None:
     assert len(README.splitlines()) <= 120
     words = " ".join(README.split())
     assert "`joint` is the upper bound" in words
-    assert "Plain replay is level with lifealign" in words
+    assert "Plain replay is level with LifeAlign as published" in words
 
 
 def test_readme_calls_options_that_exist() -> None:
