@@ -222,4 +222,4 @@ def calibration_line(calibration: signatures.Calibration, tasks: int) -> str:
         return "routing is not calibrated, because no task has enough prompts: no prompt is ever of no task"
     share = "" if math.isnan(calibration.nearest) else f"{100 * calibration.nearest:.0f}% are nearest to their own task"
     few = "" if math.isfinite(calibration.farthest) else "; these are too few to tell a prompt of no task"
-    return f"routing, calibrated on {calibration.prompts} held-out prompts of {tasks} tasks: {share}{few}"
+    return f"routing, calibrated on {calibration.prompts} held-out prompts of {tasks} {'task' if tasks == 1 else 'tasks'}: {share}{few}"
