@@ -103,7 +103,7 @@ def test_missing_file(memory: Path, tmp_path: Path) -> None:
         ),
         ("lora.r=4", ("lora", "fixed")),
         ("train.learning_rate=fast", ("train.learning_rate", "fast")),
-        ("train.epochs=2024-13-45", ("train.epochs=2024-13-45", "not YAML")),
+        ("train.epochs=2024-13-45", ("train.epochs", "valid integer", "got '2024-13-45'")),
         ("strategy.name=[a]", ("strategy.name", "unknown strategy")),
         ("strategy.reference=task_start", ("strategy.reference=task_start", "sft.epochs=0")),
         ("seed=99999999999", ("seed", "99999999999")),
@@ -153,14 +153,14 @@ def test_a_newer_format_is_refused_by_both_versions(memory: Path) -> None:
 
 
 TAGS_AND_NOTES: dict[str, tuple[tuple[str, ...], str]] = {
-    "unknown task": (("tag", "MEMORY", "none", "production"), "no task 'none'; known: initial"),
+    "unknown task": (("tag", "MEMORY", "none", "production"), "no task 'none'; known: base"),
     "name with spaces": (("tag", "MEMORY", "first", "in production"), "tag 'in production': allowed: 1 to 64 letters"),
     "name of a task": (("tag", "MEMORY", "first", "first"), "tag 'first': the memory has a task of that name"),
     "reserved name": (("tag", "MEMORY", "first", "now"), "tag 'now': this word already names a point"),
     "no such tag": (("tag", "MEMORY", "--delete", "production"), "no tag 'production'; tags: none"),
-    "as of no tag": (("evaluate", "MEMORY", "--as-of", "production"), "no task 'production'; known: initial"),
-    "diff with no tag": (("diff", "MEMORY", "now", "production"), "no task 'production'; known: initial"),
-    "against no tag": (("evaluate", "MEMORY", "--against", "production"), "no task 'production'; known: initial"),
+    "as of no tag": (("evaluate", "MEMORY", "--as-of", "production"), "no task 'production'; known: base"),
+    "diff with no tag": (("diff", "MEMORY", "now", "production"), "no task 'production'; known: base"),
+    "against no tag": (("evaluate", "MEMORY", "--against", "production"), "no task 'production'; known: base"),
     "empty note": (("learn", "MEMORY", "DATA", "--name", "next", "--note", " "), "note of 0 characters"),
 }
 

@@ -58,7 +58,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("quick")
     config = read_config(None, base={"memory": "m", "model": {"name": "tiny"}}).model_dump(mode="json")
     weights = {ADAPTER: {"w": torch.zeros(2)}, "state": {}}
-    store = MemoryStore.create(path / "m", {"config": config, "seed": 0, "base": {}}, weights)
+    store = MemoryStore.create(
+        path / "m",
+        {
+            "config": config,
+            "strategy": config["strategy"],
+            "seed": 0,
+            "lora": {},
+            "base": {"weights": "w"},
+            **dict.fromkeys(("tokenizer_sha256", "template", "template_sha256"), "x"),
+        },
+        weights,
+    )
     task = replace(make_task("tone", train=4, test=2), validation=())
     with store.writer():
         store.commit(

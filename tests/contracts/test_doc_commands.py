@@ -91,7 +91,7 @@ def test_calls_are_found() -> None:
         ("log MEMORY OTHER", ["2 arguments, 1 are known"]),
         ("export MEMORY --output DIR", ["no option --output"]),
         ("export MEMORY --out", ["--out has no value"]),
-        ("repair MEMORY", ["no command 'repair'"]),
+        ("mend MEMORY", ["no command 'mend'"]),
     ],
 )
 def test_mistakes_in_a_call_are_seen(call: str, wrong: list[str]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-import lifealign.memory.learning
+import lifealign.data.load
 import lifealign.memory.session
 import lifealign.store.writer
 from lifealign.core.config import (
@@ -533,7 +533,7 @@ class Runner:
         if settings not in self.known:
             with pytest.MonkeyPatch.context() as patch:
                 if OWN_ROWS in settings or MARGINS in settings:
-                    patch.setattr(lifealign.memory.learning, "load_stream", own_rows)
+                    patch.setattr(lifealign.data.load, "load_stream", own_rows)
                 self.known[settings] = fingerprint(self.config(settings), patch)
         return self.known[settings]
 

@@ -21,6 +21,8 @@ def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     monkeypatch.setattr(stopping, "_state", stopping._State())
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # whoever started the tests in the background may ignore some
     catch_signals()
     yield
     for number, handler in before.items():

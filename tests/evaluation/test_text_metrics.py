@@ -197,7 +197,7 @@ def test_results_report_and_gates(learnt: Memory) -> None:
     assert "margin" not in results["floors"]
     html = render_html(build_results([results, results | {"seed": 1}]))
     assert html.count("Scores of trivial answers") == 4  # pass_rate and three metrics; runs with equal floors share
-    assert f'<data value="{floor["mean"]}">{floor["mean"]:.2f}</data>' in html
+    assert f'<data value="{floor["mean"]}">' in html
     panels = {p["name"]: p for p in report_views.page(build_results([results, results | {"seed": 1}]))["panels"]}
     assert [row["label"] for row in panels["chrf"]["floors"][0]["rows"]] == list(FLOORS.values())
     marked = {n: any(c["best"] for r in p["table"]["rows"] for c in r["cells"]) for n, p in panels.items()}

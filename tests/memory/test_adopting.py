@@ -334,7 +334,7 @@ def test_a_memory_without_one_takes_none(tiny_dir: Path, tmp_path: Path) -> None
     ("change", "message"),
     [
         ({"base_model_name_or_path": None}, "names no base model; give it: --base-model BASE --from-adapter"),
-        ({"base_model_name_or_path": "/gone/model"}, "'/gone/model' cannot be loaded"),
+        ({"base_model_name_or_path": "/gone/model"}, "'/gone/model': no such directory"),
     ],
 )
 def test_a_folder_whose_base_is_not_there_is_refused(

@@ -120,8 +120,8 @@ class Records:
             for after, probe, scores in records
         ]
 
-    def evaluations(self) -> list[dict[str, Any]]:
-        return [{"kind": "row"}, *self.records]
+    def evaluations_by_file(self) -> dict[str, dict[str, Any]]:
+        return {f"{number}.json": record for number, record in enumerate([{"kind": "other"}, *self.records])}
 
 
 def test_columns_by_hand() -> None:

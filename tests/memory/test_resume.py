@@ -137,6 +137,7 @@ def _run(model: str, memory: str, rows: str, cache: str, kill: str | None) -> No
         None,
         base={
             "memory": memory,
+            "preset": "paper",
             "model": {"name": model, "dtype": "float32"},
             "lora": {"r": 2, "alpha": 4, "dropout": 0.1},
             "data": {"max_length": 256},

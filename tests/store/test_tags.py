@@ -85,7 +85,7 @@ def test_a_name_that_cannot_be_a_tag(store: MemoryStore, name: str, message: str
 
 def test_a_task_that_is_not_in_the_lineage_cannot_be_tagged(store: MemoryStore) -> None:
     for task in ("none", "harmless", "0002-harmless"):
-        with store.writer(), pytest.raises(StoreError, match=f"no task '{task}'; known: initial"):
+        with store.writer(), pytest.raises(StoreError, match=f"no task '{task}'; known: base"):
             store.tag(task, "production")
     assert store.tags() == {} and not (store.path / "tags.json").exists()
 

@@ -168,7 +168,7 @@ class FakeMemory:
         meta = {"members": ["tone"], "tags": [], "note": "why", "created": "2030-01-01", "parent": None, "seed": 3}
         return {"directory": f"0001-{name}", **meta, "meta": {}, "config": {}, **cells, "order": (1, 2)}
 
-    def verify(self):
+    def verify(self, *, deep=False):
         return self.problems
 
     def rollback(self, name):

@@ -102,7 +102,7 @@ def run(
     # Everything that can be told without torch comes first: importing it takes seconds.
     found = check_early(config, settings or ())
     stream = configured_stream(found)
-    check_local(found.model)
+    check_local(found.model, adapter=False)
     from lifealign.memory.learning import learn_stream
 
     session, store = learn_stream(read_config(config, settings or ()), make_progress(), stream)

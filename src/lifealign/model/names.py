@@ -39,14 +39,14 @@ WHEELS: Mapping[str, WheelModel] = {
 }
 
 
-def check_local(config: ModelConfig) -> None:
+def check_local(config: ModelConfig, *, adapter: bool = True) -> None:
     """Refuse a base model or an adapter that is not here: a path to nothing, or a hub id while the hub cannot be reached.
 
     Raises:
         ModelError: names it, and what is allowed.
     """
     named = [("base model", config.name, "config.json")]
-    if config.adapter is not None:
+    if adapter and config.adapter is not None:
         named.append(("adapter", config.adapter, ADAPTER))
     for what, name, file in named:
         if name in WHEELS or Path(name).expanduser().exists():

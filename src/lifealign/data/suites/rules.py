@@ -64,9 +64,11 @@ def checker(name: str) -> Rule:
 
 def in_words(name: str | None) -> str | None:
     """What a rule asks for: the first paragraph of its docstring. None without one, or if it is not loaded here."""
-    if name is None or name not in CHECKERS:
+    try:
+        found = None if name is None else CHECKERS.find(name)
+    except ConfigError:  # a rule from outside, which is not here
         return None
-    text = inspect.cleandoc(CHECKERS.find(name).__doc__ or "").split("\n\n")[0]
+    text = inspect.cleandoc(getattr(found, "__doc__", None) or "").split("\n\n")[0] if found is not None else ""
     return " ".join(text.split()) or None
 
 
