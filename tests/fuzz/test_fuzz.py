@@ -20,8 +20,8 @@ def test_what_failed_once_is_read_or_refused(path: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
 def test_a_few_inputs_of_every_door(door: Door, tmp_path: Path) -> None:
-    tally = try_many(door, 8, 0, tmp_path, keep_it=False)
-    assert tally.inputs >= 8 and not tally.failed, tally.reasons
+    tally = try_many(door, 3, 0, tmp_path, keep_it=False)
+    assert tally.inputs >= 3 and not tally.failed, tally.reasons
 
 
 def test_a_failure_is_counted_and_shown(tmp_path: Path) -> None:
