@@ -214,7 +214,8 @@ class Reader:
                     person.post("/rate", data={**form, "winner": "left"}).raise_for_status()
         server.send_signal(signal.SIGINT)
         out, err = server.communicate(timeout=30)
-        self.code = server.returncode
+        assert server.returncode == 128 + signal.SIGINT, err  # as shells have it
+        self.code = 0
         return "".join(said) + out + err
 
 
