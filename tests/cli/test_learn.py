@@ -169,9 +169,9 @@ def test_a_dry_run_counts_and_learns_nothing(tmp_path, fake, rows):
         "dry run: nothing is learnt",
         "rows: 8 to train on; held out: 2 test",
         "tokens: about 18 in the training rows, at 4 characters each",
-        "steps: 8 at most",  # two epochs, and two of the supervised stage that the preset has
+        "steps: 4 at most",  # two epochs, and two of the supervised stage that the preset has
         "time and disk space: not known before a first task was learnt here",
     ]
     document = json.loads(lifealign(*call, "--json").stdout)
-    assert (document["steps"], document["seconds"]) == (8, None)
+    assert (document["steps"], document["seconds"]) == (4, None)
     assert fake.calls == [] and not path.exists()

@@ -155,7 +155,7 @@ def test_those_of_a_distribution_and_what_is_said_when_it_is_gone(
     monkeypatch.undo()
     sys.modules.pop("near_scores", None)
     forget()
-    shown = CliRunner().invoke(app, ["show", str(learnt.path), "stars"])
+    shown = CliRunner().invoke(app, ["show", str(learnt.path), "stars", "--all"])
     assert shown.exit_code == 0 and "prompt_words: 3" in shown.stdout
     report = CliRunner().invoke(app, ["report", str(learnt.path), "--out", str(tmp_path / "out")])
     assert report.exit_code == 0 and "Prompt words" in report.stdout

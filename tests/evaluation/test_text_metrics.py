@@ -201,7 +201,7 @@ def test_results_report_and_gates(learnt: Memory) -> None:
     panels = {p["name"]: p for p in report_views.page(build_results([results, results | {"seed": 1}]))["panels"]}
     assert [row["label"] for row in panels["chrf"]["floors"][0]["rows"]] == list(FLOORS.values())
     marked = {n: any(c["best"] for r in p["table"]["rows"] for c in r["cells"]) for n, p in panels.items()}
-    assert marked["chrf"] and not marked["length_words"] and not marked["refusal_rate"]
+    assert not any(marked.values()), "two runs with the same scores: neither is best"
     summary = learnt.summary()
     held = check_gates([Gate.parse("last.chrf>=0"), Gate.parse("last.refusal_rate<=100")], summary)
     assert all(result.held for result in held)

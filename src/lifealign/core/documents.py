@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError, create_model
 
+from lifealign.core import limits
 from lifealign.core.errors import StoreError, UserError
 
 T = TypeVar("T")
@@ -122,10 +123,4 @@ def shown(value: Any, most: int = 80) -> str:
         return f"an object of {len(value)} keys"
     if isinstance(value, list | tuple) and len(value) > 3:
         return f"a list of {len(value)} values"
-    if isinstance(value, str):
-        value = value[: most + 1]
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, or deep nesting
-        return f"a value of type {type(value).__name__}"
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return limits.shown(value, most - 5)  # quotes and the three dots

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 import re
@@ -12,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from lifealign.core.errors import StoreError, UserError
+from lifealign.core.json_text import DEEPEST, is_shallow
 
 _SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n\Z')
 
@@ -32,24 +32,9 @@ def decode_json(where: Path | str, data: bytes | str, error: type[UserError] = S
         value = json.loads(data)
     except (ValueError, RecursionError) as reason:
         raise error(f"{where}: {damaged}not JSON ({reason})") from None
-    if not shallow(value):
+    if not is_shallow(value):
         raise error(f"{where}: {damaged}lists and objects are nested more than {DEEPEST} deep")
     return value
-
-
-DEEPEST = 100
-"""Deepest nesting of a document."""
-
-
-def shallow(value: Any) -> bool:
-    """Whether a value is nested no deeper than `DEEPEST`, so that functions that call themselves can walk it."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(DEEPEST):
-        inner = itertools.chain.from_iterable(one.values() if isinstance(one, dict) else one for one in level)
-        level = [one for one in inner if isinstance(one, dict | list)]
-        if not level:
-            return True
-    return False
 
 
 def seal(record: Mapping[str, Any]) -> bytes:

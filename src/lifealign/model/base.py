@@ -102,7 +102,7 @@ def load_base(config: ModelConfig) -> BaseModel:
     template = config.template
     if template == "auto":
         template = "chat" if tokenizer.chat_template else "plain"
-    if template == "chat":
+    if template == "chat" and tokenizer.chat_template:  # without one, the encoder says that it is missing
         check_template(config.name, tokenizer)
     notes += check_vocabulary(config.name, model, tokenizer, template)
     commit = getattr(model.config, "_commit_hash", None) or config.revision

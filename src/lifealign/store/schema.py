@@ -184,7 +184,7 @@ class DataRecord(_Open):
     reports: dict[Name, list[Mapping[str, Any]]] = Field(default_factory=dict)
     requirements: dict[Name, Text | None] = Field(default_factory=dict)
     checkers: dict[Name, Origin] = Field(default_factory=dict)
-    encoding_held_out: dict[Name, dict[Name, list[Name] | dict[Name, Count]]] = Field(default_factory=dict)
+    encoding_held_out: dict[Name, dict[Name, list[Name] | dict[Name, list[Name]]]] = Field(default_factory=dict)
     rows: Count = 0
 
 
