@@ -23,6 +23,7 @@ def test_evaluate_passes_its_options_on(memory, fake):
         "t.txt",
         "--guard-choices",
         "q.jsonl",
+        "--one-adapter",
     )
     assert lifealign("evaluate", memory, *arguments).exit_code == 0
     expected = (
@@ -35,16 +36,23 @@ def test_evaluate_passes_its_options_on(memory, fake):
         ["mine.py:mine"],
         Path("t.txt"),
         Path("q.jsonl"),
+        True,
     )
     assert fake.calls == [expected]
 
 
 def test_evaluate_without_options_scores_everything(memory, fake):
     result = lifealign("evaluate", memory, "--json")
-    assert fake.calls == [("evaluate", None, "test", None, None, None, None, None, None)]
+    assert fake.calls == [("evaluate", None, "test", None, None, None, None, None, None, False)]
     document = json.loads(result.stdout)
     # NaN is no JSON, and a missing score is not zero.
     assert document["unknown"] is None and document["gates"] == []
+
+
+def test_the_one_adapter_is_scored_gated_and_compared(memory, fake):
+    arguments = ("--one-adapter", "--gate", "last>=80", "--against", "production")
+    assert lifealign("evaluate", memory, *arguments).exit_code == 0
+    assert [call[-1] for call in fake.calls] == [True, True, "one", "one"]
 
 
 def test_a_gate_that_holds(memory, fake):

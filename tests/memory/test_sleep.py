@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
+from lifealign.evaluation.gates import Gate
 from lifealign.memory import sleep as sleeping
 from lifealign.memory.api import Memory
 from lifealign.memory.composer import Composer
 from lifealign.memory.routing import Routes
+from lifealign.model.adapters import holding
 from lifealign.store.layout import ADAPTER, DIAGNOSTICS, SLEEP, TRAINING, UPDATE
 from lifealign.training.losses import ObjectiveConfig
 from support.rows import make_task
@@ -113,12 +116,35 @@ def test_the_export_is_the_slept_adapter(config: Build, tmp_path: Path) -> None:
         config, tmp_path / "memory", *FRESH, "strategy.sleep_learning_rate=0.05", "strategy.route=true", tasks=2
     )
     slept = memory._store.load_tensors(memory._store.head, SLEEP)
+    routed = memory.scores("margin")
+    one = memory.evaluate(one_adapter=True)
+    assert {name: cell["margin"]["value"] for name, cell in one.tasks.items()} == pytest.approx(_margins(memory, slept))
+    assert memory.scores("margin") == routed, "scores of routed prompts stay as they were"
+    gate, beside = (Gate.parse(f"min.margin>={value}", memory.tasks()) for value in (-1e9, 1e9))
+    assert [r.held for r in memory.check([gate, beside], one_adapter=True)] == [True, False]
+    own = memory.check([gate])[0].value, memory.check([gate], one_adapter=True)[0].value
+    assert own[0] != own[1]
     memory.export(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| {one.tasks['stars']['margin']['value']:.2f} |" in card and "was not measured" not in card
     written = load_file(tmp_path / "out" / "adapter_model.safetensors")
     total = sum(float(t.double().sum()) for t in written.values())
     assert total == pytest.approx(sum(float(t.double().sum()) for t in slept.values()), rel=1e-5)
     report = json.loads((tmp_path / "out" / "export.json").read_text())
     assert any("this export is the adapter of its sleep" in note for note in report["notes"])
+
+
+def _margins(memory: Memory, weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean margin of each task's test rows under weights, by hand: beta 0.1 times the log-ratio beyond the base's."""
+    session = memory._session(memory.config, None)
+    found = {}
+    for task in TASKS[: len(memory.tasks())]:
+        pairs = session.encoder.encode(task.test)[0]
+        base = session.view.logps(pairs, base=True, title="")
+        with holding(session.model, weights):
+            gaps = session.view.logps(pairs, base=False, title="") - base
+        found[task.name] = 0.1 * float((gaps[:, 0] - gaps[:, 1]).double().mean())
+    return found
 
 
 def test_teachers_are_single_updates_and_retired_tasks_do_not_teach(

@@ -115,22 +115,23 @@ class FakeMemory:
         scores=None,
         guard_text=None,
         guard_choices=None,
+        one_adapter=False,
         progress=None,
     ):
         self.calls.append(
-            ("evaluate", tasks, split, as_of, generations, text_metrics, scores, guard_text, guard_choices)
+            ("evaluate", tasks, split, as_of, generations, text_metrics, scores, guard_text, guard_choices, one_adapter)
         )
         return Evaluation()
 
     def tasks(self, as_of=None, *, with_retired=False):
         return ["tone", "style"] if as_of is None else ["tone"]
 
-    def check(self, gates, *, split=None, against=None, no_value="fail", keep=False):
-        self.calls.append(("check", split, against, no_value))
+    def check(self, gates, *, split=None, against=None, no_value="fail", keep=False, one_adapter=False):
+        self.calls.append(("check", split, against, no_value, *(["one"] if one_adapter else [])))
         return check_gates(gates, Evaluation.summary, no_value=no_value, tasks=2, since=against or "")
 
-    def diff(self, a, b, split=None):
-        self.calls.append(("diff", a, b, split))
+    def diff(self, a, b, split=None, *, one_adapter=False):
+        self.calls.append(("diff", a, b, split, *(["one"] if one_adapter else [])))
         return DIFFERENCE
 
     def generate(self, prompts, **options):

@@ -38,6 +38,9 @@ Against = Annotated[
         help="Also compare with this point. The gates `drop` and `change` are then since that point.",
     ),
 ]
+OneAdapter = Annotated[
+    bool, typer.Option("--one-adapter", help="Score the one adapter that an export holds, not the routed prompts.")
+]
 Summary = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write gates, scores and changes as a Markdown page, held or not.")
 ]
@@ -75,6 +78,7 @@ def evaluate(
     no_value: WithoutValue = "fail",
     against: Against = None,
     summary: Summary = None,
+    one_adapter: OneAdapter = False,
     all_metrics: AllMetrics = False,
     as_json: AsJson = False,
 ) -> Reply:
@@ -95,13 +99,18 @@ def evaluate(
         "scores": score or None,
         "guard_text": guard_text,
         "guard_choices": guard_choices,
+        "one_adapter": one_adapter,
         "progress": make_progress(),
     }
     if against is not None and (then := [name for name in store.tasks(against) if not task or name in task]):
         store.evaluate(then, as_of=against, **options)
     evaluation = store.evaluate(task or None, as_of=as_of, **options)
-    results = store.check(gates, split=split, against=against, no_value=settled, keep=True) if gates else []
-    difference = None if against is None else store.diff(against, "now", split)
+    results = (
+        store.check(gates, split=split, against=against, no_value=settled, keep=True, one_adapter=one_adapter)
+        if gates
+        else []
+    )
+    difference = None if against is None else store.diff(against, "now", split, one_adapter=one_adapter)
     document = {**evaluation.to_json(), "gates": [result.to_json() for result in results]}
     failed = [result.line() for result in results if not result.held]
     scored = evaluation.lines(every=all_metrics)

@@ -42,6 +42,7 @@ class RowOptions(Document):
 
     split: Literal["test", "validation"]
     rows: Annotated[int, Field(ge=1)] | None = None
+    one_adapter: bool = False
 
 
 class Answer(Document):

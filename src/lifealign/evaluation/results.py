@@ -18,7 +18,7 @@ from lifealign.evaluation.outside import KEY, recall
 from lifealign.evaluation.records import read_records
 from lifealign.store.documents import read_data, read_diagnostics, read_training
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import GATE_RECORD, ROOT, ROW_RECORD, RULES, WARNINGS
+from lifealign.store.layout import GATE_RECORD, ONE_ADAPTER, ROOT, ROW_RECORD, RULES, WARNINGS
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import is_withdrawal, retired
@@ -126,8 +126,8 @@ def cell_interval(score: str, values: Sequence[float], resamples: int) -> metric
     return metrics.mean_interval(values, resamples=resamples, seed=BOOTSTRAP_SEED)
 
 
-def read_scores(store: MemoryReader, split: str) -> ScoreTable:
-    """The scores of a memory's lineage on one split."""
+def read_scores(store: MemoryReader, split: str, one_adapter: bool = False) -> ScoreTable:
+    """The scores of a memory's lineage on one split: of its policy, or of the one adapter that an export holds."""
     lineage = store.lineage()
     stages = {name: m.directory for m in lineage[1:] for name in m.members or (m.name,)}
     rows: dict[str, dict[str, dict[str, list[float | None]]]] = {}
@@ -141,7 +141,7 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
 
     evaluations = read_records(store)
     for record in evaluations:
-        if record["kind"] == ROW_RECORD and record["options"]["split"] == split:
+        if record["kind"] == ROW_RECORD and _measures(record, split, one_adapter):
             for score in record["scores"]:
                 name = score["task"]
                 if name in tasks and score["rows_sha256"] != kept_rows(name, record["options"].get("rows")):
@@ -158,6 +158,12 @@ def read_scores(store: MemoryReader, split: str) -> ScoreTable:
     told = dict.fromkeys(line for (after, *_), lines in warnings.items() if after in points for line in lines)
     outside = recall(evaluations)
     return ScoreTable(tuple(stages), tuple(stages.values()), rows, floors, outside, tuple(told), _ends(store, stages))
+
+
+def _measures(record: Mapping[str, Any], split: str, one_adapter: bool) -> bool:
+    """Whether a record belongs to a table of `read_scores`; before any task both tables are of the base model."""
+    options = record["options"]
+    return options["split"] == split and (record["after"] == ROOT or options.get(ONE_ADAPTER, False) is one_adapter)
 
 
 def _ends(store: MemoryReader, stages: Mapping[str, str]) -> dict[str, int]:

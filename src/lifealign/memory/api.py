@@ -162,6 +162,7 @@ class Memory(LoadedMemory):
         scores: Sequence[str] | None = None,
         guard_text: str | Path | None = None,
         guard_choices: str | Path | None = None,
+        one_adapter: bool = False,
         progress: Progress | None = None,
     ) -> Evaluation:
         """Score tasks on the held-out rows that the memory keeps; stored scores are reused.
@@ -176,6 +177,8 @@ class Memory(LoadedMemory):
             scores: scores from outside, by name or path/to/file.py:function; None: as configured.
             guard_text: text whose perplexity guards general ability, before any task and at this point; None: as configured.
             guard_choices: multiple-choice questions, measured at the same two points; None: as configured.
+            one_adapter: score the one adapter that an export holds, not the routed prompts; the same as without it where the
+                memory does not route. The guard is not measured.
             progress: where to report.
 
         Raises:
@@ -184,6 +187,8 @@ class Memory(LoadedMemory):
         """
         from lifealign.memory.early import tasks_to_score
 
+        if one_adapter and (guard_text or guard_choices):
+            raise ConfigError("one_adapter leaves out the guard; measure guard_text and guard_choices without it")
         if generations == 0 and text_metrics is None:
             text_metrics = ()
         options = {"split": split, "generations": generations, "text_metrics": text_metrics, "scores": scores}
@@ -200,7 +205,9 @@ class Memory(LoadedMemory):
         self.score_notes(progress)
         from lifealign.memory.scoring import score_tasks
 
-        evaluation = score_tasks(self._session(config, progress), self._store, point, chosen, config)
+        evaluation = score_tasks(
+            self._session(config, progress), self._store, point, chosen, config, one_adapter and self._routes(point)
+        )
         self._say(evaluation.warnings, progress)
         return evaluation
 

@@ -11,6 +11,7 @@ from typing import Any
 from lifealign.core.version import __version__
 from lifealign.evaluation import catalog
 from lifealign.evaluation.results import ScoreTable, read_scores, run_results
+from lifealign.memory.routing import routes_prompts
 from lifealign.store.documents import read_data
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ROOT
@@ -19,6 +20,10 @@ from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import retired, words
 
 CARD = "README.md"
+MEASURE = (
+    "`lifealign evaluate MEMORY --one-adapter` scores it on the held-out rows; export it again to see the scores here."
+)
+"""To a reader of the card of an adapter that is not the memory's own policy."""
 LIBRARY = {"peft": "peft", "merged": "transformers", "vllm": "transformers"}
 """Format of an export -> the library that hubs name for it."""
 LOAD = {
@@ -52,7 +57,8 @@ def card(store: MemoryReader, until: TaskManifest, report: Mapping[str, Any], so
         licence: of the base model; None: not known.
     """
     config = store.config
-    table = read_scores(store, config["evaluate"]["split"])
+    routed = routes_prompts(store, until)
+    table = read_scores(store, config["evaluate"]["split"], one_adapter=routed)
     form, base = report["format"], config["model"]["name"]
     learnt = [m for m in store.lineage()[1:] if m.index <= until.index]
     gone = retired(store, until)
@@ -74,7 +80,7 @@ def card(store: MemoryReader, until: TaskManifest, report: Mapping[str, Any], so
         if store.identity["template"] == "chat"
         else "The model was trained without a chat template, on turns that begin with `User:` and `Assistant:`.",
         "## Tasks\n\n" + _tasks(store, learnt, gone),
-        "## Scores on held-out rows\n\n" + _scores(table, until, names, config["evaluate"]["bootstrap"]),
+        "## Scores on held-out rows\n\n" + _scores(table, until, names, config["evaluate"]["bootstrap"], routed),
         *([_summaries(store, table)] if until.directory == store.head.directory else []),
         "## Gates\n\nA memory keeps scores and no gates. Check one with `lifealign evaluate MEMORY --gate "
         f'"bwt>=-1"{"" if until.directory == store.head.directory else " --as-of " + until.name}`.',
@@ -98,7 +104,7 @@ def _tasks(store: MemoryReader, learnt: list[TaskManifest], gone: Mapping[str, s
     return "\n".join(lines) if learnt else "No task is learnt yet: the model answers like the base model."
 
 
-def _scores(table: ScoreTable, until: TaskManifest, names: list[str], resamples: int) -> str:
+def _scores(table: ScoreTable, until: TaskManifest, names: list[str], resamples: int, routed: bool) -> str:
     lines = ["| task | score | rows | before any task | now | 95% interval |", "|---|---|---|---|---|---|"]
     stage = until.directory
     for task in names:
@@ -110,7 +116,9 @@ def _scores(table: ScoreTable, until: TaskManifest, names: list[str], resamples:
                 f"| {task} | {score.label} | {cell['rows']} | {_number(before)} | {_number(cell['value'])}{unit} | "
                 f"{_number(cell['low'])} to {_number(cell['high'])} |"
             )
-    return "\n".join(lines) if len(lines) > 2 else "Nothing was measured at this point."
+    if len(lines) > 2:
+        return "\n".join(lines)
+    return f"This adapter was not measured. {MEASURE}" if routed else "Nothing was measured at this point."
 
 
 def _summaries(store: MemoryReader, table: ScoreTable) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lifealign.core.errors import ConfigError
 from lifealign.core.progress import NullProgress, Progress, say_once
 from lifealign.store.heldout import without_rows
-from lifealign.store.layout import GATE_RECORD, WARNINGS
+from lifealign.store.layout import GATE_RECORD, ONE_ADAPTER, WARNINGS
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.retired import check_retirable, retired, words
 from lifealign.store.writer import MemoryStore
@@ -170,13 +170,14 @@ class MemoryLife:
         """Task -> directory of the commit that superseded or withdrew it, up to a point; None: up to now."""
         return retired(self._store, self._point(as_of))
 
-    def diff(self, a: str, b: str, split: str | None = None) -> PointDifference:
+    def diff(self, a: str, b: str, split: str | None = None, *, one_adapter: bool = False) -> PointDifference:
         """Compare the scores of two points that were measured before, task by task and row by row.
 
         Args:
             a: a task, a tag, `base` or `now`.
             b: another point, earlier or later.
             split: ``test`` or ``validation``; None: as configured.
+            one_adapter: scores of the one adapter that an export holds; see `Memory.evaluate`.
 
         Raises:
             StoreError: no such point.
@@ -184,7 +185,9 @@ class MemoryLife:
         from lifealign.evaluation.differences import compare_points
 
         points, used = (self._point(a), self._point(b)), split or self.config.evaluate.split
-        return compare_points(self._store, self._table(used), *points, used, self.config.evaluate.bootstrap)
+        return compare_points(
+            self._store, self._table(used, one_adapter), *points, used, self.config.evaluate.bootstrap
+        )
 
     def check(
         self,
@@ -194,6 +197,7 @@ class MemoryLife:
         against: str | None = None,
         no_value: NoValue = "fail",
         keep: bool = False,
+        one_adapter: bool = False,
     ) -> list[GateResult]:
         """Whether conditions hold for the memory as it is now, by scores that were measured before.
 
@@ -203,6 +207,7 @@ class MemoryLife:
             against: a point that `drop` and `change` compare with; None: each task with itself when it was learnt.
             no_value: whether a gate whose value is missing holds.
             keep: store the outcome in the memory, where reports find it.
+            one_adapter: by the scores of the one adapter that an export holds; see `Memory.evaluate`.
 
         Raises:
             StoreError: no such point.
@@ -213,7 +218,7 @@ class MemoryLife:
         from lifealign.evaluation.guard_results import with_guard
         from lifealign.evaluation.results import run_results
 
-        table, since = self._table(split), None if against is None else self._point(against).directory
+        table, since = self._table(split, one_adapter), None if against is None else self._point(against).directory
         resamples = self.config.evaluate.bootstrap
         values = with_guard(run_results(self._store, table))
         for score in {gate.score for gate in gates} & values.keys() - catalog.guard_scores().keys():
@@ -223,7 +228,8 @@ class MemoryLife:
         gone = {task: words(self._store, task, at) for task, at in self.retired().items()}
         found = check_gates(gates, values, no_value=no_value, tasks=scored, since=named, retired=gone)
         if keep and found:
-            self._keep_gates(found, {"split": split or self.config.evaluate.split, "against": since})
+            options = {"split": split or self.config.evaluate.split, "against": since}
+            self._keep_gates(found, options | ({ONE_ADAPTER: True} if one_adapter else {}))
         return found
 
     def _keep_gates(self, results: Sequence[GateResult], options: dict[str, Any]) -> None:
@@ -266,11 +272,19 @@ class MemoryLife:
     def _say(self, lines: Sequence[str], progress: Progress | None) -> None:
         say_once(self._said, lines, progress or NullProgress())
 
-    def _table(self, split: str | None) -> ScoreTable:
+    def _table(self, split: str | None, one_adapter: bool = False) -> ScoreTable:
         from lifealign.evaluation.results import read_scores
 
         self.score_notes()
-        return read_scores(self._store, split or self.config.evaluate.split)
+        return read_scores(
+            self._store, split or self.config.evaluate.split, one_adapter and self._routes(self._store.head)
+        )
+
+    def _routes(self, point: TaskManifest) -> bool:
+        """Whether the prompts are routed at a point, so that the policy is more than one adapter."""
+        from lifealign.memory.routing import routes_prompts
+
+        return routes_prompts(self._store, point)
 
     def _point(self, as_of: str | None) -> TaskManifest:
         return self._store.head if as_of is None else self._store.find(as_of)

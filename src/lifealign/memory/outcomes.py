@@ -97,6 +97,7 @@ class Evaluation:
         summary: metric -> {last, ap, bwt, ...} of the whole memory, each with its interval; see `Memory.summary`.
         guard: of general ability, see `guard_results`; empty if none is measured.
         warnings: about the memory's values, such as changed code; see `ScoreTable.warnings`.
+        one_adapter: the scores are those of the one adapter that an export holds, not of routed prompts.
     """
 
     after: str
@@ -105,14 +106,20 @@ class Evaluation:
     summary: Mapping[str, Mapping[str, Any]]
     guard: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    one_adapter: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `warnings` only if there are some."""
-        return {key: value for key, value in vars(self).items() if key != "warnings" or value}
+        """Plain values; `warnings` and `one_adapter` only if there are some, or if it is true."""
+        return {key: value for key, value in vars(self).items() if key not in ("warnings", "one_adapter") or value}
 
     def lines(self, *, every: bool = False) -> list[str]:
         """A line for each task; `every`: with every score, not only the main ones (`learnt.main_scores`)."""
-        return [f"after {self.after}, {self.split} rows", *task_lines(self.tasks, every), *guard_lines(self.guard)]
+        which = ", the one adapter that an export holds" if self.one_adapter else ""
+        return [
+            f"after {self.after}, {self.split} rows{which}",
+            *task_lines(self.tasks, every),
+            *guard_lines(self.guard),
+        ]
 
 
 FAR = 1.4

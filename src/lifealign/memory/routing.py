@@ -213,7 +213,10 @@ def one_adapter_notes(store: MemoryReader, until: TaskManifest) -> list[str]:
     if not routes_prompts(store, until):
         return []
     what = "the adapter of its sleep" if f"{SLEEP}.safetensors" in until.files else "the sum of all updates"
-    return [f"the memory routes its prompts, and its scores are those of routed prompts; this export is {what}"]
+    return [
+        f"the memory routes its prompts, and its scores are those of routed prompts; this export is {what}, which lifealign evaluate "
+        "MEMORY --one-adapter scores"
+    ]
 
 
 def calibration_line(calibration: signatures.Calibration, tasks: int) -> str:

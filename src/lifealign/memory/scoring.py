@@ -8,7 +8,8 @@ from typing import Any
 
 from lifealign.core.config import EvaluateConfig, RunConfig
 from lifealign.core.errors import StoreError
-from lifealign.data.tasks import Task, rows_sha256
+from lifealign.data.suites.rules import Rule
+from lifealign.data.tasks import Row, Task, rows_sha256
 from lifealign.evaluation.guard_results import with_guard
 from lifealign.evaluation.outside import KEY, require
 from lifealign.evaluation.records import read_records
@@ -19,7 +20,7 @@ from lifealign.memory.outcomes import Evaluation
 from lifealign.memory.row_scores import TaskScores
 from lifealign.memory.rules import Rules, find_rules
 from lifealign.memory.session import Session, locked_if_allowed
-from lifealign.store.layout import ROW_RECORD, RULES, WARNINGS
+from lifealign.store.layout import ONE_ADAPTER, ROW_RECORD, RULES, WARNINGS
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader, place
 from lifealign.store.retired import retired
@@ -30,14 +31,22 @@ WHOLE = "evaluate.cells=ends: any task may be the last one here, so its whole ro
 
 
 def score_tasks(
-    session: Session, store: MemoryStore, after: TaskManifest, tasks: Sequence[Task], config: RunConfig
+    session: Session,
+    store: MemoryStore,
+    after: TaskManifest,
+    tasks: Sequence[Task],
+    config: RunConfig,
+    one_adapter: bool = False,
 ) -> Evaluation:
-    """Score `tasks` and the guard as they were after `after`, unless recorded already; see `Memory.evaluate`."""
+    """Score `tasks` and the guard as they were after `after`, unless recorded already; see `Memory.evaluate`.
+
+    The guard is of the memory's own policy, so that it is left out for the one adapter.
+    """
     with locked_if_allowed(session, store) as refused:
-        score_row(session, store, after, tasks, config, refused)
-        for at in dict.fromkeys((store.lineage()[0].directory, after.directory)):
+        score_row(session, store, after, tasks, config, refused, one_adapter)
+        for at in () if one_adapter else dict.fromkeys((store.lineage()[0].directory, after.directory)):
             score_guard(session, store, store.find(at), config.guard, refused)
-    table = read_scores(store, config.evaluate.split)
+    table = read_scores(store, config.evaluate.split, one_adapter)
     cells = table.cells(after.directory, [t.name for t in tasks], config.evaluate.bootstrap)
     results = run_results(store, table)
     return Evaluation(
@@ -47,6 +56,7 @@ def score_tasks(
         with_guard(results),
         results.get("guard", {}),
         results.get(WARNINGS, ()),
+        one_adapter,
     )
 
 
@@ -57,14 +67,24 @@ def score_row(
     tasks: Sequence[Task],
     config: RunConfig,
     refused: StoreError | None = None,
+    one_adapter: bool = False,
 ) -> list[TaskScores]:
     """Score `tasks` with the weights as they were after `after` and append the record, unless it exists already.
+
+    Args:
+        session: of the memory.
+        store: the memory.
+        after: the commit.
+        tasks: with the rows to score.
+        config: of the memory, with what to measure.
+        refused: why nothing can be written; None: it can.
+        one_adapter: score the one set of weights that an export of a routed memory holds.
 
     Raises:
         StoreError: `refused`, if there is something to score and nothing can be written.
     """
     options = config.evaluate
-    wanted = _wanted(options)
+    wanted = _wanted(options) | ({ONE_ADAPTER: True} if one_adapter else {})
     outside = find_scores(wanted, store)
     rules = find_rules(tasks, store) if options.generations else Rules()
     done = _scored(store, after, tasks, wanted, outside, rules)
@@ -76,21 +96,9 @@ def score_row(
         raise refused
     require(options.text_metrics, options.scores)
     session.warn(rules.warnings)
-    session.load(store, after)
-    scores = []
-    for task in missing:
-        title = f"{place(after)}: score {task.name}"
-        score = session.score(
-            task.name,
-            rows[task.name],
-            rules.of(task),
-            generations=options.generations,
-            max_new_tokens=options.max_new_tokens,
-            title=title,
-            text_metrics=options.text_metrics,
-            names=options.scores,
-        )
-        scores.append(replace(score, rows_sha256=rows_sha256(rows[task.name])))
+    (session.load_one if one_adapter else session.load)(store, after)
+    which = f"{place(after)}, one adapter" if one_adapter else place(after)
+    scores = [_score(session, task, rows[task.name], rules.of(task), options, which) for task in missing]
     record: dict[str, Any] = {
         "kind": ROW_RECORD,
         "after": after.directory,
@@ -107,6 +115,23 @@ def score_row(
         store.append_evaluation(record)
     session.accelerator.wait_for_everyone()
     return scores
+
+
+def _score(
+    session: Session, task: Task, rows: Sequence[Row], rule: Rule | None, options: EvaluateConfig, which: str
+) -> TaskScores:
+    """Scores of one task with the weights that the model holds."""
+    found = session.score(
+        task.name,
+        rows,
+        rule,
+        generations=options.generations,
+        max_new_tokens=options.max_new_tokens,
+        title=f"{which}: score {task.name}",
+        text_metrics=options.text_metrics,
+        names=options.scores,
+    )
+    return replace(found, rows_sha256=rows_sha256(rows))
 
 
 def _wanted(options: EvaluateConfig) -> dict[str, Any]:

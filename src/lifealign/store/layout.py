@@ -66,6 +66,8 @@ RETIRES = "retires"
 
 # Kinds of evaluation records.
 ROW_RECORD = "row"
+ONE_ADAPTER = "one_adapter"
+"""Option of a row record: scores of the one adapter that an export of a routed memory holds, not of routed prompts."""
 GUARD_RECORD = "guard"
 GATE_RECORD = "gates"
 
