@@ -163,3 +163,12 @@ def test_check_data_without_a_usable_row_ends_with_2(tmp_path):
     result = lifealign("check-data", path)
     assert result.exit_code == 2
     assert result.stderr == f"lifealign: {path}: no usable row\n"
+
+
+def test_card_prints_or_writes_a_page(memory, fake, tmp_path):
+    assert lifealign("card", memory).stdout == "# model\n"
+    for name, start in (("a.md", "# model"), ("a.html", "<!doctype html>")):
+        assert lifealign("card", memory, "--out", tmp_path / name).exit_code == 0
+        assert (tmp_path / name).read_text().startswith(start)
+    result = lifealign("card", memory, "--out", tmp_path / "a.txt")
+    assert result.exit_code == 2 and "must end in .md or .html" in result.stderr

@@ -130,6 +130,9 @@ class FakeMemory:
         self.calls.append(("check", split, against, no_value, *(["one"] if one_adapter else [])))
         return check_gates(gates, Evaluation.summary, no_value=no_value, tasks=2, since=against or "")
 
+    def card(self, as_of=None):
+        return "# model\n"
+
     def diff(self, a, b, split=None, *, one_adapter=False):
         self.calls.append(("diff", a, b, split, *(["one"] if one_adapter else [])))
         return DIFFERENCE

@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 
 from lifealign.cli.answers import Judgements, Ratings, browse
-from lifealign.cli.options import AsJson
+from lifealign.cli.options import AsJson, AsOf, MemoryPath
 from lifealign.cli.output import command
 from lifealign.cli.scores import report_reply
+from lifealign.core.errors import ConfigError
+from lifealign.core.files import replace_file, writing
 from lifealign.core.reply import Reply
 
 
 def register(app: typer.Typer) -> None:
     """Add `report`; module `study` adds `study-report`, to list it after its own command."""
     app.command()(report)
+    app.command()(card)
 
 
 @command
@@ -38,6 +41,29 @@ def report(
 
     opened = [Memory.open(path) for path in memories]
     return report_reply(opened, out, browse(out, answer_files or (), judgements or (), ratings or ()))
+
+
+@command
+def card(
+    memory: MemoryPath,
+    as_of: AsOf = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write to this .md or .html file. Default: print Markdown.")
+    ] = None,
+    as_json: AsJson = False,
+) -> Reply:
+    """Write one page about a memory, in Markdown or HTML."""
+    from lifealign.memory.api import Memory
+    from lifealign.memory.card import to_html
+
+    if out is not None and out.suffix not in (".md", ".html"):
+        raise ConfigError(f"--out {out}: the name must end in .md or .html")
+    text = Memory.open(memory).card(as_of)
+    if out is None:
+        return Reply({"memory": memory, "card": text}, [text.rstrip()])
+    with writing(out):
+        replace_file(out, (to_html(text) if out.suffix == ".html" else text).encode())
+    return Reply({"memory": memory, "written": out}, [f"written: {out}"])
 
 
 @command

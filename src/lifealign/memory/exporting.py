@@ -18,9 +18,10 @@ from lifealign.core.files import open_to_umask, staged_directory, write_file, wr
 from lifealign.core.json_codec import to_json
 from lifealign.core.version import __version__
 from lifealign.data.tasks import Message
-from lifealign.memory.card import CARD, card
+from lifealign.memory.card import CARD, CARD_PAGE, card, to_html
 from lifealign.memory.early import which_format
 from lifealign.memory.modelfile import MODELFILE, modelfile
+from lifealign.memory.routing import routes_prompts
 from lifealign.memory.session import Session
 from lifealign.memory.vllm_folder import COMMAND, copy_processors, vllm_command
 from lifealign.model import gguf_files, reloading
@@ -144,7 +145,9 @@ def _describe_export(
     }
     write_file(work.staged / REPORT, (to_json(report) + "\n").encode())
     source = str(session.base.model.config._name_or_path)
-    write_file(work.staged / CARD, card(store, until, report, source, _licence(session)).encode())
+    text = card(store, until, report, source, _licence(session), one_adapter=routes_prompts(store, until))
+    write_file(work.staged / CARD, text.encode())
+    write_file(work.staged / CARD_PAGE, to_html(text.split("---\n", 2)[2]).encode())
 
 
 def _answers(session: Session, store: MemoryReader, until: TaskManifest, form: str) -> Answers:

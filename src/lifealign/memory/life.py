@@ -170,6 +170,19 @@ class MemoryLife:
         """Task -> directory of the commit that superseded or withdrew it, up to a point; None: up to now."""
         return retired(self._store, self._point(as_of))
 
+    def card(self, as_of: str | None = None) -> str:
+        """One page about the memory at a point, in Markdown; `card.to_html` makes a page of it.
+
+        Args:
+            as_of: a task, a tag, `base` or `now`; None: now.
+
+        Raises:
+            StoreError: no such point.
+        """
+        from lifealign.memory.card import memory_card
+
+        return memory_card(self._store, self._point(as_of))
+
     def diff(self, a: str, b: str, split: str | None = None, *, one_adapter: bool = False) -> PointDifference:
         """Compare the scores of two points that were measured before, task by task and row by row.
 
