@@ -21,6 +21,7 @@ from lifealign.cli.app import app
 from lifealign.core.errors import StoreError
 from lifealign.studies.report import form
 from lifealign.studies.report import write as study_report
+from lifealign.studies.report.charts import rank_chart
 from lifealign.studies.report.frame import COLUMNS, load_study
 from lifealign.studies.report.overview import ranks, sentences
 from lifealign.studies.report.tables import all_tables
@@ -327,6 +328,17 @@ def test_mean_ranks_and_the_sentence_of_the_own_method(study: dict[str, Any]) ->
     # q of 3 methods at 5% is 2.343 (Demsar 2006, table 5), over 3 tasks.
     assert view["critical"] == pytest.approx(2.343 * (3 * 4 / (6 * 3)) ** 0.5, abs=1e-3)
     assert [m["level"] for m in view["methods"]] == [True, True, False]
+    chart = rank_chart(view)
+    assert [(bar["from"] < row["y"] < bar["to"]) for bar in chart["bars"][:1] for row in chart["rows"]] == [
+        True,
+        True,
+        False,
+    ]
+    assert len(chart["bars"]) == 2 and chart["ruler"] is not None, "replay and sequential are not told apart either"
+    one, two, three = (row["x"] for row in chart["rows"])
+    assert three - two == pytest.approx(two - one, abs=0.2) and chart["ruler"][1] - one == pytest.approx(
+        view["critical"] * (two - one), abs=0.5
+    )
     said = {(s["show"]["score"], s["show"]["order"]): s["text"] for s in sentences(clean)}
     assert said["accuracy", "given"].startswith("lifealign: 72.8 (")
     assert "against replay" in said["accuracy", "given"]

@@ -66,6 +66,59 @@ def dots(view: Mapping[str, Any]) -> View:
     }
 
 
+def rank_chart(view: Mapping[str, Any]) -> View:
+    """A critical-difference diagram (Demsar 2006, fig. 1), a row for each method so that long names fit.
+
+    A dot is a mean rank, the ruler above is the critical difference, and a line at the right joins each largest set of
+    methods that are not told apart.
+    """
+    methods, critical = view["methods"], view["critical"]
+    left = 12 + _LETTER * max(len(short(m["name"])) for m in methods)
+    sets = _not_told_apart([m["rank"] for m in methods], critical)
+    right = _WIDTH - 14 - _GAP * len(sets)
+    step, top = 16.0, 34.0
+
+    def at(rank: float) -> float:
+        return round(left + (rank - 1) / (len(methods) - 1) * (right - left - 8), 1)
+
+    rows = [
+        {
+            "name": m["name"],
+            "short": short(m["name"]),
+            "x": at(m["rank"]),
+            "y": top + i * step,
+            "d": marker(0, (at(m["rank"]), top + i * step), 4.2),
+            "kind": "own" if m["name"] == view["own"] else "",
+        }
+        for i, m in enumerate(methods)
+    ]
+    bars = [
+        {"x": round(right + _GAP * (i + 1), 1), "from": top + a * step - 5, "to": top + b * step + 5}
+        for i, (a, b) in enumerate(sets)
+    ]
+    return {
+        "width": _WIDTH,
+        "height": round(top + step * len(methods) + 10),
+        "left": left,
+        "right": right,
+        "bottom": top + step * len(methods) - 4,
+        "axis": [{"x": at(rank), "text": str(rank)} for rank in range(1, len(methods) + 1)],
+        "ruler": None if critical > len(methods) - 1 else (at(1), at(1 + critical)),
+        "rows": rows,
+        "bars": bars,
+    }
+
+
+def _not_told_apart(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
+    """First and last place of each largest run of at least two mean ranks, in order, that lie within the critical difference."""
+    found: list[tuple[int, int]] = []
+    for first, rank in enumerate(ranks):
+        last = max(i for i, other in enumerate(ranks) if other - rank < critical)
+        if last > first and not (found and found[-1][1] >= last):
+            found.append((first, last))
+    return found
+
+
 def _span(values: Sequence[float]) -> tuple[float, float]:
     return min(values), max(values)
 

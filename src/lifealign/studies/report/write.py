@@ -153,7 +153,7 @@ def page(results: Json) -> dict[str, Any]:
         "tables": all_tables(results),
         "power": power_line(results["power"]) if results.get("power") else None,
         "verdicts": overview.sentences(results),
-        "ranks": overview.ranks(results),
+        "ranks": [{**view, "chart": charts.rank_chart(view)} for view in overview.ranks(results)],
         "own": own_method(results),
         "chosen": any(results.get("selection", {}).values()),
         "heatmaps": views.heatmaps(results),
