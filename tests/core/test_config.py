@@ -149,7 +149,7 @@ def test_a_number_that_is_not_finite_is_refused(write, text):
             "stream: {tasks: [{name: a, train: {path: x}}, {name: a, train: {path: y}}]}",
             "task names must be unique, got ['a', 'a']",
         ),
-        ("stream: {tasks: [{name: 'a b', train: {path: x}}]}", "stream.tasks.0.name: "),
+        ("stream: {tasks: [{name: 'a.b', train: {path: x}}]}", "stream.tasks.0.name: "),
         (
             "stream: {tasks: [{name: a, train: {pth: x, path: y}}]}",
             "stream.tasks.0.train.pth: unknown key (did you mean 'path'?)",

@@ -113,7 +113,7 @@ def run(
 def learn(
     memory: MemoryPath,
     rows: Rows,
-    name: Annotated[str, typer.Option(metavar="TASK", help="Name of the task: letters, digits, - and _.")],
+    name: Annotated[str, typer.Option(metavar="TASK", help="Name of the task, e.g. 'late parcels'.")],
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Held-out rows. Default: some of ROWS.")] = None,
     base_model: Annotated[
         str | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -11,7 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from lifealign.core.frozen import Frozen
 from lifealign.core.source_config import SourceConfig
 
-TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+TASK_NAME = re.compile(r"[^\W_](?:[\w &'-]{0,62}[\w'-])?")
+"""Letters and digits of any language. A full stop, a colon, a comma and = < > ( ) have a meaning in gates and options."""
 
 
 class TaskConfig(Frozen):
@@ -19,7 +21,7 @@ class TaskConfig(Frozen):
 
     _newer: ClassVar[frozenset[str]] = frozenset({"checker", "supersedes"})
     name: str
-    """Letters, digits, `-`, `_`; unique in the stream; `base`, `initial` and `now` are reserved."""
+    """Letters and digits of any language, spaces, `-`, `_`, `&`, `'`; unique in the stream; `base`, `initial` and `now` are reserved."""
     train: SourceConfig
     """Rows to learn from."""
     test: SourceConfig | None = None
@@ -40,10 +42,14 @@ class TaskConfig(Frozen):
     @field_validator("name")
     @classmethod
     def _usable(cls, value: str) -> str:
+        value = unicodedata.normalize("NFC", value)
         if TASK_NAME.fullmatch(value) is None:
             slug = re.sub(r"[^a-z0-9_]+", "-", value.lower()).strip("-_")[:64]
             hint = f", such as {slug}" if slug else ""
-            raise ValueError(f"use letters, digits, - and _, at most 64, and begin with a letter or digit{hint}")
+            raise ValueError(
+                "use letters and digits of any language, spaces, - _ & and ', at most 64 in all, and begin with a letter or "
+                f"digit{hint}"
+            )
         if value in ("base", "initial", "now"):
             raise ValueError(f"{value!r} names a point of a memory's life; choose another name")
         return value

@@ -178,7 +178,7 @@ def task_from_rows(
     """Build a task from a file (or hub data set id), or from a list of rows.
 
     Args:
-        name: of the task; letters, digits, ``-`` and ``_``.
+        name: of the task; letters and digits of any language, spaces, ``-``, ``_``, ``&`` and ``'``.
         rows: path, or rows (`Row`, or mappings in one of the formats of `lifealign.data.formats`).
         test: held-out rows, given in the same way; None takes them from `rows` with the seed.
         recipe: name of a recipe for upstream columns.

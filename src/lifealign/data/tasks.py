@@ -287,7 +287,7 @@ class Task:
     """One task of the stream.
 
     Attributes:
-        name: unique in its stream; letters, digits, ``-`` and ``_``.
+        name: unique in its stream; see `stream_config.TASK_NAME`.
         train: rows to learn from.
         validation: rows to choose hyper-parameters on; taken from train with the seed.
         test: rows to report on; none of them is in train.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from lifealign.memory.leaks import Leaks
 from lifealign.memory.rules import find_rules
 from lifealign.model.encoded import EncodingReport
 from lifealign.model.encoding import EncodedPair
+from lifealign.store.contents import slug
 from lifealign.store.layout import RULES
 from lifealign.store.reader import MemoryReader
 from lifealign.training.feedback import Feedback
@@ -86,4 +88,6 @@ def workspace_key(store: MemoryReader, task: Task, config: RunConfig, digests: S
     relevant = config.model_dump(mode="json", include={"seed", "model", "lora", "data", "strategy", "sft", "train"})
     parts = [store.head.sha256, task.name, task.requirement, relevant, list(digests)]
     text = json.dumps(parts if task.supersedes is None else [*parts, task.supersedes], sort_keys=True)
-    return f"{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    # A plain name as it is, as in workspaces of earlier versions, which a run may go on in.
+    name = task.name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task.name) else slug(task.name)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
