@@ -52,7 +52,7 @@ def test_learn_hands_on_what_the_task_asks_for(memory, fake, rows):
     assert lifealign("learn", memory, rows, "--name", "tone", "--requirement", "Be kind.").exit_code == 0
     assert fake.calls[0][1].requirement == "Be kind."
     result = lifealign("learn", memory, rows, "--name", "tone", "--requirement", "  ")
-    assert result.exit_code == 2 and "task requirement: String should match pattern" in result.stderr
+    assert result.exit_code == 2 and "task requirement: must not be blank" in result.stderr
 
 
 def test_learn_hands_on_the_rule_and_refuses_one_that_it_cannot_find(memory, fake, rows):

@@ -65,7 +65,7 @@ stream: {planted: {}, order: [1, 1]}
 
     assert "did you mean 'epochs'?" in about("train.epoch")
     assert "greater than 0, got -1" in about("train.learning_rate")
-    assert "greater than or equal to 1, got 0" in about("lora.r")
+    assert "at least 1, got 0" in about("lora.r")
     assert "did you mean 'model'?" in about("modle")
     assert "did you mean 'gamma'?" in about("strategy.gama")
     assert "order must name tasks 1..6, each at most once, got [1, 1]" in about("stream")

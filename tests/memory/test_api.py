@@ -288,7 +288,7 @@ def test_learning_again_is_no_work_and_completes_a_missing_row(memory: Memory) -
         ("train.epohcs=1", r"settings: train.epohcs: unknown key \(did you mean 'epochs'\?\)"),
         (
             "strategy.overlap_scale=2",
-            r"settings: strategy.overlap_scale: Input should be less than or equal to 1, got 2",
+            r"settings: strategy.overlap_scale: must be at most 1, got 2",
         ),
     ],
 )
@@ -363,9 +363,9 @@ def test_messages_for_what_is_not_there(memory: Memory, config: Build, tmp_path:
         memory.evaluate(["music"])
     with pytest.raises(DataError, match=r"no task 'stars' up to 0001-bread; known: bread"):
         memory.evaluate(["stars"], as_of="bread")
-    with pytest.raises(ConfigError, match=r"evaluate.split: Input should be 'test' or 'validation', got 'dev'"):
+    with pytest.raises(ConfigError, match=r"evaluate.split: allowed: 'test' or 'validation', got 'dev'"):
         memory.evaluate(split="dev")
-    with pytest.raises(ConfigError, match=r"evaluate.split: Input should be 'test' or 'validation', got 'test # all'"):
+    with pytest.raises(ConfigError, match=r"evaluate.split: allowed: 'test' or 'validation', got 'test # all'"):
         memory.evaluate(split="test # all")  # a value as it is, no YAML with a comment
     memory.learn(Task("bare", MUSIC.train))
     with pytest.raises(DataError, match=r"task 'bare' has no test rows; learn it with some to evaluate it"):

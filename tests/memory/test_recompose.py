@@ -292,7 +292,7 @@ def test_a_memory_of_delta_w_is_composed_in_delta_w_only(build: Callable[..., Me
         ({"stars": 0}, {"as_of": "bread"}, StoreError, r"no task 'stars' up to 0001-bread; known: bread$"),
         ({"bread": math.nan}, {}, ConfigError, r"weight bread=nan is not finite"),
         ({"bread": 0}, {"space": "logits"}, ConfigError, r"space 'logits': allowed: factors, delta_w"),
-        ({"bread": 0}, {"split": "dev"}, ConfigError, r"evaluate.split: Input should be 'test' or 'validation'"),
+        ({"bread": 0}, {"split": "dev"}, ConfigError, r"evaluate.split: allowed: 'test' or 'validation'"),
     ],
 )
 def test_what_cannot_be_composed(weights: Any, options: Any, error: Any, message: str, build: Any) -> None:

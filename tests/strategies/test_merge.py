@@ -280,8 +280,8 @@ def test_defaults_are_filled_in_by_method() -> None:
         ("task_arithmetic", "drop=0.5", "drop is read by method dare only"),
         ("ties", "interpolation=0.5", "interpolation is read by method slerp only"),
         ("slerp", "scale=1", "scale is read by method task_arithmetic, ties, dare, magmax only"),
-        ("ties", "keep=0", "strategy.keep: Input should be greater than 0"),
-        ("dare", "drop=1", "strategy.drop: Input should be less than 1"),
+        ("ties", "keep=0", "strategy.keep: must be greater than 0"),
+        ("dare", "drop=1", "strategy.drop: must be less than 1"),
     ],
 )
 def test_options_of_another_method_are_refused(method: str, option: str, message: str) -> None:

@@ -305,7 +305,7 @@ def test_mistakes_are_reported_together(write: Write) -> None:
         "'training.epochs' is not a setting of a method (did you mean 'train'?)",
         "seeds: values must differ and seeds must be 0 or more, got [0, -1]",
         "selection.metric: expected SUMMARY.SCORE",
-        "timeout: Input should be greater than 0, got 0",
+        "timeout: must be greater than 0, got 0",
     ):
         assert part in text, text
 
@@ -330,7 +330,7 @@ def test_mistakes_of_methods_are_reported_together(write: Write) -> None:
     assert "order1 is an order of six tasks, but the stream has 2" in first
     assert "method 'replai': strategy.name: unknown strategy 'replai' (did you mean 'replay'?)" in second
     assert "method 'a': strategy.replay_shar: unknown key (did you mean 'replay_share'?)" in third
-    assert "method 'b': strategy.theta: Input should be less than or equal to 1, got 2.0" in fourth
+    assert "method 'b': strategy.theta: must be at most 1, got 2.0" in fourth
 
 
 @pytest.mark.parametrize(

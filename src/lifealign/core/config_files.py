@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from lifealign.core.broken_rule import rule_of
 from lifealign.core.errors import ConfigError
 from lifealign.core.files import read_text
 from lifealign.core.limits import SHOWN, shown
@@ -74,7 +75,7 @@ def explain(error: ValidationError, where: str, model: type[BaseModel], prefix: 
         else:
             got = item.get("input")
             value = "" if isinstance(got, Mapping | BaseModel) or item["type"] == "missing" else f", got {shown(got)}"
-            yield f"{where}: {key}: {item['msg'].removeprefix('Value error, ')}{value}"
+            yield f"{where}: {key}: {rule_of(item)}{value}"
 
 
 def together(mistakes: Sequence[str]) -> ConfigError:

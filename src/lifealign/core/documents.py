@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError, create_model
 
 from lifealign.core import limits
+from lifealign.core.broken_rule import rule_of
 from lifealign.core.errors import StoreError, UserError
 
 T = TypeVar("T")
@@ -53,21 +54,6 @@ class Document(BaseModel):
     """Base of the schemas: strict and finite. Keys that a schema does not name are not read, so they may be there."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
-
-
-_WORDS = {
-    "bool_type": "expected true or false",
-    "dict_type": "expected an object",
-    "finite_number": "expected a finite number",
-    "float_type": "expected a number",
-    "int_type": "expected a whole number",
-    "list_type": "expected a list",
-    "mapping_type": "expected an object",
-    "model_type": "expected an object",
-    "string_type": "expected text",
-    "string_unicode": "not valid Unicode (a lone surrogate)",
-    "tuple_type": "expected a list",
-}
 
 
 @functools.cache
@@ -111,8 +97,7 @@ def mistake(mistakes: ValidationError) -> str:
     """The first mistake: the field, the rule that it breaks, and its value."""
     item = mistakes.errors(include_url=False)[0]
     field = ".".join(shown(part, 60).strip("'") for part in item["loc"])
-    rule = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
-    rule = rule[:1].lower() + rule[1:]
+    rule = rule_of(item)
     got = "" if item["type"] in ("missing", "extra_forbidden") else f", got {shown(item.get('input'))}"
     return f"{field + ': ' if field else ''}{rule}{got}"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
+from lifealign.core.broken_rule import rule_of
 from lifealign.core.config import RunConfig, SourceConfig, StreamConfig, TaskConfig
 from lifealign.core.errors import ConfigError, UserError
 from lifealign.core.source_config import BEST_WORST
@@ -220,10 +221,10 @@ def _config(**values: Any) -> TaskConfig:
     try:
         return TaskConfig(train=SourceConfig(path=values["name"]), **values)
     except ValidationError as error:
-        mistakes = (_mistake(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors())
+        mistakes = (_mistake(".".join(map(str, e["loc"])), e) for e in error.errors())
         raise ConfigError("task " + "; ".join(mistakes)) from None
 
 
-def _mistake(key: str, message: str, value: Any) -> str:
-    own = message.removeprefix("Value error, ")
-    return f"{key}: {message}, got {value!r}" if own == message else f"{key} {value!r}: {own}"
+def _mistake(key: str, mistake: Mapping[str, Any]) -> str:
+    rule, value = rule_of(mistake), mistake["input"]
+    return f"{key} {value!r}: {rule}" if mistake["type"] == "value_error" else f"{key}: {rule}, got {value!r}"

@@ -7,7 +7,7 @@ import pytest
 from lifealign.core.errors import ConfigError, JudgeError
 from lifealign.data.suites.planted_rules import TASKS
 from lifealign.judging.llm.config import read_judge_config
-from lifealign.judging.llm.plan import plan
+from lifealign.judging.llm.plan import plan, unused_rubrics
 from lifealign.judging.rubrics import rubric_for
 from support.judge_server import material
 from support.judging import answer, judges
@@ -22,6 +22,8 @@ def test_a_task_without_a_rubric_is_refused() -> None:
     assert len(plan(judges("http://127.0.0.1:9/v1", rubrics={"tone": "helpful"}), [answer(task="tone")])) == 1
     with pytest.raises(JudgeError, match="no answers for task 'tine'"):
         plan(judges("http://127.0.0.1:9/v1", rubrics={"tine": "helpful"}), [answer()])
+    shared = judges("http://127.0.0.1:9/v1", rubrics={"tone": "helpful", "other": "helpful"})
+    assert len(plan(shared, [answer(task="tone")])) == 1 and unused_rubrics(shared, ["tone"]) == ["other"]
 
 
 def test_pairs_are_asked_in_both_orders_against_the_baseline() -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from lifealign.core.broken_rule import rule_of
 from lifealign.core.config import Frozen
 from lifealign.core.config_files import explain, read_yaml, together
 
@@ -128,6 +129,7 @@ def _without_keys(error: ValidationError, where: str) -> Sequence[str]:
         if location[:1] == ("judges",) and location[-1] not in _PUBLIC:
             line = line.partition(", got ")[0]
         if location[-1:] == ("key_env",):
-            line = f"{line.partition(': String')[0]}: give the name of the environment variable, never the key itself"
+            place = line.partition(": " + rule_of(item))[0]
+            line = f"{place}: give the name of the environment variable, never the key itself"
         lines.append(line)
     return lines

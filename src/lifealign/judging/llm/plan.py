@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -90,7 +90,8 @@ def plan(config: JudgeConfig, records: Sequence[AnswerRecord]) -> list[Ask]:
 
 
 def _rubrics_of_tasks(config: JudgeConfig, tasks: Mapping[str, None]) -> dict[str, Rubric]:
-    if unknown := sorted(set(config.rubrics) - set(tasks)):
+    unknown = unused_rubrics(config, tasks)
+    if unknown and len(unknown) == len(config.rubrics):
         raise JudgeError(f"rubrics: no answers for task {unknown[0]!r}; choose from: {', '.join(tasks)}")
     given = {task: config.rubrics.get(task) or config.rubric for task in tasks}
     found = {task: load_rubric(name) if name is not None else rubric_for(task) for task, name in given.items()}
@@ -100,6 +101,11 @@ def _rubrics_of_tasks(config: JudgeConfig, tasks: Mapping[str, None]) -> dict[st
             f"with one of {', '.join(RUBRICS)} or a .yaml file"
         )
     return {task: rubric for task, rubric in found.items() if rubric is not None}
+
+
+def unused_rubrics(config: JudgeConfig, tasks: Iterable[str]) -> list[str]:
+    """Tasks with a rubric in the configuration, which several files of answers may share, but without an answer here."""
+    return sorted(set(config.rubrics) - set(tasks))
 
 
 def label(record: AnswerRecord) -> str:

@@ -14,7 +14,7 @@ from lifealign.data.answers import read_answers, write_answers
 from lifealign.judging.llm.config import JudgeConfig
 from lifealign.judging.llm.engine import Forecast, Totals, forecast, judge_answers
 from lifealign.judging.llm.judgements import write_judgements
-from lifealign.judging.llm.plan import Ask, plan
+from lifealign.judging.llm.plan import Ask, plan, unused_rubrics
 from lifealign.judging.llm.steering import steering_answers, steering_config, steering_report
 from lifealign.judging.llm.summary import Summary, summarise
 
@@ -47,9 +47,11 @@ def run(
     records, cache = _read(sources, count), _cache(config)
     if paper:
         _check_paper(plan(config, records))
+    unused = unused_rubrics(config, {record.task for record in records})
+    said = [f"rubrics not used, as no answer is of their task: {', '.join(unused)}"] if unused else []
     if dry_run:
         found = forecast(config, records, cache)
-        return Reply({"dry_run": True, **found.to_json()}, _forecast_lines(found))
+        return Reply({"dry_run": True, **found.to_json()}, [*said, *_forecast_lines(found)])
     if out is None:
         raise JudgeError("no file for the judgements: give --out FILE.jsonl, or --dry-run to ask no judge")
     keep_apart(out, *sources)
@@ -62,9 +64,9 @@ def run(
     judgements, totals = judge_answers(config, records, cache, progress=make_progress())
     write_judgements(out, judgements)
     summary = summarise(judgements, paper=paper)
-    lines = [*summary.lines(), *_total_lines(totals), f"written: {len(judgements)} judgements to {out}"]
+    lines = [*summary.lines(), *_total_lines(totals), *said, f"written: {len(judgements)} judgements to {out}"]
     lines += [f"written: {len(records)} answers to {path}" for path in kept]
-    document = {"out": out, "totals": totals.to_json(), **summary.to_json()}
+    document = {"out": out, "totals": totals.to_json(), **summary.to_json(), "unused_rubrics": unused}
     problems = _problems(summary, config)
     return Reply(document, lines, EXIT_USER_ERROR if problems else 0, problems)
 

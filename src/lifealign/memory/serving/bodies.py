@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lifealign.core.broken_rule import rule_of
 from lifealign.data.tasks import Message
 from lifealign.data.turns import READ_FIELDS, UnusableRowError, is_empty, messages_of
 from lifealign.memory.serving.errors import ApiError
@@ -188,7 +189,7 @@ def read_body(kind: type[B], data: bytes) -> B:
         return kind.model_validate(known)
     except ValidationError as error:
         first = error.errors()[0]
-        text = str(first["msg"]).removeprefix("Value error, ")
+        text = rule_of(first)
         if not first["loc"]:
             name, _, text = text.partition(": ")
             raise ApiError(400, f"{name}: {text}", name) from None
