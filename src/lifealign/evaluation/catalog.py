@@ -195,6 +195,20 @@ BUILT_IN: dict[str, Score] = {
         high=1,
         of_answer=text.refusal_rate,
     ),
+    "branching_factor": Score(
+        "Branching factor",
+        "How many next tokens the model chooses among while it answers, from `lifealign drift`. Lower means less variety.",
+        low=1,
+    ),
+    "shifted_share": Score(
+        "Shifted tokens",
+        "Tokens of the greedy answers that the model before any task ranked below its first three, from `lifealign drift`.",
+        unit="%",
+        better="neither",
+        rate=True,
+        low=0,
+        high=1,
+    ),
     "perplexity": Score(
         "Perplexity",
         "Perplexity of a text that no task trains on. Lower is better.",
@@ -215,6 +229,10 @@ BUILT_IN: dict[str, Score] = {
     ),
 }
 """Name in results.json -> built-in score, in the order of the reports: first what a model prefers and what it writes. Read it through the functions below."""
+
+
+DRIFT_SCORES = ("branching_factor", "shifted_share")
+"""Columns of drift measures that are scores of held-out rows too; `lifealign drift` takes them."""
 
 
 SCORES.built_in({name: found for name, found in BUILT_IN.items() if found.of_answer is None})

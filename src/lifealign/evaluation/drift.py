@@ -18,6 +18,15 @@ from lifealign.data.tasks import Row
 from lifealign.evaluation.metrics import Array
 from lifealign.evaluation.score import Better
 
+DRIFT = "drift"
+"""Summary, for gates, of a column of a drift measure: its value now over all prompts."""
+FURTHER: Mapping[str, str] = {
+    "kl_spent": "KL of all tasks so far, nats",
+    "arbitrariness": "Share of pairs against the consensus of the principles",
+    "discrepancy_base": "Discrepancy of the priorities from the base",
+    "discrepancy_previous": "Discrepancy of the priorities from the task before",
+}
+"""Numbers that are computed from several prompts or points -> label."""
 Material = Literal["nucleus", "samples", "greedy", "pairs"]
 """Answers that a measure reads: sampled from the nucleus of 0.9, sampled at temperature 1, greedy, or a held-out row's two."""
 Policy = Literal["now", "base", "previous"]
@@ -84,8 +93,8 @@ class Column:
         return 100.0 if self.unit == "%" else 1.0
 
 
-Summary = Callable[[Mapping[str, Sequence[Mapping[str, float]]]], Mapping[str, Any]]
-"""policy -> the values of all prompts at its point; gives more numbers of the point, as plain values."""
+Summary = Callable[[Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]], int], Mapping[str, Any]]
+"""(policy -> task -> values of each prompt at its point, bootstrap samples) -> more numbers of the point, as plain values."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ class Measure:
         worry: a plain sentence: when a reader should worry.
         material: the answers that it reads.
         against: the other policies whose distributions it reads; with some, nothing is measured before any task.
+        summary: further numbers of a point, computed from the values of all prompts; None: none.
         options: names of the settings that its values depend on, besides those of the material.
     """
 
@@ -110,6 +120,7 @@ class Measure:
     worry: str = ""
     material: Material = "samples"
     against: tuple[Policy, ...] = ("base",)
+    summary: Summary | None = None
     options: tuple[str, ...] = ()
 
     def column(self, name: str) -> Column:
@@ -144,11 +155,42 @@ def _words(function: Any) -> dict[str, str]:
 MEASURES: Registry[Measure] = Registry(
     "drift measure", "lifealign.measures", check=problem, code=lambda measure: measure.function, adapt=_adapt
 )
-MEASURES.built_in(
-    {
-        "branching": "lifealign.evaluation.measures.branching:MEASURE",
-    }
-)
+OWN: Mapping[str, str] = {
+    "branching": "lifealign.evaluation.measures.branching:MEASURE",
+    "shift": "lifealign.evaluation.measures.shift:MEASURE",
+    "ledger": "lifealign.evaluation.measures.ledger:MEASURE",
+    "principles": "lifealign.evaluation.measures.principles:MEASURE",
+}
+"""Built-in measures."""
+MEASURES.built_in(OWN)
+
+
+_met: dict[str, str] = {}
+"""Columns of measures from outside that this process has read about -> label."""
+
+
+def meet(columns: Mapping[str, Mapping[str, Any]]) -> None:
+    """Enter the columns of a measure from outside by the description in its records; loads nothing."""
+    _met.update({name: _title(str(one["label"]), str(one["unit"])) for name, one in columns.items()})
+
+
+def _title(label: str, unit: str) -> str:
+    return f"{label}, {unit}" if unit else label
+
+
+def _labels() -> dict[str, str]:
+    known = {n: _title(c.label, c.unit) for m in OWN for n, c in MEASURES.find(m).columns.items()}
+    return {**known, **FURTHER, **_met}
+
+
+def drift_names() -> list[str]:
+    """Columns that a gate may name: those of built-in measures, and those from outside that this process has read about."""
+    return list(_labels())
+
+
+def drift_label(name: str) -> str:
+    """Label of a column with its unit."""
+    return _labels().get(name, name)
 
 
 def register_measure(

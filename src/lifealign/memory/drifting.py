@@ -22,6 +22,7 @@ from lifealign.evaluation.drift_results import (
     prompts_sha256,
     same_taking,
 )
+from lifealign.evaluation.principles_file import read_principles
 from lifealign.evaluation.records import read_records
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import DRIFT_RECORD, WARNINGS
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from lifealign.memory.session import Session
     from lifealign.store.writer import MemoryStore
 
-DEFAULT = ("branching",)
+DEFAULT = ("branching", "shift", "ledger")
 """Measures that are taken if none is named."""
 ALL_PAIRS = "pairs"
 
@@ -45,6 +46,7 @@ class DriftAsked:
     Attributes:
         measures: names, or path/to/file.py:Name; empty: `DEFAULT`.
         at: points, each a task's name, a tag, `base` or `now`; empty: every point of the life.
+        principles: a YAML file of principles, which adds the measure `principles`; None: the built-in ones.
         prompts: a file of prompts in place of the held-out rows' prompts; None: those of all tasks.
         count: prompts per task, the first ones. 1 <= count.
         samples: sampled answers to each prompt. 2 <= samples.
@@ -55,6 +57,7 @@ class DriftAsked:
 
     measures: Sequence[str] = ()
     at: Sequence[str] = ()
+    principles: str | None = None
     prompts: str | None = None
     count: int = 8
     samples: int = 8
@@ -75,6 +78,14 @@ class DriftAsked:
                 raise ConfigError(f"{name}={value}: allowed: {least} <= {name}")
         for name in self.measures:
             MEASURES.find(name)
+        if self.principles is not None:
+            read_principles(self.principles)
+
+    @property
+    def named(self) -> list[str]:
+        """The measures to take."""
+        own = [] if self.principles is None else ["principles"]
+        return list(dict.fromkeys([*(self.measures or DEFAULT), *own]))
 
 
 @dataclass(frozen=True)
@@ -155,8 +166,7 @@ def measure_drift(store: MemoryStore, session: Callable[[], Session], asked: Dri
     lineage = store.lineage()
     named = {store.find(at).index for at in asked.at}
     points = [m for m in lineage if not named or m.index in named]
-    names = list(asked.measures or DEFAULT)
-    todo = [(p, n, g) for p in points for n in names if (g := _missing(store, p, n, asked))]
+    todo = [(p, n, g) for p in points for n in asked.named if (g := _missing(store, p, n, asked))]
     if todo:
         loaded = session()
         _say_cost(loaded, asked, todo)
@@ -183,6 +193,8 @@ def _options(name: str, asked: DriftAsked) -> dict[str, Any]:
         found["max_new_tokens"] = asked.max_new_tokens
     if measure.material in ("nucleus", "samples"):
         found["samples"] = asked.samples
+    if "principles" in measure.options:
+        found["principles"] = read_principles(asked.principles).sha256
     if asked.prompts is not None:
         found |= {"path": asked.prompts, "sha256": file_sha256(expand_path(asked.prompts))}
     return found
@@ -310,6 +322,7 @@ def _take_group(
         answers = policies.answers(prompts, material, asked.samples, asked.max_new_tokens, asked.seed, title)
     wanted = {"now", *(policy for m in measures.values() for policy in m.against)}
     taken = {name: Taken() for name in names}
+    settings = {"principles": read_principles(asked.principles)}
     decode = policies.session.encoder.tokenizer.decode
     views = policies.log_probs({p: m for p, m in at.items() if p in wanted}, task, prompts, answers)
     with policies.session.progress.stage(f"{title}: read", len(prompts), "prompts") as stage:
@@ -321,6 +334,7 @@ def _take_group(
                     {p: log_probs[p] for p in ("now", *measure.against)},
                     lambda token: str(decode([token])),
                     group.rows[i],
+                    {key: settings[key] for key in measure.options},
                 )
                 taken[name].add(_reading(name, measure, seen))
             stage.advance(1)
