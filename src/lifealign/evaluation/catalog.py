@@ -17,6 +17,7 @@ import numpy as np
 from lifealign.core.origin import is_reference
 from lifealign.evaluation import metrics, pair_scores
 from lifealign.evaluation import text_metrics as text
+from lifealign.evaluation.drift_scores import DRIFT_SCORES as DRIFT_SCORES
 from lifealign.evaluation.metrics import Array, Interval
 from lifealign.evaluation.score import SCORES, TEXT_METRICS, Better, Score, from_record
 from lifealign.evaluation.score import register_score as register_score
@@ -195,20 +196,7 @@ BUILT_IN: dict[str, Score] = {
         high=1,
         of_answer=text.refusal_rate,
     ),
-    "branching_factor": Score(
-        "Branching factor",
-        "How many next tokens the model chooses among while it answers, from `lifealign drift`. Lower means less variety.",
-        low=1,
-    ),
-    "shifted_share": Score(
-        "Shifted tokens",
-        "Tokens of the greedy answers that the model before any task ranked below its first three, from `lifealign drift`.",
-        unit="%",
-        better="neither",
-        rate=True,
-        low=0,
-        high=1,
-    ),
+    **DRIFT_SCORES,
     "perplexity": Score(
         "Perplexity",
         "Perplexity of a text that no task trains on. Lower is better.",
@@ -229,10 +217,6 @@ BUILT_IN: dict[str, Score] = {
     ),
 }
 """Name in results.json -> built-in score, in the order of the reports: first what a model prefers and what it writes. Read it through the functions below."""
-
-
-DRIFT_SCORES = ("branching_factor", "shifted_share")
-"""Columns of drift measures that are scores of held-out rows too; `lifealign drift` takes them."""
 
 
 SCORES.built_in({name: found for name, found in BUILT_IN.items() if found.of_answer is None})

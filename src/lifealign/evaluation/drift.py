@@ -18,6 +18,8 @@ from lifealign.data.tasks import Row
 from lifealign.evaluation.metrics import Array
 from lifealign.evaluation.score import Better
 
+SMOOTH = 0.1
+"""Weight of a new position in curves along the answers, as they are shown."""
 DRIFT = "drift"
 """Summary, for gates, of a column of a drift measure: its value now over all prompts."""
 FURTHER: Mapping[str, str] = {
