@@ -25,6 +25,7 @@ WITH_TORCH = {
         "exporting",
         "learning",
         "numerics",
+        "policies",
         "policy",
         "pushing",
         "recompose",

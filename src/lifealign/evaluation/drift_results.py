@@ -12,7 +12,7 @@ from lifealign.core.json_codec import encode_json
 from lifealign.core.origin import is_reference
 from lifealign.data.answers import BASE
 from lifealign.data.tasks import Message, Row, Task, rows_sha256
-from lifealign.evaluation.drift import MEASURES, Column, Measure, meet
+from lifealign.evaluation.drift import FURTHER, MEASURES, Column, Measure, meet
 from lifealign.evaluation.metrics import mean_interval
 from lifealign.evaluation.records import read_records
 from lifealign.store.heldout import heldout
@@ -80,7 +80,7 @@ def drift_results(
     tasks = {t.name: t for t in heldout(store)}
     found = {}
     for name, last in newest.items():
-        if name not in MEASURES and name not in last.get("outside", {}):
+        if name not in MEASURES and name not in last.get("described", {}):
             continue  # of a version that has more measures
         own = [r for r in records if r["options"]["measure"] == name and same_taking(r["options"], last["options"])]
         cells: dict[str, dict[str, Any]] = {m.directory: {} for m in lineage}
@@ -124,7 +124,7 @@ def _measure(name: str, last: Mapping[str, Any], cells: Sequence[Mapping[str, An
     """One measure; `cells` are its values at each point, by task."""
     tasks = list(dict.fromkeys(task for at in cells for task in at))
     columns = list(dict.fromkeys(c for at in cells for one in at.values() for c in one["values"] if KEPT not in c))
-    shown = last.get("outside", {}).get(name) or described(MEASURES.find(name), columns)
+    shown = last.get("described", {}).get(name) or described(MEASURES.find(name), columns)
     columns = [c for c in shown["columns"] if c in columns]
 
     def cell(column: str, scores: Sequence[Mapping[str, Any]]) -> Cell | None:
@@ -212,7 +212,7 @@ def recall_columns(store: MemoryReader) -> None:
     """Let gates know the columns of measures from outside that a memory has records of."""
     for record in read_records(store):
         if record["kind"] == DRIFT_RECORD:
-            for one in record.get("outside", {}).values():
+            for one in record.get("described", {}).values():
                 meet(one["columns"])
 
 
@@ -273,7 +273,7 @@ def _further(points: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> l
         for name, value in summaries[k].items():
             own = {name: value} if "value" in value else {f"{name}: {part}": one for part, one in value.items()}
             for label, one in own.items():
-                cells = lines.setdefault(label.replace("_", " "), ["-"] * len(there))
+                cells = lines.setdefault(FURTHER.get(label, label), ["-"] * len(there))
                 cells[place] = _text(one) if isinstance(one, Mapping) else str(one)
     rows = [("", [points[k] for k in there]), *lines.items()] if there else []
     return _aligned(rows)

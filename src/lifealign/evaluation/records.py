@@ -153,7 +153,7 @@ class DriftRecord(_Record):
 
     options: DriftOptions
     scores: list[DriftScores]
-    outside: dict[Name, Any] = Field(default_factory=dict)
+    described: dict[Name, Any] = Field(default_factory=dict)
 
 
 Samples = dict[Name, list[Stored] | Count]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lifealign.core.errors import ConfigError, DataError, UserError
-from lifealign.core.files import file_sha256
 from lifealign.data.prompts import read_prompts
 from lifealign.data.sources import expand_path
 from lifealign.data.tasks import Message, Row, rows_sha256
@@ -76,8 +75,11 @@ class DriftAsked:
         for name, least in (("count", 1), ("samples", 2), ("max_new_tokens", 1)):
             if (value := getattr(self, name)) < least:
                 raise ConfigError(f"{name}={value}: allowed: {least} <= {name}")
-        for name in self.measures:
-            MEASURES.find(name)
+        for name in self.named:
+            if MEASURES.find(name).material == ALL_PAIRS and self.prompts is not None:
+                raise ConfigError(
+                    f"drift measure {name} reads pairs of held-out rows, and --prompts has prompts alone; drop one of them"
+                )
         if self.principles is not None:
             read_principles(self.principles)
 
@@ -196,7 +198,10 @@ def _options(name: str, asked: DriftAsked) -> dict[str, Any]:
     if "principles" in measure.options:
         found["principles"] = read_principles(asked.principles).sha256
     if asked.prompts is not None:
-        found |= {"path": asked.prompts, "sha256": file_sha256(expand_path(asked.prompts))}
+        found |= {
+            "path": asked.prompts,
+            "sha256": prompts_sha256([p.turns for p in read_prompts(expand_path(asked.prompts))]),
+        }
     return found
 
 
@@ -204,15 +209,10 @@ def _groups(store: MemoryStore, name: str, asked: DriftAsked) -> list[Group]:
     """The prompts that a measure reads, by task.
 
     Raises:
-        ConfigError: a measure of pairs on prompts alone.
         DataError: no prompt.
     """
     pairs = MEASURES.find(name).material == ALL_PAIRS
     if asked.prompts is not None:
-        if pairs:
-            raise ConfigError(
-                f"--measure {name}: it reads pairs of held-out rows, and --prompts has prompts alone; drop one"
-            )
         found = [p.turns for p in read_prompts(expand_path(asked.prompts))][: asked.count]
         return [Group("prompts", False, [None] * len(found), found, prompts_sha256(found))]
     tasks = heldout(store)
@@ -241,7 +241,7 @@ def _missing(store: MemoryStore, point: TaskManifest, name: str, asked: DriftAsk
         if record["kind"] == DRIFT_RECORD
         and record["after"] == point.directory
         and same_taking(record["options"], options)
-        and record.get("outside", {}).get(name, {}).get("origin", {}).get("sha256") == origin.get("sha256")
+        and record.get("described", {}).get(name, {}).get("origin", {}).get("sha256") == origin.get("sha256")
         for score in record["scores"]
     }
     return [g for g in _groups(store, name, asked) if (g.task, g.sha256) not in done]
@@ -292,7 +292,7 @@ def _take_point(
         record["scores"] = scores
         if origin := _origin(name):
             columns = list(dict.fromkeys(c for s in scores for c in s["values"]))
-            record["outside"] = {name: {**described(MEASURES.find(name), columns), "origin": origin}}
+            record["described"] = {name: {**described(MEASURES.find(name), columns), "origin": origin}}
         if session.changed:
             record[WARNINGS] = list(session.changed)
         if session.accelerator.is_main_process:

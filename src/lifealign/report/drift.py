@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lifealign.evaluation.drift import SMOOTH
+from lifealign.evaluation.drift import FURTHER, SMOOTH
 from lifealign.report.charts import COLOURS, Frame, View, marker, path
 
 CHARTED: Mapping[str, tuple[str, ...]] = {
@@ -55,7 +55,7 @@ def _part(name: str, measure: Mapping[str, Any], points: Sequence[str]) -> View:
         "tallies": tallies,
         "counts": measure["summary"][-1].get("pairs", {}),
         "further": [
-            (k.replace("_", " "), v) for k, v in measure["summary"][-1].items() if k not in ("priorities", "pairs")
+            (FURTHER.get(k, k), v) for k, v in measure["summary"][-1].items() if k not in ("priorities", "pairs")
         ],
         "options": measure["options"],
         "prompts": max((cell["rows"] for at in measure["all"].values() for cell in at if cell), default=0),
@@ -88,7 +88,7 @@ def _by_task(measure: Mapping[str, Any], columns: Sequence[str], points: Sequenc
         return []
     charts = []
     for title, own in rows:
-        frame = Frame((0, len(points) - 1), (min(0.0, *ends), max(ends)), (260, 150), right=12, top=8)
+        frame = Frame((0, len(points) - 1), (min(0.0, *ends), max(ends) or 1.0), (260, 150), right=12, top=8)
         lines = [_line(frame, place, measure["columns"][c], own[c], points) for place, c in enumerate(columns)]
         learnt = frame.at(points.index(title), 0)[0] if title in points else None
         axis = [{"x": frame.at(k, 0)[0], "text": str(k)} for k in range(len(points))]
@@ -155,7 +155,7 @@ def _wide(
     axis: Sequence[tuple[float, str]],
 ) -> View:
     values = [value for own in lines.values() for _, value in own]
-    frame = Frame(x, (min(0.0, *values), max(values)), (400, 222), right=12, top=12)
+    frame = Frame(x, (min(0.0, *values), max(values) or 1.0), (400, 222), right=12, top=12)
     few = max(map(len, lines.values())) <= 2 * COLOURS
     return {
         "title": title,
