@@ -27,6 +27,7 @@ WITH_TORCH = {
         "numerics",
         "policies",
         "policy",
+        "prompt_baseline",
         "pushing",
         "recompose",
         "retiring",

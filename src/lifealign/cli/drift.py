@@ -59,8 +59,9 @@ def drift(
     from lifealign.memory.api import Memory
     from lifealign.memory.drifting import DriftAsked
 
-    files = [None if path is None else str(path) for path in (principles, prompts)]
-    asked = DriftAsked(tuple(measure or ()), tuple(as_of or ()), *files, count, samples, max_new_tokens, split)
+    rules, given = (None if path is None else str(path) for path in (principles, prompts))
+    points = tuple(as_of or ())
+    asked = DriftAsked(tuple(measure or ()), points, rules, given, count, samples, max_new_tokens, split)
     asked.check()
     settled = check_no_value(no_value)
     store = Memory.open(memory)

@@ -147,7 +147,7 @@ def _adapt(value: Any) -> Any:
     return MEASURES.of_code(value) or Measure(value, **_words(value))
 
 
-def _words(function: Any) -> dict[str, str]:
+def _words(function: Any) -> dict[str, Any]:
     """Label and meaning of a function: its name, and the first paragraph of its docstring."""
     name = str(getattr(function, "__name__", type(function).__name__)).strip("_")
     text = inspect.cleandoc(getattr(function, "__doc__", None) or "").split("\n\n")[0]
@@ -225,7 +225,7 @@ def register_measure(
         facts: dict[str, Any] = {"columns": columns, "label": label, "meaning": meaning, "worry": worry}
         return lambda function: register_measure(name, function, material=material, against=against, **facts)
     given = {key: value for key, value in (("label", label), ("meaning", meaning)) if value is not None}
-    words = {**(_words(function) if callable(function) else {}), **given}
+    words: dict[str, Any] = {**(_words(function) if callable(function) else {}), **given}
     MEASURES.register(
         name, Measure(function, columns or {}, material=material, against=tuple(against), worry=worry, **words)
     )

@@ -27,7 +27,7 @@ SPENT = "kl_spent"
 """Sum of the steps of `kl_step` so far, for each point."""
 MOST_TEXTS = 12
 """Texts of a tally that are kept in a document."""
-Cell = dict[str, Any]
+Cell = Mapping[str, Any]
 
 
 def asked_rows(task: Task, split: str, count: int | None, pairs: bool) -> tuple[Row, ...]:

@@ -157,7 +157,7 @@ def read_scores(store: MemoryReader, split: str, one_adapter: bool = False) -> S
                     _update(floors.setdefault(name, {}).setdefault(floor, {}), values)
     for after, tasks_there in drift_cells(store, evaluations, split).items():
         for name, columns in tasks_there.items():
-            known = {c: [*v] for c, v in columns.items() if c in catalog.DRIFT_SCORES}
+            known: dict[str, list[float | None]] = {c: [*v] for c, v in columns.items() if c in catalog.DRIFT_SCORES}
             rows.setdefault(after, {}).setdefault(name, {}).update(known)
     points = {manifest.directory for manifest in lineage}
     told = dict.fromkeys(line for (after, *_), lines in warnings.items() if after in points for line in lines)
