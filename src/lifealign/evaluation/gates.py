@@ -106,7 +106,7 @@ class Gate:
 
 def _left(text: str, left: str, tasks: Sequence[str]) -> tuple[str, str, bool]:
     """What is compared: a summary or task, its score, and whether it is a task."""
-    summaries = [*catalog.summaries(), *GUARD_SUMMARIES, DRIFT, *GATE_SUMMARIES]
+    summaries = [*catalog.summaries(), *GUARD_SUMMARIES, *GATE_SUMMARIES, DRIFT]
     head, _, tail = left.partition(".")
     task = left.removeprefix(TASK)
     found = next((t for t in sorted(tasks, key=len, reverse=True) if task == t or task.startswith(f"{t}.")), None)
