@@ -19,6 +19,7 @@ from mkdocs.structure.files import File, Files
 from lifealign.judging.llm.reply import REASONS
 from lifealign.strategies import STRATEGIES
 from site_commands import command_page
+from site_drift import measure_table
 from site_python import api_page
 from site_scores import gate_summary_table, score_table, summary_table
 from site_settings import presets_table, settings_table
@@ -58,6 +59,7 @@ PARTS: Mapping[str, Callable[..., str]] = {
     "commands": command_page,
     "modules": modules,
     "python": api_page,
+    "measures": measure_table,
     "scores": score_table,
     "summaries": summary_table,
     "gate-summaries": gate_summary_table,

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from lifealign.data.suites.rules import register_checker
     from lifealign.data.tasks import Message, Row, Task, TaskStream
     from lifealign.evaluation.catalog import register_score, register_text_metric
+    from lifealign.evaluation.drift import register_measure
     from lifealign.memory.answering import Asked
     from lifealign.memory.api import Memory, run_stream
+    from lifealign.memory.drifting import Drift, DriftAsked
     from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
     from lifealign.strategies import register_strategy
     from lifealign.strategies.configure import read_config
@@ -33,6 +35,8 @@ __all__ = [
     "AnswerRecord",
     "Asked",
     "Composition",
+    "Drift",
+    "DriftAsked",
     "Evaluation",
     "Memory",
     "Message",
@@ -53,6 +57,7 @@ __all__ = [
     "register_checker",
     "register_format",
     "register_loss",
+    "register_measure",
     "register_score",
     "register_strategy",
     "register_text_metric",
@@ -70,10 +75,12 @@ _HOMES = {
     "data.tasks": ("Message", "Row", "Task", "TaskStream"),
     "memory.answering": ("Asked",),
     "memory.api": ("Memory", "run_stream"),
+    "memory.drifting": ("Drift", "DriftAsked"),
     "memory.outcomes": ("Composition", "Evaluation", "Related", "TaskResult"),
     "data.formats": ("register_format",),
     "data.suites.rules": ("register_checker",),
     "evaluation.catalog": ("register_score", "register_text_metric"),
+    "evaluation.drift": ("register_measure",),
     "strategies": ("register_strategy",),
     "strategies.configure": ("read_config",),
     "studies.report.frame": ("load_study",),

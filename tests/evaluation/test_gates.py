@@ -78,7 +78,7 @@ def test_change_needs_a_point_to_compare_with():
             "recall>=3",
             "unknown summary 'recall'; allowed: last, ap, bwt, forgetting, learning_accuracy, forward_transfer, guard, tax",
         ),
-        ("recall>=3", "guard, tax, min, max, drop, change; tasks: tone, refund-policy"),
+        ("recall>=3", "guard, tax, min, max, drop, change, drift; tasks: tone, refund-policy"),
         ("task:none>=3", "unknown task 'none'; tasks: tone, refund-policy"),
         ("low(last>=3", "expected SUMMARY"),
         ("low()>=3", "expected SUMMARY"),

@@ -116,3 +116,25 @@ def test_command(memory: Memory, tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["answers", str(memory.path), "--out", "a.txt"])
     assert refused.exit_code == 2
     assert "unknown extension '.txt'; answers are written as .jsonl or .parquet" in refused.stderr
+
+
+def test_a_prompt_baseline_answers_as_another_source(memory: Memory, tmp_path: Path) -> None:
+    """The base model answers after a prompt of a stranger's own; urial is refused where it does not fit into the context."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from lifealign.data.prompt_baselines import PromptBaseline\n"
+        "ask = PromptBaseline(lambda conversation: 'Q: ' + conversation[-1].content, ('e',))\n"
+    )
+    found = memory.answers(Asked(["one"], count=2, max_new_tokens=4, prompt_baseline=f"{file}:ask"))
+    assert {(r.source, r.point, r.stage, r.task) for r in found} == {(f"{file}:ask", "base", 0, "one")} and len(
+        found
+    ) == 2
+    assert all("e" not in r.answer and r.scores == {} for r in found)
+    assert (
+        memory.answers(Asked(["one"], count=2, max_new_tokens=4, prompt_baseline=f"{file}:ask", source="own"))[0].source
+        == "own"
+    )
+    with pytest.raises(DataError, match="context is 512: no room for 4 more; use a base model with a longer context"):
+        memory.answers(Asked(["one"], max_new_tokens=4, prompt_baseline="urial"))
+    with pytest.raises(ConfigError, match="prompt baseline urial: the base model answers, at no other point"):
+        memory.answers(Asked(every_point=True, prompt_baseline="urial"))

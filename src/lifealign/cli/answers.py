@@ -74,6 +74,13 @@ def answers(
         typer.Option(metavar="NAME", help="Source to record with the answers. Default: the memory's strategy."),
     ] = None,
     split: Split = "test",
+    prompt_baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Let the base model answer, asked by a prompt alone: urial. Source of the answers: its name.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> Reply:
     """Write greedy answers to held-out prompts, with their scores.
@@ -89,12 +96,14 @@ def answers(
     check_extension(out)
     if at and every_point:
         raise ConfigError("--at and --every-point cannot be combined; give one of them")
-    asked = Asked(tuple(task or ()), tuple(at or (NOW,)), every_point, count, max_new_tokens, source, split)
+    points = tuple(at or (NOW,))
+    asked = Asked(tuple(task or ()), points, every_point, count, max_new_tokens, source, split, prompt_baseline)
+    asked.check()
     records = Memory.open(memory).answers(asked, progress=make_progress())
     write_answers(out, records)
-    points = list(dict.fromkeys(record.point for record in records))
-    document = {"answers": len(records), "points": points, "out": out}
-    return Reply(document, [f"written: {_count(len(records), 'answer')} at {_count(len(points), 'point')} to {out}"])
+    found = list(dict.fromkeys(record.point for record in records))
+    document = {"answers": len(records), "points": found, "out": out}
+    return Reply(document, [f"written: {_count(len(records), 'answer')} at {_count(len(found), 'point')} to {out}"])
 
 
 @command

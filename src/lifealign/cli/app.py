@@ -12,6 +12,7 @@ from lifealign.cli import (
     annotate,
     answers,
     collect,
+    drift,
     evaluate,
     history,
     judge,
@@ -44,6 +45,7 @@ app = typer.Typer(
 for group in (
     learn,
     collect,
+    drift,
     evaluate,
     report,
     study,

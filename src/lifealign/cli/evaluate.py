@@ -160,6 +160,15 @@ def _settled(no_value: str, gated: bool, summary: Path | None, as_of: str | None
             )
     if summary is not None and (summary.is_dir() or not summary.absolute().parent.is_dir()):
         raise ConfigError(f"--summary {summary}: give a file in a directory that exists")
+    return check_no_value(no_value)
+
+
+def check_no_value(no_value: str) -> NoValue:
+    """Whether a gate without a value holds.
+
+    Raises:
+        ConfigError: neither `pass` nor `fail`.
+    """
     if no_value == "pass":
         return "pass"
     if no_value != "fail":

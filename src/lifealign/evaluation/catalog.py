@@ -17,6 +17,7 @@ import numpy as np
 from lifealign.core.origin import is_reference
 from lifealign.evaluation import metrics, pair_scores
 from lifealign.evaluation import text_metrics as text
+from lifealign.evaluation.drift_scores import DRIFT_SCORES as DRIFT_SCORES
 from lifealign.evaluation.metrics import Array, Interval
 from lifealign.evaluation.score import SCORES, TEXT_METRICS, Better, Score, from_record
 from lifealign.evaluation.score import register_score as register_score
@@ -195,6 +196,7 @@ BUILT_IN: dict[str, Score] = {
         high=1,
         of_answer=text.refusal_rate,
     ),
+    **DRIFT_SCORES,
     "perplexity": Score(
         "Perplexity",
         "Perplexity of a text that no task trains on. Lower is better.",

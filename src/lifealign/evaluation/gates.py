@@ -13,6 +13,7 @@ from lifealign.core.errors import ConfigError
 from lifealign.core.origin import is_reference
 from lifealign.evaluation import catalog
 from lifealign.evaluation.catalog import GATE_SUMMARIES, GUARD_SUMMARIES
+from lifealign.evaluation.drift import DRIFT, drift_label, drift_names
 from lifealign.evaluation.gate_values import TASK
 
 DEFAULT_SCORE = "accuracy"
@@ -105,7 +106,7 @@ class Gate:
 
 def _left(text: str, left: str, tasks: Sequence[str]) -> tuple[str, str, bool]:
     """What is compared: a summary or task, its score, and whether it is a task."""
-    summaries = [*catalog.summaries(), *GUARD_SUMMARIES, *GATE_SUMMARIES]
+    summaries = [*catalog.summaries(), *GUARD_SUMMARIES, *GATE_SUMMARIES, DRIFT]
     head, _, tail = left.partition(".")
     task = left.removeprefix(TASK)
     found = next((t for t in sorted(tasks, key=len, reverse=True) if task == t or task.startswith(f"{t}.")), None)
@@ -117,6 +118,8 @@ def _left(text: str, left: str, tasks: Sequence[str]) -> tuple[str, str, bool]:
         raise ConfigError(f"--gate {text!r}: unknown task {task!r}; tasks: {', '.join(tasks) or 'none'}")
     elif left in catalog.names() or is_reference(left):
         return "last", left, False
+    elif left in drift_names():
+        return DRIFT, left, False
     elif re.fullmatch(r"[\w-]+", head):
         known = f"; tasks: {', '.join(tasks)}" if tasks else ""
         raise ConfigError(f"--gate {text!r}: unknown summary {head!r}; allowed: {', '.join(summaries)}{known}")
@@ -128,6 +131,10 @@ def _left(text: str, left: str, tasks: Sequence[str]) -> tuple[str, str, bool]:
 
 
 def _check_score(text: str, summary: str, score: str) -> None:
+    if summary == DRIFT:
+        if score not in drift_names():
+            raise ConfigError(f"--gate {text!r}: unknown drift column {score!r}; allowed: {', '.join(drift_names())}")
+        return
     guard_scores = catalog.guard_scores()
     known = [*catalog.names(), *guard_scores]
     if score not in known and not is_reference(score):
@@ -186,7 +193,7 @@ class GateResult:
             if self.held:
                 return f"gate {self.gate} held without a value: {missing}"
             return f"gate {self.gate} failed: {missing}; --no-value pass lets such a gate hold"
-        title = catalog.score(self.gate.score).title
+        title = catalog.score(self.gate.score).title if self.gate.summary != DRIFT else drift_label(self.gate.score)
         detail = f"; {self.detail}" if self.detail else ""
         return f"gate {self.gate} {'held' if self.held else 'failed'}: {self.value:.2f} ({title}{detail})"
 
@@ -245,6 +252,8 @@ def _why_missing(gate: Gate, has_value: bool, has_score: bool, tasks: int | None
         return "give --generations N; a pass rate also needs a task with a rule"
     if not has_score and gate.score in catalog.text_metrics():
         return f"give --generations N and --text-metric {gate.score}"
+    if gate.summary == DRIFT:
+        return "lifealign drift MEMORY measures it at the newest point"
     if gate.summary in GUARD_SUMMARIES:
         return f"give --guard-{catalog.score(gate.score).probe} FILE"
     return "the memory has no such score" if not has_score else "the scores that it needs were not taken"

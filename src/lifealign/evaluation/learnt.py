@@ -18,7 +18,16 @@ from lifealign.store.reader import MemoryReader
 Cells = Mapping[str, Mapping[str, Mapping[str, float]]]
 Style = Callable[[str, str], str]
 """(text, `gain`, `loss` or `doubt`) -> the text as it is shown, e.g. in colour."""
-DETAILS = ("margin", "likelihood_accuracy", "nll", "length_words", "distinct_1", "distinct_2", "refusal_rate")
+DETAILS = (
+    "margin",
+    "likelihood_accuracy",
+    "nll",
+    "length_words",
+    "distinct_1",
+    "distinct_2",
+    "refusal_rate",
+    *catalog.DRIFT_SCORES,
+)
 """Scores that are shown on request only."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from lifealign.core.documents import Count, Document, Name, Sha256, Stored, Text, check
-from lifealign.store.layout import GATE_RECORD, GUARD_RECORD, ROW_RECORD
+from lifealign.store.layout import DRIFT_RECORD, GATE_RECORD, GUARD_RECORD, ROW_RECORD
 from lifealign.store.reader import MemoryReader
 from lifealign.store.schema import Origin
 
@@ -129,6 +129,33 @@ class GateRecord(_Record):
     gates: list[GateOutcome]
 
 
+class DriftOptions(Document):
+    """How a drift measure was taken."""
+
+    model_config = ConfigDict(extra="allow")
+
+    measure: Name
+
+
+class DriftScores(Document):
+    """A drift measure's values on the prompts of one task."""
+
+    task: Name
+    rows_sha256: Sha256
+    values: dict[Name, list[Stored]]
+    curves: dict[Name, list[list[Stored]]] = Field(default_factory=dict)
+    tallies: dict[Name, dict[Text, Count]] = Field(default_factory=dict)
+    left_out: Count = 0
+
+
+class DriftRecord(_Record):
+    """A drift measure after a commit."""
+
+    options: DriftOptions
+    scores: list[DriftScores]
+    described: dict[Name, Any] = Field(default_factory=dict)
+
+
 Samples = dict[Name, list[Stored] | Count]
 """Values of the rows of any other probe."""
 _SAMPLES: Mapping[str, Any] = {"text": Windows, "choices": Correct}
@@ -147,6 +174,8 @@ def read_records(store: MemoryReader) -> list[dict[str, Any]]:
             check(RowRecord, record, where)
         elif record["kind"] == GATE_RECORD:
             check(GateRecord, record, where)
+        elif record["kind"] == DRIFT_RECORD:
+            check(DriftRecord, record, where)
         elif record["kind"] == GUARD_RECORD:
             guard = check(GuardRecord, record, where)
             check(_SAMPLES.get(guard.options.probe, Samples), guard.scores, f"{where}.scores")

@@ -13,6 +13,7 @@ import numpy as np
 from lifealign.data.tasks import rows_sha256
 from lifealign.evaluation import catalog, metrics
 from lifealign.evaluation.answer_scores import FLOORS
+from lifealign.evaluation.drift_results import drift_cells, drift_results
 from lifealign.evaluation.guard_results import guard_results, guard_warnings
 from lifealign.evaluation.outside import KEY, recall
 from lifealign.evaluation.records import read_records
@@ -154,6 +155,10 @@ def read_scores(store: MemoryReader, split: str, one_adapter: bool = False) -> S
                     warnings[record["after"], name, PASS_RATE] = [rule]
                 for floor, values in score.get("floors", {}).items():  # older records have none
                     _update(floors.setdefault(name, {}).setdefault(floor, {}), values)
+    for after, tasks_there in drift_cells(store, evaluations, split).items():
+        for name, columns in tasks_there.items():
+            known: dict[str, list[float | None]] = {c: [*v] for c, v in columns.items() if c in catalog.DRIFT_SCORES}
+            rows.setdefault(after, {}).setdefault(name, {}).update(known)
     points = {manifest.directory for manifest in lineage}
     told = dict.fromkeys(line for (after, *_), lines in warnings.items() if after in points for line in lines)
     outside = recall(evaluations)
@@ -187,6 +192,8 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
     names = [name for name in catalog.scores() if any(values for row in table.samples(name) for values in row)]
     lineage = [m for m in store.lineage()[1:] if not is_withdrawal(m)]
     guard = guard_results(store, table.stages, resamples)
+    records = read_records(store)
+    drift = drift_results(store, resamples, records)
     return {
         "method": config["strategy"]["name"],
         "memory": str(store.path),
@@ -197,8 +204,9 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
         **({"ends": dict(table.ends)} if table.ends else {}),
         "scores": {name: _matrix(table, name, resamples) for name in names},
         "summary": {name: _summaries(table, name, resamples) for name in names},
-        **({"gates": gates} if (gates := _gates(store)) else {}),
+        **({"gates": gates} if (gates := _gates(store, records)) else {}),
         **({"guard": guard} if guard else {}),
+        **({"drift": drift} if drift else {}),
         **({KEY: outside} if (outside := _measured_outside(table, names)) else {}),
         **({WARNINGS: told} if (told := list(dict.fromkeys([*table.warnings, *guard_warnings(store)]))) else {}),
         "floors": {name: floors for name in names if (floors := _floors(table, name))},
@@ -216,10 +224,10 @@ def _measured_outside(table: ScoreTable, names: Sequence[str]) -> dict[str, Any]
     return {name: table.outside[name] for name in names if name in table.outside}
 
 
-def _gates(store: MemoryReader) -> dict[str, Any] | None:
+def _gates(store: MemoryReader, records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The gates that were checked last at a point of the lineage; None if none were."""
     stages = {m.directory: m.name for m in store.lineage()}
-    for record in reversed(read_records(store)):
+    for record in reversed(records):
         if record["kind"] == GATE_RECORD and record["after"] in stages:
             now = record["after"] == store.head.directory
             return {"after": stages[record["after"]], "now": now, **{k: record[k] for k in ("created", "gates")}}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.data.answers import BASE, AnswerRecord
+from lifealign.data.prompt_baselines import PROMPT_BASELINES
 from lifealign.data.suites.rules import in_words
 from lifealign.data.tasks import Row, Task, rows_sha256
 from lifealign.evaluation.catalog import text_metrics
@@ -43,6 +44,7 @@ class Asked:
         max_new_tokens: longest answer, in tokens; None: as in the memory's evaluations. 1 <= max_new_tokens.
         source: name of the answering model in the records; None: the memory's strategy.
         split: `test` or `validation`.
+        prompt_baseline: name of a prompt that makes the base model an assistant, which then answers instead; None: none.
     """
 
     tasks: Sequence[str] = ()
@@ -52,6 +54,7 @@ class Asked:
     max_new_tokens: int | None = None
     source: str | None = None
     split: str = "test"
+    prompt_baseline: str | None = None
 
     def check(self) -> None:
         """Check the values that do not depend on a memory.
@@ -65,6 +68,12 @@ class Asked:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value}: allowed: 1 <= {name}")
+        if self.prompt_baseline is not None:
+            PROMPT_BASELINES.find(self.prompt_baseline)
+            if self.every_point or set(self.at) - {NOW, BASE}:
+                raise ConfigError(
+                    f"prompt baseline {self.prompt_baseline}: the base model answers, at no other point; leave the points out"
+                )
 
 
 def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Asked) -> list[AnswerRecord]:
@@ -81,6 +90,8 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
         StoreError: no such point.
     """
     asked.check()
+    if asked.prompt_baseline is not None:
+        asked = replace(asked, at=(BASE,), source=asked.source or asked.prompt_baseline)
     evaluate = store.config["evaluate"]
     count = asked.count or evaluate["generations"] or COUNT
     max_new_tokens = asked.max_new_tokens or evaluate["max_new_tokens"]
@@ -88,7 +99,10 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
     metrics: list[str] | None = None
     records = []
     for point, tasks in _plan(store, asked):
-        scores = [stored_scores(store, point, task, asked.split, count, max_new_tokens) for task in tasks]
+        scores: list[Mapping[str, Any] | None] = [
+            None if asked.prompt_baseline else stored_scores(store, point, task, asked.split, count, max_new_tokens)
+            for task in tasks
+        ]
         if missing := [task for task, found in zip(tasks, scores, strict=True) if found is None]:
             loaded = loaded or session()
             metrics = _here(loaded, store) if metrics is None else metrics
@@ -96,8 +110,7 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
             rules = find_rules(missing, store)
             loaded.warn(rules.warnings)
             made = {
-                t.name: _generate(loaded, point, t, rules.of(t), asked.split, count, max_new_tokens, metrics)
-                for t in missing
+                t.name: _generate(loaded, point, t, rules.of(t), asked, count, max_new_tokens, metrics) for t in missing
             }
             scores = [found or made[task.name] for task, found in zip(tasks, scores, strict=True)]
         for task, score in zip(tasks, scores, strict=True):
@@ -171,18 +184,26 @@ def _generate(
     point: TaskManifest,
     task: Task,
     rule: Rule | None,
-    split: str,
+    asked: Asked,
     count: int,
     max_new_tokens: int,
     metrics: Sequence[str],
 ) -> Mapping[str, Any]:
+    rows, title = rows_of(task, asked.split)[:count], f"{place(point)}: {task.name}"
+    if asked.prompt_baseline is not None:
+        from lifealign.memory.prompt_baseline import baseline_scores
+        from lifealign.memory.row_scores import AnswerScorer
+
+        session.strategy.select(session.model, None)
+        baseline, scorer = PROMPT_BASELINES.find(asked.prompt_baseline), AnswerScorer(rule, metrics)
+        return baseline_scores(session, baseline, task.name, rows, scorer, count, max_new_tokens, title).to_json()
     return session.score(
         task.name,
-        rows_of(task, split)[:count],
+        rows,
         rule,
         generations=count,
         max_new_tokens=max_new_tokens,
-        title=f"{place(point)}: {task.name}",
+        title=title,
         text_metrics=metrics,
         always_answer=True,
     ).to_json()

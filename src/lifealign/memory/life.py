@@ -226,6 +226,8 @@ class MemoryLife:
             StoreError: no such point.
         """
         from lifealign.evaluation import catalog
+        from lifealign.evaluation.drift import DRIFT
+        from lifealign.evaluation.drift_results import drift_values
         from lifealign.evaluation.gate_values import gate_values
         from lifealign.evaluation.gates import check_gates
         from lifealign.evaluation.guard_results import with_guard
@@ -233,8 +235,11 @@ class MemoryLife:
 
         table, since = self._table(split, one_adapter), None if against is None else self._point(against).directory
         resamples = self.config.evaluate.bootstrap
-        values = with_guard(run_results(self._store, table))
-        for score in {gate.score for gate in gates} & values.keys() - catalog.guard_scores().keys():
+        results = run_results(self._store, table)
+        values = with_guard(results)
+        for name, cell in drift_values(results.get(DRIFT, {})).items():
+            values[name] = values.get(name, {}) | {DRIFT: cell}
+        for score in {g.score for g in gates if g.summary != DRIFT} & values.keys() - catalog.guard_scores().keys():
             values[score] = values[score] | gate_values(table, score, resamples, since)
         named = f"{against} ({since})" if against != since else against or ""
         scored = len(set(table.current) - set(without_rows(self._store)))
@@ -276,9 +281,11 @@ class MemoryLife:
 
     def score_notes(self, progress: Progress | None = None) -> list[str]:
         """A sentence for each stored score from outside that is not installed here or has changed; said once to stderr."""
+        from lifealign.evaluation.drift_results import recall_columns
         from lifealign.evaluation.outside import notes
 
         found = notes(self._store)
+        recall_columns(self._store)
         self._say(found, progress)
         return found
 

@@ -13,6 +13,7 @@ from lifealign.store.writer import MemoryStore
 if TYPE_CHECKING:
     from lifealign.core.config import RunConfig
     from lifealign.data.tasks import Task
+    from lifealign.memory.drifting import Drift, DriftAsked
     from lifealign.memory.session import Session
 
 
@@ -29,6 +30,18 @@ class LoadedMemory(MemoryLife):
     def loaded(self, progress: Progress | None = None) -> Session:
         """The loaded model, for a caller who puts points of the memory into it himself, such as a server."""
         return self._session(self.config, progress)
+
+    def drift(self, asked: DriftAsked, *, progress: Progress | None = None) -> Drift:
+        """Measure how the model drifted over the points of the memory's life; stored values are reused.
+
+        Args:
+            asked: measures, points and prompts; see `DriftAsked` for the errors.
+            progress: where to report.
+        """
+        from lifealign.memory.drifting import measure_drift
+
+        config = self.config
+        return measure_drift(self._store, lambda: self._session(config, progress), asked, config.evaluate.bootstrap)
 
     def _with_options(self, sections: Mapping[str, Mapping[str, Any]], *, early: bool = False) -> RunConfig:
         """The memory's configuration with these options of some sections, checked like a file; None: as configured.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
@@ -274,6 +274,18 @@ class Session(Policy):
         self.load(store, task, route=False)
         if self.rest:
             restore(self.model, self.rest)
+
+    def kept(self) -> Callable[[], None]:
+        """A function that puts the point that is loaded now in place again, without the disk."""
+        weights, state = snapshot(self.model), self.strategy.state_dict()
+        policy, anchor = (self._routed, self.rest), self.view.anchor
+        routes = None if self.routes is None else self._routes
+
+        def put() -> None:
+            self._place(weights, state)
+            (self._routed, self.rest), self._routes, self.view.anchor = policy, routes, anchor
+
+        return put
 
     @contextmanager
     def as_of(self, store: MemoryReader, task: TaskManifest) -> Iterator[None]:

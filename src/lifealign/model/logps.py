@@ -127,6 +127,20 @@ def token_logps(model: nn.Module, pack: Pack) -> TokenLogps:
     return TokenLogps(logps_T, pack.sizes)
 
 
+@torch.no_grad()
+def token_distributions(model: nn.Module, pack: Pack) -> tuple[Tensor, ...]:
+    """Log softmax over the vocabulary at each response token of a pack under `model`: [T, V] float32 of each answer."""
+    lm = causal_lm(model)
+    if pack.segments:
+        head = lm.get_output_embeddings()
+        assert head is not None
+        hidden_TD = _response_hidden(lm, pack).to(head.weight.dtype)
+        scores_TV = product(hidden_TD, head.weight, getattr(head, "bias", None)).float()
+    else:
+        scores_TV = _response_logits(lm, pack)
+    return torch.split(torch.log_softmax(scores_TV, -1), list(pack.sizes))
+
+
 def _response_hidden(lm: PreTrainedModel, pack: Pack) -> Tensor:
     """Last hidden states of a packed row at the columns that predict a response token, [T, D]."""
     row = pack

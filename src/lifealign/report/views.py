@@ -16,7 +16,7 @@ from lifealign.evaluation.answer_scores import FLOORS
 from lifealign.evaluation.gates import NEED_TWO_TASKS
 from lifealign.evaluation.metrics import seeds_interval
 from lifealign.evaluation.outside import recall
-from lifealign.report import charts, heat, tables, verdict
+from lifealign.report import charts, drift, heat, tables, verdict
 from lifealign.report.heat import stages
 from lifealign.report.render import View, interval, run_labels
 from lifealign.store.layout import WARNINGS
@@ -58,6 +58,7 @@ def page(results: Mapping[str, Any]) -> View:
         "config": tables.compare([tables.flat(run.get("config") or {}) for run in runs], labels),
         "guard": _guard(runs, labels),
         "guard_scores": {name: catalog.score(name) for run in runs for name in run.get("guard") or {}},
+        "drift": drift.drift(runs, labels),
         "answers": results.get("answers"),
         "versions": tables.compare([run.get("versions") or {} for run in runs], labels),
     }

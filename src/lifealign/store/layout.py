@@ -70,6 +70,7 @@ ONE_ADAPTER = "one_adapter"
 """Option of a row record: scores of the one adapter that an export of a routed memory holds, not of routed prompts."""
 GUARD_RECORD = "guard"
 GATE_RECORD = "gates"
+DRIFT_RECORD = "drift"
 
 WARNINGS = "warnings"
 """Key of evaluation records and of results: sentences about the values, such as changed code; missing if there are none."""

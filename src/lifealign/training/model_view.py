@@ -25,7 +25,7 @@ from lifealign.model.batch import PairLogps
 from lifealign.model.compiling import compile_layers, is_compiled, leave_uncompiled
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_logps, pair_logps
-from lifealign.model.logps import kl_to_base, probe, token_divergence, token_logps
+from lifealign.model.logps import kl_to_base, probe, token_distributions, token_divergence, token_logps
 from lifealign.model.pack_budget import SIZES, Measured, best, measure_budget
 from lifealign.model.packing import Pack, cost, pack_pairs, split_by_budget, with_prefix
 from lifealign.training.feedback import RowTerms, StepTerms, reference_point, with_others
@@ -242,6 +242,12 @@ class LoadedView:
                 )
                 stage.advance(len(group))
         return found
+
+    def distributions(self, pairs: Sequence[EncodedPair]) -> Iterator[Tensor]:
+        """Log softmax [T, V] float32 at each token of each chosen answer under the model as it is, on the CPU."""
+        for group in self._split(pairs, chosen_only=True):
+            pack = self._pack([pairs[i] for i in group], chosen_only=True)
+            yield from (found.cpu() for found in token_distributions(self.model, pack))
 
     @torch.no_grad()
     def token_logps(self, rows: Sequence[Row], weights: Mapping[str, Tensor] | None = None) -> list[Tensor]:
