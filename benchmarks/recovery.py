@@ -119,7 +119,7 @@ class Bench:
 
     def recover(self, name: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """One variant; the model holds its result."""
-        from lifealign.memory import recovering
+        from lifealign.memory import recovered, recovering
         from lifealign.memory.recover_config import RecoverOptions
 
         begun, used = time.perf_counter(), time.process_time()
@@ -127,7 +127,7 @@ class Bench:
         recoverer, held = recovering.prepare(self.session, self.store, self.points, RecoverOptions(**options), space)
         states, best = recoverer.run()
         took = {"minutes": (time.perf_counter() - begun) / 60, "cpu_minutes": (time.process_time() - used) / 60}
-        document = recovering._document(self.points, RecoverOptions(**options), recoverer, states, best, space)
+        document = recovered.document_of(self.points, RecoverOptions(**options), recoverer, states, best, space)
         if not best.step:
             print(f"{name}: nothing within the allowed drop", file=sys.stderr, flush=True)
         scores = self.score(*(t.name for t in self.tasks) if best.step else self.ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +40,7 @@ def test_the_loss_falls_with_every_step_at_a_small_rate() -> None:
     recoverer, _ = make(rate=0.01)
     states, best = recoverer.run()
     losses = [line["loss"] for line in recoverer.log]
-    assert len(losses) == 20 and all(after < before for before, after in zip(losses, losses[1:], strict=False))
+    assert len(losses) == 20 and all(after < before for before, after in itertools.pairwise(losses))
     assert best is states[-1] and best.loss < losses[-1] and [s.step for s in states] == [0, 5, 10, 15, 20]
 
 
@@ -69,7 +70,7 @@ def test_gradients_add_up_over_the_steps_if_asked() -> None:
 
 def test_a_run_that_hurts_the_newest_task_begins_again_and_takes_steps_back() -> None:
     """Below 0.95 of what it had at a check, the run restarts; then a fifth of each step is taken back."""
-    recoverer, net = make(rate=0.02)
+    recoverer, _ = make(rate=0.02)
     recoverer.metric = lambda: recoverer.likeness() ** 8
     states, best = recoverer.run()
     plain = [s for s in states if not s.rolled]

@@ -6,40 +6,23 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lifealign.consolidation.restoring import moved
 from lifealign.core.errors import ConfigError, DataError
-from lifealign.data.tasks import Row, rows_sha256
+from lifealign.data.tasks import Row
 from lifealign.memory.exporting import write_export
-from lifealign.memory.history import StoreHistory
 from lifealign.memory.outcomes import Recovery
 from lifealign.memory.recover_config import BATCH, CHECKED, PROMPTS, RecoverOptions, Space
 from lifealign.memory.recover_points import Points, Prompts
 from lifealign.memory.recover_spaces import AdapterSpace, MergedSpace, check_strategy, make_space
-from lifealign.memory.recovery import Recoverer, State
+from lifealign.memory.recovered import commit, document_of
+from lifealign.memory.recovery import Recoverer
 from lifealign.memory.session import Session, locked
 from lifealign.model.adapters import snapshot
 from lifealign.model.representation import default_layer, last_hidden, layers_of
 from lifealign.store.heldout import heldout
-from lifealign.store.layout import (
-    ADAPTER,
-    DATA,
-    DIAGNOSTICS,
-    HELDOUT,
-    RECOVERED,
-    RECOVERS,
-    REPLAY,
-    SIGNATURE,
-    STATE,
-    TRAINING,
-    UPDATE,
-)
-from lifealign.store.manifest import NOTE
-from lifealign.store.retired import recovery_name
 from lifealign.store.writer import MemoryStore
 from lifealign.training.schedule import row_order
 
@@ -67,7 +50,7 @@ def recover(
         own = accuracy(loaded, _pairs(store, points.task))
         before = own()
         states, best = recoverer.run()
-        document = _document(points, options, recoverer, states, best, space)
+        document = document_of(points, options, recoverer, states, best, space)
         if not best.step:
             raise DataError(
                 f"{store.path}: {points.task!r} cannot be recovered: no state of {len(states) - 1} both came nearer to it and kept "
@@ -81,7 +64,7 @@ def recover(
             told = f"task {points.task} was recovered from its prompts; the scores of the card are those of the memory as it is stored"
             write_export(loaded, store, points.now, out, "merged", notes=[told])
             return Recovery(points.task, None, str(out), document, seconds)
-        made = _commit(store, points, snapshot(loaded.model), document, seconds, note)
+        made = commit(store, points, snapshot(loaded.model), document, seconds, note)
     return Recovery(points.task, made, None, document, seconds)
 
 
@@ -153,75 +136,3 @@ def accuracy(session: Session, rows: Sequence[Row]) -> Callable[[], float | None
         return float((ratio[:, 0] > ratio[:, 1]).double().mean())
 
     return share
-
-
-def _document(
-    points: Points,
-    options: RecoverOptions,
-    recoverer: Recoverer,
-    states: Sequence[State],
-    best: State,
-    space: Space,
-) -> dict[str, Any]:
-    """What is kept of a recovery, as plain values."""
-    restored = sum(int(mask.sum()) for mask in best.mask.values())
-    names = list(best.mask)
-    earlier = {name: recoverer.earlier[name] for name in names}
-    return {
-        "task": points.task,
-        "from": points.earlier.directory,
-        "space": space,
-        "options": vars(options),
-        "prompts": {"used": sum(map(len, recoverer.lost)), "source": points.lost.source},
-        "newest": {
-            "task": points.newest.name,
-            "prompts": sum(map(len, recoverer.newest)),
-            "checked_by": "representation" if recoverer.metric == recoverer.likeness else "accuracy",
-            "before": states[0].metric,
-            "after": best.metric,
-        },
-        "loss": {"before": states[0].loss, "after": best.loss},
-        "step": best.step,
-        "rolled_back": best.rolled,
-        "elements": recoverer.total,
-        "restored": restored / recoverer.total,
-        "moved": moved(best.mask, earlier, recoverer.now),
-        "log": recoverer.log,
-    }
-
-
-def _commit(
-    store: MemoryStore,
-    points: Points,
-    adapter: dict[str, Tensor],
-    document: dict[str, Any],
-    seconds: float,
-    note: str | None,
-) -> str:
-    head = store.load_tensors(points.now, ADAPTER)
-    made = store.commit(
-        recovery_name(points.task),
-        members=[],
-        tensors={
-            ADAPTER: adapter,
-            UPDATE: {name: tensor - head[name] for name, tensor in adapter.items()},
-            STATE: store.load_tensors(points.now, STATE),
-            SIGNATURE: {},
-        },
-        documents={
-            DIAGNOSTICS: {},
-            DATA: {"reports": {}, "requirements": {}, "rows": 0, "from_replay": 0},
-            RECOVERED: document,
-        },
-        lines={REPLAY: StoreHistory(store).replay.to_lines(), HELDOUT: [], TRAINING: []},
-        seed=points.now.seed,
-        config=points.now.config,
-        meta={
-            "seconds": seconds,
-            "reference_seconds": 0.0,
-            "rows_sha256": rows_sha256(()),
-            RECOVERS: points.task,
-            **({NOTE: note} if note else {}),
-        },
-    )
-    return made.directory

@@ -97,12 +97,10 @@ class Recoverer:
 
     def _steps(self, roll: bool, allowed: float) -> list[State]:
         """States of one run from the present weights; without taking back it ends where the newest task lost too much."""
-        earlier, now = self._own(self.earlier), self._own(self.now)
+        earlier, now, total = self._own(self.earlier), self._own(self.now), dict[str, Tensor]()
         mask, states, options = restoring.nothing(now), list[State](), self.options
-        total: dict[str, Tensor] = {}
         self._put(now)
-        title = "recover, taking back" if roll else "recover"
-        with self.progress.stage(title, options.steps) as stage:
+        with self.progress.stage("recover, taking back" if roll else "recover", options.steps) as stage:
             for step in range(1, options.steps + 1):
                 loss, gradient = self._gradient(self.lost, self.lost_direction)
                 if options.accumulate and not roll:
@@ -111,17 +109,17 @@ class Recoverer:
                 put = restoring.choose(own, earlier, gradient, restoring.count_of(options.rate, self.total))
                 mask = {name: mask[name] | put[name] for name in mask}
                 self._put(restoring.mixed(mask, earlier, now))
-                back = self._take_back(put, now) if roll else {}
-                mask = {name: mask[name] & ~back[name] if back else mask[name] for name in mask}
-                self._put(restoring.mixed(mask, earlier, now))
-                restored = sum(int(m.sum()) for m in mask.values())
-                line = {"step": step, "rolled": roll, "loss": loss, "restored": restored / self.total}
-                self.log.append(line)
+                if roll:
+                    back = self._take_back(put, now)
+                    mask = {name: mask[name] & ~back[name] for name in mask}
+                    self._put(restoring.mixed(mask, earlier, now))
+                restored = sum(int(m.sum()) for m in mask.values()) / self.total
+                self.log.append({"step": step, "rolled": roll, "loss": loss, "restored": restored})
                 stage.advance(1, loss=loss)
                 if step % EVERY and step != options.steps:
                     continue
                 states.append(self._state(step, roll, mask))
-                line["metric"] = states[-1].metric
+                self.log[-1]["metric"] = states[-1].metric
                 if not roll and step >= options.warm_up and states[-1].metric < allowed:
                     break
         return states
