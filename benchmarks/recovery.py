@@ -113,7 +113,7 @@ class Bench:
         from lifealign.store.layout import ADAPTER
 
         self.session.load_one(self.store, self.points.now)
-        now = self.score(*(t.name for t in self.tasks))
+        now = self.score(*self.ends)
         restore(self.session.model, self.store.load_tensors(self.points.earlier, ADAPTER))
         return {"learnt": self.score(self.ends[0]), "now": now}
 
@@ -130,8 +130,7 @@ class Bench:
         document = recovered.document_of(self.points, RecoverOptions(**options), recoverer, states, best, space)
         if not best.step:
             print(f"{name}: nothing within the allowed drop", file=sys.stderr, flush=True)
-        scores = self.score(*(t.name for t in self.tasks) if best.step else self.ends)
-        return {**took, **document, "scores": scores}, (recoverer, best, held)
+        return {**took, **document, "scores": self.score(*self.ends)}, (recoverer, best, held)
 
     def control(self, name: str, recoverer: Any, best: Any) -> dict[str, Any]:
         """One control of a variant; the model holds its result."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,7 @@ from lifealign.memory.composer import Composer
 from lifealign.memory.recover_points import find_points
 from lifealign.memory.updates import steps_of
 from lifealign.store.layout import ADAPTER, START
-from lifealign.store.writer import MemoryStore
 from lifealign.testing import tiny_config
-from support.processes import CONTEXT
 from support.rows import make_task
 
 BREAD, STARS, MUSIC = (make_task(name, train=8, test=4, validation=4) for name in ("bread", "stars", "music"))
@@ -203,22 +199,3 @@ def test_a_retired_task_cannot_be_recovered(path: Path) -> None:
     memory.withdraw("bread")
     with pytest.raises(DataError, match="task 'bread' is withdrawn by 0004-withdraw-bread, so it cannot be recovered"):
         find_points(memory._store, "bread", None, None)
-
-
-def _killed(path: str) -> None:
-    """Recover in a process that is killed when the commit is in place and HEAD does not name it yet."""
-    torch.set_num_threads(1)
-    MemoryStore._move_head = lambda *a: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-    Memory.open(path).recover("bread", **LOOSE)
-
-
-def test_a_killed_recovery_leaves_the_memory_as_it_was(path: Path) -> None:
-    before = bytes_of(path)
-    process = CONTEXT.Process(target=_killed, args=(str(path),))
-    process.start()
-    process.join(240)
-    assert process.exitcode == -signal.SIGKILL
-    store = MemoryStore.open(path)
-    with store.writer():  # removes what the killed one left
-        assert store.head.directory == "0003-music" and store.verify() == []
-    assert bytes_of(path) == before

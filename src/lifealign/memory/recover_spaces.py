@@ -106,6 +106,7 @@ def make_space(session: Session, store: MemoryReader, points: Points, space: Spa
     before = _merged(session.model)
     restore(session.model, now)
     after = _merged(session.model)
+    restore(session.model, {n: torch.zeros_like(t) if n.endswith(".lora_B") else t for n, t in now.items()})
     modules = dict(session.model.named_modules())
     weights: dict[str, nn.Parameter] = {}
     for name in restorable(after):
@@ -113,7 +114,6 @@ def make_space(session: Session, store: MemoryReader, points: Points, space: Spa
         weights[name] = module.get_base_layer().weight
         weights[name].data.copy_(after[name])
         weights[name].requires_grad_(True)
-    restore(session.model, {n: torch.zeros_like(t) if n.endswith(".lora_B") else t for n, t in now.items()})
     return MergedSpace(session.model, weights, {n: before[n] for n in weights})
 
 

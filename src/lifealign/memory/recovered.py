@@ -74,6 +74,7 @@ def commit(
     seconds: float,
     note: str | None,
 ) -> str:
+    """Add the commit of a recovery, whose document is `document`; returns its directory."""
     head = store.load_tensors(points.now, ADAPTER)
     made = store.commit(
         recovery_name(points.task),

@@ -22,8 +22,6 @@ from lifealign.memory.recover_config import EVERY, RecoverOptions
 
 Prompts = Sequence[Sequence[int]]
 """Token ids of one batch."""
-Hidden = Callable[[Prompts], Tensor]
-"""Hidden state [N, D] of each prompt, with a graph."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Recoverer:
     Args:
         weights: the model's own parameters, changed in place.
         earlier: their values when the task was known.
-        hidden: of prompts, under `weights`.
+        hidden: hidden state [N, D] of prompts under `weights`, with a graph.
         lost: batches of the task's prompts.
         newest: batches of the newest task's prompts.
         metric: of the newest task under `weights`, 0 to 1.
@@ -62,7 +60,7 @@ class Recoverer:
 
     weights: Mapping[str, torch.nn.Parameter]
     earlier: Mapping[str, Tensor]
-    hidden: Hidden
+    hidden: Callable[[Prompts], Tensor]
     lost: Sequence[Prompts]
     newest: Sequence[Prompts]
     metric: Callable[[], float]
@@ -97,8 +95,8 @@ class Recoverer:
 
     def _steps(self, roll: bool, allowed: float) -> list[State]:
         """States of one run from the present weights; without taking back it ends where the newest task lost too much."""
-        earlier, now, total = self._own(self.earlier), self._own(self.now), dict[str, Tensor]()
-        mask, states, options = restoring.nothing(now), list[State](), self.options
+        earlier, now, options = self._own(self.earlier), self._own(self.now), self.options
+        mask, states, total = restoring.nothing(now), list[State](), dict[str, Tensor]()
         self._put(now)
         with self.progress.stage("recover, taking back" if roll else "recover", options.steps) as stage:
             for step in range(1, options.steps + 1):
@@ -110,7 +108,9 @@ class Recoverer:
                 mask = {name: mask[name] | put[name] for name in mask}
                 self._put(restoring.mixed(mask, earlier, now))
                 if roll:
-                    back = self._take_back(put, now)
+                    hurt = self._gradient(self.newest, self.newest_direction)[1]
+                    count = math.ceil(options.rollback_share * sum(int(m.sum()) for m in put.values()))
+                    back = restoring.choose(self._own(self.weights), now, hurt, count, among=put)
                     mask = {name: mask[name] & ~back[name] for name in mask}
                     self._put(restoring.mixed(mask, earlier, now))
                 restored = sum(int(m.sum()) for m in mask.values()) / self.total
@@ -123,12 +123,6 @@ class Recoverer:
                 if not roll and step >= options.warm_up and states[-1].metric < allowed:
                     break
         return states
-
-    def _take_back(self, put: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of a step's elements, those whose return lowers L_back most."""
-        gradient = self._gradient(self.newest, self.newest_direction)[1]
-        count = math.ceil(self.options.rollback_share * sum(int(m.sum()) for m in put.values()))
-        return restoring.choose(self._own(self.weights), now, gradient, count, among=put)
 
     def _state(self, step: int, roll: bool, mask: Mapping[str, Tensor]) -> State:
         with torch.no_grad():
@@ -144,7 +138,7 @@ class Recoverer:
         value = 0.0
         for batch in batches:
             loss = self._loss(batch, direction)
-            value += float(loss) / len(batches)
+            value += float(loss.detach()) / len(batches)
             parts = torch.autograd.grad(loss, list(self.weights.values()), allow_unused=True)
             for name, part in zip(self.weights, parts, strict=True):
                 if part is not None:
