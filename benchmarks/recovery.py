@@ -73,10 +73,13 @@ class Bench:
     Args:
         path: of the memory.
         rows: test rows of a task that are scored.
+        prompts: most prompts of a task.
+        checked: most validation rows that the newest task is checked on.
     """
 
-    def __init__(self, path: Path, rows: int) -> None:
+    def __init__(self, path: Path, rows: int, prompts: int, checked: int) -> None:
         from lifealign.core.progress import make_progress
+        from lifealign.memory import recovering
         from lifealign.memory.api import Memory
         from lifealign.memory.recover_points import find_points
         from lifealign.store.heldout import heldout
@@ -86,6 +89,7 @@ class Bench:
         self.session = self.memory.loaded(make_progress())
         self.tasks = heldout(self.store)
         self.points = find_points(self.store, self.tasks[0].name, None, None)
+        recovering.PROMPTS, self.checked = prompts, checked  # type: ignore[misc]
         self.rows, self._shares = rows, dict[str, Callable[[], float | None]]()
 
     def score(self, *names: str) -> dict[str, float]:
@@ -98,7 +102,7 @@ class Bench:
                 if task.name not in self._shares:
                     recovering.CHECKED = self.rows  # type: ignore[misc]
                     self._shares[task.name] = recovering.accuracy(self.session, task.test)
-                    recovering.CHECKED = 40  # type: ignore[misc]
+                    recovering.CHECKED = self.checked  # type: ignore[misc]
                 found[task.name] = 100 * float(self._shares[task.name]() or 0.0)
         return found
 
@@ -188,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", nargs="+", default=["adapter"], choices=list(VARIANTS))
     parser.add_argument("--controls", nargs="*", default=[], choices=list(VARIANTS), help="variants to control")
     parser.add_argument("--test-rows", type=int, default=40, help="test rows of a task that are scored")
+    parser.add_argument("--prompts", type=int, default=40, help="most prompts of a task")
+    parser.add_argument("--checked", type=int, default=40, help="validation rows that the newest task is checked on")
     parser.add_argument("--directory", type=Path, default=ROOT / "runs" / "recovery")
     parser.add_argument("--out", type=Path, required=True, help="JSON file, written anew after each part")
     options = parser.parse_args(arguments)
@@ -206,8 +212,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wanted = [c for c in CONTROLS if f"{name}/{c}" not in own] if name in options.controls else []
             if name in own and not wanted:
                 continue
-            bench = bench or Bench(learn(int(seed), options.directory), options.test_rows)
-            if "before" not in own:
+            bench = bench or Bench(
+                learn(int(seed), options.directory), options.test_rows, options.prompts, options.checked
+            )
+            if "before" not in results.get(seed, {}):
+                keep(seed, "rows", {k: getattr(options, k) for k in ("test_rows", "prompts", "checked")})
                 keep(seed, "before", bench.before())
             found, (recoverer, best, _) = bench.recover(name, VARIANTS[name])
             keep(seed, name, found)

@@ -4,7 +4,7 @@ Shapes: a weight is a mapping from names to tensors of any shape; masks have the
 is the number of all elements. A is the earlier weight, B the present one. A mask tells where A is: everywhere else is B, so a
 weight that is made of a mask has no value of a third kind.
 
-The paper's script (kangyangWHU/LLMAlignment, sgdg_rollback_final.py) takes every element from the k-th gradient on, so
+The authors' script (kangyangWHU/LLMAlignment) takes every element from the k-th gradient on, so
 that ties restore more than k; here exactly k are restored, and of equal gradients those that come first.
 """
 
