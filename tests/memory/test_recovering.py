@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from lifealign.cli.screen import task_screen
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError, UserError
 from lifealign.memory.api import Memory
@@ -69,7 +70,9 @@ def test_a_task_is_recovered_by_a_commit_that_a_rollback_undoes(path: Path) -> N
     entry = memory.log()[-1]
     assert (entry["recovers"], entry["note"], entry["retires"]) == ("bread", "it was wanted", [])
     assert memory.verify(deep=True) == [] and memory.tasks() == ["bread", "stars", "music"]
-    assert memory.show("recover:bread")["recovered"]["task"] == "bread"
+    shown = memory.show("recover:bread")
+    assert shown["recovered"]["task"] == "bread"
+    assert any("bread as it was at 0001-bread" in line for line in task_screen(shown, ""))
     assert any("recovered bread from 0001-bread" in line for line in done.lines())
     # Scores after it are a stage of R without a column, and a later task goes on from it.
     assert set(memory.evaluate().tasks) == {"bread", "stars", "music"}
@@ -192,6 +195,18 @@ def test_a_memory_of_another_kind_is_refused(
     with pytest.raises(ConfigError, match=message):
         memory.recover("bread")
     assert bytes_of(memory.path) == before
+
+
+def test_a_routed_memory_is_recovered_in_its_merged_model_from_the_update_of_the_task(
+    config: Build, tmp_path: Path
+) -> None:
+    memory = Memory.create(tmp_path / "memory", config("strategy.name=lifealign", "strategy.route=true"))
+    for name in ("bread", "stars"):
+        memory.learn(make_task(name, train=4, test=2, validation=2))
+    before = bytes_of(memory.path)
+    done = memory.recover("bread", space="merged", out=tmp_path / "out", **LOOSE)
+    assert done.document["restored"] > 0 and done.document["loss"]["after"] < done.document["loss"]["before"]
+    assert (tmp_path / "out" / "model.safetensors").exists() and bytes_of(memory.path) == before
 
 
 def test_a_retired_task_cannot_be_recovered(path: Path) -> None:
