@@ -79,7 +79,6 @@ class Bench:
 
     def __init__(self, path: Path, rows: int, prompts: int, checked: int) -> None:
         from lifealign.core.progress import make_progress
-        from lifealign.memory import recovering
         from lifealign.memory.api import Memory
         from lifealign.memory.recover_points import find_points
         from lifealign.store.heldout import heldout
@@ -89,7 +88,7 @@ class Bench:
         self.session = self.memory.loaded(make_progress())
         self.tasks = heldout(self.store)
         self.points = find_points(self.store, self.tasks[0].name, None, None)
-        recovering.PROMPTS, self.checked = prompts, checked  # type: ignore[misc]
+        self.prompts, self.checked = prompts, checked
         self.rows, self._shares = rows, dict[str, Callable[[], float | None]]()
 
     def score(self, *names: str) -> dict[str, float]:
@@ -100,9 +99,7 @@ class Bench:
         for task in self.tasks:
             if task.name in names:
                 if task.name not in self._shares:
-                    recovering.CHECKED = self.rows  # type: ignore[misc]
-                    self._shares[task.name] = recovering.accuracy(self.session, task.test)
-                    recovering.CHECKED = self.checked  # type: ignore[misc]
+                    self._shares[task.name] = recovering.accuracy(self.session, task.test, self.rows)
                 found[task.name] = 100 * float(self._shares[task.name]() or 0.0)
         return found
 
@@ -124,14 +121,15 @@ class Bench:
     def recover(self, name: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """One variant; the model holds its result."""
         from lifealign.memory import recovered, recovering
-        from lifealign.memory.recover_config import RecoverOptions
+        from lifealign.memory.recover_config import RecoverOptions, Space
 
         begun, used = time.perf_counter(), time.process_time()
-        space = name.partition("-")[0]
-        recoverer, held = recovering.prepare(self.session, self.store, self.points, RecoverOptions(**options), space)
+        space: Space = "merged" if name.startswith("merged") else "adapter"
+        chosen, most = RecoverOptions(**options), (self.prompts, self.checked)
+        recoverer, held = recovering.prepare(self.session, self.store, self.points, chosen, space, *most)
         states, best = recoverer.run()
         took = {"minutes": (time.perf_counter() - begun) / 60, "cpu_minutes": (time.process_time() - used) / 60}
-        document = recovered.document_of(self.points, RecoverOptions(**options), recoverer, states, best, space)
+        document = recovered.document_of(self.points, chosen, recoverer, states, best, space)
         if not best.step:
             print(f"{name}: nothing within the allowed drop", file=sys.stderr, flush=True)
         return {**took, **document, "scores": self.score(*self.ends)}, (recoverer, best, held)

@@ -69,7 +69,13 @@ def recover(
 
 
 def prepare(
-    session: Session, store: MemoryStore, points: Points, options: RecoverOptions, space: Space
+    session: Session,
+    store: MemoryStore,
+    points: Points,
+    options: RecoverOptions,
+    space: Space,
+    prompts: int = PROMPTS,
+    checked: int = CHECKED,
 ) -> tuple[Recoverer, AdapterSpace | MergedSpace]:
     """The loop with its prompts and weights, and what holds the weights; the session holds the present ones."""
     session.load_one(store, points.now)
@@ -78,12 +84,12 @@ def prepare(
     layer = default_layer(layers) if options.layer is None else options.layer
     if layer > layers:
         raise ConfigError(f"layer={layer}: the model has {layers} layers; allowed: 1 <= layer <= {layers}")
-    metric = accuracy(session, [row for row in points.newest.validation if row.kind == "pair"])
+    metric = accuracy(session, [row for row in points.newest.validation if row.kind == "pair"], checked)
     held = make_space(session, store, points, space)
     hidden = partial(_hidden, held, layer)
     seed = session.config.seed if options.seed is None else options.seed
-    lost = batches(session, points.task, points.lost, seed)
-    newest = batches(session, points.newest.name, points.prompts, seed)
+    lost = batches(session, points.task, points.lost, seed, prompts)
+    newest = batches(session, points.newest.name, points.prompts, seed, prompts)
     recoverer = Recoverer(held.weights, held.earlier, hidden, lost, newest, lambda: 1.0, options, session.progress)
     found = metric()
     if found is None:
@@ -101,15 +107,15 @@ def _hidden(held: AdapterSpace | MergedSpace, layer: int, prompts: Sequence[Sequ
         return last_hidden(lm, prompts, layer)
 
 
-def batches(session: Session, name: str, prompts: Prompts, seed: int) -> list[list[list[int]]]:
-    """Token ids of at most `PROMPTS` prompts, drawn with the seed, in batches of `BATCH`.
+def batches(session: Session, name: str, prompts: Prompts, seed: int, most: int) -> list[list[list[int]]]:
+    """Token ids of at most so many prompts, drawn with the seed, in batches of `BATCH`.
 
     Raises:
         DataError: no prompt fits.
     """
     every = [session.encoder.prompt_ids(turns) for turns in prompts.turns]
     order = row_order(seed, name, "recover", 0, len(every))
-    fitting = [every[i] for i in order if 0 < len(every[i]) < session.encoder.max_length][:PROMPTS]
+    fitting = [every[i] for i in order if 0 < len(every[i]) < session.encoder.max_length][:most]
     if not fitting:
         raise DataError(f"no prompt of {name!r} fits into {session.encoder.max_length} tokens (data.max_length)")
     return [fitting[i : i + BATCH] for i in range(0, len(fitting), BATCH)]
@@ -120,12 +126,12 @@ def _pairs(store: MemoryStore, name: str) -> list[Row]:
     return [row for row in task.validation if row.kind == "pair"]
 
 
-def accuracy(session: Session, rows: Sequence[Row]) -> Callable[[], float | None]:
-    """A function for the share of the rows that the model as it is prefers rightly; None without rows.
+def accuracy(session: Session, rows: Sequence[Row], most: int = CHECKED) -> Callable[[], float | None]:
+    """A function for the share of the first rows that the model as it is prefers rightly; None without rows.
 
     The reference log-probs are computed at once.
     """
-    pairs = session.encoder.encode(list(rows[:CHECKED]), allow_none=True)[0]
+    pairs = session.encoder.encode(list(rows[:most]), allow_none=True)[0]
     kept = [rows[pair.position] for pair in pairs]
     reference = session.view.reference(pairs, title="recover: reference") if pairs else torch.zeros(0, 2)
 
