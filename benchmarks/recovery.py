@@ -38,6 +38,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "adapter": {},
     "adapter-accumulate": {"accumulate": True},
     "adapter-0.01": {"rate": 0.01},
+    "adapter-0.01-steps-10": {"rate": 0.01, "steps": 10},
     "adapter-0.01-accumulate": {"rate": 0.01, "accumulate": True},
     "adapter-0.02": {"rate": 0.02},
     "adapter-0.02-layer-15": {"rate": 0.02, "layer": 15},

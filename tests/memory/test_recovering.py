@@ -88,6 +88,9 @@ def test_what_brought_a_task_back_is_withdrawn_with_it(path: Path) -> None:
     memory.recover("bread", **LOOSE)
     store = memory._store
     assert steps_of(store, store.head)[1] == ["bread", "stars", "music", "bread"]
+    assert memory.recover("bread", rate=0.2, steps=1, allowed_drop=1.0).directory == "0005-recover-bread-2"
+    assert steps_of(store, store.head)[1] == ["bread", "stars", "music", "bread", "bread"]
+    assert list(memory.results()["ends"]) == ["recover:bread", "recover:bread:2"]
     root, stars, music, bread = (adapter(memory, p) for p in ("base", "stars", "music", "bread"))
     memory.withdraw("bread")
     for name, value in adapter(memory, "now").items():

@@ -122,7 +122,7 @@ def _earlier(store: MemoryReader, points: Points) -> Mapping[str, Tensor]:
     if not routes_prompts(store, points.now):
         return store.load_tensors(points.earlier, ADAPTER)
     composer = Composer(store, points.now)
-    wanted = {points.earlier.name, points.task, *without_rows(store, points.now)}
+    wanted = {store.find(points.task).name, *without_rows(store, points.now)}
     return composer({name: float(name in wanted) for name in composer.names}).adapter
 
 

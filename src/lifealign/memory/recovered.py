@@ -77,7 +77,7 @@ def commit(
     """Add the commit of a recovery, whose document is `document`; returns its directory."""
     head = store.load_tensors(points.now, ADAPTER)
     made = store.commit(
-        recovery_name(points.task),
+        recovery_name(store, points.task),
         members=[],
         tensors={
             ADAPTER: adapter,

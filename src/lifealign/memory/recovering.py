@@ -45,6 +45,8 @@ def recover(
     begun = time.perf_counter()
     check_strategy(store, points, space)
     loaded = session()
+    if loaded.accelerator.num_processes > 1:
+        raise ConfigError("recover runs in one process; start it without a launcher")
     with locked(loaded, store):
         recoverer, held = prepare(loaded, store, points, options, space)
         own = accuracy(loaded, _pairs(store, points.task))

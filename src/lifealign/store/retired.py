@@ -28,9 +28,10 @@ def learns_nothing(manifest: TaskManifest) -> bool:
     return not manifest.members and (RETIRES in manifest.meta or RECOVERS in manifest.meta)
 
 
-def recovery_name(task: str) -> str:
-    """Name of the commit that recovers a task; no task and no tag can have it."""
-    return f"recover:{task}"
+def recovery_name(store: MemoryReader, task: str) -> str:
+    """Name of the next commit that recovers a task, ``recover:tone`` or ``recover:tone:2``; no task and no tag can have it."""
+    before = sum(m.meta.get(RECOVERS) == task for m in store.lineage())
+    return f"recover:{task}:{before + 1}" if before else f"recover:{task}"
 
 
 def withdrawal_name(task: str) -> str:
