@@ -224,6 +224,7 @@ def test_a_loss_that_is_not_finite(memory: Path, data: Path, monkeypatch: pytest
         lambda m: ("evaluate", m, "--gate", "bwt>>1"),
         lambda m: ("rollback", m, "nothing"),
         lambda m: ("withdraw", m, "nothing"),
+        lambda m: ("recover", m, "--task", "nothing"),
         lambda m: ("show", m, "nothing"),
     ],
 )

@@ -31,6 +31,7 @@ COMMANDS = (
     "verify",
     "rollback",
     "withdraw",
+    "recover",
     "export",
     "generate",
     "related",

@@ -86,6 +86,35 @@ def test_withdraw_passes_the_note_on(memory, fake):
     assert fake.calls == [("withdraw", "tone", "wrong"), ("withdraw", "tone", None)]
 
 
+def test_recover_passes_its_options_on_and_has_the_defaults_of_python(memory, fake):
+    from dataclasses import asdict
+
+    from lifealign.memory.recover_config import RecoverOptions
+
+    where = {"as_of": None, "prompts": None, "space": "adapter", "out": None, "note": None}
+    assert lifealign("recover", memory, "--task", "tone").stdout.splitlines() == ["recovered"]
+    call = (
+        "recover",
+        memory,
+        "--task",
+        "tone",
+        "--from",
+        "style",
+        "--space",
+        "merged",
+        "--out",
+        "there",
+        "--rate",
+        0.5,
+    )
+    more = ("--steps", 3, "--warm-up", 1, "--rollback-share", 0, "--allowed-drop", 1, "--accumulate", "--layer", 2)
+    assert lifealign(*call, *more, "--seed", 7, "--prompts", "p.jsonl", "--note", "why").exit_code == 0
+    assert fake.calls[0] == ("recover", "tone", {**where, **asdict(RecoverOptions())})
+    options = {"rate": 0.5, "steps": 3, "warm_up": 1, "rollback_share": 0, "allowed_drop": 1, "accumulate": True}
+    there = {"as_of": "style", "prompts": "p.jsonl", "space": "merged", "out": Path("there"), "note": "why"}
+    assert fake.calls[1] == ("recover", "tone", {**there, **options, "layer": 2, "seed": 7})
+
+
 def test_tags_are_listed_given_moved_and_removed(memory, fake):
     assert lifealign("tag", memory).stdout.splitlines() == [
         "production: 0001-tone, since 2030-01-01",

@@ -117,6 +117,7 @@ CALLS: list[tuple[tuple[str, ...], str]] = [
     (("export", "m", "--out", "new", "--format", "zip"), "allowed: peft, merged"),
     (("answers", "m", "--out", "a.jsonl", "--at", "nope"), "no task 'nope'"),
     (("withdraw", "m", "nope"), "no task 'nope' to withdraw"),
+    (("recover", "m", "--task", "nope"), "no task 'nope' to recover"),
     (("study", "none.yaml"), "none.yaml: no such file"),
     (("report", "none", "--out", "r"), "none: no such directory"),
     (("check-data", "bad.jsonl"), "bad.jsonl:2: not valid JSON"),

@@ -137,3 +137,35 @@ def test_a_withdrawal_is_there_whole_or_not_at_all(kill: str, whole: Path, tmp_p
     assert in_process(_withdraw, memory, None) == in_process(_withdraw, other, None) == 0
     assert content(memory) == content(other) != before
     assert list(retired(MemoryStore.open(memory))) == ["one", "two"]
+
+
+def _recover(memory: str) -> None:
+    """Recover in a process that is killed when the commit is in place and HEAD does not name it yet."""
+    import torch
+
+    from lifealign.memory.api import Memory
+
+    torch.set_num_threads(1)
+    _in_the_commit_of(1)()
+    Memory.open(memory).recover("one", rate=0.05, steps=5, allowed_drop=1.0)
+
+
+def test_a_killed_recovery_leaves_the_memory_as_it_was(config: Callable[..., Any]) -> None:
+    from lifealign.memory.api import Memory
+    from support.rows import make_task
+
+    made = config("evaluate.before=false", "train.learning_rate=0.03", "strategy.name=sequential")
+    memory = Memory.create(made.memory, made)
+    for name in ("one", "two"):
+        memory.learn(make_task(name, train=4, test=2, validation=2))
+
+    def files() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in memory.path.rglob("*") if p.is_file() and p.name != ".lock"}
+
+    before = files()
+    assert in_process(_recover, memory.path) == -signal.SIGKILL
+    assert len(files()) > len(before), "the commit is in place"
+    store = MemoryStore.open(memory.path)
+    with store.writer():  # removes it
+        assert store.head.name == "two" and store.verify() == []
+    assert files() == before

@@ -183,6 +183,10 @@ class FakeMemory:
         self.calls.append(("withdraw", name, note))
         return Result("withdrawn")
 
+    def recover(self, task, **options):
+        self.calls.append(("recover", task, {k: v for k, v in options.items() if k != "progress"}))
+        return Result("recovered")
+
     def tags(self):
         entry = {"directory": "0001-tone", "created": "2030-01-01", "current": True}
         return {"production": entry, "old": {**entry, "directory": "0002-old", "current": False}}

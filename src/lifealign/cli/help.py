@@ -9,7 +9,7 @@ import typer.core
 GROUPS = {
     "Learn": ("check-data", "collect", "related", "learn", "run"),
     "Measure": ("evaluate", "diff", "drift", "report", "card", "answers", "compare"),
-    "Look back and change": ("log", "show", "tag", "rollback", "withdraw", "compose"),
+    "Look back and change": ("log", "show", "tag", "rollback", "withdraw", "recover", "compose"),
     "Keep": ("verify", "repair", "backup", "restore"),
     "Use": ("generate", "serve", "export", "push"),
     "Judge and rate": ("judge", "judge-check", "annotate", "ratings"),

@@ -43,6 +43,8 @@ def log(memory: MemoryPath, as_json: AsJson = False) -> Reply:
         if entry["retires"]:
             verb = "supersedes" if entry["members"] else "withdraws"
             lines.append(f"{'':<{width}}  {verb} {', '.join(entry['retires'])}")
+        if "recovers" in entry:
+            lines.append(f"{'':<{width}}  recovers {entry['recovers']}")
         lines += [f"{'':<{width}}  {line}" for line in (entry["note"] or "").splitlines()]
     return Reply(entries, lines)
 

@@ -23,6 +23,7 @@ def task_screen(record: Mapping[str, Any], rest: str) -> list[str]:
         "tasks": ", ".join(record["members"]) if len(record["members"]) > 1 else "",
         "tags": ", ".join(record["tags"]),
         "note": record["note"] or "",
+        "recovers": _recovered(record.get("recovered") or {}),
         "learnt": _when(record),
         "rows": _rows(record.get("data") or {}),
         "method": _method(record["config"]),
@@ -41,6 +42,13 @@ def _when(record: Mapping[str, Any]) -> str:
     seconds = record["meta"].get("seconds")
     took = "" if seconds is None else f", in {duration(seconds)}"
     return f"{record['created']}{took}, with seed {record['seed']}, after {record['parent'] or 'nothing'}"
+
+
+def _recovered(found: Mapping[str, Any]) -> str:
+    if not found:
+        return ""
+    share = f"{100 * found['restored']:.2f}% of {found['elements']:,} elements put back"
+    return f"{found['task']} as it was at {found['from']}: {share}, by {found['prompts']['used']} prompts"
 
 
 def _rows(data: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from lifealign.store.heldout import heldout
 from lifealign.store.layout import GATE_RECORD, ONE_ADAPTER, ROOT, ROW_RECORD, RULES, WARNINGS
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
-from lifealign.store.retired import is_withdrawal, retired
+from lifealign.store.retired import learns_nothing, retired
 from lifealign.training.signs import SIGNS
 
 PASS_RATE = "pass_rate"
@@ -175,7 +175,7 @@ def _ends(store: MemoryReader, stages: Mapping[str, str]) -> dict[str, int]:
     """See `ScoreTable.ends`."""
     places = list(stages.values())
     ends = {name: places.index(directory) for name, directory in retired(store).items()}
-    return ends | {m.name: 0 for m in store.lineage() if is_withdrawal(m)}
+    return ends | {m.name: 0 for m in store.lineage() if learns_nothing(m)}
 
 
 def _update(cell: dict[str, list[float | None]], found: Mapping[str, list[float | None]]) -> list[str]:
@@ -190,7 +190,7 @@ def run_results(store: MemoryReader, table: ScoreTable) -> dict[str, Any]:
     config = store.config
     resamples = config["evaluate"]["bootstrap"]
     names = [name for name in catalog.scores() if any(values for row in table.samples(name) for values in row)]
-    lineage = [m for m in store.lineage()[1:] if not is_withdrawal(m)]
+    lineage = [m for m in store.lineage()[1:] if not learns_nothing(m)]
     guard = guard_results(store, table.stages, resamples)
     records = read_records(store)
     drift = drift_results(store, resamples, records)

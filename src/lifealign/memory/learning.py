@@ -62,7 +62,7 @@ from lifealign.store.layout import (
 )
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.reader import MemoryReader
-from lifealign.store.retired import is_withdrawal
+from lifealign.store.retired import learns_nothing
 from lifealign.store.undo import missing
 from lifealign.store.writer import MemoryStore
 from lifealign.training.feedback import with_others
@@ -136,7 +136,7 @@ def learn_stream(
             score_row(session, store, store.lineage()[0], tasks, config)
         score_guard(session, store, store.lineage()[0], config.guard)
         for position, group in enumerate(groups := list(session.strategy.schedule(tasks)), 1 + begun):
-            lineage = [m for m in store.lineage() if not is_withdrawal(m)]
+            lineage = [m for m in store.lineage() if not learns_nothing(m)]
             if position < len(lineage):
                 check_same(store, lineage[position], group)
                 manifest = lineage[position]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lifealign.core.config import RunConfig
     from lifealign.data.tasks import Task
     from lifealign.memory.drifting import Drift, DriftAsked
+    from lifealign.memory.outcomes import Recovery
     from lifealign.memory.session import Session
 
 
@@ -42,6 +43,56 @@ class LoadedMemory(MemoryLife):
 
         config = self.config
         return measure_drift(self._store, lambda: self._session(config, progress), asked, config.evaluate.bootstrap)
+
+    def recover(
+        self,
+        task: str,
+        *,
+        as_of: str | None = None,
+        prompts: str | Path | None = None,
+        space: str = "adapter",
+        out: str | Path | None = None,
+        note: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Recovery:
+        """Recover an earlier task from its prompts alone, in a commit of its own that `rollback` undoes.
+
+        Elements of the weights are put back to their values at an earlier point where that brings the representation of the
+        task's prompts back, as long as the newest task keeps its accuracy (arXiv 2504.09757).
+
+        Args:
+            task: its name.
+            as_of: the point whose weights still know it; None: right after it was learnt.
+            prompts: a file of prompts of the task; None: those of the replay and validation rows that the memory keeps.
+            space: `adapter`, for a commit, or `merged`, for a merged model at `out`.
+            out: a directory that is missing or empty.
+            note: a sentence to keep with the commit.
+            progress: where to report.
+            options: of `RecoverOptions`, such as ``rate=0.01``.
+
+        Raises:
+            ConfigError: an option out of its range, something at `out`, or a memory without weights of this space.
+            DataError: a task that cannot be recovered; the memory is as it was.
+            StoreError: no such point.
+        """
+        from lifealign.core.files import free_directory
+        from lifealign.memory.life import checked_note
+        from lifealign.memory.recover_config import RecoverOptions, checked_space
+        from lifealign.memory.recover_points import find_points
+
+        chosen, kept, where = RecoverOptions(**options), checked_note(note), checked_space(space, out)
+        target = None if out is None else free_directory(out)
+        points = find_points(self._store, task, as_of, None if prompts is None else str(prompts))
+        from lifealign.memory.recovering import recover
+
+        try:
+            return recover(
+                lambda: self._session(self.config, progress), self._store, points, chosen, where, target, kept
+            )
+        finally:
+            if target is not None:
+                self._loaded = None  # its model is given up
 
     def _with_options(self, sections: Mapping[str, Mapping[str, Any]], *, early: bool = False) -> RunConfig:
         """The memory's configuration with these options of some sections, checked like a file; None: as configured.

@@ -87,6 +87,47 @@ class Withdrawal:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """Result of recovering one task.
+
+    Attributes:
+        task: its name.
+        directory: of the commit, under tasks/; None: a model was written.
+        out: the merged model; None: a commit was made.
+        document: how; see `layout.RECOVERED`.
+        seconds: that it took.
+    """
+
+    task: str
+    directory: str | None
+    out: str | None
+    document: Mapping[str, Any]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**self.document, "directory": self.directory, "out": self.out, "seconds": self.seconds}
+
+    def lines(self) -> list[str]:
+        """Lines for people."""
+        found, newest = self.document, self.document["newest"]
+        rolled = ", with steps taken back" if found["rolled_back"] else ""
+        lines = [
+            f"recovered {self.task} from {found['from']}: {self.directory or self.out}",
+            f"{100 * found['restored']:.2f}% of {found['elements']:,} elements put back (state of step {found['step']}{rolled}), "
+            f"by {found['prompts']['used']} prompts ({found['prompts']['source']}), in {self.seconds / 60:.1f} minutes",
+            f"representation loss of {self.task}: {found['loss']['before']:.4f} -> {found['loss']['after']:.4f} (least: -1)",
+        ]
+        if (own := found["accuracy"]) is not None:
+            lines.append(
+                f"{self.task}: {100 * own['before']:.1f}% -> {100 * own['after']:.1f}% of its validation pairs"
+            )
+        unit = "of its validation pairs" if newest["checked_by"] == "accuracy" else "of its representation (cosine)"
+        lines.append(f"{newest['task']}: {100 * newest['before']:.1f}% -> {100 * newest['after']:.1f}% {unit}")
+        return [*lines, "other tasks were not checked: run lifealign evaluate"]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Scores of the tasks at one point of the memory's life.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lifealign.memory.history import step_of
-from lifealign.store.layout import ADAPTER, START
+from lifealign.store.layout import ADAPTER, RECOVERS, START
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import retired
@@ -37,7 +37,8 @@ def steps_of(store: MemoryReader, until: TaskManifest) -> tuple[list[dict[str, T
             points.append(store.load_tensors(manifest, START))
             names.append(None)
         points.append(store.load_tensors(manifest, ADAPTER))
-        names.append(manifest.name if manifest.name in current else None)
+        name = manifest.meta.get(RECOVERS, manifest.name)  # what brought a task back goes with it
+        names.append(name if name in current else None)
     return points, names
 
 

@@ -14,7 +14,7 @@ from lifealign.core.json_codec import decode_json
 from lifealign.core.tensors import decode_tensors, tensor_names
 from lifealign.data.answers import BASE
 from lifealign.store import manifest
-from lifealign.store.layout import CREATING, HEAD, PENDING, RETIRES, STORE, TASKS
+from lifealign.store.layout import CREATING, HEAD, PENDING, RECOVERS, RETIRES, STORE, TASKS
 from lifealign.store.manifest import NOTE, TaskManifest
 from lifealign.store.schema import Made, StoreRecord
 from lifealign.store.tags import Tag, compare, read_tags
@@ -196,6 +196,7 @@ class MemoryReader:
                 "tags": [name for name, tag in tags.items() if tag.directory == m.directory],
                 "note": m.meta.get(NOTE),
                 "retires": list(m.meta.get(RETIRES, ())),
+                **({"recovers": m.meta[RECOVERS]} if RECOVERS in m.meta else {}),
             }
             for m in (manifest.read_manifest(self.path, d) for d in self._directories)
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifealign.core.errors import DataError
-from lifealign.store.layout import RETIRES, ROOT
+from lifealign.store.layout import RECOVERS, RETIRES, ROOT
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 
@@ -21,6 +21,17 @@ def retired(store: MemoryReader, until: TaskManifest | None = None) -> dict[str,
 def is_withdrawal(manifest: TaskManifest) -> bool:
     """Whether a commit retires tasks and learns none."""
     return not manifest.members and RETIRES in manifest.meta
+
+
+def learns_nothing(manifest: TaskManifest) -> bool:
+    """Whether a commit learns no task: it withdraws one, or recovers one."""
+    return not manifest.members and (RETIRES in manifest.meta or RECOVERS in manifest.meta)
+
+
+def recovery_name(store: MemoryReader, task: str) -> str:
+    """Name of the next commit that recovers a task, ``recover:tone`` or ``recover:tone:2``; no task and no tag can have it."""
+    before = sum(m.meta.get(RECOVERS) == task for m in store.lineage())
+    return f"recover:{task}:{before + 1}" if before else f"recover:{task}"
 
 
 def withdrawal_name(task: str) -> str:
