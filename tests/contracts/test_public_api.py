@@ -28,6 +28,7 @@ WITH_TORCH = {
         "policy",
         "pushing",
         "recompose",
+        "references",
         "retiring",
         "routing",
         "row_scores",

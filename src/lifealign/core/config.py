@@ -47,10 +47,29 @@ class DataConfig(Frozen):
 class SftConfig(Frozen):
     """The supervised stage on the chosen answers, before the preference stage."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"loss", "beta", "gamma", "references"})
     epochs: int = Field(0, ge=0)
     """Passes over the rows; 0 skips the stage. 0 <= epochs."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate. 0 < learning_rate."""
+    loss: str = "nll"
+    """`nll`, `poft` (less weight for answers that earlier policies find unlikely), a registered name, or path/to/file.py:function."""
+    beta: float = Field(1.0, gt=0)
+    """poft only: reward per nat and token. 0 < beta."""
+    gamma: float = Field(0.0, ge=0)
+    """poft only: reward by which an answer must be ahead of the references. 0 <= gamma."""
+    references: tuple[str, ...] = ("previous_task",)
+    """poft only: `previous_task`, `base`, `earlier_tasks` (after each one), or names of points, whose mean an answer is compared with."""
+
+    @model_validator(mode="after")
+    def _a_stage_to_change(self) -> SftConfig:
+        if self.loss != "nll" and not self.epochs:
+            raise ValueError(
+                f"loss {self.loss} is for the SFT stage, but epochs=0 leaves it out; set epochs to 1 or more"
+            )
+        if not self.references or len(set(self.references)) != len(self.references):
+            raise ValueError(f"references must be one or more different names, got {list(self.references)}")
+        return self
 
 
 class TrainConfig(Frozen):

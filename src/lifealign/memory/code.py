@@ -33,11 +33,13 @@ def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     from lifealign.strategies import STRATEGIES
     from lifealign.training.losses import LOSSES, ObjectiveConfig
+    from lifealign.training.sft_losses import SFT_LOSSES
 
     chosen = config["strategy"]
     used: list[tuple[Registry[Any], str]] = [(STRATEGIES, chosen["name"])]
     if issubclass(STRATEGIES.find(chosen["name"]).Config, ObjectiveConfig):
         used.append((LOSSES, chosen["loss"]))
+    used.append((SFT_LOSSES, config["sft"].get("loss", "nll")))
     found = {}
     for registry, name in used:
         if registry.is_outside(name):
@@ -78,6 +80,10 @@ def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
         from lifealign.training.losses import LOSSES
 
         registries[LOSSES.what] = LOSSES
+    if "SFT loss" in records:
+        from lifealign.training.sft_losses import SFT_LOSSES
+
+        registries[SFT_LOSSES.what] = SFT_LOSSES
     changed = []
     for what, record in records.items():
         registry, name = registries[what], record["name"]

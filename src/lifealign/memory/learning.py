@@ -12,9 +12,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import DataError
 from lifealign.core.progress import Progress
@@ -34,6 +31,7 @@ from lifealign.memory.leaks import Leaks, left_out_lines
 from lifealign.memory.numerics import NUMERICS, numerics_of
 from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.policy import limits
+from lifealign.memory.references import pair_reference, sft_reference
 from lifealign.memory.resume import as_one, check_same, same_task
 from lifealign.memory.retiring import check_supersedes, parts_of, put, retired_lines, start_without, superseded
 from lifealign.memory.routing import task_signatures
@@ -343,6 +341,7 @@ def _encode(
         session.progress,
         earlier_steps=sum(len(read_training(store, m)) for m in trained),
         tokens_per_pack=session.view.tokens_per_pack(encoded),
+        sft=config.sft,
     )
     return Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop, leaks)
 
@@ -357,28 +356,15 @@ def _stages(
     view, pairs = session.view, work.pairs
     reached = stage_reached(work.loop.checkpoints)
     if config.sft.epochs and (reached is None or reached[0] == "sft"):
-        unused = torch.zeros(len(pairs), 2)
+        compared = sft_reference(session, store, work, history, config.sft)
         options = config.sft.epochs, config.sft.learning_rate
-        yield work.loop.stage("sft", *options, pairs, unused, view.sft_losses_on, work.feedback)
+        yield work.loop.stage("sft", *options, pairs, compared, view.sft_losses_on, work.feedback)
         session.strategy.end_sft(session.model, work.task, history)
     if reached is not None and reached[0] == "preference":
         reference = reached[1]
     else:
         begun = time.perf_counter()
-        reference = _reference(session, store, pairs, history)
+        reference = pair_reference(session, store, pairs, history)
         work.reference_seconds = time.perf_counter() - begun
     options = config.train.epochs, config.train.learning_rate
     yield work.loop.stage("preference", *options, pairs, reference, view.losses_on, work.feedback)
-
-
-def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], history: StoreHistory) -> Tensor:
-    """Log-probs [N, 2] of the reference policy that the strategy's objective names, summed as the objective asks."""
-    which, beyond = session.strategy.reference, session.strategy.objective.beyond
-    if which == "base":
-        return session.view.reference(pairs, title="reference log-probs", beyond=beyond)
-    if which == "task_start":
-        return session.view.logps(pairs, base=False, title="reference log-probs (after SFT)", beyond=beyond)
-    with session.as_of(store, store.head):
-        if history.start is not None:
-            put(session, history.start)
-        return session.view.logps(pairs, base=False, title="reference log-probs (previous task)", beyond=beyond)

@@ -40,6 +40,7 @@ class Work:
         loop: settings and state shared by all stages.
         leaks: rows that were left out, because another task holds them out.
         reference_seconds: time to compute the reference log-probs; 0 if a checkpoint had them.
+        sft_references: the policies that the SFT loss compared with, if it reads any.
     """
 
     group: Sequence[Task]
@@ -54,6 +55,7 @@ class Work:
     loop: Loop
     leaks: Leaks
     reference_seconds: float = 0.0
+    sft_references: Sequence[str] = ()
 
 
 def data_document(work: Work) -> dict[str, Any]:
@@ -71,6 +73,7 @@ def data_document(work: Work) -> dict[str, Any]:
         "rows": len(work.pairs) - len(work.feedback.others),
         "from_replay": from_replay,
         **work.kinds,
+        **({"sft_references": list(work.sft_references)} if work.sft_references else {}),
         **work.leaks.document(),
         **({RULES: rules} if (rules := find_rules(work.group).origins) else {}),
     }

@@ -87,6 +87,9 @@ class _Declared(_Options):
 
 def _check_together(config: RunConfig) -> RunConfig:
     """Return the configuration after the strategy has checked that its options fit the rest."""
+    from lifealign.training.sft_losses import check_sft
+
+    check_sft(config.sft)
     try:
         make_strategy(config.strategy, config.lora, config.seed).check(config)
     except ConfigError as error:

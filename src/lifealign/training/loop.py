@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from lifealign.core.config import TrainConfig
+from lifealign.core.config import SftConfig, TrainConfig
 from lifealign.core.errors import TrainingError
 from lifealign.core.progress import NullProgress, Progress
 from lifealign.core.stopping import asked, held, stop_if_asked
@@ -37,6 +37,7 @@ from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_pref
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
 from lifealign.training.feedback import Feedback, RowTerms, StepTerms, reference_point
 from lifealign.training.schedule import learning_rate, windows
+from lifealign.training.sft_losses import with_loss
 from lifealign.training.step_log import SUMS, Seen, step_means, sums_of
 from lifealign.training.strategy import Step, Strategy
 
@@ -53,7 +54,8 @@ class Stage:
         windows: for each optimizer step, the positions in `pairs` that it takes.
         rates: for each optimizer step, its learning rate.
         pairs: encoded rows, and behind them those that `feedback.with_others` adds.
-        reference: summed reference log-probs [N, 2] (chosen, rejected), float32, with `Objective.beyond`.
+        reference: summed reference log-probs [N, 2] (chosen, rejected), float32, with `Objective.beyond`; of `sft`, in the first
+            column, the log-prob per token that `sft_losses` compares with.
         losses_on: see `training.strategy.Step`.
         feedback: the rows of one answer that people judged.
         dropout: whether the adapter's dropout is on in its steps.
@@ -89,6 +91,7 @@ class Loop:
         log: one line per optimizer step, of all stages.
         earlier_steps: optimizer steps of earlier tasks; trackers need a count that never falls.
         tokens_per_pack: columns of one forward; None: `train.tokens_per_pack`.
+        sft: options of the SFT stage.
     """
 
     task: str
@@ -103,6 +106,7 @@ class Loop:
     log: list[LogLine] = field(default_factory=list)
     earlier_steps: int = 0
     tokens_per_pack: int | None = None
+    sft: SftConfig = field(default_factory=SftConfig)
 
     def __post_init__(self) -> None:
         self.strategy.log = self.log
@@ -217,14 +221,16 @@ def _step(
     for group in groups[accelerator.process_index :: accelerator.num_processes]:
         pack = _policy_pack(loop, stage, group, chosen_only)
         if chosen_only:
-            loss, seen = _sft_loss(loop, pack, response_tokens), None
+            loss, weight = _sft_loss(loop, stage, pack, group, (response_tokens, len(window)))
+            found = sums_of(weight, loss.detach(), len(group))
         else:
             loss, seen, skipped = _preference_loss(loop, stage, pack, group, len(window), terms)
+            found = sums_of(seen, loss.detach(), len(group))
             bound = torch.maximum(bound, skipped)
         if loss.requires_grad:
             # Not by accelerate, which divides by its launcher's accumulation setting; ours is in the loss.
             loss.backward()  # type: ignore[no-untyped-call]
-        sums += sums_of(seen, loss.detach(), len(group))
+        sums += found
     for parameter in parameters.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -264,10 +270,21 @@ def _policy_pack(loop: Loop, stage: Stage, group: Sequence[int], chosen_only: bo
     return pack_pairs(shown, range(len(shown)), loop.shared_prefix, chosen_only).to(loop.accelerator.device)
 
 
-def _sft_loss(loop: Loop, pack: Pack, response_tokens: int) -> Tensor:
-    """Mean loss per response token over the optimizer step (this pack's part of it)."""
-    batch = replace(pack.batch, token_T=token_logps(loop.model, pack).token_T)
-    return loop.strategy.sft_loss(batch).sum() / response_tokens
+def _sft_loss(
+    loop: Loop, stage: Stage, pack: Pack, group: Sequence[int], step: tuple[int, int]
+) -> tuple[Tensor, Tensor | None]:
+    """Mean loss per response token over the optimizer step (this pack's part of it), and the answers' weights [B], if any.
+
+    `step` has the response tokens and the answers of the whole step.
+    """
+    batch, weight = replace(pack.batch, token_T=token_logps(loop.model, pack).token_T), None
+    if loop.sft.loss != "nll":
+        scored = [stage.pairs[i].chosen[stage.pairs[i].chosen_context :] for i in group]
+        # The references' log-probs per token are sums over the same ids, the end of the answer among them.
+        assert pack.target_T.tolist() == [token for answer in scored for token in answer]
+        reference_B = stage.reference[list(group), 0].to(pack.target_T.device)
+        batch, weight = with_loss(batch, loop.sft, reference_B, *step)
+    return loop.strategy.sft_loss(batch).sum() / step[0], weight
 
 
 def _preference_loss(

@@ -333,7 +333,7 @@ class Strategy:
         Rows without a chosen answer are not among them.
         """
         assert batch.token_T is not None
-        return -batch.token_T
+        return -batch.token_T if batch.sft_T is None else batch.sft_T
 
     def penalty(self, model: nn.Module) -> Tensor:
         """Scalar added to the loss once per optimizer step; by default a zero without a graph.
