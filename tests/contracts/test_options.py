@@ -363,7 +363,7 @@ REFUSED = [
         r"f_divergence is read by the losses dpo, fpo, hinge",
     ),
     (("strategy.f_alpha=0.3",), ConfigError, r"f_alpha is read by f_divergence alpha only, got f_alpha 0.3"),
-    (("strategy.loss=orpo", "strategy.rpo_alpha=1"), ConfigError, r"rpo_alpha is read by .* robust and simpo only"),
+    (("strategy.loss=orpo", "strategy.rpo_alpha=1"), ConfigError, r"rpo_alpha is read by .* aft_bc and aft_rank only"),
     (
         ("strategy.length_normalised=true", "strategy.f_divergence=js"),
         ConfigError,

@@ -324,7 +324,6 @@ def _encode(
         session.progress.say(f"{task.name}: training: {line}")
     shared_prefix = session.view.shared_prefix(encoded)
     session.view.compile_layers(encoded, config.train.epochs + config.sft.epochs)
-
     key = workspace_key(store, task, config, [p.digest for p in encoded])
     workspace = store.workspace(key) if session.accelerator.is_main_process else store.path / WORK / key
     session.accelerator.wait_for_everyone()

@@ -33,7 +33,7 @@ from lifealign.model.encoding import EncodedPair
 from lifealign.model.frozen_linear import onednn_leads, use_onednn
 from lifealign.model.logp_cache import pair_logps
 from lifealign.model.logps import token_logps
-from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
+from lifealign.model.packing import Pack, pack_pairs, same_prompt, split_by_budget, with_prefix
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
 from lifealign.training.feedback import Feedback, RowTerms, StepTerms, reference_point
 from lifealign.training.schedule import learning_rate, windows
@@ -134,8 +134,9 @@ class Loop:
         """
         rows = len(pairs) - len(feedback.others)
         used = [i for i in range(rows) if name == "preference" or pairs[i].chosen]
-        order = windows(self.seed, self.task, name, epochs, len(used), self.config.pairs_per_step)
-        steps = [[used[i] for i in window] for window in order]
+        together = name == "preference" and self.strategy.objective.by_prompt
+        units = same_prompt(pairs, used) if together else [[i] for i in used]
+        steps = windows(self.seed, self.task, name, epochs, units, self.config.pairs_per_step)
         rates = [learning_rate(i, len(steps), self.config.warmup, peak) for i in range(len(steps))]
         return Stage(name, steps, rates, pairs, reference, losses_on, feedback)
 
@@ -213,24 +214,24 @@ def _step(
     accelerator, config = loop.accelerator, loop.config
     chosen_only = stage.name == "sft"
     budget = loop.tokens_per_pack or config.tokens_per_pack
-    groups = list(split_by_budget(stage.pairs, window, budget, loop.shared_prefix, chosen_only))
+    whole = not chosen_only and loop.strategy.objective.by_prompt
+    groups = list(split_by_budget(stage.pairs, window, budget, loop.shared_prefix, chosen_only, whole))
     # On the device, and read once a step: a number read in between would let a GPU wait for the next forward.
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
     bound = torch.zeros((), device=accelerator.device)
     response_tokens = sum(stage.pairs[i].chosen_tokens for i in window)
     for group in groups[accelerator.process_index :: accelerator.num_processes]:
         pack = _policy_pack(loop, stage, group, chosen_only)
+        seen: Seen | Tensor | None
         if chosen_only:
-            loss, weight = _sft_loss(loop, stage, pack, group, (response_tokens, len(window)))
-            found = sums_of(weight, loss.detach(), len(group))
+            loss, seen = _sft_loss(loop, stage, pack, group, (response_tokens, len(window)))
         else:
             loss, seen, skipped = _preference_loss(loop, stage, pack, group, len(window), terms)
-            found = sums_of(seen, loss.detach(), len(group))
             bound = torch.maximum(bound, skipped)
         if loss.requires_grad:
             # Not by accelerate, which divides by its launcher's accumulation setting; ours is in the loss.
             loss.backward()  # type: ignore[no-untyped-call]
-        sums += found
+        sums += sums_of(seen, loss.detach(), len(group))
     for parameter in parameters.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -297,7 +298,7 @@ def _preference_loss(
     values = stage.reference[list(group)].to(policy.chosen.device)
     reference = PairLogps(values[:, 0], values[:, 1])
     batch = replace(pack.batch, token_T=tokens.token_T)
-    lengths, rows = (batch.chosen_lengths_B, batch.rejected_lengths_B), RowTerms(batch.kinds, batch.gaps, terms)
+    lengths, rows = (batch.chosen_lengths_B, batch.rejected_lengths_B), RowTerms.of_batch(batch, terms)
     objective = loop.strategy.objective(weighted, reference, *lengths, rows)
     loss_B = loop.strategy.loss(batch, policy, reference, objective)
     skip = objective.weight < loop.config.skip_weight_below

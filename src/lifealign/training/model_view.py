@@ -187,14 +187,14 @@ class LoadedView:
         policy_K2 = self._plain_logps([pairs[i] for i in asked])
         point = reference_point(options, options.beta, policy_K2, reference_N2[asked].cpu(), [pairs[i] for i in asked])
         step = StepTerms(point, feedback.weights)
-        for group in self._split(encoded):
+        for group in self._split(encoded, by_prompt=objective.by_prompt):
             pack = self._pack([pairs[i] for i in group])
             with dropout_off(self.model):
                 policy = token_logps(self.model, pack).pairs(beyond)
             reference = PairLogps(*reference_N2[group].unbind(1))
             # The plain objective: terms that a strategy adds for its own training rows have no meaning for others.
             lengths = pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B
-            losses = objective(policy, reference, *lengths, RowTerms(pack.batch.kinds, pack.batch.gaps, step))
+            losses = objective(policy, reference, *lengths, RowTerms.of_batch(pack.batch, step))
             yield losses.loss.sum() / len(encoded)
 
     def sft_losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
@@ -355,10 +355,12 @@ class LoadedView:
         for group in self._split(pairs):
             yield [pairs[i] for i in group]
 
-    def _split(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Iterable[list[int]]:
+    def _split(
+        self, pairs: Sequence[EncodedPair], chosen_only: bool = False, by_prompt: bool = False
+    ) -> Iterable[list[int]]:
         """Indices of the pairs of each forward."""
         budget, shared = self.tokens_per_pack(pairs), self.shared_prefix(pairs)
-        return split_by_budget(pairs, range(len(pairs)), budget, shared, chosen_only)
+        return split_by_budget(pairs, range(len(pairs)), budget, shared, chosen_only, by_prompt)
 
     def _pack(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Pack:
         shown = self.prefixed(pairs)
