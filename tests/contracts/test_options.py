@@ -178,6 +178,7 @@ OBJECTIVE = {
     "undesirable_weight": case("3.0", "adapter losses", THUMBS, keeps="replay"),
     "demonstration_weight": case("3.0", "losses", OWN_ROWS, keeps="replay"),
     "reference": case("previous_task", "adapter losses"),
+    "reference_context": case("be brief", "adapter losses", keeps="replay"),
     "route": case("true", "scores", keeps="adapter replay losses"),
 }
 NO_SUM = {"route": refused("true", ConfigError, r"strategy.route=true answers .* does not keep a sum of updates")}
@@ -380,6 +381,12 @@ REFUSED = [
         ConfigError,
         r"skip_weight_below=0.1 skips pairs by their focal weight, and with them the likelihood term of rpo_alpha",
     ),
+    (
+        ("strategy.loss=simpo", "strategy.reference_context=be brief"),
+        ConfigError,
+        r"loss simpo reads no reference, so reference_context has no effect",
+    ),
+    (("strategy.reference_context='@nowhere.txt'",), ConfigError, r"nowhere.txt"),
     (("strategy.loss=simpo", "strategy.reference=task_start"), ConfigError, r"simpo reads no reference"),
     (("strategy.name=lifealign", "strategy.consolidate=stage"), ConfigError, r"sft.epochs=0 leaves only one"),
     (("strategy.name=replay", "strategy.replay_share=0"), ConfigError, r"replay_share: .* greater than 0"),
@@ -464,7 +471,14 @@ REFUSED = [
     (("strategy.name=replay", "strategy.theta=0.5"), ConfigError, r"strategy.theta: unknown key.*replay_share"),
 ]
 
-CASES = RUN | {f"{name}:{key}": value for name, options in STRATEGY.items() for key, value in options.items()}
+SAME_FOR_ALL = {"reference_context": ("sequential", "lifealign", "l2p")}
+"""Options that no strategy touches -> the strategies that they are tried with, since each run takes a second."""
+CASES = RUN | {
+    f"{name}:{key}": value
+    for name, options in STRATEGY.items()
+    for key, value in options.items()
+    if name in SAME_FOR_ALL.get(key, (name,))
+}
 
 
 @pytest.fixture(scope="module")

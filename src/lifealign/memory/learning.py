@@ -363,7 +363,7 @@ def _stages(
         reference = reached[1]
     else:
         begun = time.perf_counter()
-        reference = pair_reference(session, store, pairs, history)
+        reference = pair_reference(session, store, work, history)
         work.reference_seconds = time.perf_counter() - begun
     options = config.train.epochs, config.train.learning_rate
     yield work.loop.stage("preference", *options, pairs, reference, view.losses_on, work.feedback)

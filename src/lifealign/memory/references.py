@@ -24,10 +24,9 @@ from lifealign.training.sft_losses import SFT_LOSSES
 BASE = "base"
 
 
-def pair_reference(
-    session: Session, store: MemoryReader, pairs: Sequence[EncodedPair], history: StoreHistory
-) -> Tensor:
+def pair_reference(session: Session, store: MemoryReader, work: Work, history: StoreHistory) -> Tensor:
     """Log-probs [N, 2] of the reference policy that the strategy's objective names, summed as the objective asks."""
+    pairs = session.view.in_context(work.pairs, work.dataset.rows)
     which, beyond = session.strategy.reference, session.strategy.objective.beyond
     if which == "base":
         return session.view.reference(pairs, title="reference log-probs", beyond=beyond)

@@ -75,7 +75,16 @@ class ObjectiveConfig(FeedbackConfig):
     own_terms: ClassVar[bool] = False
     """Whether the strategy's loss of a pair has terms besides the objective, to which no focal weight applies."""
     _newer: ClassVar[frozenset[str]] = frozenset(
-        {"label_smoothing", "rpo_alpha", "f_alpha", "margin_scale", "route", *REWARDS, *FeedbackConfig.feedback_keys}
+        {
+            "label_smoothing",
+            "rpo_alpha",
+            "f_alpha",
+            "margin_scale",
+            "route",
+            "reference_context",
+            *REWARDS,
+            *FeedbackConfig.feedback_keys,
+        }
     )
 
     loss: ObjectiveName = "dpo"
@@ -107,6 +116,8 @@ class ObjectiveConfig(FeedbackConfig):
     """Reward margin asked for per unit of a row's `margin` (ODPO), dpo and hinge. 0 <= margin_scale; 0: margins are not used."""
     reference: ReferenceName = "base"
     """Reference policy: `base` (adapter off), `task_start` (after the SFT stage), `previous_task` (before the task)."""
+    reference_context: str | None = Field(None, min_length=1)
+    """Text that the reference sees as a system turn and the policy does not (LongPO), or @FILE. None: both see the same."""
     route: bool = False
     """Answer and score each prompt by the updates of the tasks that it may belong to; false: by the sum of all updates."""
 
@@ -138,6 +149,8 @@ class ObjectiveConfig(FeedbackConfig):
             )
         if self.reference != "base" and not loss.reads_reference:
             raise ValueError(f"loss {self.loss} reads no reference, got reference {self.reference}; leave it at base")
+        if self.reference_context is not None and not loss.reads_reference:
+            raise ValueError(f"loss {self.loss} reads no reference, so reference_context has no effect; leave it out")
         if not loss.reads_beta and self.beta != type(self).model_fields["beta"].default:
             raise ValueError(f"loss {self.loss} reads no beta, got beta {self.beta}; leave it out")
         return self

@@ -28,6 +28,7 @@ from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_lo
 from lifealign.model.logps import kl_to_base, probe, token_divergence, token_logps
 from lifealign.model.pack_budget import SIZES, Measured, best, measure_budget
 from lifealign.model.packing import Pack, cost, pack_pairs, split_by_budget, with_prefix
+from lifealign.training.context import behind
 from lifealign.training.feedback import RowTerms, StepTerms, reference_point, with_others
 from lifealign.training.strategy import Strategy
 
@@ -164,6 +165,11 @@ class LoadedView:
         with holding(self.model, self.anchor):
             return self.logps(pairs, base=False, title=title, beyond=beyond)
 
+    def in_context(self, pairs: Sequence[EncodedPair], rows: Sequence[Row]) -> Sequence[EncodedPair]:
+        """The pairs as the objective's reference sees them, see `context.behind`; the same without `reference_context`."""
+        text = getattr(self.strategy.objective.config, "reference_context", None)
+        return pairs if text is None else behind(text, pairs, rows, self.encoder, self.base.positions)
+
     def usable(self, rows: Sequence[Row]) -> list[Row]:
         """See `training.strategy.ModelView`."""
         return [rows[p.position] for p in self._encode(rows)]
@@ -182,7 +188,8 @@ class LoadedView:
         objective = self.strategy.objective
         beyond, options = objective.beyond, objective.config
         pairs, feedback = with_others(encoded, options)
-        reference_N2 = self.reference(pairs, title="reference", beyond=beyond).to(self.accelerator.device)
+        seen = self.in_context(pairs, rows)
+        reference_N2 = self.reference(seen, title="reference", beyond=beyond).to(self.accelerator.device)
         asked = feedback.asked(pairs, range(len(encoded)), options.unpaired_loss)
         policy_K2 = self._plain_logps([pairs[i] for i in asked])
         point = reference_point(options, options.beta, policy_K2, reference_N2[asked].cpu(), [pairs[i] for i in asked])
