@@ -110,6 +110,8 @@ RUN: dict[str, Case] = {
         "mask", "adapter encoding", "stream.planted=null", "stream.order=null", "stream.tasks={own}"
     ),
     "data.system": case("merge", "adapter", "stream.planted=null", "stream.order=null", "stream.tasks={own}"),
+    "data.select": case("isa_tail", "adapter selected", "data.select_share=0.5"),
+    "data.select_share": case("0.5", "adapter steps selected"),
     "sft.epochs": case("1", "adapter stages"),
     "sft.learning_rate": case("0.05", "adapter", "sft.epochs=1"),
     "sft.loss": case("poft", "adapter losses", "sft.epochs=1"),
@@ -185,6 +187,7 @@ NO_SUM = {"route": refused("true", ConfigError, r"strategy.route=true answers .*
 REPLAY = {
     "replay_policy": case("oldest_out", "replay", "strategy.replay_capacity=3", "strategy.replay_share=0.75"),
     "replay_share": case("1.0", "replay adapter"),
+    "replay_select": case("isa_mode", "replay", "strategy.replay_share=0.5"),
     "replay_capacity": case("1", "replay", "strategy.replay_share=1.0"),
 }
 CONSOLIDATION = {
@@ -459,6 +462,8 @@ REFUSED = [
     (("lora.init=pissa",), ConfigError, r"init is not supported: pissa, olora and eva change the base"),
     (("lora.modules_to_save=[lm_head]",), ConfigError, r"modules_to_save is not supported: it trains whole modules"),
     (("model.trust_remote_code=true",), ConfigError, r"trust_remote_code=true has no effect: .* no code of its own"),
+    (("data.select=isa_tail",), ConfigError, r"select=isa_tail has no effect while select_share=1 keeps all rows"),
+    (("data.select=isa", "data.select_share=0.5"), ConfigError, r"unknown selector 'isa'"),
     (("sft.loss=poft",), ConfigError, r"loss poft is for the SFT stage, but epochs=0 leaves it out"),
     (("sft.epochs=1", "sft.gamma=1"), ConfigError, r"sft.gamma is read by sft.loss=poft only, got gamma 1.0"),
     (
@@ -614,6 +619,7 @@ def fingerprint(config: RunConfig, patch: pytest.MonkeyPatch) -> Fingerprint:
         "date": str(memory.config.model.template_date),
         "identity": json.dumps([identity, store.identity["base"]["dtype"], store.identity["seed"]], sort_keys=True),
         "replay": str([store.load_lines(m, "replay.jsonl") for m in commits]),
+        "selected": str([store.load_document(m, "data.json").get("selected") for m in commits]),
         "encoding": str([store.load_document(m, "data.json")["encoding"] for m in commits]),
         "diagnostics": str([store.load_document(m, "diagnostics.json") for m in commits]),
         "packed": str([m.meta["shared_prefix"] for m in commits]),

@@ -33,6 +33,7 @@ WITH_TORCH = {
         "routing",
         "row_scores",
         "scoring",
+        "selecting",
         "session",
         "signatures",
         "sleep",

@@ -33,7 +33,7 @@ from lifealign.core.yaml_text import YamlError, parse_yaml
 class DataConfig(Frozen):
     """Conversion of rows to token ids."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"reasoning", "system"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"reasoning", "system", "select", "select_share"})
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt plus one answer; longer answers are cut (and counted). 8 <= max_length."""
     long_prompts: Literal["error", "drop"] = "error"
@@ -42,6 +42,19 @@ class DataConfig(Frozen):
     """Reasoning in answers (`<think>...</think>`): `train` it, `mask` it (read, but not trained), or `drop` it."""
     system: Literal["keep", "merge"] = "keep"
     """System texts: `keep` leaves them to the template, `merge` puts them at the head of the first user turn."""
+    select: str = "random"
+    """Which training rows are kept where `select_share` leaves some out: `random`, `isa_tail` (unusual ones), `isa_mode` (typical
+    ones), a registered name, or path/to/file.py:function."""
+    select_share: float = Field(1.0, gt=0, le=1)
+    """Share of a task's different training rows that are kept. 0 < select_share <= 1; 1: all."""
+
+    @model_validator(mode="after")
+    def _rows_to_select(self) -> DataConfig:
+        if self.select != "random" and self.select_share == 1:
+            raise ValueError(
+                f"select={self.select} has no effect while select_share=1 keeps all rows; lower select_share"
+            )
+        return self
 
 
 class SftConfig(Frozen):

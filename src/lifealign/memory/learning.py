@@ -36,6 +36,7 @@ from lifealign.memory.resume import as_one, check_same, same_task
 from lifealign.memory.retiring import check_supersedes, parts_of, put, retired_lines, start_without, superseded
 from lifealign.memory.routing import task_signatures
 from lifealign.memory.scoring import score_row, tasks_of_row
+from lifealign.memory.selecting import select_rows
 from lifealign.memory.session import Session, locked, taken_back
 from lifealign.memory.settings import located, settled, with_adapter_apart
 from lifealign.memory.sleep import rest
@@ -218,10 +219,10 @@ def learn_group(
     strategy, model, accelerator = session.strategy, session.model, session.accelerator
     _check_lengths(session, given)
     leaks = Leaks.of(store, given, stream, start.retires if start is not None else ())
-    group = leaks.clean(given)
     # Rows of earlier tasks that come back as replay were accepted then; one that does not fit now is left out.
     with limits(session.encoder, session.encoder.max_length, "drop"):
-        work = _encode(session, store, group, history, config, leaks)
+        group, selection = select_rows(session, leaks.clean(given), config)
+        work = _encode(session, store, group, history, config, leaks, selection)
         for stage in _stages(session, store, work, history, config):
             train_stage(work.loop, stage)
         if work.loop.log and work.pairs:
@@ -290,6 +291,7 @@ def _encode(
     history: StoreHistory,
     config: RunConfig,
     leaks: Leaks,
+    selection: dict[str, Any],
 ) -> Work:
     """Begin a group: load the weights of HEAD, encode the rows, and make the loop that trains on them."""
     session.start_tracking()
@@ -327,7 +329,6 @@ def _encode(
     key = workspace_key(store, task, config, [p.digest for p in encoded])
     workspace = store.workspace(key) if session.accelerator.is_main_process else store.path / WORK / key
     session.accelerator.wait_for_everyone()
-    trained = store.lineage()[1:] if config.train.trackers else ()
     loop = Loop(
         task.name,
         session.model,
@@ -338,11 +339,16 @@ def _encode(
         session.accelerator,
         workspace,
         session.progress,
-        earlier_steps=sum(len(read_training(store, m)) for m in trained),
+        earlier_steps=_steps_before(store) if config.train.trackers else 0,
         tokens_per_pack=session.view.tokens_per_pack(encoded),
         sft=config.sft,
     )
-    return Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop, leaks)
+    return Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop, leaks, selection)
+
+
+def _steps_before(store: MemoryReader) -> int:
+    """Optimizer steps of all earlier tasks."""
+    return sum(len(read_training(store, m)) for m in store.lineage()[1:])
 
 
 def _stages(

@@ -106,8 +106,10 @@ def _with_context(config: RunConfig) -> RunConfig:
 
 def _check_together(config: RunConfig) -> RunConfig:
     """Return the configuration after the strategy has checked that its options fit the rest."""
+    from lifealign.training.selectors import SELECTORS
     from lifealign.training.sft_losses import check_sft
 
+    SELECTORS.find(config.data.select)
     check_sft(config.sft)
     config = _with_context(config)
     try:

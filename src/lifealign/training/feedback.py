@@ -29,6 +29,12 @@ from lifealign.training.unpaired_losses import (
     kto_reference_point,
 )
 
+READERS: Mapping[RowKind, Sequence[str]] = {
+    "undesirable": ("unpaired_loss", "desirable_weight", "undesirable_weight"),
+    "demonstration": ("demonstration_weight",),
+}
+"""Kind of rows -> options of the objective that only such rows read."""
+
 
 class FeedbackConfig(Frozen):
     """Options for rows of one answer; they change nothing for pairs."""

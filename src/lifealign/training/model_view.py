@@ -295,6 +295,14 @@ class LoadedView:
                 found |= zip(chosen, ((hidden * weight).sum(1) / weight.sum(1)).cpu(), strict=True)
         return torch.stack([found[i] for i in range(len(prompts))])
 
+    def row_features(self, rows: Sequence[Row]) -> Tensor:
+        """See `training.strategy.ModelView`."""
+        pairs = self._encode(rows)
+        values = self.features([(*p.prompt, *(p.chosen or p.rejected)) for p in pairs])
+        found = torch.full((len(rows), values.shape[1]), torch.nan)
+        found[[p.position for p in pairs]] = values
+        return found
+
     @staticmethod
     def _hidden(lm: PreTrainedModel, ids: Tensor, mask: Tensor, depth: float) -> Tensor:
         """Hidden states [rows, columns, D] at a share of the depth; at 1.0 the last ones, as the model hands them out."""
