@@ -58,17 +58,17 @@ def test_random_rows_are_a_sample_of_its_own_for_each_seed() -> None:
 
 
 def test_replay_takes_the_selector_s_rows_and_random_is_as_before() -> None:
-    features = two_groups(9, 1)
-    made = rows("bread", 10)
+    features = two_groups(39, 1)
+    made = rows("bread", 40)
     place = {row.digest: i for i, row in enumerate(made)}
 
     def of(rows: Sequence[object]) -> np.ndarray:
         return features[[place[row.digest] for row in rows]]  # type: ignore[attr-defined]
 
-    tail = update_buffer(ReplayBuffer(), made, "bread", share=0.1, select="isa_tail", features=of)
-    assert [e.row for e in tail.exemplars] == [made[9]]
+    tail = update_buffer(ReplayBuffer(), made, "bread", share=0.025, select="isa_tail", features=of)
+    assert [e.row for e in tail.exemplars] == [made[39]]
     mode = update_buffer(ReplayBuffer(), made, "bread", share=0.9, select="isa_mode", features=of)
-    assert made[9] not in [e.row for e in mode.exemplars]
+    assert made[39] not in [e.row for e in mode.exemplars]
     plain = update_buffer(ReplayBuffer(), made, "bread", share=0.5)
     assert plain == update_buffer(ReplayBuffer(), made, "bread", share=0.5, select="random")
     with pytest.raises(TrainingError, match="asks for features, which are not known here; use random"):

@@ -10,7 +10,9 @@ import numpy as np
 from lifealign.training.selectors import Array, Candidates
 
 COMPONENTS = 32
-"""Principal components that ISA keeps: with few rows, the covariances of all features would be singular."""
+"""Most principal components that ISA keeps: with few rows, the covariances of all features would be singular."""
+ROWS_EACH = 8
+"""Rows for each of them: with about as many components as rows, every row is as far from the mean as any other."""
 ROUNDS = 100
 """Most rounds of expectation maximisation."""
 SMALLEST = 0.1
@@ -39,7 +41,7 @@ def mixture_likelihood(features_ND: Array) -> Array:
     """
     centred = features_ND - features_ND.mean(0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    x_NK = centred @ directions[:COMPONENTS].T
+    x_NK = centred @ directions[: min(COMPONENTS, max(1, len(centred) // ROWS_EACH))].T
     share = (x_NK[:, :1] > np.median(x_NK[:, 0])).astype(float)
     found, smallest = _fitted(x_NK, np.hstack([share, 1 - share]))
     return found if smallest >= SMALLEST else _fitted(x_NK, np.ones((len(x_NK), 1)))[0]
