@@ -17,19 +17,29 @@ file already is not repeated.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lifealign import Memory, Task, load_stream, make_progress, read_config
-from lifealign.core.config import StreamConfig
+from lifealign import Memory, Message, Row, Task, load_stream, make_progress, read_config, register_loss, register_score
+from lifealign.core.config import StreamConfig, SuiteConfig
 from lifealign.evaluation.metrics import seeds_interval
+from lifealign.evaluation.score import PairLogProbs
+from lifealign.training.loss_registry import Pairs
 
 SEEDS = (0, 1, 2)
+FLOOR = 0.4
+"""AFT's beta."""
+RULE = "Always answer in Spanish."
+LONGEST = 24
+SPANISH = frozenset("el la los las de que y en un una es para por con del su lo como se más".split())
+ENGLISH = frozenset("the of and to is in that for it with are you this be your on as".split())
 SETTINGS = (
     "preset=paper",
     "model.name=smollm2-135m",
@@ -45,7 +55,7 @@ SETTINGS = (
 
 def planted(position: int, rows: int, test: int, seed: int) -> Task:
     """One task of the planted suite, by its position from 1."""
-    sizes: Any = {"train_rows": rows, "validation_rows": 0, "test_rows": test}
+    sizes = SuiteConfig(train_rows=rows, validation_rows=0, test_rows=test)
     return load_stream(StreamConfig(planted=sizes, order=(position,)), seed).tasks[0]
 
 
@@ -70,6 +80,74 @@ def scores(memory: Memory, *names: str) -> dict[str, float]:
     return {name: memory.scores(name)[-1][-1] for name in names}
 
 
+def rejected_logp(pairs: PairLogProbs) -> Any:
+    """Log-prob per token of the rejected answer, nats, [N]."""
+    return pairs.policy[:, 1] / pairs.tokens[:, 1]
+
+
+def above_floor(pairs: PairLogProbs) -> Any:
+    """Distance of the rejected answer from AFT's boundary, which is `FLOOR` below the chosen one, nats per token, [N]."""
+    return rejected_logp(pairs) - (pairs.policy[:, 0] / pairs.tokens[:, 0] - FLOOR)
+
+
+def rrhf(pairs: Pairs, options: Any) -> Any:
+    """max(0, s_r - s_c) [B] of log-probs per token (RRHF); the likelihood is added by rpo_alpha."""
+    chosen = pairs.policy.chosen / pairs.lengths_chosen
+    return (pairs.policy.rejected / pairs.lengths_rejected - chosen).clamp(min=0)
+
+
+def spanish(answer: str) -> bool:
+    """Whether an answer has more of the commonest Spanish words than of the commonest English ones."""
+    words = re.findall(r"[^\W\d_]+", answer.casefold())
+    return sum(w in SPANISH for w in words) > sum(w in ENGLISH for w in words)
+
+
+def aft(folder: Path, arm: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """One life of the preference stage alone."""
+    own = ("strategy.rpo_alpha=1",) if arm["loss"] == "rrhf" else ()
+    settings = ("train.epochs=3", f"strategy.loss={arm['loss']}", "evaluate.scores=[rejected_logp, above_floor]", *own)
+    memory = learn(folder, planted(2, 24, 12, seed), seed, settings)
+    return scores(memory, "accuracy", "likelihood_accuracy", "nll", "rejected_logp", "above_floor")
+
+
+@functools.cache
+def self_made(seed: int) -> tuple[tuple[Row, ...], tuple[str, ...], float]:
+    """Pairs of the base model's own answers with the rule and without, held-out questions, and how many it answers under the rule."""
+    tasks = load_stream(StreamConfig(planted=SuiteConfig(train_rows=4, validation_rows=0, test_rows=2)), seed).tasks
+    asked, held = ([row.prompt[-1].content for t in tasks for row in getattr(t, s)] for s in ("train", "test"))
+    with tempfile.TemporaryDirectory() as folder:
+        memory = Memory.create(Path(folder) / "base", read_config(None, [*SETTINGS, f"seed={seed}"]))
+        system = Message("system", RULE)
+        told = memory.generate([[system, Message("user", q)] for q in (*asked, *held)], max_new_tokens=LONGEST)
+        untold = memory.generate(asked, max_new_tokens=LONGEST)
+    rows = [
+        Row((Message("user", question),), with_rule.strip(), without.strip(), f"made:{number}")
+        for number, (question, with_rule, without) in enumerate(zip(asked, told, untold, strict=False), 1)
+        if spanish(with_rule) and not spanish(without)
+    ]
+    followed = [spanish(answer) for answer in told[len(asked) :]]
+    return tuple(rows), tuple(held), sum(followed) / len(followed)
+
+
+def longpo(folder: Path, arm: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """One life on pairs that the base model made itself."""
+    rows, questions, told = self_made(seed)
+    settings = {
+        "longpo": ("train.epochs=3", "strategy.rpo_alpha=1", f"strategy.reference_context={RULE}"),
+        "dpo": ("train.epochs=3", "strategy.rpo_alpha=1"),
+        "sft": ("train.epochs=0", "sft.epochs=3"),
+    }[arm["method"]]
+    memory = learn(folder, Task("rule", rows), seed, settings)
+    after = [spanish(answer) for answer in memory.generate(questions, max_new_tokens=LONGEST)]
+    before = [spanish(answer) for answer in memory.generate(questions, as_of="base", max_new_tokens=LONGEST)]
+    return {
+        "pairs": len(rows),
+        "told": 100 * told,
+        "before": 100 * sum(before) / len(before),
+        "after": 100 * sum(after) / len(after),
+    }
+
+
 def poft(folder: Path, arm: Mapping[str, Any], seed: int) -> dict[str, float]:
     """One life of SFT alone."""
     task = with_noise(planted(2, 24, 12, seed), arm["noise"], seed)
@@ -80,6 +158,8 @@ def poft(folder: Path, arm: Mapping[str, Any], seed: int) -> dict[str, float]:
 Life = Callable[[Path, Mapping[str, Any], int], dict[str, float]]
 EXPERIMENTS: Mapping[str, tuple[Life, tuple[Mapping[str, Any], ...]]] = {
     "poft": (poft, tuple({"loss": loss, "noise": noise} for noise in (0.3, 0.0) for loss in ("nll", "poft"))),
+    "aft": (aft, tuple({"loss": loss} for loss in ("dpo", "rrhf", "aft_dc", "aft_bc"))),
+    "longpo": (longpo, tuple({"method": method} for method in ("dpo", "longpo", "sft"))),
 }
 
 
@@ -89,7 +169,7 @@ def named(arm: Mapping[str, Any]) -> str:
 
 
 def summary(runs: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    """Arm -> score -> mean and 95% interval over seeds; and the paired difference of each arm to the first one of its noise."""
+    """Arm -> score -> mean and 95% interval over seeds."""
     found: dict[str, Any] = {}
     for arm, by_seed in runs.items():
         names = next(iter(by_seed.values()))
@@ -114,6 +194,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file, written anew after each life")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     options = parser.parse_args()
+    register_loss("rrhf", rrhf, reads_reference=False, options=["rpo_alpha"])
+    register_score("rejected_logp", rejected_logp)
+    register_score("above_floor", above_floor)
     life, arms = EXPERIMENTS[options.experiment]
     runs: dict[str, dict[str, dict[str, float]]] = {}
     if options.out.exists():
