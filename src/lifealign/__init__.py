@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lifealign.strategies.configure import read_config
     from lifealign.studies.report.frame import load_study
     from lifealign.training.losses import register_loss
+    from lifealign.training.selectors import register_selector
+    from lifealign.training.sft_losses import register_sft_loss
     from lifealign.training.strategy import Strategy
 
 __all__ = [
@@ -59,6 +61,8 @@ __all__ = [
     "register_loss",
     "register_measure",
     "register_score",
+    "register_selector",
+    "register_sft_loss",
     "register_strategy",
     "register_text_metric",
     "run_stream",
@@ -85,6 +89,8 @@ _HOMES = {
     "strategies.configure": ("read_config",),
     "studies.report.frame": ("load_study",),
     "training.losses": ("register_loss",),
+    "training.selectors": ("register_selector",),
+    "training.sft_losses": ("register_sft_loss",),
     "training.strategy": ("Strategy",),
 }
 

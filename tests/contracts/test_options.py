@@ -110,8 +110,14 @@ RUN: dict[str, Case] = {
         "mask", "adapter encoding", "stream.planted=null", "stream.order=null", "stream.tasks={own}"
     ),
     "data.system": case("merge", "adapter", "stream.planted=null", "stream.order=null", "stream.tasks={own}"),
+    "data.select": case("isa_tail", "adapter selected", "data.select_share=0.5"),
+    "data.select_share": case("0.5", "adapter steps selected"),
     "sft.epochs": case("1", "adapter stages"),
     "sft.learning_rate": case("0.05", "adapter", "sft.epochs=1"),
+    "sft.loss": case("poft", "adapter losses", "sft.epochs=1"),
+    "sft.beta": case("3.0", "adapter losses", "sft.epochs=1", "sft.loss=poft"),
+    "sft.gamma": case("1.0", "adapter losses", "sft.epochs=1", "sft.loss=poft"),
+    "sft.references": case("[base]", "adapter losses", "sft.epochs=1", "sft.loss=poft"),
     "train.epochs": case("2", "adapter steps"),
     "train.learning_rate": case("1e-4", "adapter", keeps="steps replay"),
     "train.pairs_per_step": case("4", "adapter steps"),
@@ -174,12 +180,14 @@ OBJECTIVE = {
     "undesirable_weight": case("3.0", "adapter losses", THUMBS, keeps="replay"),
     "demonstration_weight": case("3.0", "losses", OWN_ROWS, keeps="replay"),
     "reference": case("previous_task", "adapter losses"),
+    "reference_context": case("be brief", "adapter losses", keeps="replay"),
     "route": case("true", "scores", keeps="adapter replay losses"),
 }
 NO_SUM = {"route": refused("true", ConfigError, r"strategy.route=true answers .* does not keep a sum of updates")}
 REPLAY = {
     "replay_policy": case("oldest_out", "replay", "strategy.replay_capacity=3", "strategy.replay_share=0.75"),
     "replay_share": case("1.0", "replay adapter"),
+    "replay_select": case("isa_mode", "replay", "strategy.replay_share=0.5"),
     "replay_capacity": case("1", "replay", "strategy.replay_share=1.0"),
 }
 CONSOLIDATION = {
@@ -359,7 +367,7 @@ REFUSED = [
         r"f_divergence is read by the losses dpo, fpo, hinge",
     ),
     (("strategy.f_alpha=0.3",), ConfigError, r"f_alpha is read by f_divergence alpha only, got f_alpha 0.3"),
-    (("strategy.loss=orpo", "strategy.rpo_alpha=1"), ConfigError, r"rpo_alpha is read by .* robust and simpo only"),
+    (("strategy.loss=orpo", "strategy.rpo_alpha=1"), ConfigError, r"rpo_alpha is read by .* aft_bc and aft_rank only"),
     (
         ("strategy.length_normalised=true", "strategy.f_divergence=js"),
         ConfigError,
@@ -376,6 +384,12 @@ REFUSED = [
         ConfigError,
         r"skip_weight_below=0.1 skips pairs by their focal weight, and with them the likelihood term of rpo_alpha",
     ),
+    (
+        ("strategy.loss=simpo", "strategy.reference_context=be brief"),
+        ConfigError,
+        r"loss simpo reads no reference, so reference_context has no effect",
+    ),
+    (("strategy.reference_context='@nowhere.txt'",), ConfigError, r"nowhere.txt"),
     (("strategy.loss=simpo", "strategy.reference=task_start"), ConfigError, r"simpo reads no reference"),
     (("strategy.name=lifealign", "strategy.consolidate=stage"), ConfigError, r"sft.epochs=0 leaves only one"),
     (("strategy.name=replay", "strategy.replay_share=0"), ConfigError, r"replay_share: .* greater than 0"),
@@ -448,12 +462,28 @@ REFUSED = [
     (("lora.init=pissa",), ConfigError, r"init is not supported: pissa, olora and eva change the base"),
     (("lora.modules_to_save=[lm_head]",), ConfigError, r"modules_to_save is not supported: it trains whole modules"),
     (("model.trust_remote_code=true",), ConfigError, r"trust_remote_code=true has no effect: .* no code of its own"),
+    (("data.select=isa_tail",), ConfigError, r"select=isa_tail has no effect while select_share=1 keeps all rows"),
+    (("data.select=isa", "data.select_share=0.5"), ConfigError, r"unknown selector 'isa'"),
+    (("sft.loss=poft",), ConfigError, r"loss poft is for the SFT stage, but epochs=0 leaves it out"),
+    (("sft.epochs=1", "sft.gamma=1"), ConfigError, r"sft.gamma is read by sft.loss=poft only, got gamma 1.0"),
+    (
+        ("sft.epochs=1", "sft.loss=poft", "sft.references=[bread]"),
+        ConfigError,
+        r"sft.references: 'bread' is no point of this memory",
+    ),
     (("strategy.name=copr", "strategy.loss=ipo"), ConfigError, r"strategy.loss: unknown key.*multiplier_rate"),
     (("strategy.name=agem", "strategy.margin=0.1"), ConfigError, r"strategy.margin: unknown key.*sample_pairs"),
     (("strategy.name=replay", "strategy.theta=0.5"), ConfigError, r"strategy.theta: unknown key.*replay_share"),
 ]
 
-CASES = RUN | {f"{name}:{key}": value for name, options in STRATEGY.items() for key, value in options.items()}
+SAME_FOR_ALL = {"reference_context": ("sequential", "lifealign", "l2p")}
+"""Options that no strategy touches -> the strategies that they are tried with, since each run takes a second."""
+CASES = RUN | {
+    f"{name}:{key}": value
+    for name, options in STRATEGY.items()
+    for key, value in options.items()
+    if name in SAME_FOR_ALL.get(key, (name,))
+}
 
 
 @pytest.fixture(scope="module")
@@ -589,6 +619,7 @@ def fingerprint(config: RunConfig, patch: pytest.MonkeyPatch) -> Fingerprint:
         "date": str(memory.config.model.template_date),
         "identity": json.dumps([identity, store.identity["base"]["dtype"], store.identity["seed"]], sort_keys=True),
         "replay": str([store.load_lines(m, "replay.jsonl") for m in commits]),
+        "selected": str([store.load_document(m, "data.json").get("selected") for m in commits]),
         "encoding": str([store.load_document(m, "data.json")["encoding"] for m in commits]),
         "diagnostics": str([store.load_document(m, "diagnostics.json") for m in commits]),
         "packed": str([m.meta["shared_prefix"] for m in commits]),

@@ -80,10 +80,17 @@ def test_learning_rate_warms_up_and_falls_to_nearly_zero() -> None:
 
 
 def test_windows_hold_every_pair_once_an_epoch() -> None:
-    steps = windows(0, "t", "preference", 3, 10, 4)
+    steps = windows(0, "t", "preference", 3, [[i] for i in range(10)], 4)
     assert [len(s) for s in steps] == [4, 4, 2] * 3
     for epoch in range(3):
         assert sorted(i for s in steps[3 * epoch : 3 * epoch + 3] for i in s) == list(range(10))
+    order = row_order(0, "t", "preference", 0, 10)
+    assert steps[:3] == [order[:4], order[4:8], order[8:]]
+    # Units stay whole: one larger than a step is a step of its own.
+    units = [[0, 1, 2], [3], [4, 5, 6, 7, 8], [9, 10]]
+    for step in windows(0, "t", "preference", 2, units, 4):
+        assert len(step) <= 4 or step == units[2]
+        assert all(set(u) <= set(step) or not set(u) & set(step) for u in units)
 
 
 def test_first_step_is_ln2_and_training_lowers_the_loss() -> None:

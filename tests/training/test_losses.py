@@ -384,7 +384,7 @@ def test_a_loss_from_outside_names_the_options_it_reads() -> None:
         del LOSSES._entries["squared_hinge"]
 
 
-@pytest.mark.parametrize("loss", ["dpo", "fpo", "ipo", "hinge", "robust", "simpo", "orpo"])
+@pytest.mark.parametrize("loss", ["dpo", "fpo", "ipo", "hinge", "robust", "simpo", "orpo", "aft"])
 def test_objective_pushes_the_right_way(loss: str) -> None:
     chosen = torch.tensor([-10.0, -22.0], requires_grad=True)
     rejected = torch.tensor([-12.0, -20.0], requires_grad=True)
@@ -408,14 +408,14 @@ def test_objective_pushes_the_right_way(loss: str) -> None:
         ({"loss": "orpo", "beta": 0.2}, "reads no beta"),
         ({"loss": "fpo", "gamma": -1.0}, "greater than or equal to 0"),
         ({"beta": 0.0}, "greater than 0"),
-        ({"loss": "kto"}, "unknown loss 'kto'; allowed: dpo, fpo, hinge, ipo, orpo, robust, simpo"),
+        ({"loss": "kto"}, "unknown loss 'kto'; allowed: aft, aft_bc, aft_dc, aft_rank, dpo, fpo, hinge, ipo, orpo, "),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing is read by the losses dpo and robust only"),
         ({"loss": "robust", "label_smoothing": 0.5}, "less than 0.5"),
         ({"loss": "ipo", "f_divergence": "js"}, "f_divergence is read by the losses dpo, fpo, hinge and robust only"),
         ({"loss": "simpo", "length_normalised": True}, "length_normalised is read by the losses dpo, fpo, ipo, hinge"),
         (
             {"loss": "orpo", "rpo_alpha": 1.0},
-            "rpo_alpha is read by the losses dpo, fpo, ipo, hinge, robust and simpo only",
+            "rpo_alpha is read by the losses dpo, fpo, ipo, hinge, robust, simpo, aft, aft_dc, aft_bc and aft_rank only",
         ),
         ({"f_alpha": 0.5}, "f_alpha is read by f_divergence alpha only"),
         ({"f_divergence": "alpha", "f_alpha": 1.0}, "less than 1"),

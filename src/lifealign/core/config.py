@@ -33,7 +33,7 @@ from lifealign.core.yaml_text import YamlError, parse_yaml
 class DataConfig(Frozen):
     """Conversion of rows to token ids."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"reasoning", "system"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"reasoning", "system", "select", "select_share"})
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt plus one answer; longer answers are cut (and counted). 8 <= max_length."""
     long_prompts: Literal["error", "drop"] = "error"
@@ -42,15 +42,47 @@ class DataConfig(Frozen):
     """Reasoning in answers (`<think>...</think>`): `train` it, `mask` it (read, but not trained), or `drop` it."""
     system: Literal["keep", "merge"] = "keep"
     """System texts: `keep` leaves them to the template, `merge` puts them at the head of the first user turn."""
+    select: str = "random"
+    """Which training rows are kept where `select_share` leaves some out: `random`, `isa_tail` (unusual ones), `isa_mode` (typical
+    ones), a registered name, or path/to/file.py:function."""
+    select_share: float = Field(1.0, gt=0, le=1)
+    """Share of a task's different training rows that are kept. 0 < select_share <= 1; 1: all."""
+
+    @model_validator(mode="after")
+    def _rows_to_select(self) -> DataConfig:
+        if self.select != "random" and self.select_share == 1:
+            raise ValueError(
+                f"select={self.select} has no effect while select_share=1 keeps all rows; lower select_share"
+            )
+        return self
 
 
 class SftConfig(Frozen):
     """The supervised stage on the chosen answers, before the preference stage."""
 
+    _newer: ClassVar[frozenset[str]] = frozenset({"loss", "beta", "gamma", "references"})
     epochs: int = Field(0, ge=0)
     """Passes over the rows; 0 skips the stage. 0 <= epochs."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate. 0 < learning_rate."""
+    loss: str = "nll"
+    """`nll`, `poft` (less weight for answers that earlier policies find unlikely), a registered name, or path/to/file.py:function."""
+    beta: float = Field(1.0, gt=0)
+    """poft only: reward per nat and token. 0 < beta."""
+    gamma: float = Field(0.0, ge=0)
+    """poft only: reward by which an answer must be ahead of the references. 0 <= gamma."""
+    references: tuple[str, ...] = ("previous_task",)
+    """poft only: `previous_task`, `base`, `earlier_tasks` (after each one), or names of points, whose mean an answer is compared with."""
+
+    @model_validator(mode="after")
+    def _a_stage_to_change(self) -> SftConfig:
+        if self.loss != "nll" and not self.epochs:
+            raise ValueError(
+                f"loss {self.loss} is for the SFT stage, but epochs=0 leaves it out; set epochs to 1 or more"
+            )
+        if not self.references or len(set(self.references)) != len(self.references):
+            raise ValueError(f"references must be one or more different names, got {list(self.references)}")
+        return self
 
 
 class TrainConfig(Frozen):

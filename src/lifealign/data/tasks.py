@@ -45,6 +45,13 @@ def turns_of(prompt: str | Sequence[Message]) -> Sequence[Message]:
     return (Message("user", prompt),) if isinstance(prompt, str) else prompt
 
 
+def in_context(prompt: Sequence[Message], text: str) -> tuple[Message, ...]:
+    """A conversation behind a system text, which comes before the system turn that it has, if any."""
+    if prompt and prompt[0].role == "system":
+        return (Message("system", f"{text}\n\n{prompt[0].content}"), *prompt[1:])
+    return (Message("system", text), *prompt)
+
+
 @dataclass(frozen=True)
 class Row:
     """What people said about an answer to a prompt: a preference triple (x, y_chosen, y_rejected), or one answer alone.

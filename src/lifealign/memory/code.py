@@ -23,26 +23,33 @@ from lifealign.store.reader import MemoryReader
 
 CODE = "code"
 """Key of the record, in store.json and in a commit's `meta`; missing if all code is built in."""
+REPLAY_SELECTOR = "replay selector"
+"""Kind of `strategy.replay_select`, beside that of `data.select`, which comes from the same registry."""
 
 
 def outside_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Kind -> origin, for the strategy and the loss of a run that are not built in.
+    """Kind -> origin, for the parts of a run that are not built in: strategy, losses, selectors.
 
     Args:
         config: a (checked) run configuration as plain values.
     """
     from lifealign.strategies import STRATEGIES
     from lifealign.training.losses import LOSSES, ObjectiveConfig
+    from lifealign.training.selectors import SELECTORS
+    from lifealign.training.sft_losses import SFT_LOSSES
 
     chosen = config["strategy"]
-    used: list[tuple[Registry[Any], str]] = [(STRATEGIES, chosen["name"])]
+    used: dict[str, tuple[Registry[Any], str]] = {STRATEGIES.what: (STRATEGIES, chosen["name"])}
     if issubclass(STRATEGIES.find(chosen["name"]).Config, ObjectiveConfig):
-        used.append((LOSSES, chosen["loss"]))
+        used[LOSSES.what] = LOSSES, chosen["loss"]
+    used[SFT_LOSSES.what] = SFT_LOSSES, config["sft"].get("loss", "nll")
+    used[SELECTORS.what] = SELECTORS, config["data"].get("select", "random")
+    used[REPLAY_SELECTOR] = SELECTORS, chosen.get("replay_select", "random")
     found = {}
-    for registry, name in used:
+    for what, (registry, name) in used.items():
         if registry.is_outside(name):
             registry.find(name)  # the source of an entry point is known once it is loaded
-            found[registry.what] = {"name": name, **registry.origin(name).to_json()}
+            found[what] = {"name": name, **registry.origin(name).to_json()}
     return found
 
 
@@ -78,6 +85,11 @@ def find_code(identity: Mapping[str, Any], where: Path) -> list[str]:
         from lifealign.training.losses import LOSSES
 
         registries[LOSSES.what] = LOSSES
+    if set(records) - set(registries):
+        from lifealign.training.selectors import SELECTORS
+        from lifealign.training.sft_losses import SFT_LOSSES
+
+        registries |= {SFT_LOSSES.what: SFT_LOSSES, SELECTORS.what: SELECTORS, REPLAY_SELECTOR: SELECTORS}
     changed = []
     for what, record in records.items():
         registry, name = registries[what], record["name"]

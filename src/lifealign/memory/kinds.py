@@ -50,8 +50,8 @@ def check_kinds(strategy: Strategy, config: RunConfig, tasks: Sequence[Task]) ->
 def _per_token(strategy: Strategy) -> str | None:
     """The setting by which beta is in another unit than feedback needs."""
     options = strategy.objective.config
-    if options.loss == "simpo":
-        return "loss simpo"
+    if options.loss in ("simpo", "aft_bc", "aft_rank"):
+        return f"loss {options.loss}"
     return "length_normalised" if options.length_normalised else None
 
 

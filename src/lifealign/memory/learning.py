@@ -12,9 +12,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import DataError
 from lifealign.core.progress import Progress
@@ -34,10 +31,12 @@ from lifealign.memory.leaks import Leaks, left_out_lines
 from lifealign.memory.numerics import NUMERICS, numerics_of
 from lifealign.memory.outcomes import TaskResult
 from lifealign.memory.policy import limits
+from lifealign.memory.references import pair_reference, sft_reference
 from lifealign.memory.resume import as_one, check_same, same_task
 from lifealign.memory.retiring import check_supersedes, parts_of, put, retired_lines, start_without, superseded
 from lifealign.memory.routing import task_signatures
 from lifealign.memory.scoring import score_row, tasks_of_row
+from lifealign.memory.selecting import select_rows
 from lifealign.memory.session import Session, locked, taken_back
 from lifealign.memory.settings import located, settled, with_adapter_apart
 from lifealign.memory.sleep import rest
@@ -220,10 +219,10 @@ def learn_group(
     strategy, model, accelerator = session.strategy, session.model, session.accelerator
     _check_lengths(session, given)
     leaks = Leaks.of(store, given, stream, start.retires if start is not None else ())
-    group = leaks.clean(given)
     # Rows of earlier tasks that come back as replay were accepted then; one that does not fit now is left out.
     with limits(session.encoder, session.encoder.max_length, "drop"):
-        work = _encode(session, store, group, history, config, leaks)
+        group, selection = select_rows(session, leaks.clean(given), config)
+        work = _encode(session, store, group, history, config, leaks, selection)
         for stage in _stages(session, store, work, history, config):
             train_stage(work.loop, stage)
         if work.loop.log and work.pairs:
@@ -292,6 +291,7 @@ def _encode(
     history: StoreHistory,
     config: RunConfig,
     leaks: Leaks,
+    selection: dict[str, Any],
 ) -> Work:
     """Begin a group: load the weights of HEAD, encode the rows, and make the loop that trains on them."""
     session.start_tracking()
@@ -326,11 +326,9 @@ def _encode(
         session.progress.say(f"{task.name}: training: {line}")
     shared_prefix = session.view.shared_prefix(encoded)
     session.view.compile_layers(encoded, config.train.epochs + config.sft.epochs)
-
     key = workspace_key(store, task, config, [p.digest for p in encoded])
     workspace = store.workspace(key) if session.accelerator.is_main_process else store.path / WORK / key
     session.accelerator.wait_for_everyone()
-    trained = store.lineage()[1:] if config.train.trackers else ()
     loop = Loop(
         task.name,
         session.model,
@@ -341,10 +339,16 @@ def _encode(
         session.accelerator,
         workspace,
         session.progress,
-        earlier_steps=sum(len(read_training(store, m)) for m in trained),
+        earlier_steps=_steps_before(store) if config.train.trackers else 0,
         tokens_per_pack=session.view.tokens_per_pack(encoded),
+        sft=config.sft,
     )
-    return Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop, leaks)
+    return Work(group, task, dataset, pairs, feedback, kinds, encoding, held_out, key, loop, leaks, selection)
+
+
+def _steps_before(store: MemoryReader) -> int:
+    """Optimizer steps of all earlier tasks."""
+    return sum(len(read_training(store, m)) for m in store.lineage()[1:])
 
 
 def _stages(
@@ -357,28 +361,15 @@ def _stages(
     view, pairs = session.view, work.pairs
     reached = stage_reached(work.loop.checkpoints)
     if config.sft.epochs and (reached is None or reached[0] == "sft"):
-        unused = torch.zeros(len(pairs), 2)
+        compared = sft_reference(session, store, work, history, config.sft)
         options = config.sft.epochs, config.sft.learning_rate
-        yield work.loop.stage("sft", *options, pairs, unused, view.sft_losses_on, work.feedback)
+        yield work.loop.stage("sft", *options, pairs, compared, view.sft_losses_on, work.feedback)
         session.strategy.end_sft(session.model, work.task, history)
     if reached is not None and reached[0] == "preference":
         reference = reached[1]
     else:
         begun = time.perf_counter()
-        reference = _reference(session, store, pairs, history)
+        reference = pair_reference(session, store, work, history)
         work.reference_seconds = time.perf_counter() - begun
     options = config.train.epochs, config.train.learning_rate
     yield work.loop.stage("preference", *options, pairs, reference, view.losses_on, work.feedback)
-
-
-def _reference(session: Session, store: MemoryStore, pairs: Sequence[Any], history: StoreHistory) -> Tensor:
-    """Log-probs [N, 2] of the reference policy that the strategy's objective names, summed as the objective asks."""
-    which, beyond = session.strategy.reference, session.strategy.objective.beyond
-    if which == "base":
-        return session.view.reference(pairs, title="reference log-probs", beyond=beyond)
-    if which == "task_start":
-        return session.view.logps(pairs, base=False, title="reference log-probs (after SFT)", beyond=beyond)
-    with session.as_of(store, store.head):
-        if history.start is not None:
-            put(session, history.start)
-        return session.view.logps(pairs, base=False, title="reference log-probs (previous task)", beyond=beyond)

@@ -41,7 +41,9 @@ class Work:
         workspace: name of the directory of the checkpoints.
         loop: settings and state shared by all stages.
         leaks: rows that were left out, because another task holds them out.
+        selection: which of the tasks' rows were kept, if some were left out (`selecting`).
         reference_seconds: time to compute the reference log-probs; 0 if a checkpoint had them.
+        sft_references: the policies that the SFT loss compared with, if it reads any.
     """
 
     group: Sequence[Task]
@@ -55,7 +57,9 @@ class Work:
     workspace: str
     loop: Loop
     leaks: Leaks
+    selection: Mapping[str, Any]
     reference_seconds: float = 0.0
+    sft_references: Sequence[str] = ()
 
 
 def data_document(work: Work) -> dict[str, Any]:
@@ -73,6 +77,8 @@ def data_document(work: Work) -> dict[str, Any]:
         "rows": len(work.pairs) - len(work.feedback.others),
         "from_replay": from_replay,
         **work.kinds,
+        **work.selection,
+        **({"sft_references": list(work.sft_references)} if work.sft_references else {}),
         **work.leaks.document(),
         **({RULES: rules} if (rules := find_rules(work.group).origins) else {}),
     }

@@ -49,6 +49,8 @@ class PreferenceBatch:
         prompts: ids of the pairs' prompts as in the pack, including virtual ones.
         kinds: of the rows; empty: all are pairs. A row of one answer has a length of 0 for the other one.
         gaps: the rows' `Row.margin`, 0 where there is none; empty: there is none.
+        answers: ids of the pairs' answers, (chosen, rejected).
+        sft_T: SFT stage only: the loss of each token, if it is not the token's NLL (see `sft_losses`).
     """
 
     index_B: Tensor
@@ -58,6 +60,8 @@ class PreferenceBatch:
     prompts: tuple[tuple[int, ...], ...] = ()
     kinds: tuple[RowKind, ...] = ()
     gaps: tuple[float, ...] = ()
+    answers: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    sft_T: Tensor | None = None
 
     def tokens(self) -> list[Tensor]:
         """`token_T` of the preference stage, split into one part per pair."""

@@ -113,18 +113,34 @@ def cost(pair: EncodedPair, shared_prefix: bool, chosen_only: bool = False) -> i
     return columns + len(pair.prompt) * (1 if shared_prefix else len(answers))
 
 
+def same_prompt(pairs: Sequence[EncodedPair], index: Sequence[int]) -> list[list[int]]:
+    """`index` (positions in `pairs`) by prompt, prompts in the order in which they first come."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for i in index:
+        found.setdefault(pairs[i].prompt, []).append(i)
+    return list(found.values())
+
+
 def split_by_budget(
-    pairs: Sequence[EncodedPair], index: Sequence[int], budget: int, shared_prefix: bool, chosen_only: bool = False
+    pairs: Sequence[EncodedPair],
+    index: Sequence[int],
+    budget: int,
+    shared_prefix: bool,
+    chosen_only: bool = False,
+    by_prompt: bool = False,
 ) -> Iterator[list[int]]:
-    """Cut `index` (positions in `pairs`), in its order, into groups of at most `budget` columns; a longer pair is alone."""
+    """Cut `index` (positions in `pairs`), in its order, into groups of at most `budget` columns; a longer pair is alone.
+
+    With `by_prompt`, pairs of one prompt stay in one group.
+    """
     group: list[int] = []
     used = 0
-    for i in index:
-        columns = cost(pairs[i], shared_prefix, chosen_only)
+    for unit in same_prompt(pairs, index) if by_prompt else ([i] for i in index):
+        columns = sum(cost(pairs[i], shared_prefix, chosen_only) for i in unit)
         if group and used + columns > budget:
             yield group
             group, used = [], 0
-        group.append(i)
+        group += unit
         used += columns
     if group:
         yield group
@@ -142,6 +158,7 @@ def pack_pairs(
         prompts=tuple(p.prompt for p in chosen),
         kinds=tuple(p.kind for p in chosen),
         gaps=tuple(p.gap for p in chosen),
+        answers=tuple((p.chosen, p.rejected) for p in chosen),
     )
     build = _packed if shared_prefix else _plain
     return build(chosen, batch, chosen_only)

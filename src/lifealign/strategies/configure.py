@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from lifealign.core.config import RunConfig, check_config, load_config
 from lifealign.core.errors import ConfigError
+from lifealign.core.files import read_text
 from lifealign.core.presets import PRESETS
 from lifealign.strategies import STRATEGIES, make_strategy
 from lifealign.strategies._declared import AnyOptions, declared
@@ -85,8 +86,32 @@ class _Declared(_Options):
         return AnyOptions if reference is None else declared(reference)
 
 
+def _with_context(config: RunConfig) -> RunConfig:
+    """The configuration with the text of the file that `strategy.reference_context=@FILE` names, so that a memory keeps it.
+
+    Raises:
+        ConfigError: the file cannot be read, or is empty.
+    """
+    given = getattr(config.strategy, "reference_context", None)
+    if not isinstance(given, str) or not given.startswith("@"):
+        return config
+    text = read_text(Path(given[1:]).expanduser(), ConfigError).strip()
+    if not text or text.startswith("@"):
+        raise ConfigError(
+            f"strategy.reference_context: {given[1:]} holds no text to show the reference; write the context there"
+        )
+    strategy = config.strategy.model_copy(update={"reference_context": text})
+    return config.model_copy(update={"strategy": strategy})
+
+
 def _check_together(config: RunConfig) -> RunConfig:
     """Return the configuration after the strategy has checked that its options fit the rest."""
+    from lifealign.training.selectors import SELECTORS
+    from lifealign.training.sft_losses import check_sft
+
+    SELECTORS.find(config.data.select)
+    check_sft(config.sft)
+    config = _with_context(config)
     try:
         make_strategy(config.strategy, config.lora, config.seed).check(config)
     except ConfigError as error:

@@ -78,7 +78,9 @@ class Copr(Strategy):
     class Config(ReplayConfig):
         """Target, constraint, buffer."""
 
-        _newer: ClassVar[frozenset[str]] = frozenset({"excess", "slack", "multiplier_max", "route"})
+        _newer: ClassVar[frozenset[str]] = (
+            frozenset({"excess", "slack", "multiplier_max", "route"}) | ReplayConfig.replay_keys
+        )
         relative: ClassVar[Mapping[str, float]] = {"excess": 0.1, "multiplier_max": DROWNS}
         """Defaults without `slack`, see docs/results/reproduction.md."""
 
@@ -191,6 +193,8 @@ class Copr(Strategy):
             share=c.replay_share,
             capacity=c.replay_capacity,
             seed=self.seed,
+            select=c.replay_select,
+            features=self.view.row_features if c.replay_select != "random" else None,
         )
         if c.slack is None:
             ended = self._ended(history.replay)

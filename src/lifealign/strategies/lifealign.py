@@ -14,7 +14,7 @@ from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import Task
 from lifealign.model.adapters import restore, snapshot
 from lifealign.strategies.replay import Replay
-from lifealign.training.losses import ObjectiveConfig, ObjectiveName
+from lifealign.training.losses import ObjectiveName
 from lifealign.training.replay import ReplayBuffer
 from lifealign.training.strategy import History, PreferenceDataset
 
@@ -38,7 +38,7 @@ class LifeAlign(Replay):
     class Config(Replay.Config, ConsolidationConfig):
         """Objective, buffer and consolidation."""
 
-        _newer: ClassVar[frozenset[str]] = ObjectiveConfig._newer | {
+        _newer: ClassVar[frozenset[str]] = Replay.Config._newer | {
             "begin",
             "rehearse",
             "sleep_epochs",

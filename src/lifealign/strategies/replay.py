@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from lifealign.data.tasks import Task
 from lifealign.training.losses import ObjectiveConfig
 from lifealign.training.replay import ReplayBuffer, ReplayConfig, task_quota, update_buffer
@@ -21,6 +23,8 @@ class Replay(Strategy):
     class Config(ObjectiveConfig, ReplayConfig):
         """Objective and buffer."""
 
+        _newer: ClassVar[frozenset[str]] = ObjectiveConfig._newer | ReplayConfig.replay_keys
+
     def training_set(self, task: Task, history: History) -> PreferenceDataset:
         """The task's rows and the buffer's; the loop's sampler interleaves them. A row in both counts once."""
         if self.config.replay_share and self.config.replay_policy == "per_task_quota":  # fail before training
@@ -33,12 +37,15 @@ class Replay(Strategy):
     def retain(self, task: Task, history: History) -> ReplayBuffer:
         """Add a seeded random share of the task's rows; the policy decides which rows stay."""
         c = self.config
+        by_features = c.replay_select != "random"
         return update_buffer(
             history.replay,
-            task.train,
+            self.view.usable(task.train) if by_features else task.train,
             task.name,
             policy=c.replay_policy,
             share=c.replay_share,
             capacity=c.replay_capacity,
             seed=self.seed,
+            select=c.replay_select,
+            features=self.view.row_features if by_features else None,
         )

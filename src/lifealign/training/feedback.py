@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lifealign.core.frozen import Frozen
 from lifealign.data.tasks import FEEDBACK_KINDS, RowKind
+from lifealign.model.batch import PreferenceBatch
 from lifealign.model.encoded import EncodedPair
 from lifealign.training.unpaired_losses import (
     LabelWeights,
@@ -27,6 +28,12 @@ from lifealign.training.unpaired_losses import (
     kto_loss,
     kto_reference_point,
 )
+
+READERS: Mapping[RowKind, Sequence[str]] = {
+    "undesirable": ("unpaired_loss", "desirable_weight", "undesirable_weight"),
+    "demonstration": ("demonstration_weight",),
+}
+"""Kind of rows -> options of the objective that only such rows read."""
 
 
 class FeedbackConfig(Frozen):
@@ -84,11 +91,25 @@ class RowTerms:
         kinds: of the rows; empty: all are pairs.
         gaps: `Row.margin` of the rows, 0 for none; empty: there is none.
         step: of their optimizer step.
+        prompts: ids of the rows' prompts; empty: not known, each row has its own.
+        answers: ids of the rows' answers, (chosen, rejected); empty with `prompts`.
     """
 
     kinds: Sequence[RowKind] = ()
     gaps: Sequence[float] = ()
     step: StepTerms = field(default_factory=StepTerms)
+    prompts: Sequence[Sequence[int]] = ()
+    answers: Sequence[tuple[Sequence[int], Sequence[int]]] = ()
+
+    @classmethod
+    def of_batch(cls, batch: PreferenceBatch, step: StepTerms) -> RowTerms:
+        """Those of the rows of one forward."""
+        return cls(batch.kinds, batch.gaps, step, batch.prompts, batch.answers)
+
+    def of(self, index: Sequence[int]) -> RowTerms:
+        """Those of the pairs at some positions."""
+        gaps, prompts, answers = ([x[i] for i in index] if x else () for x in (self.gaps, self.prompts, self.answers))
+        return RowTerms((), gaps, self.step, prompts, answers)  # type: ignore[arg-type]
 
     @property
     def only_pairs(self) -> bool:

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from lifealign.core.config import TrainConfig
+from lifealign.core.config import SftConfig, TrainConfig
 from lifealign.core.errors import TrainingError
 from lifealign.core.progress import NullProgress, Progress
 from lifealign.core.stopping import asked, held, stop_if_asked
@@ -33,10 +33,11 @@ from lifealign.model.encoding import EncodedPair
 from lifealign.model.frozen_linear import onednn_leads, use_onednn
 from lifealign.model.logp_cache import pair_logps
 from lifealign.model.logps import token_logps
-from lifealign.model.packing import Pack, pack_pairs, split_by_budget, with_prefix
+from lifealign.model.packing import Pack, pack_pairs, same_prompt, split_by_budget, with_prefix
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
 from lifealign.training.feedback import Feedback, RowTerms, StepTerms, reference_point
 from lifealign.training.schedule import learning_rate, windows
+from lifealign.training.sft_losses import with_loss
 from lifealign.training.step_log import SUMS, Seen, step_means, sums_of
 from lifealign.training.strategy import Step, Strategy
 
@@ -53,7 +54,8 @@ class Stage:
         windows: for each optimizer step, the positions in `pairs` that it takes.
         rates: for each optimizer step, its learning rate.
         pairs: encoded rows, and behind them those that `feedback.with_others` adds.
-        reference: summed reference log-probs [N, 2] (chosen, rejected), float32, with `Objective.beyond`.
+        reference: summed reference log-probs [N, 2] (chosen, rejected), float32, with `Objective.beyond`; of `sft`, in the first
+            column, the log-prob per token that `sft_losses` compares with.
         losses_on: see `training.strategy.Step`.
         feedback: the rows of one answer that people judged.
         dropout: whether the adapter's dropout is on in its steps.
@@ -89,6 +91,7 @@ class Loop:
         log: one line per optimizer step, of all stages.
         earlier_steps: optimizer steps of earlier tasks; trackers need a count that never falls.
         tokens_per_pack: columns of one forward; None: `train.tokens_per_pack`.
+        sft: options of the SFT stage.
     """
 
     task: str
@@ -103,6 +106,7 @@ class Loop:
     log: list[LogLine] = field(default_factory=list)
     earlier_steps: int = 0
     tokens_per_pack: int | None = None
+    sft: SftConfig = field(default_factory=SftConfig)
 
     def __post_init__(self) -> None:
         self.strategy.log = self.log
@@ -130,8 +134,9 @@ class Loop:
         """
         rows = len(pairs) - len(feedback.others)
         used = [i for i in range(rows) if name == "preference" or pairs[i].chosen]
-        order = windows(self.seed, self.task, name, epochs, len(used), self.config.pairs_per_step)
-        steps = [[used[i] for i in window] for window in order]
+        together = name == "preference" and self.strategy.objective.by_prompt
+        units = same_prompt(pairs, used) if together else [[i] for i in used]
+        steps = windows(self.seed, self.task, name, epochs, units, self.config.pairs_per_step)
         rates = [learning_rate(i, len(steps), self.config.warmup, peak) for i in range(len(steps))]
         return Stage(name, steps, rates, pairs, reference, losses_on, feedback)
 
@@ -209,15 +214,17 @@ def _step(
     accelerator, config = loop.accelerator, loop.config
     chosen_only = stage.name == "sft"
     budget = loop.tokens_per_pack or config.tokens_per_pack
-    groups = list(split_by_budget(stage.pairs, window, budget, loop.shared_prefix, chosen_only))
+    whole = not chosen_only and loop.strategy.objective.by_prompt
+    groups = list(split_by_budget(stage.pairs, window, budget, loop.shared_prefix, chosen_only, whole))
     # On the device, and read once a step: a number read in between would let a GPU wait for the next forward.
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
     bound = torch.zeros((), device=accelerator.device)
     response_tokens = sum(stage.pairs[i].chosen_tokens for i in window)
     for group in groups[accelerator.process_index :: accelerator.num_processes]:
         pack = _policy_pack(loop, stage, group, chosen_only)
+        seen: Seen | Tensor | None
         if chosen_only:
-            loss, seen = _sft_loss(loop, pack, response_tokens), None
+            loss, seen = _sft_loss(loop, stage, pack, group, (response_tokens, len(window)))
         else:
             loss, seen, skipped = _preference_loss(loop, stage, pack, group, len(window), terms)
             bound = torch.maximum(bound, skipped)
@@ -264,10 +271,21 @@ def _policy_pack(loop: Loop, stage: Stage, group: Sequence[int], chosen_only: bo
     return pack_pairs(shown, range(len(shown)), loop.shared_prefix, chosen_only).to(loop.accelerator.device)
 
 
-def _sft_loss(loop: Loop, pack: Pack, response_tokens: int) -> Tensor:
-    """Mean loss per response token over the optimizer step (this pack's part of it)."""
-    batch = replace(pack.batch, token_T=token_logps(loop.model, pack).token_T)
-    return loop.strategy.sft_loss(batch).sum() / response_tokens
+def _sft_loss(
+    loop: Loop, stage: Stage, pack: Pack, group: Sequence[int], step: tuple[int, int]
+) -> tuple[Tensor, Tensor | None]:
+    """Mean loss per response token over the optimizer step (this pack's part of it), and the answers' weights [B], if any.
+
+    `step` has the response tokens and the answers of the whole step.
+    """
+    batch, weight = replace(pack.batch, token_T=token_logps(loop.model, pack).token_T), None
+    if loop.sft.loss != "nll":
+        scored = [stage.pairs[i].chosen[stage.pairs[i].chosen_context :] for i in group]
+        # The references' log-probs per token are sums over the same ids, the end of the answer among them.
+        assert pack.target_T.tolist() == [token for answer in scored for token in answer]
+        reference_B = stage.reference[list(group), 0].to(pack.target_T.device)
+        batch, weight = with_loss(batch, loop.sft, reference_B, *step)
+    return loop.strategy.sft_loss(batch).sum() / step[0], weight
 
 
 def _preference_loss(
@@ -280,7 +298,7 @@ def _preference_loss(
     values = stage.reference[list(group)].to(policy.chosen.device)
     reference = PairLogps(values[:, 0], values[:, 1])
     batch = replace(pack.batch, token_T=tokens.token_T)
-    lengths, rows = (batch.chosen_lengths_B, batch.rejected_lengths_B), RowTerms(batch.kinds, batch.gaps, terms)
+    lengths, rows = (batch.chosen_lengths_B, batch.rejected_lengths_B), RowTerms.of_batch(batch, terms)
     objective = loop.strategy.objective(weighted, reference, *lengths, rows)
     loss_B = loop.strategy.loss(batch, policy, reference, objective)
     skip = objective.weight < loop.config.skip_weight_below

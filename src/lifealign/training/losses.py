@@ -1,11 +1,13 @@
-"""Preference losses by name, and the objective that a configuration makes of one; the formulas are in `pair_losses`.
+"""Options of preference losses, and the objective that a configuration makes of one.
+
+The formulas are in `pair_losses` and `aft_losses`, the names in `loss_registry`.
 
 Shapes: B pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -14,10 +16,15 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from lifealign.core.errors import ConfigError, TrainingError
-from lifealign.core.registry import Registry
 from lifealign.data.tasks import FEEDBACK_KINDS
 from lifealign.model.batch import PairLogps
 from lifealign.training.feedback import FeedbackConfig, RowTerms, feedback_losses
+from lifealign.training.loss_registry import LOSSES as LOSSES
+from lifealign.training.loss_registry import OPTIONS as OPTIONS
+from lifealign.training.loss_registry import Loss as Loss
+from lifealign.training.loss_registry import LossFunction
+from lifealign.training.loss_registry import Pairs as Pairs
+from lifealign.training.loss_registry import register_loss as register_loss
 from lifealign.training.pair_losses import (
     DivergenceName,
     divergence_log_ratio,
@@ -37,79 +44,6 @@ from lifealign.training.pair_losses import (
 ReferenceName = Literal["base", "task_start", "previous_task"]
 
 
-class Pairs(NamedTuple):
-    """The inputs of a loss for B pairs.
-
-    Attributes:
-        policy: log-probs with gradient, [B] each: summed over an answer's tokens, each times its weight (`ld_alpha`).
-        reference: the same of the reference.
-        lengths_chosen: response tokens of the chosen answers, [B], >= 1.
-        lengths_rejected: response tokens of the rejected answers, [B], >= 1.
-        log_ratio: h [B], with gradient: `pair_losses.log_ratio`, or what `length_normalised` or `f_divergence` puts there.
-        margin: beta h, [B], with gradient; less the gap that the row asks for (`margin_scale`).
-    """
-
-    policy: PairLogps
-    reference: PairLogps
-    lengths_chosen: Tensor
-    lengths_rejected: Tensor
-    log_ratio: Tensor
-    margin: Tensor
-
-
-LossFunction = Callable[[Pairs, "ObjectiveConfig"], Tensor | tuple[Tensor, Tensor]]
-"""(pairs, options) -> loss [B]; or (loss, weight), both [B], if the loss is weighted pair by pair."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss that `strategy.loss` can name.
-
-    Attributes:
-        function: computes it.
-        reads_reference: False: the reference's log-probs are not used.
-        options: names of the options it reads, besides `beta` and `reference`; the others are refused.
-    """
-
-    function: LossFunction
-    reads_reference: bool = True
-    options: frozenset[str] = frozenset()
-
-
-def _check_loss(value: Any) -> str | None:
-    callable_loss = isinstance(value, Loss) and callable(value.function)
-    return None if callable_loss else f"expected a function (pairs, options) -> loss [B], got {value!r}"
-
-
-LOSSES: Registry[Loss] = Registry(
-    "loss",
-    "lifealign.losses",
-    check=_check_loss,
-    code=lambda loss: loss.function,
-    adapt=lambda value: value if isinstance(value, Loss) else Loss(value),
-)
-
-
-def register_loss(name: str, function: Any = None, *, reads_reference: bool = True, options: Iterable[str] = ()) -> Any:
-    """Register a loss under a name for `strategy.loss`; a decorator if `function` is left out.
-
-    Args:
-        name: lower-case letters, digits, - and _.
-        function: (`Pairs`, options) -> loss [B], or (loss, weight). The options are the strategy's Config.
-        reads_reference: False: no reference log-probs are needed, and an option `reference` is refused.
-        options: those of `OPTIONS` that it reads; others are refused. `rpo_alpha` is added to any loss that names it.
-
-    Raises:
-        ConfigError: the name is taken or malformed, `function` is not a function, or there is no such option.
-    """
-    if unknown := sorted(set(options) - set(OPTIONS)):
-        raise ConfigError(f"loss {name!r} cannot be registered: unknown options {unknown}; allowed: {list(OPTIONS)}")
-    if function is None:
-        return lambda function: register_loss(name, function, reads_reference=reads_reference, options=options)
-    LOSSES.register(name, Loss(function, reads_reference, frozenset(options)))
-    return function
-
-
 def _known_loss(name: str) -> str:
     try:
         LOSSES.find(name)
@@ -120,20 +54,6 @@ def _known_loss(name: str) -> str:
 
 ObjectiveName = Annotated[str, AfterValidator(_known_loss)]
 
-
-OPTIONS = (
-    "gamma",
-    "normalise_weights",
-    "simpo_margin",
-    "orpo_weight",
-    "label_smoothing",
-    "length_normalised",
-    "ld_alpha",
-    "f_divergence",
-    "rpo_alpha",
-    "margin_scale",
-)
-"""Options of `ObjectiveConfig` that some losses read and others refuse."""
 
 REWARDS = ("length_normalised", "ld_alpha", "f_divergence")
 """Options that change how an answer's log-probs become its reward, of which one may be set."""
@@ -147,17 +67,31 @@ class ObjectiveConfig(FeedbackConfig):
         "simpo": {"beta": 2.0, "simpo_margin": 0.5},
         "orpo": {"orpo_weight": 0.1},
         "robust": {"label_smoothing": 0.1},
+        "aft": {"rpo_alpha": 1.0},
+        "aft_dc": {"rpo_alpha": 1.0},
+        "aft_bc": {"rpo_alpha": 1.0, "beta": 0.4},
+        "aft_rank": {"rpo_alpha": 1.0, "beta": 0.4},
     }
     own_terms: ClassVar[bool] = False
     """Whether the strategy's loss of a pair has terms besides the objective, to which no focal weight applies."""
     _newer: ClassVar[frozenset[str]] = frozenset(
-        {"label_smoothing", "rpo_alpha", "f_alpha", "margin_scale", "route", *REWARDS, *FeedbackConfig.feedback_keys}
+        {
+            "label_smoothing",
+            "rpo_alpha",
+            "f_alpha",
+            "margin_scale",
+            "route",
+            "reference_context",
+            *REWARDS,
+            *FeedbackConfig.feedback_keys,
+        }
     )
 
     loss: ObjectiveName = "dpo"
-    """`dpo`, `fpo` (focal DPO), `ipo`, `hinge`, `robust`, `simpo` or `orpo`; the last two read no reference."""
+    """`dpo`, `fpo` (focal DPO), `ipo`, `hinge`, `robust`; without a reference `simpo`, `orpo`, `aft`, `aft_dc`, `aft_bc`, `aft_rank`."""
     beta: float = Field(0.1, gt=0)
-    """Reward per nat of log-ratio; IPO's tau. 0 < beta. 0.1, for simpo 2.0, with length_normalised 5.0; orpo has none."""
+    """Reward per nat of log-ratio; IPO's tau; AFT's distance of the boundary, nats per token. 0 < beta. 0.1, for simpo 2.0, with
+    length_normalised 5.0, for aft_bc and aft_rank 0.4; orpo, aft and aft_dc have none."""
     gamma: float | None = Field(None, ge=0)
     """Focal exponent, fpo only; 0 is DPO. 0 <= gamma. 2.0."""
     normalise_weights: bool = False
@@ -182,6 +116,8 @@ class ObjectiveConfig(FeedbackConfig):
     """Reward margin asked for per unit of a row's `margin` (ODPO), dpo and hinge. 0 <= margin_scale; 0: margins are not used."""
     reference: ReferenceName = "base"
     """Reference policy: `base` (adapter off), `task_start` (after the SFT stage), `previous_task` (before the task)."""
+    reference_context: str | None = Field(None, min_length=1)
+    """Text that the reference sees as a system turn and the policy does not (LongPO), or @FILE. None: both see the same."""
     route: bool = False
     """Answer and score each prompt by the updates of the tasks that it may belong to; false: by the sum of all updates."""
 
@@ -213,8 +149,10 @@ class ObjectiveConfig(FeedbackConfig):
             )
         if self.reference != "base" and not loss.reads_reference:
             raise ValueError(f"loss {self.loss} reads no reference, got reference {self.reference}; leave it at base")
-        if self.loss == "orpo" and self.beta != type(self).model_fields["beta"].default:
-            raise ValueError(f"loss orpo reads no beta, got beta {self.beta}; its only option is orpo_weight")
+        if self.reference_context is not None and not loss.reads_reference:
+            raise ValueError(f"loss {self.loss} reads no reference, so reference_context has no effect; leave it out")
+        if not loss.reads_beta and self.beta != type(self).model_fields["beta"].default:
+            raise ValueError(f"loss {self.loss} reads no beta, got beta {self.beta}; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -279,6 +217,11 @@ class Objective:
         """Weight of the longer answer's tokens beyond the shorter one's length, in the log-probs that it is given."""
         return self.config.ld_alpha
 
+    @property
+    def by_prompt(self) -> bool:
+        """Whether rows of one prompt must be in one optimizer step and one forward."""
+        return LOSSES[self.config.loss].by_prompt
+
     def __call__(
         self,
         policy: PairLogps,
@@ -306,7 +249,7 @@ class Objective:
             ratio = divergence_log_ratio(policy, reference, c.f_divergence, c.f_alpha)
         margin = c.beta * ratio
         asked = margin - c.margin_scale * margin.new_tensor(rows.gaps) if c.margin_scale and any(rows.gaps) else margin
-        found = LOSSES[c.loss].function(Pairs(policy, reference, *lengths, ratio, asked), c)
+        found = LOSSES[c.loss].function(Pairs(policy, reference, *lengths, ratio, asked, rows.prompts, rows.answers), c)
         loss, weight = found if isinstance(found, tuple) else (found, torch.ones_like(margin))
         if loss.shape != margin.shape or weight.shape != margin.shape:
             raise TrainingError(
@@ -328,8 +271,7 @@ class Objective:
         h = log_ratio(policy, reference)
         if pairs := rows.at("pair"):
             own, other = (PairLogps(p.chosen[pairs], p.rejected[pairs]) for p in (policy, reference))
-            gaps = [rows.gaps[i] for i in pairs] if rows.gaps else ()
-            found.append((pairs, self(own, other, lengths_chosen[pairs], lengths_rejected[pairs], RowTerms(gaps=gaps))))
+            found.append((pairs, self(own, other, lengths_chosen[pairs], lengths_rejected[pairs], rows.of(pairs))))
         if judged := rows.at(*FEEDBACK_KINDS):
             loss, margin = feedback_losses(c, c.beta, h[judged], [rows.kinds[i] for i in judged], rows.step)
             found.append((judged, Losses(loss, margin.detach(), torch.ones_like(loss))))
@@ -389,6 +331,7 @@ LOSSES.built_in(
         "hinge": _against_reference(_hinge, "f_divergence", "margin_scale"),
         "robust": _against_reference(_robust, "f_divergence", "label_smoothing"),
         "simpo": Loss(_simpo, reads_reference=False, options=frozenset(["simpo_margin", "rpo_alpha"])),
-        "orpo": Loss(_orpo, reads_reference=False, options=frozenset(["orpo_weight"])),
+        "orpo": Loss(_orpo, reads_reference=False, options=frozenset(["orpo_weight"]), reads_beta=False),
+        **{name: f"lifealign.training.aft_losses:{name.upper()}" for name in ("aft", "aft_dc", "aft_bc", "aft_rank")},
     }
 )

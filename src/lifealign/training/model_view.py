@@ -28,6 +28,7 @@ from lifealign.model.logp_cache import ReferenceCache, adapter_sha256, cached_lo
 from lifealign.model.logps import kl_to_base, probe, token_distributions, token_divergence, token_logps
 from lifealign.model.pack_budget import SIZES, Measured, best, measure_budget
 from lifealign.model.packing import Pack, cost, pack_pairs, split_by_budget, with_prefix
+from lifealign.training.context import behind
 from lifealign.training.feedback import RowTerms, StepTerms, reference_point, with_others
 from lifealign.training.strategy import Strategy
 
@@ -164,6 +165,11 @@ class LoadedView:
         with holding(self.model, self.anchor):
             return self.logps(pairs, base=False, title=title, beyond=beyond)
 
+    def in_context(self, pairs: Sequence[EncodedPair], rows: Sequence[Row]) -> Sequence[EncodedPair]:
+        """The pairs as the objective's reference sees them, see `context.behind`; the same without `reference_context`."""
+        text = getattr(self.strategy.objective.config, "reference_context", None)
+        return pairs if text is None else behind(text, pairs, rows, self.encoder, self.base.positions)
+
     def usable(self, rows: Sequence[Row]) -> list[Row]:
         """See `training.strategy.ModelView`."""
         return [rows[p.position] for p in self._encode(rows)]
@@ -182,19 +188,20 @@ class LoadedView:
         objective = self.strategy.objective
         beyond, options = objective.beyond, objective.config
         pairs, feedback = with_others(encoded, options)
-        reference_N2 = self.reference(pairs, title="reference", beyond=beyond).to(self.accelerator.device)
+        seen = self.in_context(pairs, rows)
+        reference_N2 = self.reference(seen, title="reference", beyond=beyond).to(self.accelerator.device)
         asked = feedback.asked(pairs, range(len(encoded)), options.unpaired_loss)
         policy_K2 = self._plain_logps([pairs[i] for i in asked])
         point = reference_point(options, options.beta, policy_K2, reference_N2[asked].cpu(), [pairs[i] for i in asked])
         step = StepTerms(point, feedback.weights)
-        for group in self._split(encoded):
+        for group in self._split(encoded, by_prompt=objective.by_prompt):
             pack = self._pack([pairs[i] for i in group])
             with dropout_off(self.model):
                 policy = token_logps(self.model, pack).pairs(beyond)
             reference = PairLogps(*reference_N2[group].unbind(1))
             # The plain objective: terms that a strategy adds for its own training rows have no meaning for others.
             lengths = pack.batch.chosen_lengths_B, pack.batch.rejected_lengths_B
-            losses = objective(policy, reference, *lengths, RowTerms(pack.batch.kinds, pack.batch.gaps, step))
+            losses = objective(policy, reference, *lengths, RowTerms.of_batch(pack.batch, step))
             yield losses.loss.sum() / len(encoded)
 
     def sft_losses_on(self, rows: Sequence[Row]) -> Iterator[Tensor]:
@@ -294,6 +301,14 @@ class LoadedView:
                 found |= zip(chosen, ((hidden * weight).sum(1) / weight.sum(1)).cpu(), strict=True)
         return torch.stack([found[i] for i in range(len(prompts))])
 
+    def row_features(self, rows: Sequence[Row]) -> Tensor:
+        """See `training.strategy.ModelView`."""
+        pairs = self._encode(rows)
+        values = self.features([(*p.prompt, *(p.chosen or p.rejected)) for p in pairs])
+        found = torch.full((len(rows), values.shape[1]), torch.nan)
+        found[[p.position for p in pairs]] = values
+        return found
+
     @staticmethod
     def _hidden(lm: PreTrainedModel, ids: Tensor, mask: Tensor, depth: float) -> Tensor:
         """Hidden states [rows, columns, D] at a share of the depth; at 1.0 the last ones, as the model hands them out."""
@@ -361,10 +376,12 @@ class LoadedView:
         for group in self._split(pairs):
             yield [pairs[i] for i in group]
 
-    def _split(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Iterable[list[int]]:
+    def _split(
+        self, pairs: Sequence[EncodedPair], chosen_only: bool = False, by_prompt: bool = False
+    ) -> Iterable[list[int]]:
         """Indices of the pairs of each forward."""
         budget, shared = self.tokens_per_pack(pairs), self.shared_prefix(pairs)
-        return split_by_budget(pairs, range(len(pairs)), budget, shared, chosen_only)
+        return split_by_budget(pairs, range(len(pairs)), budget, shared, chosen_only, by_prompt)
 
     def _pack(self, pairs: Sequence[EncodedPair], chosen_only: bool = False) -> Pack:
         shown = self.prefixed(pairs)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from lifealign.core.documents import Count, Document, Name, check
 from lifealign.core.errors import ConfigError
 from lifealign.data.stored import stored_row
 from lifealign.data.tasks import Row
+from lifealign.training.selectors import SelectorName, candidates_of, selected
 
 ReplayPolicy = Literal["reservoir", "oldest_out", "per_task_quota"]
 
@@ -26,12 +27,17 @@ ReplayPolicy = Literal["reservoir", "oldest_out", "per_task_quota"]
 class ReplayConfig(Frozen):
     """Options of the replay buffer; the Configs of strategies that replay inherit from it."""
 
+    replay_keys: ClassVar[frozenset[str]] = frozenset({"replay_select"})
+    """Those that came later; a Config adds them to its `_newer`."""
+    _newer: ClassVar[frozenset[str]] = replay_keys
     replay_policy: ReplayPolicy = "reservoir"
     """`reservoir`: uniform over all candidates so far. `oldest_out`: the newest stay. `per_task_quota`: equal parts."""
     replay_share: float = Field(0.2, gt=0, le=1)
     """Share of a task's distinct rows that become candidates after it. 0 < replay_share <= 1."""
     replay_capacity: int = Field(3000, ge=1)
     """Largest number of rows in the buffer. 1 <= replay_capacity."""
+    replay_select: SelectorName = "random"
+    """Which rows become candidates: `random`, `isa_tail` (unusual ones), `isa_mode` (typical ones), or path/to/file.py:function."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ def update_buffer(
     share: float = 0.2,
     capacity: int = 3000,
     seed: int = 0,
+    select: str = "random",
+    features: Callable[[Sequence[Row]], Any] | None = None,
 ) -> ReplayBuffer:
     """The buffer after a task: a random share of its rows are candidates, and the policy decides which stay.
 
@@ -121,6 +129,8 @@ def update_buffer(
         share: 0 <= share <= 1; rounded to the nearest number of rows, at least one; 0: none.
         capacity: rows, >= 1.
         seed: of the run.
+        select: which rows become candidates, a name of `selectors`.
+        features: rows -> [N, D] tensor or array, for selectors that ask for it.
 
     Raises:
         ConfigError: an option is out of range, or the quota leaves no row for a task.
@@ -130,7 +140,7 @@ def update_buffer(
     if capacity < 1:
         raise ConfigError(f"replay_capacity must be at least 1, got {capacity}")
     count = max(1, int(share * len({row.digest for row in rows}) + 0.5)) if share else 0
-    new = _candidates(buffer, rows, task, count, seed)
+    new = _candidates(buffer, rows, task, count, seed, select, features)
     seen = buffer.seen + len(new)
     match policy:
         case "reservoir":
@@ -174,10 +184,23 @@ def _draw(seed: int, task: str, what: str) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps([seed, task, what]).encode()).digest(), "big")
 
 
-def _candidates(buffer: ReplayBuffer, rows: Sequence[Row], task: str, count: int, seed: int) -> list[Exemplar]:
+def _candidates(
+    buffer: ReplayBuffer,
+    rows: Sequence[Row],
+    task: str,
+    count: int,
+    seed: int,
+    select: str = "random",
+    features: Callable[[Sequence[Row]], Any] | None = None,
+) -> list[Exemplar]:
     distinct = {row.digest: row for row in reversed(rows)}  # of equal rows the first stays
-    # The rows with the smallest hashes: a uniform sample without replacement, in random order.
-    drawn = sorted(distinct, key=lambda digest: _draw(seed, task, digest))[:count]
+    if select == "random" or not count:
+        # The rows with the smallest hashes: a uniform sample without replacement, in random order.
+        drawn = sorted(distinct, key=lambda digest: _draw(seed, task, digest))[:count]
+    else:
+        keys = sorted(distinct, key=lambda digest: _draw(seed, task, digest))
+        given = candidates_of([distinct[key] for key in keys], task, seed, features)
+        drawn = [given.rows[i].digest for i in selected(select, given, count)]
     present = {e.row.digest for e in buffer.exemplars}
     fresh = [digest for digest in drawn if digest not in present]
     return [Exemplar(distinct[digest], task, buffer.seen + i) for i, digest in enumerate(fresh)]

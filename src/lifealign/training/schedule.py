@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -15,12 +16,22 @@ def row_order(seed: int, task: str, stage: str, epoch: int, count: int) -> list[
     return [int(i) for i in torch.randperm(count, generator=generator)]
 
 
-def windows(seed: int, task: str, stage: str, epochs: int, count: int, pairs_per_step: int) -> list[list[int]]:
-    """The pairs of each optimizer step, epoch after epoch; the last step of an epoch may be smaller."""
-    steps = []
+def windows(
+    seed: int, task: str, stage: str, epochs: int, units: Sequence[Sequence[int]], pairs_per_step: int
+) -> list[list[int]]:
+    """The pairs of each optimizer step, epoch after epoch; the last step of an epoch may be smaller.
+
+    `units` are pairs that stay in one step, usually one each; a step that would grow beyond `pairs_per_step` by the next unit ends.
+    """
+    steps: list[list[int]] = []
     for epoch in range(epochs):
-        order = row_order(seed, task, stage, epoch, count)
-        steps += [order[i : i + pairs_per_step] for i in range(0, len(order), pairs_per_step)]
+        step: list[int] = []
+        for i in row_order(seed, task, stage, epoch, len(units)):
+            if step and len(step) + len(units[i]) > pairs_per_step:
+                steps.append(step)
+                step = []
+            step = [*step, *units[i]]
+        steps += [step] if step else []
     return steps
 
 

@@ -50,12 +50,17 @@ class Seen:
     judged: Tensor
 
 
-def sums_of(seen: Seen | None, loss: Tensor, pairs: int) -> Tensor:
-    """Sums over the rows of one forward, in the order of `SUMS`, on the device of `loss`."""
+def sums_of(seen: Seen | Tensor | None, loss: Tensor, pairs: int) -> Tensor:
+    """Sums over the rows of one forward, in the order of `SUMS`, on the device of `loss`.
+
+    Of the SFT stage, `seen` is the weight of each answer, or None.
+    """
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=loss.device)
     sums[0] = pairs
     sums[1] = loss
-    if seen is not None:
+    if isinstance(seen, Tensor):
+        sums[SUMS.index("focal_weight")] = seen.double().sum()
+    elif seen is not None:
         values = (
             seen.margin * seen.judged,
             (seen.margin > 0) * seen.judged,
@@ -80,4 +85,7 @@ def step_means(sums: Tensor, chosen_only: bool) -> dict[str, float]:
     loss = total.pop("loss")  # the parts are means over the whole step already
     counts = {name: total.pop(name) for name in dict.fromkeys(OVER.values())}
     over = {name: counts[OVER[name]] if name in OVER else pairs for name in total}
-    return {"loss": loss} if chosen_only else {"loss": loss, **{k: v / over[k] for k, v in total.items() if over[k]}}
+    if chosen_only:
+        weight = total["focal_weight"]
+        return {"loss": loss, **({"sft_weight": weight / pairs} if weight else {})}
+    return {"loss": loss, **{k: v / over[k] for k, v in total.items() if over[k]}}

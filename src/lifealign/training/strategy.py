@@ -20,15 +20,10 @@ from lifealign.core.errors import ConfigError
 from lifealign.data.tasks import ROW_KINDS, Row, RowKind, Task
 from lifealign.model.adapters import attach_lora
 from lifealign.model.batch import PairLogps, PreferenceBatch
+from lifealign.training.feedback import READERS
 from lifealign.training.losses import Losses, Objective, ObjectiveConfig, ReferenceName
 from lifealign.training.replay import ReplayBuffer
 from lifealign.training.signs import Sign
-
-READERS: Mapping[RowKind, Sequence[str]] = {
-    "undesirable": ("unpaired_loss", "desirable_weight", "undesirable_weight"),
-    "demonstration": ("demonstration_weight",),
-}
-"""Kind of rows -> options of the objective that only such rows read."""
 
 
 class History(Protocol):
@@ -107,6 +102,9 @@ class ModelView(Protocol):
 
         `depth` is the share of the layers below them, 0 <= depth <= 1; at 1 they are the last ones, normalised.
         """
+
+    def row_features(self, rows: Sequence[Row]) -> Tensor:
+        """`features` of each row's prompt with its chosen (or only) answer, [N, D]."""
 
     def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         """Texts of the prompts' ids; for a single user turn, the turn alone without the template's frame."""
@@ -333,7 +331,7 @@ class Strategy:
         Rows without a chosen answer are not among them.
         """
         assert batch.token_T is not None
-        return -batch.token_T
+        return -batch.token_T if batch.sft_T is None else batch.sft_T
 
     def penalty(self, model: nn.Module) -> Tensor:
         """Scalar added to the loss once per optimizer step; by default a zero without a graph.
