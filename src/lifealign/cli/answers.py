@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lifealign.cli.decoding import (
+    BestOf,
+    DecoderName,
+    DecoderOptions,
+    HeldRules,
+    HoldWeights,
+    Reward,
+    chosen_decoder,
+)
 from lifealign.cli.options import AsJson, MemoryPath, N, Split
 from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError, DataError
@@ -74,14 +83,21 @@ def answers(
         typer.Option(metavar="NAME", help="Source to record with the answers. Default: the memory's strategy."),
     ] = None,
     split: Split = "test",
+    best_of: BestOf = None,
+    reward: Reward = None,
+    hold: HeldRules = None,
+    hold_weight: HoldWeights = None,
+    decoder: DecoderName = None,
+    option: DecoderOptions = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Write greedy answers to held-out prompts, with their scores.
+    """Write answers to held-out prompts, greedy or by a decoder, with their scores.
 
     The file is the input of `judge`, `annotate` and `compare`.
     """
     from lifealign.core.progress import make_progress
     from lifealign.data.answers import check_extension, write_answers
+    from lifealign.data.prompts import decoded
     from lifealign.memory.answering import Asked
     from lifealign.memory.api import Memory
     from lifealign.store.reader import NOW
@@ -89,8 +105,13 @@ def answers(
     check_extension(out)
     if at and every_point:
         raise ConfigError("--at and --every-point cannot be combined; give one of them")
-    asked = Asked(tuple(task or ()), tuple(at or (NOW,)), every_point, count, max_new_tokens, source, split)
-    records = Memory.open(memory).answers(asked, progress=make_progress())
+    chosen = chosen_decoder(decoder, option, best_of, reward, hold, hold_weight)
+    asked = Asked(tuple(task or ()), tuple(at or (NOW,)), every_point, count, max_new_tokens, source, split, chosen)
+    progress = make_progress()
+    records = Memory.open(memory).answers(asked, progress=progress)
+    found = [decoded(record.answer, record.decoding) for record in records if record.decoding is not None]
+    for line in chosen.told(found) if chosen is not None else ():
+        progress.say(line)
     write_answers(out, records)
     points = list(dict.fromkeys(record.point for record in records))
     document = {"answers": len(records), "points": points, "out": out}

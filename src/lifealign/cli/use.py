@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from lifealign.cli.decoding import (
+    BestOf,
+    DecoderName,
+    DecoderOptions,
+    HeldRules,
+    HoldWeights,
+    Reward,
+    chosen_decoder,
+)
 from lifealign.cli.options import AsJson, AsOf, MemoryPath, N, Recipe, Rows, Split, Weight
 from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError
@@ -29,7 +38,12 @@ Route = Annotated[
         help="Answer each prompt by the tasks that it may belong to, or by all. Default: as the memory was made.",
     ),
 ]
-Temperature = Annotated[float, typer.Option(min=0.0, metavar="X", help="Sampling temperature; 0 gives greedy answers.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, metavar="X", help="Sampling temperature; 0 gives greedy answers. Default: 0, and 1 with --best-of."
+    ),
+]
 TopP = Annotated[
     float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="Sample from this share of the probability.")
 ]
@@ -54,12 +68,18 @@ def generate(
     weight: Weight = None,
     route: Route = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar=N, help="Longest answer, in tokens.")] = 256,
-    temperature: Temperature = 0.0,
+    temperature: Temperature = None,
     top_p: TopP = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar=N, help="Seed for sampling.")] = 0,
     batch_size: Annotated[
         int, typer.Option(min=1, metavar=N, help="Prompts per batch; sampled answers depend on it.")
     ] = 16,
+    best_of: BestOf = None,
+    reward: Reward = None,
+    hold: HeldRules = None,
+    hold_weight: HoldWeights = None,
+    decoder: DecoderName = None,
+    option: DecoderOptions = None,
     as_json: AsJson = False,
 ) -> Reply:
     """Answer prompts with the model as it is or was after a task."""
@@ -75,18 +95,25 @@ def generate(
         keep_apart(out, *([Path(prompts)] if prompts not in (None, "-") else []))
         with writing(out):  # fail before generating answers that could not be kept
             out.parent.mkdir(parents=True, exist_ok=True)
+    chosen = chosen_decoder(decoder, option, best_of, reward, hold, hold_weight)
+    given: dict[str, Any] = {} if chosen is None else {"decoder": chosen}
+    if chosen is None or temperature is not None:
+        given["temperature"] = temperature or 0.0
+    progress = make_progress()
     texts = Memory.open(memory).generate(
         [one.turns for one in asked],
         as_of=as_of,
         weights=_weights(weight) or None,
         route=route,
         max_new_tokens=max_new_tokens,
-        temperature=temperature,
+        **given,
         top_p=top_p,
         seed=seed,
         batch_size=batch_size,
-        progress=make_progress(),
+        progress=progress,
     )
+    for line in chosen.told(texts) if chosen is not None else ():
+        progress.say(line)
     cut = sum(isinstance(text, CutAnswer) for text in texts)
     problems = [f"{cut} of {len(texts)} answers cut at {max_new_tokens} tokens; raise --max-new-tokens"] if cut else []
     records = [one.with_answer(text) for one, text in zip(asked, texts, strict=True)]

@@ -13,6 +13,7 @@ from lifealign.data.suites.rules import in_words
 from lifealign.data.tasks import Row, Task, rows_sha256
 from lifealign.evaluation.catalog import text_metrics
 from lifealign.evaluation.records import read_records
+from lifealign.memory.early import bound
 from lifealign.memory.rules import find_rules
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ROOT, ROW_RECORD
@@ -23,6 +24,7 @@ from lifealign.store.retired import retired
 if TYPE_CHECKING:
     from lifealign.data.suites.rules import Rule
     from lifealign.memory.session import Session
+    from lifealign.model.decoding import Decoder
     from lifealign.store.writer import MemoryStore
 
 COUNT = 20
@@ -41,8 +43,9 @@ class Asked:
         every_point: instead, for each task: before any task, after it was learnt, and after each later one.
         count: prompts per task, the first of the split; None: the memory's `evaluate.generations`, else `COUNT`. 1 <= count.
         max_new_tokens: longest answer, in tokens; None: as in the memory's evaluations. 1 <= max_new_tokens.
-        source: name of the answering model in the records; None: the memory's strategy.
+        source: name of the answering model in the records; None: the memory's strategy, with the decoder if there is one.
         split: `test` or `validation`.
+        decoder: chooses the answers; None: they are greedy, and those that an evaluation stored are used.
     """
 
     tasks: Sequence[str] = ()
@@ -52,6 +55,7 @@ class Asked:
     max_new_tokens: int | None = None
     source: str | None = None
     split: str = "test"
+    decoder: Decoder | None = None
 
     def check(self) -> None:
         """Check the values that do not depend on a memory.
@@ -68,7 +72,7 @@ class Asked:
 
 
 def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Asked) -> list[AnswerRecord]:
-    """Greedy answers to held-out prompts, by point and then by task; the memory is not changed.
+    """Answers to held-out prompts, greedy or by a decoder, by point and then by task; the memory is not changed.
 
     Args:
         store: the memory.
@@ -86,9 +90,14 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
     max_new_tokens = asked.max_new_tokens or evaluate["max_new_tokens"]
     loaded: Session | None = None
     metrics: list[str] | None = None
+    if asked.decoder is not None:
+        bound(asked.decoder, store, {"max_new_tokens": max_new_tokens})
     records = []
     for point, tasks in _plan(store, asked):
-        scores = [stored_scores(store, point, task, asked.split, count, max_new_tokens) for task in tasks]
+        scores = [
+            stored_scores(store, point, task, asked.split, count, max_new_tokens) if asked.decoder is None else None
+            for task in tasks
+        ]
         if missing := [task for task, found in zip(tasks, scores, strict=True) if found is None]:
             loaded = loaded or session()
             metrics = _here(loaded, store) if metrics is None else metrics
@@ -96,8 +105,7 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
             rules = find_rules(missing, store)
             loaded.warn(rules.warnings)
             made = {
-                t.name: _generate(loaded, point, t, rules.of(t), asked.split, count, max_new_tokens, metrics)
-                for t in missing
+                t.name: _generate(loaded, point, t, rules.of(t), asked, count, max_new_tokens, metrics) for t in missing
             }
             scores = [found or made[task.name] for task, found in zip(tasks, scores, strict=True)]
         for task, score in zip(tasks, scores, strict=True):
@@ -171,27 +179,29 @@ def _generate(
     point: TaskManifest,
     task: Task,
     rule: Rule | None,
-    split: str,
+    asked: Asked,
     count: int,
     max_new_tokens: int,
     metrics: Sequence[str],
 ) -> Mapping[str, Any]:
     return session.score(
         task.name,
-        rows_of(task, split)[:count],
+        rows_of(task, asked.split)[:count],
         rule,
         generations=count,
         max_new_tokens=max_new_tokens,
         title=f"{place(point)}: {task.name}",
         text_metrics=metrics,
         always_answer=True,
+        decoder=asked.decoder,
     ).to_json()
 
 
 def _records(
     store: MemoryStore, point: TaskManifest, task: Task, score: Mapping[str, Any], asked: Asked, count: int
 ) -> Iterable[AnswerRecord]:
-    source = asked.source or store.config["strategy"]["name"]
+    how = "" if asked.decoder is None else f"+{type(asked.decoder).__name__.lower()}"
+    source = asked.source or f"{store.config['strategy']['name']}{how}"
     stage = sum(len(m.members) or 1 for m in store.lineage()[1:] if m.index <= point.index)
     rows = iter(rows_of(task, asked.split))
     prompts, rule = set(), in_words(task.checker)
@@ -216,6 +226,7 @@ def _records(
             scores=passed | dict(found["scores"]) | _of_row(score["rows"], i),
             rule=rule,
             finish=found.get("finish"),
+            decoding=found.get("decoding"),
         )
 
 
