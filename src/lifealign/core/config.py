@@ -22,6 +22,7 @@ from lifealign.core.lora_config import LoraConfig as LoraConfig
 from lifealign.core.model_config import ModelConfig as ModelConfig
 from lifealign.core.option_names import current_names
 from lifealign.core.presets import with_preset
+from lifealign.core.reward_transform import Transform
 from lifealign.core.source_config import SourceConfig as SourceConfig
 from lifealign.core.stream_config import SUITE_SIZES as SUITE_SIZES
 from lifealign.core.stream_config import StreamConfig as StreamConfig
@@ -33,7 +34,7 @@ from lifealign.core.yaml_text import YamlError, parse_yaml
 class DataConfig(Frozen):
     """Conversion of rows to token ids."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"reasoning", "system"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"reasoning", "system", "reward_transform"})
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt plus one answer; longer answers are cut (and counted). 8 <= max_length."""
     long_prompts: Literal["error", "drop"] = "error"
@@ -42,6 +43,13 @@ class DataConfig(Frozen):
     """Reasoning in answers (`<think>...</think>`): `train` it, `mask` it (read, but not trained), or `drop` it."""
     system: Literal["keep", "merge"] = "keep"
     """System texts: `keep` leaves them to the template, `merge` puts them at the head of the first user turn."""
+    reward_transform: str | None = None
+    """Margins of scored answers: `identity`, `log` or `exp T` of scores calibrated by prompt; None: score differences."""
+
+    @field_validator("reward_transform")
+    @classmethod
+    def _known_transform(cls, value: str | None) -> str | None:
+        return None if value is None else str(Transform.parse(value))
 
 
 class SftConfig(Frozen):
@@ -202,6 +210,15 @@ class RunConfig(Frozen):
     guard: GuardConfig = GuardConfig()
     stream: StreamConfig | None = None
     """The tasks of `lifealign run`; `lifealign learn` needs none."""
+
+    @model_validator(mode="after")
+    def _margins_are_read(self) -> RunConfig:
+        if self.data.reward_transform is not None and not (self.strategy.model_extra or {}).get("margin_scale"):
+            raise ValueError(
+                f"data.reward_transform={self.data.reward_transform} gives pairs their margins, which are not read without "
+                "strategy.margin_scale; set it (losses dpo and hinge), or leave data.reward_transform out"
+            )
+        return self
 
 
 Setting = Annotated[str, "a.b=c: a dotted key, and a YAML value"]

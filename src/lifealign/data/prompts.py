@@ -77,7 +77,11 @@ class Prompt:
 
     def with_answer(self, answer: str) -> dict[str, Any]:
         """The prompt as given, with its answer, `finish` if that was cut, and `decoding` if a decoder chose it."""
-        return {self.given[0]: self.given[1], "answer": answer, **finish_of(answer), **decoding_of(answer)}
+        found = {self.given[0]: self.given[1], "answer": answer, **finish_of(answer), **decoding_of(answer)}
+        how = found.get("decoding", {})
+        if "responses" in how:  # a row of several scored answers, which `learn` can read
+            found |= {name: how.pop(name) for name in ("responses", "scores")}
+        return found
 
 
 def read_prompts(path: str) -> list[Prompt]:
