@@ -16,7 +16,7 @@ from lifealign.data.formats import FORMATS
 from lifealign.data.recipes import find_recipe
 from lifealign.data.renaming import rename
 from lifealign.data.splits import DEFAULT_TEST_ROWS, drop_shared_prompts, split_task
-from lifealign.data.suites.catalog import SUITES
+from lifealign.data.suites.catalog import suite_of
 from lifealign.data.suites.rules import check_rule
 from lifealign.data.tasks import Row, Task, TaskStream
 from lifealign.data.verdicts import Rules, source_of
@@ -55,7 +55,7 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
         DataError: a source cannot be used, or too few rows are left.
     """
     if config.suite is not None:
-        sizes, suite = config.sizes, SUITES[config.suite]
+        sizes, suite = config.sizes, suite_of(config)
         tasks = suite.stream(sizes.train_rows, sizes.validation_rows, sizes.test_rows, seed, sizes.unpaired).tasks
         ordered = tuple(tasks[i - 1] for i in config.order) if config.order else tasks
         check_superseded(ordered)
