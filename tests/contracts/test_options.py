@@ -156,6 +156,11 @@ THUMBS = "stream.planted.unpaired=true"
 # Two pairs of each planted task have a margin; the others are demonstrations, or stay as they are.
 OWN_ROWS = "stream.name=own-rows"
 MARGINS = "stream.name=margins"
+DRIFTED = (
+    "stream.planted=null",
+    "stream.drifting={{drift: jump, train_rows: 4, validation_rows: 1, test_rows: 2}}",
+    "stream.order=[3, 4]",
+)
 OBJECTIVE = {
     "loss": case("fpo", "adapter", keeps="replay"),
     "beta": case("0.5", "adapter scores", keeps="replay"),
@@ -283,7 +288,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "penalty_weight": case("100.0", "adapter", keeps="replay"),
         "xi": case("0.1", "state diagnostics adapter"),
     },
-    "sequential": OBJECTIVE,
+    "sequential": OBJECTIVE | {"extrapolate": case("1", "adapter losses state diagnostics", *DRIFTED, keeps="replay")},
     "joint": {
         **OBJECTIVE,
         **NO_SUM,
