@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lifealign.memory.answering import Asked
     from lifealign.memory.api import Memory, run_stream
     from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
+    from lifealign.model.decoding import Decoder, register_decoder
     from lifealign.strategies import register_strategy
     from lifealign.strategies.configure import read_config
     from lifealign.studies.report.frame import load_study
@@ -33,6 +34,7 @@ __all__ = [
     "AnswerRecord",
     "Asked",
     "Composition",
+    "Decoder",
     "Evaluation",
     "Memory",
     "Message",
@@ -51,6 +53,7 @@ __all__ = [
     "read_answers",
     "read_config",
     "register_checker",
+    "register_decoder",
     "register_format",
     "register_loss",
     "register_score",
@@ -71,6 +74,7 @@ _HOMES = {
     "memory.answering": ("Asked",),
     "memory.api": ("Memory", "run_stream"),
     "memory.outcomes": ("Composition", "Evaluation", "Related", "TaskResult"),
+    "model.decoding": ("Decoder", "register_decoder"),
     "data.formats": ("register_format",),
     "data.suites.rules": ("register_checker",),
     "evaluation.catalog": ("register_score", "register_text_metric"),

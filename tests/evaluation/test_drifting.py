@@ -12,7 +12,18 @@ from lifealign.data.extrapolation import MOST, coefficients, extrapolated, next_
 from lifealign.data.suites.drifting import SUITE_OF_DRIFT, pairs_of
 from lifealign.data.suites.drifting_rules import DRIFTS, STEPS, phi
 from lifealign.data.tasks import Row, turns_of
-from lifealign.evaluation.drifting import Array, Tabular, coevolve, cosine, follow, predict, scores, value_vector
+from lifealign.evaluation import metrics
+from lifealign.evaluation.drifting import (
+    Array,
+    Tabular,
+    add_follow,
+    coevolve,
+    cosine,
+    follow,
+    predict,
+    scores,
+    value_vector,
+)
 
 D = np.array([np.subtract(phi(pair.one), phi(pair.other)) for pair in pairs_of("train")]) / 2
 
@@ -112,3 +123,20 @@ def test_a_value_vector_is_the_mean_log_odds_of_an_attribute_whichever_side_it_i
     assert value_vector(rows, odds) == pytest.approx(2 * w)
     assert value_vector(rows, [None] * len(rows)) == pytest.approx(0 * w)
     assert cosine(value_vector(rows, odds), w) == pytest.approx(1)
+
+
+def test_cells_of_follow_are_cosines_and_their_summaries_the_scores() -> None:
+    """PG-Follow is the mean of the diagonal of R[k][j] = cos(v(E_k), v(H_j)), and PG-Predict(1) its forward transfer."""
+    tasks = {task.name: task.test for task in SUITE_OF_DRIFT["linear"].stream(1, 0, 30).tasks}
+    values, people = life("linear", 1), path("linear", STEPS)
+    names = list(tasks)
+    cells: dict[str, dict[str, dict[str, list[float | None]]]] = {"root": {names[0]: {"margin": [0.0] * 30}}}
+    for name, v in zip(names, values, strict=True):
+        odds = [float(v @ np.subtract(phi(row.chosen), phi(row.rejected))) for row in tasks[name]]
+        cells[name] = {name: {"margin": list(odds)}}
+    add_follow(cells, tasks)
+    R = np.array([[np.mean(cells[k][j]["follow"]) for j in names] for k in names])
+    assert pytest.approx(np.array([[cosine(v, w) for w in people] for v in values])) == R
+    assert metrics.learning_accuracy(R) == pytest.approx(follow(values, people))
+    before = [float(np.mean(cells["root"][j]["follow"])) for j in names]
+    assert metrics.forward_transfer(R, before) == pytest.approx(predict(values, people, 1)) and before == [0.0] * STEPS

@@ -7,13 +7,14 @@ its mean log-odds of choosing the answer that has it, over held-out pairs that d
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lifealign.data.suites.drifting_rules import ATTRIBUTES, phi
+from lifealign.data.suites.drifting_rules import ATTRIBUTES, RULES, phi, preference
 from lifealign.data.tasks import Row
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -58,6 +59,15 @@ def coevolve(simulated: Vectors, people: Vectors) -> float:
     return float(np.mean(found)) if found else math.nan
 
 
+def _probes(rows: Sequence[Row], log_odds: Sequence[float | None]) -> list[tuple[int, float] | None]:
+    """For each row its attribute, and the log-odds of the answer that has it; None if it is no probe or not known."""
+    found: list[tuple[int, float] | None] = []
+    for row, odds in zip(rows, log_odds, strict=True):
+        apart = [(k, a) for k, (a, b) in enumerate(zip(phi(row.chosen), phi(row.rejected), strict=True)) if a != b]
+        found.append((apart[0][0], apart[0][1] * odds) if odds is not None and len(apart) == 1 else None)
+    return found
+
+
 def value_vector(rows: Sequence[Row], log_odds: Sequence[float | None]) -> Array:
     """A model's value [K] of each attribute: mean log-odds of the answer that has it; 0 for an attribute without a probe.
 
@@ -65,13 +75,48 @@ def value_vector(rows: Sequence[Row], log_odds: Sequence[float | None]) -> Array
         rows: probes of the drifting suite; a pair that differs in several attributes is not read.
         log_odds: of chosen against rejected, for each row; None: not known.
     """
-    found: dict[int, list[float]] = {}
-    for row, odds in zip(rows, log_odds, strict=True):
-        apart = [(k, a) for k, (a, b) in enumerate(zip(phi(row.chosen), phi(row.rejected), strict=True)) if a != b]
-        if odds is not None and len(apart) == 1:
-            ((attribute, sign),) = apart
-            found.setdefault(attribute, []).append(sign * odds)
-    return np.array([np.mean(found[k]) if k in found else 0.0 for k in range(len(ATTRIBUTES))])
+    values: list[list[float]] = [[] for _ in ATTRIBUTES]
+    for probe in _probes(rows, log_odds):
+        if probe is not None:
+            values[probe[0]].append(probe[1])
+    return np.array([np.mean(one) if one else 0.0 for one in values])
+
+
+def follow_rows(rows: Sequence[Row], log_odds: Sequence[float | None], w: Sequence[float]) -> list[float | None]:
+    """What each probe adds to cos(v(E), w): values whose mean is the cosine; 0 for a model without values.
+
+    The length of v is that of all rows, so an interval over rows tells of the direction alone.
+
+    Args:
+        rows: see `value_vector`.
+        log_odds: see `value_vector`.
+        w: [K], of the people at a step.
+    """
+    probes = _probes(rows, log_odds)
+    length = float(np.linalg.norm(value_vector(rows, log_odds)) * np.linalg.norm(w))
+    counts = Counter(probe[0] for probe in probes if probe is not None)
+    scale = counts.total() / length if length > 0 else 0.0
+    return [None if probe is None else scale * probe[1] * w[probe[0]] / counts[probe[0]] for probe in probes]
+
+
+def add_follow(
+    cells: Mapping[str, dict[str, dict[str, list[float | None]]]], tasks: Mapping[str, Sequence[Row]]
+) -> None:
+    """Add the score `follow` to the cells of a memory of the drifting suite: stage -> step -> values.
+
+    A cell is cos(v(E_k), v(H_j)), from the margins of the probes at stage k, which are the same at every step. So its mean over
+    the steps when they were learnt is PG-Follow, and its forward transfer PG-Predict one step ahead.
+
+    Args:
+        cells: stage -> task -> score -> values; the score is put there.
+        tasks: name -> held-out rows.
+    """
+    steps = [name for name in tasks if name in RULES]
+    for stage in cells.values():
+        probed = next((name for name in steps if "margin" in stage.get(name, {})), None)
+        margins = stage[probed]["margin"] if probed is not None else []
+        for name in steps if probed is not None else ():
+            stage.setdefault(name, {})["follow"] = follow_rows(tasks[probed][: len(margins)], margins, preference(name))
 
 
 @dataclass
