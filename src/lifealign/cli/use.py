@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,10 @@ from lifealign.cli.options import AsJson, AsOf, MemoryPath, N, Recipe, Rows, Spl
 from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError
 from lifealign.core.reply import Reply
+
+if TYPE_CHECKING:
+    from lifealign.data.tasks import Message
+    from lifealign.model.decoding import Decoder
 
 PromptTexts = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="User message to answer; repeatable.")]
 PromptFile = Annotated[
@@ -84,9 +88,7 @@ def generate(
 ) -> Reply:
     """Answer prompts with the model as it is or was after a task."""
     from lifealign.core.files import keep_apart, replace_file, writing
-    from lifealign.core.progress import make_progress
     from lifealign.data.prompts import CutAnswer, Prompt, read_prompts
-    from lifealign.memory.api import Memory
 
     if bool(prompt) == (prompts is not None):
         raise ConfigError("give either --prompt TEXT (repeats) or --prompts FILE")
@@ -96,24 +98,11 @@ def generate(
         with writing(out):  # fail before generating answers that could not be kept
             out.parent.mkdir(parents=True, exist_ok=True)
     chosen = chosen_decoder(decoder, option, best_of, reward, hold, hold_weight)
-    given: dict[str, Any] = {} if chosen is None else {"decoder": chosen}
+    sampling = {"max_new_tokens": max_new_tokens, "top_p": top_p, "seed": seed, "batch_size": batch_size}
     if chosen is None or temperature is not None:
-        given["temperature"] = temperature or 0.0
-    progress = make_progress()
-    texts = Memory.open(memory).generate(
-        [one.turns for one in asked],
-        as_of=as_of,
-        weights=_weights(weight) or None,
-        route=route,
-        max_new_tokens=max_new_tokens,
-        **given,
-        top_p=top_p,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    for line in chosen.told(texts) if chosen is not None else ():
-        progress.say(line)
+        sampling["temperature"] = temperature or 0.0
+    where = {"as_of": as_of, "weights": _weights(weight) or None, "route": route}
+    texts = _answered(memory, [one.turns for one in asked], chosen, {**where, **sampling})
     cut = sum(isinstance(text, CutAnswer) for text in texts)
     problems = [f"{cut} of {len(texts)} answers cut at {max_new_tokens} tokens; raise --max-new-tokens"] if cut else []
     records = [one.with_answer(text) for one, text in zip(asked, texts, strict=True)]
@@ -125,6 +114,21 @@ def generate(
             {"answers": len(records), "out": out}, [f"written: {len(records)} answers to {out}"], problems=problems
         )
     return Reply(records, lines if prompts is not None else ["\n\n".join(texts)], problems=problems)
+
+
+def _answered(
+    memory: Path, prompts: Sequence[Sequence[Message]], chosen: Decoder | None, options: Mapping[str, Any]
+) -> list[str]:
+    """Answers of a memory; says what the decoder, if there is one, tells of them."""
+    from lifealign.core.progress import make_progress
+    from lifealign.memory.api import Memory
+
+    progress = make_progress()
+    given: dict[str, Any] = {} if chosen is None else {"decoder": chosen}
+    texts = Memory.open(memory).generate(prompts, **given, **options, progress=progress)
+    for line in chosen.told(texts) if chosen is not None else ():
+        progress.say(line)
+    return texts
 
 
 @command

@@ -114,8 +114,10 @@ def add_follow(
     steps = [name for name in tasks if name in RULES]
     for stage in cells.values():
         probed = next((name for name in steps if "margin" in stage.get(name, {})), None)
-        margins = stage[probed]["margin"] if probed is not None else []
-        for name in steps if probed is not None else ():
+        if probed is None:
+            continue
+        margins = stage[probed]["margin"]
+        for name in steps:
             stage.setdefault(name, {})["follow"] = follow_rows(tasks[probed][: len(margins)], margins, preference(name))
 
 

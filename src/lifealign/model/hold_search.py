@@ -58,6 +58,7 @@ class Search:
         self.top_k = max(self.config.top_k, self.config.beams + len(self.ends))
         self.device = next(self.lm.parameters()).device
         self.prompt, self.tokens_read = list(prompt), 0
+        self.strength = float(config.strength)
         self.looks = self.config.strength > 0 and most > 0
 
     def text(self, ids: Sequence[int]) -> str:
@@ -88,17 +89,17 @@ class Search:
                 logits, cache = self._read([[beam.ids[-1]] for beam in beams], cache)
 
     def _search_score(self, beam: Beam) -> float:
-        return beam.log_prob + self.config.strength * beam.held
+        return beam.log_prob + self.strength * beam.held
 
     def _final(self, beam: Beam) -> float:
         """Score of a beam that ended: its log-prob per token, and what it holds."""
-        return beam.log_prob / len(beam.ids) + self.config.strength * beam.held
+        return beam.log_prob / len(beam.ids) + self.strength * beam.held
 
     def _settled(self, finished: Sequence[Beam], open_beam: Beam) -> bool:
         """Whether no open beam can win any more: even with every rule held, by the length that it has."""
         if len(finished) < self.config.beams:
             return False
-        best = open_beam.log_prob / len(open_beam.ids) + self.config.strength * self.most
+        best = open_beam.log_prob / len(open_beam.ids) + self.strength * self.most
         return best <= self._final(finished[-1])
 
     def _candidates(
