@@ -91,9 +91,9 @@ def answers(
     option: DecoderOptions = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Write answers to held-out prompts, greedy or by a decoder, with their scores.
+    """Write answers to held-out prompts, with their scores.
 
-    The file is the input of `judge`, `annotate` and `compare`.
+    They are greedy, unless a decoder chooses them. The file is the input of `judge`, `annotate` and `compare`.
     """
     from lifealign.core.progress import make_progress
     from lifealign.data.answers import check_extension, write_answers
