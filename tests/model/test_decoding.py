@@ -44,6 +44,17 @@ def test_best_of_n_shares_ties_by_probability_and_meets_its_bounds_in_the_limit(
     assert kl_divergence([1, 0], [0, 1]) == math.inf
 
 
+def test_best_of_n_is_a_tilting_of_the_sampled_distribution() -> None:
+    """2404.01730: pi_BoN(y) = pi(y) p_<=^(N-1) sum_{i=1..N} (p_< / p_<=)^(i-1), and for a continuous reward the optimum of
+    reward log p_<= at beta = 1 / (N - 1)."""
+    p, below, upto, n = np.array([0.5, 0.3, 0.2]), np.array([0, 0.5, 0.8]), np.array([0.5, 0.8, 1]), 4
+    sums = sum((below / upto) ** i for i in range(n))
+    assert best_of_n(p, [1, 2, 3], n) == pytest.approx(p * upto ** (n - 1) * sums)
+    many = np.full(2000, 1 / 2000)
+    tilted = many * np.exp(np.log(np.cumsum(many)) * (n - 1))
+    assert np.abs(best_of_n(many, np.arange(2000), n) - tilted / tilted.sum()).sum() < 2e-3
+
+
 # --- with a model ---
 
 
