@@ -101,7 +101,7 @@ def holding(strength: float, lookahead: int = 3, value: Any = letters) -> Decode
 
 def test_a_rule_that_weighs_more_is_held_more() -> None:
     """The sweep of w of the DeAL section: on this toy satisfaction rises with the weight, and the price is log-prob."""
-    found = [answers(holding(strength)) for strength in (0, 2, 10, 100)]
+    found = [answers(holding(strength)) for strength in (0, 5, 100)]
     means = [float(np.mean([letters(text) for text in texts])) for texts in found]
     assert means == sorted(means) and means[-1] > means[0] + 0.1
     cost = [sum(text.decoding["log_prob"] for text in texts if isinstance(text, Decoded)) for texts in found]
