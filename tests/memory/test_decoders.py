@@ -16,7 +16,9 @@ from support.rows import make_task
 
 
 def test_a_memory_answers_by_a_decoder(config: Any, tmp_path: Any) -> None:
-    made = Memory.create(config().memory, config("evaluate.max_new_tokens=5", "evaluate.before=false", "train.epochs=1"))
+    made = Memory.create(
+        config().memory, config("evaluate.max_new_tokens=5", "evaluate.before=false", "train.epochs=1")
+    )
     made.learn(replace(make_task("one", train=4, test=2), checker="short-facts"))
     memory = Memory.open(made.path)
     with pytest.raises(DataError, match="no task 'x'; known: one"):
