@@ -38,8 +38,33 @@ FLOOR = 0.4
 """AFT's beta."""
 RULE = "Always answer in Spanish."
 LONGEST = 24
-SPANISH = frozenset("el la los las de que y en un una es para por con del su lo como se más".split())
-ENGLISH = frozenset("the of and to is in that for it with are you this be your on as".split())
+SPANISH = frozenset(
+    [
+        "el",
+        "la",
+        "los",
+        "las",
+        "de",
+        "que",
+        "y",
+        "en",
+        "un",
+        "una",
+        "es",
+        "para",
+        "por",
+        "con",
+        "del",
+        "su",
+        "lo",
+        "como",
+        "se",
+        "más",
+    ]
+)
+ENGLISH = frozenset(
+    ["the", "of", "and", "to", "is", "in", "that", "for", "it", "with", "are", "you", "this", "be", "your", "on", "as"]
+)
 SETTINGS = (
     "preset=paper",
     "model.name=smollm2-135m",

@@ -11,6 +11,7 @@ TITLES = {
     "strategies": "Strategies",
     "training": "Strategies",
     "evaluation": "Scores and text metrics",
+    "model": "Decoders",
     "studies": "Studies",
 }
 """Folder of a name's home -> its heading on the page."""

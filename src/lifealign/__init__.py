@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lifealign.memory.api import Memory, run_stream
     from lifealign.memory.drifting import Drift, DriftAsked
     from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
+    from lifealign.model.decoding import Decoder, register_decoder
     from lifealign.strategies import register_strategy
     from lifealign.strategies.configure import read_config
     from lifealign.studies.report.frame import load_study
@@ -37,6 +38,7 @@ __all__ = [
     "AnswerRecord",
     "Asked",
     "Composition",
+    "Decoder",
     "Drift",
     "DriftAsked",
     "Evaluation",
@@ -57,6 +59,7 @@ __all__ = [
     "read_answers",
     "read_config",
     "register_checker",
+    "register_decoder",
     "register_format",
     "register_loss",
     "register_measure",
@@ -81,6 +84,7 @@ _HOMES = {
     "memory.api": ("Memory", "run_stream"),
     "memory.drifting": ("Drift", "DriftAsked"),
     "memory.outcomes": ("Composition", "Evaluation", "Related", "TaskResult"),
+    "model.decoding": ("Decoder", "register_decoder"),
     "data.formats": ("register_format",),
     "data.suites.rules": ("register_checker",),
     "evaluation.catalog": ("register_score", "register_text_metric"),

@@ -108,3 +108,34 @@ def test_generate_passes_weights_and_routing_on(memory, fake):
         {"weights": {"t": 0.0, "u": 1.5}, "route": None},
         {"weights": None, "route": True},
     ]
+
+
+def test_a_decoder_is_made_before_the_memory_is_asked(memory, fake):
+    lifealign("generate", memory, "--prompt", "a", "--hold", "json", "--hold", "task:t", "--hold-weight", 1, "--hold-weight", 2)  # fmt: skip
+    lifealign("generate", memory, "--prompt", "a", "--best-of", 3, "--temperature", 0.5, "--option", "keep=true")
+    (_, _, held), (_, _, best) = fake.calls
+    assert (held["decoder"].config.rules, held["decoder"].config.weights) == (("json", "task:t"), (1.0, 2.0))
+    assert "temperature" not in held and best["temperature"] == 0.5
+    assert (best["decoder"].config.n, best["decoder"].config.reward, best["decoder"].config.keep) == (
+        3,
+        "implicit",
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--best-of", 2, "--hold", "json"), "--best-of and --hold each choose a decoder; give only one of them"),
+        (("--reward", "json"), "--reward has no effect without --best-of; add --best-of or leave --reward out"),
+        (("--hold-weight", 1), "--hold-weight has no effect without --hold; add --hold or leave --hold-weight out"),
+        (("--option", "beams=1"), "--option has no effect without a decoder; add --best-of, --hold or --decoder"),
+        (("--hold", "json", "--option", "beams"), "--option 'beams': expected KEY=VALUE, e.g. beams=3"),
+        (("--hold", "json", "--option", "beams=0"), "decoder hold: beams: Input should be greater than or equal to 1"),
+        (("--hold", "json", "--option", "beams=1", "--option", "beams=2"), "beams is given twice; leave one out"),
+        (("--decoder", "best"), "unknown decoder 'best' (did you mean 'best-of'?); allowed: best-of, hold"),
+    ],
+)
+def test_a_decoder_that_cannot_be_is_one_message(memory, fake, options, message):
+    result = lifealign("generate", memory, "--prompt", "a", *options)
+    assert result.exit_code == 2 and message in result.stderr and not fake.calls

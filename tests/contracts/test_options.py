@@ -88,6 +88,8 @@ def refused(value: str, error: type[UserError], message: str, *base: str) -> Cas
 TRAINED = "adapter replay losses"
 """What an option of evaluation must leave alone."""
 
+SCORED = ("stream.planted=null", "stream.order=null", "strategy.loss=dpo", "strategy.margin_scale=0.5", "data.reward_transform=identity")  # fmt: skip
+
 RUN: dict[str, Case] = {
     "model.name": case("{other}", "adapter scores"),
     "model.revision": refused("main", ConfigError, r"model.revision='main' is for hub ids, but .* is a local model"),
@@ -109,6 +111,7 @@ RUN: dict[str, Case] = {
     "data.reasoning": case(
         "mask", "adapter encoding", "stream.planted=null", "stream.order=null", "stream.tasks={own}"
     ),
+    "data.reward_transform": case("exp 2", "adapter losses", "stream.tasks={scored}", *SCORED),
     "data.system": case("merge", "adapter", "stream.planted=null", "stream.order=null", "stream.tasks={own}"),
     "data.select": case("isa_tail", "adapter selected", "data.select_share=0.5"),
     "data.select_share": case("0.5", "adapter steps selected"),
@@ -159,6 +162,11 @@ THUMBS = "stream.planted.unpaired=true"
 # Two pairs of each planted task have a margin; the others are demonstrations, or stay as they are.
 OWN_ROWS = "stream.name=own-rows"
 MARGINS = "stream.name=margins"
+DRIFTED = (
+    "stream.planted=null",
+    "stream.drifting={{drift: jump, train_rows: 4, validation_rows: 1, test_rows: 2}}",
+    "stream.order=[3, 4]",
+)
 OBJECTIVE = {
     "loss": case("fpo", "adapter", keeps="replay"),
     "beta": case("0.5", "adapter scores", keeps="replay"),
@@ -288,7 +296,7 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
         "penalty_weight": case("100.0", "adapter", keeps="replay"),
         "xi": case("0.1", "state diagnostics adapter"),
     },
-    "sequential": OBJECTIVE,
+    "sequential": OBJECTIVE | {"extrapolate": case("1", "adapter losses state diagnostics", *DRIFTED, keeps="replay")},
     "joint": {
         **OBJECTIVE,
         **NO_SUM,
@@ -345,6 +353,11 @@ STRATEGY: Mapping[str, Mapping[str, Case]] = {
 
 # What an option refuses, because it would do nothing or something else than it says.
 REFUSED = [
+    (
+        ("data.reward_transform=log",),
+        ConfigError,
+        "data.reward_transform=log gives pairs their margins, which are not read without strategy.margin_scale",
+    ),
     (("strategy.gamma=1.0", "strategy.loss=dpo"), ConfigError, r"gamma is read by loss fpo only, got gamma 1.0"),
     (("strategy.normalise_weights=true", "strategy.loss=ipo"), ConfigError, r"normalise_weights is read by loss fpo"),
     (("strategy.simpo_margin=1",), ConfigError, r"simpo_margin is read by loss simpo only"),
@@ -511,7 +524,10 @@ def places(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     ]
     (folder / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
     own = {"name": "own", "train": {"path": str(folder / "own.jsonl")}, "validation_rows": 1, "test_rows": 2}
+    scored = [{"prompt": f"bake {i}?", "responses": ["a", "b b", "c c c"], "scores": [i, 2, 9]} for i in range(6)]
+    (folder / "scored.jsonl").write_text("\n".join(map(json.dumps, scored)))
     return {
+        "scored": json.dumps([own | {"train": {"path": str(folder / "scored.jsonl")}}]),
         "dated": str(dated),
         "own": json.dumps([own]),
         "own_rows": str(folder / "own.jsonl"),

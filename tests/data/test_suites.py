@@ -10,6 +10,7 @@ import pytest
 
 from lifealign.core.config import SUITE_SIZES, StreamConfig, SuiteConfig
 from lifealign.core.errors import ConfigError
+from lifealign.core.stream_config import DriftingConfig
 from lifealign.data.load import load_stream
 from lifealign.data.suites.catalog import SUITES
 from lifealign.data.suites.rules import CHECKERS
@@ -22,7 +23,11 @@ def config_of(name: str, **sizes: int | bool) -> StreamConfig:
 
 def test_a_configuration_names_every_suite_and_knows_its_number_of_tasks() -> None:
     assert {name: len(suite.tasks) for name, suite in SUITES.items()} == SUITE_SIZES
-    named = [name for name, field in StreamConfig.model_fields.items() if field.annotation == SuiteConfig | None]
+    named = [
+        name
+        for name, field in StreamConfig.model_fields.items()
+        if field.annotation in (SuiteConfig | None, DriftingConfig | None)
+    ]
     assert named == list(SUITES)
 
 

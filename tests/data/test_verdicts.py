@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import combinations
 from typing import Any
 
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from lifealign.cli.app import app
 from lifealign.core.config import SourceConfig
+from lifealign.core.errors import ConfigError
 from lifealign.core.source_config import PairRule
 from lifealign.data.cleaning import Cleaned, clean
 from lifealign.data.fixing import write_rows
-from lifealign.data.load import task_from_rows
+from lifealign.data.load import load_rows, task_from_rows
+from lifealign.data.prompts import Prompt, decoded
 from lifealign.data.verdicts import Rules
 from support.records import read, write_jsonl
 
@@ -133,3 +136,18 @@ def test_all_above_is_every_pair_that_differs_enough(scores: list[int], above: i
         if abs(a - b) > above
     }
     assert set(pairs(found)) == expected and len(found.rows) == len(expected)
+
+
+def test_a_transform_gives_pairs_margins_of_calibrated_scores() -> None:
+    """InfAlign's calibration (arXiv 2412.19792) within one row: each score's share of the row's answers below it, ties half."""
+    record = {"prompt": "p", "responses": ["a", "b", "c", "d"], "scores": [10, 20, 20, 50]}
+    (best,) = load_rows([record], "x", reward_transform="identity").rows
+    assert (best.chosen, best.rejected, best.margin) == ("d", "a", 0.75)
+    several = load_rows([record], "x", reward_transform="exp -5", pairs="all-above 15")
+    assert [(r.chosen, r.rejected) for r in several.rows] == [("d", "b"), ("d", "c"), ("d", "a")]
+    assert several.rows[0].margin == pytest.approx(math.exp(-2.5) - math.exp(-5 * 0.875), abs=1e-9)
+    assert "rule for margins: calibrated scores, transformed by exp -5" in several.report.lines()
+    kept = Prompt.of_text("p").with_answer(decoded("a", {"n": 2, "responses": ["a", "b"], "scores": [1.0, 0.0]}))
+    assert load_rows([kept], "x").rows[0].chosen == "a"  # what `--best-of N --option keep=true` writes can be learnt
+    with pytest.raises(ConfigError, match="expected identity, log or 'exp T'"):
+        load_rows([record], "x", reward_transform="cube")

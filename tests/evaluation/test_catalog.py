@@ -186,7 +186,7 @@ def test_a_new_summary_is_everywhere(worst: None, results: list[dict[str, Any]])
 def test_every_entry_is_complete() -> None:
     for name, score in catalog.BUILT_IN.items():
         formulas = [f for f in (score.of_pairs, score.of_answer, score.of_probe) if f is not None]
-        assert len(formulas) == (name not in ("pass_rate", *catalog.DRIFT_SCORES)), name
+        assert len(formulas) == (name not in ("pass_rate", "follow", *catalog.DRIFT_SCORES)), name
         assert score.label and score.note.endswith("."), name
         assert score.note.count("ower is better") == (score.better == "lower"), name
         assert bool(score.probe) == (score.of_probe is not None), name

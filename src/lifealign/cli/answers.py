@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lifealign.cli.decoding import (
+    BestOf,
+    DecoderName,
+    DecoderOptions,
+    HeldRules,
+    HoldWeights,
+    Reward,
+    chosen_decoder,
+)
 from lifealign.cli.options import AsJson, MemoryPath, N, Split
 from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError, DataError
@@ -81,14 +90,21 @@ def answers(
             help="Let the base model answer, asked by a prompt alone: urial. Source of the answers: its name.",
         ),
     ] = None,
+    best_of: BestOf = None,
+    reward: Reward = None,
+    hold: HeldRules = None,
+    hold_weight: HoldWeights = None,
+    decoder: DecoderName = None,
+    option: DecoderOptions = None,
     as_json: AsJson = False,
 ) -> Reply:
-    """Write greedy answers to held-out prompts, with their scores.
+    """Write answers to held-out prompts, with their scores.
 
-    The file is the input of `judge`, `annotate` and `compare`.
+    They are greedy, unless a decoder chooses them. The file is the input of `judge`, `annotate` and `compare`.
     """
     from lifealign.core.progress import make_progress
     from lifealign.data.answers import check_extension, write_answers
+    from lifealign.data.prompts import decoded
     from lifealign.memory.answering import Asked
     from lifealign.memory.api import Memory
     from lifealign.store.reader import NOW
@@ -97,9 +113,16 @@ def answers(
     if at and every_point:
         raise ConfigError("--at and --every-point cannot be combined; give one of them")
     points = tuple(at or (NOW,))
-    asked = Asked(tuple(task or ()), points, every_point, count, max_new_tokens, source, split, prompt_baseline)
+    chosen = chosen_decoder(decoder, option, best_of, reward, hold, hold_weight)
+    asked = Asked(
+        tuple(task or ()), points, every_point, count, max_new_tokens, source, split, prompt_baseline, decoder=chosen
+    )
     asked.check()
-    records = Memory.open(memory).answers(asked, progress=make_progress())
+    progress = make_progress()
+    records = Memory.open(memory).answers(asked, progress=progress)
+    decodings = [decoded(record.answer, record.decoding) for record in records if record.decoding is not None]
+    for line in chosen.told(decodings) if chosen is not None else ():
+        progress.say(line)
     write_answers(out, records)
     found = list(dict.fromkeys(record.point for record in records))
     document = {"answers": len(records), "points": found, "out": out}

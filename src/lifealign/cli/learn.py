@@ -185,6 +185,7 @@ def _learn(
     else:
         own = _new_config(target, check_early)
         check_local(own.model)
+    reading = {**reading, "reward_transform": own.data.reward_transform}
     task = task_from_rows(name, *rows, columns=parse_map(renamed), seed=own.seed, **reading)
     lines = [line for report in task.reports for line in report.lines()]
     if dry_run:

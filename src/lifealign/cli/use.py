@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lifealign.cli.decoding import (
+    BestOf,
+    DecoderName,
+    DecoderOptions,
+    HeldRules,
+    HoldWeights,
+    Reward,
+    chosen_decoder,
+)
 from lifealign.cli.options import AsJson, AsOf, MemoryPath, N, Recipe, Rows, Split, Weight
 from lifealign.cli.output import command
 from lifealign.core.errors import ConfigError
 from lifealign.core.reply import Reply
+
+if TYPE_CHECKING:
+    from lifealign.data.tasks import Message
+    from lifealign.model.decoding import Decoder
 
 PromptTexts = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="User message to answer; repeatable.")]
 PromptFile = Annotated[
@@ -29,7 +42,12 @@ Route = Annotated[
         help="Answer each prompt by the tasks that it may belong to, or by all. Default: as the memory was made.",
     ),
 ]
-Temperature = Annotated[float, typer.Option(min=0.0, metavar="X", help="Sampling temperature; 0 gives greedy answers.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, metavar="X", help="Sampling temperature; 0 gives greedy answers. Default: 0, and 1 with --best-of."
+    ),
+]
 TopP = Annotated[
     float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="Sample from this share of the probability.")
 ]
@@ -54,19 +72,23 @@ def generate(
     weight: Weight = None,
     route: Route = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, metavar=N, help="Longest answer, in tokens.")] = 256,
-    temperature: Temperature = 0.0,
+    temperature: Temperature = None,
     top_p: TopP = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar=N, help="Seed for sampling.")] = 0,
     batch_size: Annotated[
         int, typer.Option(min=1, metavar=N, help="Prompts per batch; sampled answers depend on it.")
     ] = 16,
+    best_of: BestOf = None,
+    reward: Reward = None,
+    hold: HeldRules = None,
+    hold_weight: HoldWeights = None,
+    decoder: DecoderName = None,
+    option: DecoderOptions = None,
     as_json: AsJson = False,
 ) -> Reply:
     """Answer prompts with the model as it is or was after a task."""
     from lifealign.core.files import keep_apart, replace_file, writing
-    from lifealign.core.progress import make_progress
     from lifealign.data.prompts import CutAnswer, Prompt, read_prompts
-    from lifealign.memory.api import Memory
 
     if bool(prompt) == (prompts is not None):
         raise ConfigError("give either --prompt TEXT (repeats) or --prompts FILE")
@@ -75,18 +97,12 @@ def generate(
         keep_apart(out, *([Path(prompts)] if prompts not in (None, "-") else []))
         with writing(out):  # fail before generating answers that could not be kept
             out.parent.mkdir(parents=True, exist_ok=True)
-    texts = Memory.open(memory).generate(
-        [one.turns for one in asked],
-        as_of=as_of,
-        weights=_weights(weight) or None,
-        route=route,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        batch_size=batch_size,
-        progress=make_progress(),
-    )
+    chosen = chosen_decoder(decoder, option, best_of, reward, hold, hold_weight)
+    sampling = {"max_new_tokens": max_new_tokens, "top_p": top_p, "seed": seed, "batch_size": batch_size}
+    if chosen is None or temperature is not None:
+        sampling["temperature"] = temperature or 0.0
+    where = {"as_of": as_of, "weights": _weights(weight) or None, "route": route}
+    texts = _answered(memory, [one.turns for one in asked], chosen, {**where, **sampling})
     cut = sum(isinstance(text, CutAnswer) for text in texts)
     problems = [f"{cut} of {len(texts)} answers cut at {max_new_tokens} tokens; raise --max-new-tokens"] if cut else []
     records = [one.with_answer(text) for one, text in zip(asked, texts, strict=True)]
@@ -98,6 +114,21 @@ def generate(
             {"answers": len(records), "out": out}, [f"written: {len(records)} answers to {out}"], problems=problems
         )
     return Reply(records, lines if prompts is not None else ["\n\n".join(texts)], problems=problems)
+
+
+def _answered(
+    memory: Path, prompts: Sequence[Sequence[Message]], chosen: Decoder | None, options: Mapping[str, Any]
+) -> list[str]:
+    """Answers of a memory; says what the decoder, if there is one, tells of them."""
+    from lifealign.core.progress import make_progress
+    from lifealign.memory.api import Memory
+
+    progress = make_progress()
+    given: dict[str, Any] = {} if chosen is None else {"decoder": chosen}
+    texts = Memory.open(memory).generate(prompts, **given, **options, progress=progress)
+    for line in chosen.told(texts) if chosen is not None else ():
+        progress.say(line)
+    return texts
 
 
 @command

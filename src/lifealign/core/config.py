@@ -22,6 +22,7 @@ from lifealign.core.lora_config import LoraConfig as LoraConfig
 from lifealign.core.model_config import ModelConfig as ModelConfig
 from lifealign.core.option_names import current_names
 from lifealign.core.presets import with_preset
+from lifealign.core.reward_transform import Transform
 from lifealign.core.source_config import SourceConfig as SourceConfig
 from lifealign.core.stream_config import SUITE_SIZES as SUITE_SIZES
 from lifealign.core.stream_config import StreamConfig as StreamConfig
@@ -33,7 +34,7 @@ from lifealign.core.yaml_text import YamlError, parse_yaml
 class DataConfig(Frozen):
     """Conversion of rows to token ids."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"reasoning", "system", "select", "select_share"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"reasoning", "system", "select", "select_share", "reward_transform"})
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt plus one answer; longer answers are cut (and counted). 8 <= max_length."""
     long_prompts: Literal["error", "drop"] = "error"
@@ -47,6 +48,13 @@ class DataConfig(Frozen):
     ones), a registered name, or path/to/file.py:function."""
     select_share: float = Field(1.0, gt=0, le=1)
     """Share of a task's different training rows that are kept. 0 < select_share <= 1; 1: all."""
+    reward_transform: str | None = None
+    """Margins of scored answers: `identity`, `log` or `exp T` of scores calibrated by prompt; None: score differences."""
+
+    @field_validator("reward_transform")
+    @classmethod
+    def _known_transform(cls, value: str | None) -> str | None:
+        return None if value is None else str(Transform.parse(value))
 
     @model_validator(mode="after")
     def _rows_to_select(self) -> DataConfig:
@@ -234,6 +242,15 @@ class RunConfig(Frozen):
     guard: GuardConfig = GuardConfig()
     stream: StreamConfig | None = None
     """The tasks of `lifealign run`; `lifealign learn` needs none."""
+
+    @model_validator(mode="after")
+    def _margins_are_read(self) -> RunConfig:
+        if self.data.reward_transform is not None and not (self.strategy.model_extra or {}).get("margin_scale"):
+            raise ValueError(
+                f"data.reward_transform={self.data.reward_transform} gives pairs their margins, which are not read without "
+                "strategy.margin_scale; set it (losses dpo and hinge), or leave data.reward_transform out"
+            )
+        return self
 
 
 Setting = Annotated[str, "a.b=c: a dotted key, and a YAML value"]

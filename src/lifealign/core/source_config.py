@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lifealign.core.frozen import Frozen
+from lifealign.core.reward_transform import Transform
 
 BEST_WORST = "best-worst"
 ALL_ABOVE = "all-above"
@@ -54,7 +55,7 @@ class PairRule:
 class SourceConfig(Frozen):
     """Source of the rows of one split."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"map", "pairs", "good_from", "bad_to"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"map", "pairs", "good_from", "bad_to", "reward_transform"})
     path: str
     """A json, jsonl, parquet or csv file, or a hub data set id."""
     recipe: str | None = None
@@ -71,11 +72,18 @@ class SourceConfig(Frozen):
     """A number as a label, e.g. of stars, means a wanted answer from here on; None: only 1, 0 and -1 are labels."""
     bad_to: float | None = None
     """Such a number means an unwanted answer up to here; between, the row is left out. None: everything below `good_from`."""
+    reward_transform: str | None = None
+    """Transform of calibrated scores whose differences are margins, as `data.reward_transform`; None: as that."""
 
     @field_validator("pairs")
     @classmethod
     def _known_rule(cls, value: str) -> str:
         return str(PairRule.parse(value))
+
+    @field_validator("reward_transform")
+    @classmethod
+    def _known_transform(cls, value: str | None) -> str | None:
+        return None if value is None else str(Transform.parse(value))
 
     @model_validator(mode="after")
     def _good_is_above_bad(self) -> SourceConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -69,14 +69,22 @@ class SuiteConfig(Frozen):
     """Split each training pair into two rows of feedback, one desirable and one undesirable; held-out rows stay pairs."""
 
 
-SUITE_SIZES: Mapping[str, int] = {"planted": 6, "contested": 8, "revised": 8, "long": 24}
+class DriftingConfig(SuiteConfig):
+    """Rows per step of the drifting suite, and how its preference moves."""
+
+    _newer: ClassVar[frozenset[str]] = frozenset({"unpaired", "drift"})
+    drift: Literal["linear", "oscillating", "jump"] = "linear"
+    """Path of the preference over the steps: by equal parts, to and fro, or changed once."""
+
+
+SUITE_SIZES: Mapping[str, int] = {"planted": 6, "contested": 8, "revised": 8, "long": 24, "drifting": 6}
 """Number of tasks of each embedded suite."""
 
 
 class StreamConfig(Frozen):
     """The tasks and their order: either an embedded suite or a list of tasks."""
 
-    _newer: ClassVar[frozenset[str]] = frozenset({"contested", "revised", "long"})
+    _newer: ClassVar[frozenset[str]] = frozenset({"contested", "revised", "long", "drifting"})
     name: str = "stream"
     """Name of the stream, shown in the report."""
     planted: SuiteConfig | None = None
@@ -87,6 +95,8 @@ class StreamConfig(Frozen):
     """The embedded suite of a shop and a library, where three later tasks change the rule of an earlier one."""
     long: SuiteConfig | None = None
     """The embedded suite of 24 tasks: three kinds of request in each of eight domains."""
+    drifting: DriftingConfig | None = None
+    """The embedded suite of six steps of one task, whose preference drifts from step to step."""
     tasks: tuple[TaskConfig, ...] = ()
     """Tasks from files or hub data sets."""
     order: tuple[int, ...] | None = None

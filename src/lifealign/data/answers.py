@@ -6,6 +6,7 @@ alone, so judgements and ratings match their answer in any copy of the file, and
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -26,7 +27,7 @@ BASE = "base"
 """Point of the answers given before the first task."""
 EXTENSIONS = (".jsonl", ".json", ".parquet")
 REQUIRED = ("task", "prompt", "answer", "source", "point")
-OPTIONAL = ("id", "item", "stage", "reference", "rejected", "scores", "gold", "rule", "finish")
+OPTIONAL = ("id", "item", "stage", "reference", "rejected", "scores", "gold", "rule", "finish", "decoding")
 TEXTS = ("reference", "rejected", "gold", "rule", "finish")
 """Optional columns of text."""
 ID_DIGITS = 16
@@ -52,6 +53,7 @@ class AnswerRecord:
         gold: set on items whose rating is known beforehand.
         rule: the task's rule in words, if it has one.
         finish: `length` if the answer was cut at its longest length; `stop` or None: it ended, or nothing is known.
+        decoding: how a decoder chose the answer, as plain values; None: it is the model's own.
     """
 
     id: str
@@ -68,6 +70,7 @@ class AnswerRecord:
     gold: str | None = None
     rule: str | None = None
     finish: str | None = None
+    decoding: Mapping[str, Any] | None = None
 
     @classmethod
     def of(
@@ -85,6 +88,7 @@ class AnswerRecord:
         gold: str | None = None,
         rule: str | None = None,
         finish: str | None = None,
+        decoding: Mapping[str, Any] | None = None,
     ) -> AnswerRecord:
         """Build a record and compute its ids; the arguments are the fields of the class."""
         turns = [[m.role, m.content] for m in prompt]
@@ -103,15 +107,17 @@ class AnswerRecord:
             gold,
             rule,
             finish,
+            decoding,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, in the order of the fields."""
-        return {
+        """Plain values, in the order of the fields; `decoding` only where there is one."""
+        found = {
             **vars(self),
             "prompt": [{"role": m.role, "content": m.content} for m in self.prompt],
             "scores": dict(self.scores),
         }
+        return found if self.decoding is not None else {k: v for k, v in found.items() if k != "decoding"}
 
 
 def digest(*parts: Any) -> str:
@@ -169,6 +175,7 @@ class AnswerRow(Document):
     gold: Name | None = None
     rule: Text | None = None
     finish: Literal["stop", "length"] | None = None
+    decoding: dict[str, Any] | None = None
 
 
 def read_answer(row: Any, where: str, error: type[UserError] = DataError) -> AnswerRecord:
@@ -198,6 +205,7 @@ def read_answer(row: Any, where: str, error: type[UserError] = DataError) -> Ans
         gold=found.gold,
         rule=found.rule,
         finish=found.finish,
+        decoding=found.decoding,
     )
     for name in ("id", "item"):
         if getattr(found, name) not in (None, getattr(record, name)):
@@ -225,6 +233,9 @@ def _read_parquet(path: Path) -> list[Record]:
         scores = row.get("scores")
         if isinstance(scores, list) and all(isinstance(one, tuple) and isinstance(one[0], str) for one in scores):
             row["scores"] = dict(scores)  # the entries of a map; any other list is refused below
+        if isinstance(row.get("decoding"), str):
+            with contextlib.suppress(ValueError):  # text that is no JSON is refused below
+                row["decoding"] = json.loads(row["decoding"])
     return list(rows)
 
 
@@ -271,9 +282,12 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
         # Metrics differ from task to task, so a struct cannot hold them.
         "scores": pyarrow.map_(text, pyarrow.float64()),
     }
-    names = AnswerRecord.__dataclass_fields__
+    names = [name for name in AnswerRecord.__dataclass_fields__ if any(name in row for row in rows) or not rows]
     schema = pyarrow.schema([(name, kinds.get(name, text)) for name in names])
     plain = [{**row, "scores": list(row["scores"].items())} for row in rows]
+    for row in plain:
+        if "decoding" in row:
+            row["decoding"] = json.dumps(row["decoding"])
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain, schema=schema), sink)
     return bytes(sink.getvalue().to_pybytes())

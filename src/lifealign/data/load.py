@@ -17,7 +17,7 @@ from lifealign.data.formats import FORMATS
 from lifealign.data.recipes import find_recipe
 from lifealign.data.renaming import rename
 from lifealign.data.splits import DEFAULT_TEST_ROWS, drop_shared_prompts, split_task
-from lifealign.data.suites.catalog import SUITES
+from lifealign.data.suites.catalog import suite_of
 from lifealign.data.suites.rules import check_rule
 from lifealign.data.tasks import Row, Task, TaskStream
 from lifealign.data.verdicts import Rules, source_of
@@ -56,7 +56,7 @@ def load_stream(config: StreamConfig, seed: int) -> TaskStream:
         DataError: a source cannot be used, or too few rows are left.
     """
     if config.suite is not None:
-        sizes, suite = config.sizes, SUITES[config.suite]
+        sizes, suite = config.sizes, suite_of(config)
         tasks = suite.stream(sizes.train_rows, sizes.validation_rows, sizes.test_rows, seed, sizes.unpaired).tasks
         ordered = tuple(tasks[i - 1] for i in config.order) if config.order else tasks
         check_superseded(ordered)
@@ -76,7 +76,20 @@ def configured_stream(config: RunConfig) -> TaskStream:
     """
     if config.stream is None:
         raise ConfigError("the configuration has no `stream`, so there is nothing to run; see examples/planted.yaml")
-    return load_stream(config.stream, config.seed)
+    return load_stream(_transformed(config.stream, config.data.reward_transform), config.seed)
+
+
+def _transformed(stream: StreamConfig, transform: str | None) -> StreamConfig:
+    """The stream with `data.reward_transform` in each source of training rows that has none of its own."""
+    if transform is None:
+        return stream
+    tasks = (
+        task.model_copy(update={"train": task.train.model_copy(update={"reward_transform": transform})})
+        if task.train.reward_transform is None
+        else task
+        for task in stream.tasks
+    )
+    return stream.model_copy(update={"tasks": tuple(tasks)})
 
 
 def check_superseded(tasks: Sequence[Task] | Sequence[TaskConfig]) -> None:
@@ -127,7 +140,7 @@ def load_rows(
 ) -> Cleaned:
     """Usable rows of a file (or hub data set id), or of a list of rows (called `label` in messages).
 
-    `rules` are `pairs`, `good_from` and `bad_to` of `SourceConfig`.
+    `rules` are `pairs`, `good_from`, `bad_to` and `reward_transform` of `SourceConfig`.
 
     Raises:
         ConfigError: unknown recipe, or a rule that is none.
@@ -175,6 +188,7 @@ def task_from_rows(
     pairs: str = BEST_WORST,
     good_from: float | None = None,
     bad_to: float | None = None,
+    reward_transform: str | None = None,
 ) -> Task:
     """Build a task from a file (or hub data set id), or from a list of rows.
 
@@ -195,6 +209,7 @@ def task_from_rows(
         pairs: rule for pairs of scored answers: `best-worst`, `best-worst MARGIN` or `all-above MARGIN`.
         good_from: a number as a label means a wanted answer from here on; None: only 1, 0 and -1 are labels.
         bad_to: such a number means an unwanted answer up to here; None: everything below `good_from`.
+        reward_transform: of calibrated scores whose differences are margins, as `data.reward_transform`; None: none.
 
     Raises:
         ConfigError: invalid name or size, or unknown recipe or rule.
@@ -204,7 +219,7 @@ def task_from_rows(
     config = _config(name=name, requirement=requirement, checker=checker, supersedes=supersedes, **sizes)
     check_rule(name, checker)
     reading: dict[str, Any] = {"recipe": recipe, "columns": columns, "seed": seed, "pairs": pairs}
-    reading |= {"good_from": good_from, "bad_to": bad_to}
+    reading |= {"good_from": good_from, "bad_to": bad_to, "reward_transform": reward_transform}
     found = load_rows(rows, name, **reading)
     if test is None:
         share = max(1, min(DEFAULT_TEST_ROWS, len(found.rows) // 5))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,32 @@ COLUMNS = ("prompt", "messages")
 
 class CutAnswer(str):
     """An answer that ended because it was as long as it may be, not because the model ended it."""
+
+
+class Decoded(str):
+    """An answer that a decoder chose.
+
+    Attributes:
+        decoding: how it was chosen, as plain values; kept with the answer.
+    """
+
+    decoding: Mapping[str, Any]
+
+
+class CutDecoded(CutAnswer, Decoded):
+    """An answer that a decoder chose, and that ended because it was as long as it may be."""
+
+
+def decoded(answer: str, decoding: Mapping[str, Any]) -> Decoded:
+    """The answer with how it was chosen; one that was cut stays cut."""
+    found = CutDecoded(answer) if isinstance(answer, CutAnswer) else Decoded(answer)
+    found.decoding = decoding
+    return found
+
+
+def decoding_of(answer: str) -> dict[str, Any]:
+    """``{"decoding": ...}`` for an answer that a decoder chose; {} for another one."""
+    return {"decoding": dict(answer.decoding)} if isinstance(answer, Decoded) else {}
 
 
 def finish_of(answer: str) -> dict[str, str]:
@@ -50,8 +76,12 @@ class Prompt:
         return cls((Message("user", text),), ("prompt", text))
 
     def with_answer(self, answer: str) -> dict[str, Any]:
-        """The prompt as given, with its answer, and `finish` if that was cut."""
-        return {self.given[0]: self.given[1], "answer": answer, **finish_of(answer)}
+        """The prompt as given, with its answer, `finish` if that was cut, and `decoding` if a decoder chose it."""
+        found = {self.given[0]: self.given[1], "answer": answer, **finish_of(answer), **decoding_of(answer)}
+        how = found.get("decoding", {})
+        if "responses" in how:  # a row of several scored answers, which `learn` can read
+            found |= {name: how.pop(name) for name in ("responses", "scores")}
+        return found
 
 
 def read_prompts(path: str) -> list[Prompt]:

@@ -119,7 +119,11 @@ class Reader:
             UnusableRowError: the row cannot be used; gives the reason.
         """
         found = self._read(record)
-        return pairs_of(found, self.labels.rules.pairs) if isinstance(found, Triple) else (found,)
+        return (
+            pairs_of(found, self.labels.rules.pairs, self.labels.rules.transform)
+            if isinstance(found, Triple)
+            else (found,)
+        )
 
     def _read(self, record: Record) -> Triple | Parsed:
         if self.recipe is not None:

@@ -97,6 +97,12 @@ BUILT_IN: dict[str, Score] = {
         chance=0,
         of_pairs=pair_scores.margin,
     ),
+    "follow": Score(
+        "Follow",
+        "Cosine of what the model prefers and what people prefer at a step of the drifting suite, from its probes. The mean when "
+        "learnt is ProgressGym's Follow, the forward transfer its Predict one step ahead.",
+        chance=0,
+    ),
     "likelihood_accuracy": Score(
         "Likelihood accuracy",
         "Share of held-out rows whose chosen answer is more likely per token. Needs no reference model.",

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from lifealign.data.suites.drifting_rules import RULES as RULES_OF_STEPS
 from lifealign.data.tasks import rows_sha256
 from lifealign.evaluation import catalog, metrics
 from lifealign.evaluation.answer_scores import FLOORS
 from lifealign.evaluation.drift_results import drift_cells, drift_results
+from lifealign.evaluation.drifting import add_follow
 from lifealign.evaluation.guard_results import guard_results, guard_warnings
 from lifealign.evaluation.outside import KEY, recall
 from lifealign.evaluation.records import read_records
@@ -25,7 +27,7 @@ from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import learns_nothing, retired
 from lifealign.training.signs import SIGNS
 
-PASS_RATE = "pass_rate"
+PASS_RATE, FOLLOW = "pass_rate", "follow"
 BOOTSTRAP_SEED = 0
 """Fixed, so that intervals are the same whenever they are computed."""
 
@@ -124,7 +126,10 @@ def cell_interval(score: str, values: Sequence[float], resamples: int) -> metric
         return metrics.Interval(
             *(found.scale * end for end in metrics.share_interval([v / found.scale for v in values]))
         )
-    return metrics.mean_interval(values, resamples=resamples, seed=BOOTSTRAP_SEED)
+    value, *ends = metrics.mean_interval(values, resamples=resamples, seed=BOOTSTRAP_SEED)
+    if score == FOLLOW:  # a cosine, whose parts by row may sum to more
+        ends = [max(-1.0, min(1.0, end)) for end in ends]
+    return metrics.Interval(value, *ends)
 
 
 def read_scores(store: MemoryReader, split: str, one_adapter: bool = False) -> ScoreTable:
@@ -159,6 +164,9 @@ def read_scores(store: MemoryReader, split: str, one_adapter: bool = False) -> S
         for name, columns in tasks_there.items():
             known: dict[str, list[float | None]] = {c: [*v] for c, v in columns.items() if c in catalog.DRIFT_SCORES}
             rows.setdefault(after, {}).setdefault(name, {}).update(known)
+    if any(name in RULES_OF_STEPS for name in tasks):
+        held = {name: task.test if split == "test" else task.validation for name, task in tasks.items()}
+        add_follow(rows, held)
     points = {manifest.directory for manifest in lineage}
     told = dict.fromkeys(line for (after, *_), lines in warnings.items() if after in points for line in lines)
     outside = recall(evaluations)

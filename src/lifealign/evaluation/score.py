@@ -24,7 +24,7 @@ Formula = Literal["of_pairs", "of_answer"]
 class Score:
     """A number for each held-out row.
 
-    At most one of the three formulas is given; without any, the value comes from the task's own rule.
+    At most one of the three formulas is given; without any, the value comes from the task's own rule, or from others (`follow`).
 
     Attributes:
         label: name for people, without the unit.

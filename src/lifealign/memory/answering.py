@@ -14,6 +14,7 @@ from lifealign.data.suites.rules import in_words
 from lifealign.data.tasks import Row, Task, rows_sha256
 from lifealign.evaluation.catalog import text_metrics
 from lifealign.evaluation.records import read_records
+from lifealign.memory.early import bound
 from lifealign.memory.rules import find_rules
 from lifealign.store.heldout import heldout
 from lifealign.store.layout import ROOT, ROW_RECORD
@@ -24,6 +25,7 @@ from lifealign.store.retired import retired
 if TYPE_CHECKING:
     from lifealign.data.suites.rules import Rule
     from lifealign.memory.session import Session
+    from lifealign.model.decoding import Decoder
     from lifealign.store.writer import MemoryStore
 
 COUNT = 20
@@ -42,9 +44,10 @@ class Asked:
         every_point: instead, for each task: before any task, after it was learnt, and after each later one.
         count: prompts per task, the first of the split; None: the memory's `evaluate.generations`, else `COUNT`. 1 <= count.
         max_new_tokens: longest answer, in tokens; None: as in the memory's evaluations. 1 <= max_new_tokens.
-        source: name of the answering model in the records; None: the memory's strategy.
+        source: name of the answering model in the records; None: the memory's strategy, with the decoder if there is one.
         split: `test` or `validation`.
         prompt_baseline: name of a prompt that makes the base model an assistant, which then answers instead; None: none.
+        decoder: chooses the answers; None: they are greedy, and those that an evaluation stored are used.
     """
 
     tasks: Sequence[str] = ()
@@ -55,6 +58,7 @@ class Asked:
     source: str | None = None
     split: str = "test"
     prompt_baseline: str | None = None
+    decoder: Decoder | None = None
 
     def check(self) -> None:
         """Check the values that do not depend on a memory.
@@ -70,6 +74,10 @@ class Asked:
                 raise ConfigError(f"{name}={value}: allowed: 1 <= {name}")
         if self.prompt_baseline is not None:
             PROMPT_BASELINES.find(self.prompt_baseline)
+            if self.decoder is not None:
+                raise ConfigError(
+                    f"prompt baseline {self.prompt_baseline}: its answers are greedy; leave out the decoder or the baseline"
+                )
             if self.every_point or set(self.at) - {NOW, BASE}:
                 raise ConfigError(
                     f"prompt baseline {self.prompt_baseline}: the base model answers, at no other point; leave the points out"
@@ -77,7 +85,7 @@ class Asked:
 
 
 def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Asked) -> list[AnswerRecord]:
-    """Greedy answers to held-out prompts, by point and then by task; the memory is not changed.
+    """Answers to held-out prompts, greedy or by a decoder, by point and then by task; the memory is not changed.
 
     Args:
         store: the memory.
@@ -97,11 +105,13 @@ def answer_memory(store: MemoryStore, session: Callable[[], Session], asked: Ask
     max_new_tokens = asked.max_new_tokens or evaluate["max_new_tokens"]
     loaded: Session | None = None
     metrics: list[str] | None = None
+    if asked.decoder is not None:
+        bound(asked.decoder, store, {"max_new_tokens": max_new_tokens})
     records = []
     for point, tasks in _plan(store, asked):
+        own = asked.prompt_baseline is None and asked.decoder is None
         scores: list[Mapping[str, Any] | None] = [
-            None if asked.prompt_baseline else stored_scores(store, point, task, asked.split, count, max_new_tokens)
-            for task in tasks
+            stored_scores(store, point, task, asked.split, count, max_new_tokens) if own else None for task in tasks
         ]
         if missing := [task for task, found in zip(tasks, scores, strict=True) if found is None]:
             loaded = loaded or session()
@@ -206,13 +216,15 @@ def _generate(
         title=title,
         text_metrics=metrics,
         always_answer=True,
+        decoder=asked.decoder,
     ).to_json()
 
 
 def _records(
     store: MemoryStore, point: TaskManifest, task: Task, score: Mapping[str, Any], asked: Asked, count: int
 ) -> Iterable[AnswerRecord]:
-    source = asked.source or store.config["strategy"]["name"]
+    how = "" if asked.decoder is None else f"+{type(asked.decoder).__name__.lower()}"
+    source = asked.source or f"{store.config['strategy']['name']}{how}"
     stage = sum(len(m.members) or 1 for m in store.lineage()[1:] if m.index <= point.index)
     rows = iter(rows_of(task, asked.split))
     prompts, rule = set(), in_words(task.checker)
@@ -237,6 +249,7 @@ def _records(
             scores=passed | dict(found["scores"]) | _of_row(score["rows"], i),
             rule=rule,
             finish=found.get("finish"),
+            decoding=found.get("decoding"),
         )
 
 

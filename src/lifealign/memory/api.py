@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lifealign.memory.answering import Asked
     from lifealign.memory.outcomes import Composition, Evaluation, Related, TaskResult
     from lifealign.memory.pushing import Pushed
+    from lifealign.model.decoding import Decoder
 
 
 def run_stream(config: RunConfig, *, progress: Progress | None = None) -> Memory:
@@ -218,6 +219,7 @@ class Memory(LoadedMemory):
         as_of: str | None = None,
         weights: Mapping[str, float] | None = None,
         route: bool | None = None,
+        decoder: Decoder | str | None = None,
         **options: Any,
     ) -> list[str]:
         """Answers of the model as it is, or as it was after a task; other options as in `generate.generate`.
@@ -228,6 +230,7 @@ class Memory(LoadedMemory):
             weights: task -> weight of its update, 1 if none is given; see `compose`.
             route: answer each prompt by the updates of the tasks that it may belong to (`routing.Routes`); None: as the memory
                 was made (`strategy.route`).
+            decoder: chooses the answers (`model.decoding`), or its name; None: the model's own, greedy or sampled.
             options: of `generate.generate`, and `progress`.
 
         Raises:
@@ -236,11 +239,13 @@ class Memory(LoadedMemory):
         """
         if weights and route:
             raise ConfigError("weights and route both set the weight of each task; give only one of them")
-        from lifealign.memory.early import full_weights
+        from lifealign.memory.early import bound, full_weights
 
         point = self._point(as_of)
         if weights:
             full_weights(self._store, point, weights)
+        if decoder is not None:
+            options["decoder"] = bound(decoder, self._store, options)
         session = self._session(self.config, options.pop("progress", None))
         if not weights:
             session.load(self._store, point, route)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lifealign.core.errors import ConfigError, DataError, StoreError
 from lifealign.data.tasks import Task
@@ -12,6 +13,9 @@ from lifealign.store.heldout import heldout, without_rows
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
 from lifealign.store.retired import check_retirable, retired, words
+
+if TYPE_CHECKING:
+    from lifealign.model.decoding import Decoder
 
 FORMATS = ("peft", "merged", "vllm", "gguf", "gguf-lora")
 """Formats of `lifealign export`; `exporting.FORMATS` writes them."""
@@ -104,3 +108,20 @@ def full_weights(store: MemoryReader, until: TaskManifest, given: Mapping[str, f
             raise ConfigError(f"weight {name}={weight} is not finite; give a finite number")
         weights[known[name]] = float(weight)
     return weights
+
+
+def bound(decoder: Decoder | str, store: MemoryReader, options: Mapping[str, Any]) -> Decoder:
+    """A decoder that has found the rules it names, those of the memory's tasks too, and takes the options of the call.
+
+    Raises:
+        ConfigError: no such decoder, a rule that cannot be used, or an option that it cannot honour.
+        DataError: no such task, or a task without a rule.
+    """
+    from lifealign.memory.rules import rule_of_task
+    from lifealign.model.decoding import as_decoder
+
+    found = as_decoder(decoder)
+    assert found is not None
+    found.check(options)
+    found.bind(lambda task: rule_of_task(store, task))
+    return found

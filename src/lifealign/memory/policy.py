@@ -19,6 +19,7 @@ from lifealign.memory.routing import Routes, calibration_line
 from lifealign.memory.row_scores import AnswerScorer, TaskScores, answer_rows, score_rows
 from lifealign.model.adapters import holding
 from lifealign.model.base import BaseModel
+from lifealign.model.decoding import Decoder, decode
 from lifealign.model.encoding import EncodedPair, Encoder
 from lifealign.model.generate import generate
 from lifealign.store.manifest import TaskManifest
@@ -92,6 +93,7 @@ class Policy:
         text_metrics: Sequence[str] = (),
         names: Sequence[str] = (),
         always_answer: bool = False,
+        decoder: Decoder | None = None,
     ) -> TaskScores:
         """Scores of one task's held-out rows with the model as it is.
 
@@ -105,6 +107,7 @@ class Policy:
             text_metrics: names of text metrics of the answers.
             names: scores from outside, beside ours.
             always_answer: also answers that neither a rule nor a text metric asks for.
+            decoder: chooses the answers; None: they are greedy.
         """
         self.strategy.select(self.model, task)
         pairs = self._encode_stored(task, rows)
@@ -116,7 +119,7 @@ class Policy:
         scorer = AnswerScorer(rule, text_metrics)
         if not generations or not (scorer or always_answer):
             return TaskScores(task, scores)
-        answer = partial(self._answer, max_new_tokens=max_new_tokens, title=f"{title}: answers")
+        answer = partial(self._answer, max_new_tokens=max_new_tokens, title=f"{title}: answers", decoder=decoder)
         found = answer_rows(answer, self.encoder, fitting, scorer, generations)
         return replace(found, task=task, rows=scores | dict(found.rows))
 
@@ -148,10 +151,11 @@ class Policy:
         """Answers of the policy: of the model as it is, or routed; see `generate.generate`."""
         ids = [self.encoder.prompt_ids(p, bool(reasons and reasons[i])) for i, p in enumerate(prompts)]
         answers = [""] * len(prompts)
+        answering = partial(generate, self.model, self.encoder)
+        if (decoder := options.pop("decoder", None)) is not None:
+            answering = partial(decode, decoder, self.model, self.encoder, implicit=self.implicit_rewards)
         for members in self.routed(ids):
-            texts = generate(
-                self.model,
-                self.encoder,
+            texts = answering(
                 [prompts[i] for i in members],
                 progress=self.progress,
                 prefix=self.strategy.prefix,
@@ -161,6 +165,19 @@ class Policy:
             for i, text in zip(members, texts, strict=True):
                 answers[i] = text
         return answers
+
+    def implicit_rewards(self, prompts: Sequence[Sequence[Message]], answers: Sequence[str]) -> list[float | None]:
+        """The memory's own reward of answers by the weights in place: beta log(policy / base model), None for an empty one."""
+        there = [i for i, answer in enumerate(answers) if answer]
+        rows = [Row(tuple(prompts[i]), str(answers[i]), "", kind="demonstration") for i in there]
+        found: list[float | None] = [None] * len(answers)
+        with limits(self.encoder, self.base.positions, "drop"):
+            pairs = self.encoder.encode(rows, allow_none=True)[0]
+        base = self.view.logps(pairs, base=True, title="reward: reference")[:, 0].tolist()
+        policy = self.view.chosen_logps(pairs, "reward")
+        for pair, own, other in zip(pairs, policy, base, strict=True):
+            found[there[pair.position]] = self.reward_beta * (own - other)
+        return found
 
     def policy_logps(self, pairs: Sequence[EncodedPair], title: str) -> Tensor:
         """Summed log-probs [N, 2] (chosen, rejected) of the policy: of the model as it is, or routed by the prompts."""

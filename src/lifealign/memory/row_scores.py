@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lifealign.data.prompts import finish_of
+from lifealign.data.prompts import decoding_of, finish_of
 from lifealign.data.tasks import Message, Row
 from lifealign.evaluation import catalog
 from lifealign.evaluation.answer_scores import floor_answers, score_answers
@@ -32,7 +32,7 @@ class TaskScores:
         task: name.
         rows: score -> one value per held-out row, in the rows' order; scores of answers have as many as were generated. None for a
             row for which the score is not defined, as accuracy is not for a demonstration.
-        answers: the generated answers, as {"prompt", "answer", "passed", "scores"}, and `finish`, "length", if it was cut;
+        answers: the generated answers, as {"prompt", "answer", "passed", "scores"}, `finish`, "length", if it was cut, and `decoding`, how a decoder chose it;
             `passed` is None without a rule, `scores` has the text metrics' values.
         floors: trivial answer (`answer_scores.FLOORS`) -> score -> values on the same rows as the answers.
         rows_sha256: hash of the held-out rows' content, so that scores of other rows are not mistaken for these.
@@ -154,6 +154,7 @@ def answer_rows(
             "prompt": row.prompt[-1].content,
             "answer": str(text),
             **finish_of(text),
+            **decoding_of(text),
             "passed": bool(scores["pass_rate"][i]) if scorer.rule else None,
             "scores": {m: scores[m][i] for m in scorer.metrics if m in scores and scores[m][i] is not None},
         }

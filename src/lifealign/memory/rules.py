@@ -12,6 +12,7 @@ from lifealign.data.suites.rules import CHECKERS, Rule, checker
 from lifealign.data.tasks import Task
 from lifealign.memory.code import changes, locate
 from lifealign.store.documents import read_data
+from lifealign.store.heldout import heldout
 from lifealign.store.layout import RULES
 from lifealign.store.reader import MemoryReader
 
@@ -79,6 +80,28 @@ def find_rules(tasks: Sequence[Task], store: MemoryReader | None = None) -> Rule
             origins[name] = now = CHECKERS.origin(name).to_json()
             changed += [] if record is None else changes(f"checker {name!r}", record, now)
     return Rules(functions, origins, changed)
+
+
+def rule_of_task(store: MemoryReader, name: str) -> Rule:
+    """The rule of one task of a memory, also of a withdrawn one.
+
+    Raises:
+        DataError: no such task, a task without a rule, or a rule that cannot be found here.
+    """
+    known = {task.name: task for task in heldout(store, with_retired=True)}
+    if name not in known:
+        raise DataError(f"{store.path}: no task {name!r}; known: {', '.join(known) or 'none'}")
+    if known[name].checker is None:
+        with_rule = [task.name for task in known.values() if task.checker is not None]
+        raise DataError(
+            f"{store.path}: task {name!r} was learnt without a rule (`checker`), so it cannot be held; "
+            f"tasks with one: {', '.join(with_rule) or 'none'}"
+        )
+    found = find_rules([known[name]], store)
+    rule = found.of(known[name])
+    if rule is None:
+        raise DataError(f"{store.path}: {found.warnings[0]}")
+    return rule
 
 
 def _stored(store: MemoryReader) -> dict[str, Mapping[str, Any]]:

@@ -17,8 +17,8 @@ from lifealign.store.reader import MemoryReader
 from lifealign.strategies import STRATEGIES
 from lifealign.strategies.configure import check_early, read_config
 
-OF_A_TASK = ("max_length", "long_prompts")
-"""Keys of `data` that a task may set anew. Its rows are encoded with them for training and, ever after, for scores."""
+OF_A_TASK = ("max_length", "long_prompts", "reward_transform")
+"""Keys of `data` that a task may set anew. Its rows are read and encoded with them for training and, ever after, for scores."""
 
 
 def located(config: RunConfig) -> RunConfig:

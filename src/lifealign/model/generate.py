@@ -60,7 +60,7 @@ def generate(
             f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: "
             "allowed: max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
         )
-    ids = _prompt_ids(encoder, prompts, prefix, reasons)
+    ids = ids_of_prompts(encoder, prompts, prefix, reasons)
     # Prompts of similar length go together: a batch is as wide as its longest prompt.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     lm = causal_lm(model)
@@ -79,7 +79,7 @@ def generate(
     return answers
 
 
-def _prompt_ids(
+def ids_of_prompts(
     encoder: Encoder, prompts: Sequence[Sequence[Message]], prefix: Prefix | None, reasons: Sequence[bool] | None
 ) -> list[list[int]]:
     """Token ids of each prompt, with its virtual tokens before it.
@@ -141,7 +141,7 @@ def _answer_batch(
     width = inputs["input_ids"].shape[1]
     made = [tokens[width:].tolist() for tokens in output]
     ends = {*options.eos_token_id, *encoder.ends}
-    texts = [str(encoder.tokenizer.decode(_until(ids, encoder.ends), skip_special_tokens=True)).strip() for ids in made]
+    texts = [text_of(encoder, ids) for ids in made]
     return [CutAnswer(t) if ends.isdisjoint(ids) else t for t, ids in zip(texts, made, strict=True)]
 
 
@@ -155,6 +155,11 @@ def padded(lm: PreTrainedModel, batch: Sequence[Sequence[int]], pad: int) -> dic
         mask[row, width - len(ids) :] = 1
     device = next(lm.parameters()).device
     return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+
+
+def text_of(encoder: Encoder, ids: list[int]) -> str:
+    """The text of generated tokens up to the first end, without special tokens."""
+    return str(encoder.tokenizer.decode(_until(ids, encoder.ends), skip_special_tokens=True)).strip()
 
 
 def _until(ids: list[int], ends: Sequence[int]) -> list[int]:

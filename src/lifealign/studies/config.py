@@ -18,7 +18,7 @@ from lifealign.core.config_files import explain, nearest, read_yaml, together
 from lifealign.core.errors import ConfigError
 from lifealign.core.option_names import current_keys
 from lifealign.core.origin import is_reference
-from lifealign.data.suites.catalog import SUITES
+from lifealign.data.suites.catalog import suite_of
 from lifealign.evaluation import catalog
 from lifealign.evaluation.outside import require
 
@@ -320,4 +320,4 @@ def _has_validation(stream: StreamConfig) -> bool:
 
 def task_names(stream: StreamConfig) -> list[str]:
     """Names of the tasks as listed, before `stream.order`."""
-    return [*SUITES[stream.suite].tasks] if stream.suite is not None else [task.name for task in stream.tasks]
+    return [*suite_of(stream).tasks] if stream.suite is not None else [task.name for task in stream.tasks]

@@ -25,7 +25,7 @@ from lifealign.core.option_names import current_names, former_names
 from lifealign.core.presets import with_preset
 from lifealign.core.version import __version__
 from lifealign.data.sources import expand_path
-from lifealign.data.suites.catalog import SUITES
+from lifealign.data.suites.catalog import suite_of
 from lifealign.strategies import STRATEGIES
 from lifealign.studies.config import MethodConfig, StudyConfig, load_study, task_names
 from lifealign.studies.design import scored_rows
@@ -300,7 +300,7 @@ def _key(settings: Settings) -> str:
 def _file_digests(stream: StreamConfig) -> dict[str, str]:
     """sha256 of the content of the suite, or of every local file of rows; data sets of a hub are left out."""
     if stream.suite is not None:
-        return {stream.suite: SUITES[stream.suite].sha256}
+        return {stream.suite: suite_of(stream).sha256}
     paths = {s.path for t in stream.tasks for s in (t.train, t.test) if s is not None}
     found = {path: Path(expand_path(path)) for path in sorted(paths)}
     return {path: file_sha256(p, DataError) for path, p in found.items() if p.exists() and not p.is_dir()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from lifealign.core.errors import ConfigError, DataError, UserError
 from lifealign.core.registry import Registry
-from lifealign.data.suites import contested_rules, long_rules, planted_rules, revised_rules
+from lifealign.data.suites import contested_rules, drifting_rules, long_rules, planted_rules, revised_rules
 from lifealign.data.suites.suite import Rule as Rule
 
 
@@ -16,7 +16,7 @@ def _check(value: Any) -> str | None:
 
 
 CHECKERS: Registry[Rule] = Registry("checker", "lifealign.checkers", check=_check, error=DataError)
-for _rules in (planted_rules.RULES, contested_rules.RULES, revised_rules.RULES, long_rules.RULES):
+for _rules in (planted_rules.RULES, contested_rules.RULES, revised_rules.RULES, long_rules.RULES, drifting_rules.RULES):
     CHECKERS.built_in(_rules)
 
 
