@@ -1,7 +1,7 @@
 """Docstrings and comments name only what there is: a module that moves takes the pointers to it along.
 
 Names are read from the syntax trees, so nothing of lifealign is imported. A dotted name in backticks must lead to
-- a module, class, function or constant of the package, by the last parts of its path (`losses.Loss`), or a member;
+- a module, class, function or constant of the package, by the last parts of its path (`losses.Losses`), or a member;
 - a parameter of the function, or a field of the class, around the text, and then a member of its annotation's class;
 - an option: a field of a configuration model, by its dotted key (`train.pairs_per_step`);
 - a file: one of the package, or one whose name its code holds;
@@ -293,7 +293,7 @@ def test_every_name_in_a_comment_of_a_page_leads_somewhere(path: Path) -> None:
 
 
 KNOWN = [
-    "losses.Loss",
+    "losses.Losses",
     "training.strategy.Strategy.prefix",
     "Memory.summary",
     "train.pairs_per_step",

@@ -53,6 +53,25 @@ Good = Annotated[
     typer.Option("--good", metavar="SCORE", help="Lowest mean score from judges or people that counts as good."),
 ]
 
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="POINT",
+        help="When to answer: base (before any task), now, a task, a tag or a commit; repeatable. Default: now.",
+    ),
+]
+EveryPoint = Annotated[
+    bool,
+    typer.Option("--every-point", help="Answer before any task, after the task itself and after each later task."),
+]
+PromptBaseline = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Let the base model answer, asked by a prompt alone: urial. Source of the answers: its name.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -65,17 +84,8 @@ def answers(
     memory: MemoryPath,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Write the answers to this .jsonl or .parquet file.")],
     task: Tasks = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="POINT",
-            help="When to answer: base (before any task), now, a task, a tag or a commit; repeatable. Default: now.",
-        ),
-    ] = None,
-    every_point: Annotated[
-        bool,
-        typer.Option("--every-point", help="Answer before any task, after the task itself and after each later task."),
-    ] = False,
+    at: At = None,
+    every_point: EveryPoint = False,
     count: Count = None,
     max_new_tokens: MaxNewTokens = None,
     source: Annotated[
@@ -83,13 +93,7 @@ def answers(
         typer.Option(metavar="NAME", help="Source to record with the answers. Default: the memory's strategy."),
     ] = None,
     split: Split = "test",
-    prompt_baseline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Let the base model answer, asked by a prompt alone: urial. Source of the answers: its name.",
-        ),
-    ] = None,
+    prompt_baseline: PromptBaseline = None,
     best_of: BestOf = None,
     reward: Reward = None,
     hold: HeldRules = None,
