@@ -103,7 +103,7 @@ def test_missing_file(memory: Path, tmp_path: Path) -> None:
         ),
         ("lora.r=4", ("lora", "fixed")),
         ("train.learning_rate=fast", ("train.learning_rate", "fast")),
-        ("train.epochs=2024-13-45", ("train.epochs", "valid integer", "got '2024-13-45'")),
+        ("train.epochs=2024-13-45", ("train.epochs", "whole number", "got '2024-13-45'")),
         ("strategy.name=[a]", ("strategy.name", "unknown strategy")),
         ("strategy.reference=task_start", ("strategy.reference=task_start", "sft.epochs=0")),
         ("seed=99999999999", ("seed", "99999999999")),

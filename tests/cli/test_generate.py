@@ -131,7 +131,7 @@ def test_a_decoder_is_made_before_the_memory_is_asked(memory, fake):
         (("--hold-weight", 1), "--hold-weight has no effect without --hold; add --hold or leave --hold-weight out"),
         (("--option", "beams=1"), "--option has no effect without a decoder; add --best-of, --hold or --decoder"),
         (("--hold", "json", "--option", "beams"), "--option 'beams': expected KEY=VALUE, e.g. beams=3"),
-        (("--hold", "json", "--option", "beams=0"), "decoder hold: beams: Input should be greater than or equal to 1"),
+        (("--hold", "json", "--option", "beams=0"), "decoder hold: beams: must be at least 1"),
         (("--hold", "json", "--option", "beams=1", "--option", "beams=2"), "beams is given twice; leave one out"),
         (("--decoder", "best"), "unknown decoder 'best' (did you mean 'best-of'?); allowed: best-of, hold"),
     ],
