@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,10 @@ def _part(name: str, measure: Mapping[str, Any], points: Sequence[str]) -> View:
     first = next(iter(shown), "")
     columns = CHARTED.get(name) or [c for c in shown if shown[c]["unit"] == shown[first]["unit"]][:MOST_LINES]
     columns = () if name == "principles" else [c for c in columns if c in shown]
-    tallies = [(what, at[-1]) for what, at in measure["tallies"].items() if at[-1]]
+    # In quotes, so that a space before a word is seen.
+    texts = {
+        what: [(json.dumps(t, ensure_ascii=False), n) for t, n in at[-1]] for what, at in measure["tallies"].items()
+    }
     return {
         "name": name,
         **{key: measure[key] for key in ("label", "meaning", "worry")},
@@ -52,7 +56,7 @@ def _part(name: str, measure: Mapping[str, Any], points: Sequence[str]) -> View:
         "unit": shown[first]["unit"] if first else "",
         "charts": _by_task(measure, columns, points),
         "wide": [*_priorities(measure["summary"]), *_curves(measure["curves"], points)],
-        "tallies": tallies,
+        "tallies": [(what, found) for what, found in texts.items() if found],
         "counts": measure["summary"][-1].get("pairs", {}),
         "further": [
             (FURTHER.get(k, k), v) for k, v in measure["summary"][-1].items() if k not in ("priorities", "pairs")
