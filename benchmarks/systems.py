@@ -30,7 +30,7 @@ from typing import Any
 from lifealign import Memory, Message, Row, Task, load_stream, make_progress, read_config, register_loss, register_score
 from lifealign.core.config import StreamConfig, SuiteConfig
 from lifealign.evaluation.metrics import seeds_interval
-from lifealign.evaluation.score import PairLogProbs
+from lifealign.evaluation.pair_scores import PairLogProbs
 from lifealign.training.loss_registry import Pairs
 
 SEEDS = (0, 1, 2)
