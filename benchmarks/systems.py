@@ -210,6 +210,8 @@ def difference(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mappi
 
 def _interval(values: list[float]) -> dict[str, Any]:
     mean, low, high = seeds_interval(values)
+    if len(values) < 2:
+        return {"values": values, "mean": mean, "low": None, "high": None}
     return {"values": values, "mean": mean, "low": low, "high": high}
 
 
