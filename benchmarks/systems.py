@@ -30,7 +30,7 @@ from typing import Any
 from lifealign import Memory, Message, Row, Task, load_stream, make_progress, read_config, register_loss, register_score
 from lifealign.core.config import StreamConfig, SuiteConfig
 from lifealign.evaluation.metrics import seeds_interval
-from lifealign.evaluation.score import PairLogProbs
+from lifealign.evaluation.pair_scores import PairLogProbs
 from lifealign.training.loss_registry import Pairs
 
 SEEDS = (0, 1, 2)
@@ -210,6 +210,8 @@ def difference(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mappi
 
 def _interval(values: list[float]) -> dict[str, Any]:
     mean, low, high = seeds_interval(values)
+    if len(values) < 2:
+        return {"values": values, "mean": mean, "low": None, "high": None}
     return {"values": values, "mean": mean, "low": low, "high": high}
 
 

@@ -50,7 +50,17 @@ ELSEWHERE = ("evaluations", "tasks", "work", "runs", "..")
 """Folders of a memory or of a reader that paths begin with."""
 
 ENTRY_POINTS = tuple(
-    f"lifealign.{group}" for group in ("strategies", "losses", "formats", "checkers", "scores", "text_metrics")
+    f"lifealign.{group}"
+    for group in (
+        "strategies",
+        "losses",
+        "sft_losses",
+        "selectors",
+        "formats",
+        "checkers",
+        "scores",
+        "text_metrics",
+    )
 )
 """Groups of entry points: dotted names that cannot be imported."""
 

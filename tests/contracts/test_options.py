@@ -195,7 +195,7 @@ NO_SUM = {"route": refused("true", ConfigError, r"strategy.route=true answers .*
 REPLAY = {
     "replay_policy": case("oldest_out", "replay", "strategy.replay_capacity=3", "strategy.replay_share=0.75"),
     "replay_share": case("1.0", "replay adapter"),
-    "replay_select": case("isa_mode", "replay", "strategy.replay_share=0.5"),
+    "replay_select": case("isa_tail", "replay", "strategy.replay_share=0.5"),
     "replay_capacity": case("1", "replay", "strategy.replay_share=1.0"),
 }
 CONSOLIDATION = {

@@ -406,7 +406,7 @@ def test_objective_pushes_the_right_way(loss: str) -> None:
         ({"loss": "simpo", "reference": "task_start"}, "reads no reference"),
         ({"loss": "orpo", "reference": "previous_task"}, "reads no reference"),
         ({"loss": "orpo", "beta": 0.2}, "reads no beta"),
-        ({"loss": "fpo", "gamma": -1.0}, "greater than or equal to 0"),
+        ({"loss": "fpo", "gamma": -1.0}, "greater than or equal to 0|must be at least 0"),
         ({"beta": 0.0}, "greater than 0"),
         ({"loss": "kto"}, "unknown loss 'kto'; allowed: aft, aft_bc, aft_dc, aft_rank, dpo, fpo, hinge, ipo, orpo, "),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing is read by the losses dpo and robust only"),
@@ -419,11 +419,11 @@ def test_objective_pushes_the_right_way(loss: str) -> None:
         ),
         ({"f_alpha": 0.5}, "f_alpha is read by f_divergence alpha only"),
         ({"f_divergence": "alpha", "f_alpha": 1.0}, "less than 1"),
-        ({"ld_alpha": 1.1}, "less than or equal to 1"),
+        ({"ld_alpha": 1.1}, "less than or equal to 1|must be at most 1"),
         ({"ld_alpha": 0.5, "f_divergence": "js"}, "ld_alpha and f_divergence each define the reward of an answer"),
         ({"ld_alpha": 0.5, "rpo_alpha": 1.0}, "ld_alpha takes part of their tokens out"),
         ({"loss": "fpo", "normalise_weights": True, "rpo_alpha": 1.0}, "divide the likelihood term of rpo_alpha"),
-        ({"loss": ["dpo"]}, "valid string"),
+        ({"loss": ["dpo"]}, "valid string|expected text"),
     ],
 )
 def test_options_that_are_not_read_are_refused(options: dict[str, Any], message: str) -> None:

@@ -19,6 +19,7 @@ from lifealign.memory.work import Work
 from lifealign.model.encoding import EncodedPair
 from lifealign.store.manifest import TaskManifest
 from lifealign.store.reader import MemoryReader
+from lifealign.store.retired import is_withdrawal
 from lifealign.training.sft_losses import SFT_LOSSES
 
 BASE = "base"
@@ -60,7 +61,8 @@ def _policies(
     session: Session, store: MemoryReader, history: StoreHistory, options: SftConfig
 ) -> Mapping[str, Callable[[Sequence[EncodedPair], str], Tensor]]:
     """Name of a policy -> (rows, title) -> its log-probs [N, 2]; before the first task, every name means the base model."""
-    earlier = store.lineage()[1:]
+    commits = [m for m in store.lineage()[1:] if not is_withdrawal(m)]
+    earlier = [m for m in commits if m.name not in history.retired]
 
     def base(pairs: Sequence[EncodedPair], title: str) -> Tensor:
         return session.view.reference(pairs, title=title)
