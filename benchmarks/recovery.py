@@ -40,6 +40,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "adapter-0.01": {"rate": 0.01},
     "adapter-0.01-steps-10": {"rate": 0.01, "steps": 10},
     "adapter-0.01-accumulate": {"rate": 0.01, "accumulate": True},
+    "adapter-0.01-steps-5-unchecked": {"rate": 0.01, "steps": 5, "allowed_drop": 1.0},
     "adapter-0.02": {"rate": 0.02},
     "adapter-0.02-layer-15": {"rate": 0.02, "layer": 15},
     "adapter-0.02-layer-25": {"rate": 0.02, "layer": 25},
@@ -215,10 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 learn(int(seed), options.directory), options.test_rows, options.prompts, options.checked
             )
             if "before" not in results.get(seed, {}):
-                keep(seed, "rows", {k: getattr(options, k) for k in ("test_rows", "prompts", "checked")})
+                keep(seed, "test_rows", options.test_rows)
                 keep(seed, "before", bench.before())
             found, (recoverer, best, _) = bench.recover(name, VARIANTS[name])
-            keep(seed, name, found)
+            keep(seed, name, {"checked_rows": options.checked, **found})
             print(line(seed, name, found, results[seed]["before"]), flush=True)
             for control in wanted if best.step else ():
                 keep(seed, f"{name}/{control}", bench.control(control, recoverer, best))
