@@ -12,7 +12,7 @@ import torch
 from lifealign.core.errors import ConfigError
 from lifealign.data.prompts import CutAnswer, Decoded, decoding_of
 from lifealign.data.tasks import Message
-from lifealign.model.best_of import best_of_n, kl_bound, kl_divergence, win_rate, win_rate_bound
+from lifealign.model.best_of_n import best_of_n, kl_bound, kl_divergence, win_rate, win_rate_bound
 from lifealign.model.decoding import DECODERS, Decoder, Speaker, decode, make_decoder, register_decoder
 from lifealign.model.encoding import Encoder
 from lifealign.model.generate import generate, generation_config, ids_of_prompts, padded, text_of
