@@ -12,7 +12,7 @@ import torch
 from lifealign.core.errors import ConfigError
 from lifealign.data.prompts import CutAnswer, Decoded, decoding_of
 from lifealign.data.tasks import Message
-from lifealign.model.best_of import best_of_n, kl_bound, kl_divergence, win_rate, win_rate_bound
+from lifealign.model.best_of_n import best_of_n, kl_bound, kl_divergence, win_rate, win_rate_bound
 from lifealign.model.decoding import DECODERS, Decoder, Speaker, decode, make_decoder, register_decoder
 from lifealign.model.encoding import Encoder
 from lifealign.model.generate import generate, generation_config, ids_of_prompts, padded, text_of
@@ -147,7 +147,7 @@ def test_without_a_reference_there_is_no_implicit_reward_and_one_answer_needs_no
     assert greedy == generate(SPEAKER.model, SPEAKER.encoder, PROMPTS, max_new_tokens=12)
     with pytest.raises(ConfigError, match=r"2 weights for 1 rules; give one weight for each rule"):
         make_decoder("hold", {"rules": ["json"], "weights": [1, 2]})
-    with pytest.raises(ConfigError, match=r"decoder hold: rules: Field required"):
+    with pytest.raises(ConfigError, match=r"decoder hold: rules: missing; give it a value"):
         make_decoder("hold")
 
 
