@@ -82,7 +82,7 @@ class Bench:
     def __init__(self, path: Path, rows: int, prompts: int, checked: int) -> None:
         from lifealign.core.progress import make_progress
         from lifealign.memory.api import Memory
-        from lifealign.memory.recover_points import find_points
+        from lifealign.memory.recovery.points import find_points
         from lifealign.store.heldout import heldout
 
         self.memory = Memory.open(path)
@@ -95,7 +95,7 @@ class Bench:
 
     def score(self, *names: str) -> dict[str, float]:
         """Task -> percent of its test pairs that the model as it is prefers rightly."""
-        from lifealign.memory import recovering
+        from lifealign.memory.recovery import run as recovering
 
         found = {}
         for task in self.tasks:
@@ -122,8 +122,9 @@ class Bench:
 
     def recover(self, name: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """One variant; the model holds its result."""
-        from lifealign.memory import recovered, recovering
-        from lifealign.memory.recover_config import RecoverOptions, Space
+        from lifealign.memory.recovery import kept as recovered
+        from lifealign.memory.recovery import run as recovering
+        from lifealign.memory.recovery.config import RecoverOptions, Space
 
         begun, used = time.perf_counter(), time.process_time()
         space: Space = "merged" if name.startswith("merged") else "adapter"

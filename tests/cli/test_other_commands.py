@@ -89,7 +89,7 @@ def test_withdraw_passes_the_note_on(memory, fake):
 def test_recover_passes_its_options_on_and_has_the_defaults_of_python(memory, fake):
     from dataclasses import asdict
 
-    from lifealign.memory.recover_config import RecoverOptions
+    from lifealign.memory.recovery.config import RecoverOptions
 
     where = {"as_of": None, "prompts": None, "space": "adapter", "out": None, "note": None}
     assert lifealign("recover", memory, "--task", "tone").stdout.splitlines() == ["recovered"]

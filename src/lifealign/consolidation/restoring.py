@@ -79,7 +79,7 @@ def largest(scores: Weights, count: int) -> dict[str, Tensor]:
         threshold = flat.topk(count).values[-1]
         chosen = flat > threshold
         chosen[(flat == threshold).nonzero().reshape(-1)[: count - int(chosen.sum())]] = True
-    parts = chosen.split([score.numel() for score in scores.values()])
+    parts = torch.split(chosen, [score.numel() for score in scores.values()])
     return {name: part.reshape(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
 
 

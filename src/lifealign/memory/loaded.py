@@ -78,13 +78,13 @@ class LoadedMemory(MemoryLife):
         """
         from lifealign.core.files import free_directory
         from lifealign.memory.life import checked_note
-        from lifealign.memory.recover_config import RecoverOptions, checked_space
-        from lifealign.memory.recover_points import find_points
+        from lifealign.memory.recovery.config import RecoverOptions, checked_space
+        from lifealign.memory.recovery.points import find_points
 
         chosen, kept, where = RecoverOptions(**options), checked_note(note), checked_space(space, out)
         target = None if out is None else free_directory(out)
         points = find_points(self._store, task, as_of, None if prompts is None else str(prompts))
-        from lifealign.memory.recovering import recover
+        from lifealign.memory.recovery.run import recover
 
         try:
             return recover(

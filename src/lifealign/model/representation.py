@@ -50,8 +50,8 @@ def last_hidden(lm: PreTrainedModel, prompts: Sequence[Sequence[int]], layer: in
     try:
         lm.base_model(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), use_cache=False)
     except _Reached as reached:
-        hidden = reached.hidden
+        rows = torch.arange(len(ends), device=reached.hidden.device)
+        return reached.hidden[rows, torch.tensor(ends, device=reached.hidden.device)].float()
     finally:
         handle.remove()
-    rows = torch.arange(len(ends), device=hidden.device)
-    return hidden[rows, torch.tensor(ends, device=hidden.device)].float()
+    raise AssertionError("the layer was not run")

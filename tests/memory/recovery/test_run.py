@@ -16,7 +16,7 @@ from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError, DataError, UserError
 from lifealign.memory.api import Memory
 from lifealign.memory.composer import Composer
-from lifealign.memory.recover_points import find_points
+from lifealign.memory.recovery.points import find_points
 from lifealign.memory.updates import steps_of
 from lifealign.store.layout import ADAPTER, START
 from lifealign.testing import tiny_config
@@ -170,7 +170,7 @@ def test_a_wrong_call_is_refused_before_anything_is_written(
 def test_a_recovery_without_a_state_within_the_drop_leaves_the_memory(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lifealign.memory import recovering
+    from lifealign.memory.recovery import run as recovering
 
     falling = iter([1.0] * 3 + [0.5] * 99)
     monkeypatch.setattr(recovering, "accuracy", lambda *a: lambda: next(falling))

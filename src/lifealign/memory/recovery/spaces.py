@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from lifealign.consolidation.restoring import restorable
 from lifealign.core.errors import ConfigError
 from lifealign.memory.composer import Composer, stored_strategy
-from lifealign.memory.recover_config import Space
-from lifealign.memory.recover_points import Points
+from lifealign.memory.recovery.config import Space
+from lifealign.memory.recovery.points import Points
 from lifealign.memory.routing import routes_prompts
 from lifealign.memory.session import Session
 from lifealign.model.adapters import adapter_off, causal_lm, restore, snapshot, trainable

@@ -77,4 +77,4 @@ def checked_space(space: str, out: object) -> Space:
         )
     if space not in SPACES:
         raise ConfigError(f"space {space!r}: allowed: {', '.join(SPACES)}")
-    return space  # type: ignore[return-value]
+    return space

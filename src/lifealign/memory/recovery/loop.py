@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lifealign.consolidation import restoring
 from lifealign.core.errors import TrainingError
 from lifealign.core.progress import NullProgress, Progress
-from lifealign.memory.recover_config import EVERY, RecoverOptions
+from lifealign.memory.recovery.config import EVERY, RecoverOptions
 
 Prompts = Sequence[Sequence[int]]
 """Token ids of one batch."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lifealign.core.errors import ConfigError
-from lifealign.memory.recover_config import RecoverOptions
-from lifealign.memory.recovery import Recoverer
+from lifealign.memory.recovery.config import RecoverOptions
+from lifealign.memory.recovery.loop import Recoverer
 
 WIDTH = 16
 LOST = [[[1, 2, 3], [4, 5, 6]], [[7, 8, 9]]]

@@ -1,4 +1,4 @@
-"""Recover an earlier task of a memory from its prompts alone: `recovery` on stored tasks; see docs/how-to/recover.md."""
+"""Recover an earlier task of a memory from its prompts alone: `loop` on stored tasks; see docs/how-to/recover.md."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lifealign.core.errors import ConfigError, DataError
 from lifealign.data.tasks import Row
 from lifealign.memory.exporting import write_export
 from lifealign.memory.outcomes import Recovery
-from lifealign.memory.recover_config import BATCH, CHECKED, PROMPTS, RecoverOptions, Space
-from lifealign.memory.recover_points import Points, Prompts
-from lifealign.memory.recover_spaces import AdapterSpace, MergedSpace, check_strategy, make_space
-from lifealign.memory.recovered import commit, document_of
-from lifealign.memory.recovery import Recoverer
+from lifealign.memory.recovery.config import BATCH, CHECKED, PROMPTS, RecoverOptions, Space
+from lifealign.memory.recovery.kept import commit, document_of
+from lifealign.memory.recovery.loop import Recoverer
+from lifealign.memory.recovery.points import Points, Prompts
+from lifealign.memory.recovery.spaces import AdapterSpace, MergedSpace, check_strategy, make_space
 from lifealign.memory.session import Session, locked
 from lifealign.model.adapters import snapshot
 from lifealign.model.representation import default_layer, last_hidden, layers_of

@@ -10,9 +10,9 @@ from torch import Tensor
 from lifealign.consolidation.restoring import moved
 from lifealign.data.tasks import rows_sha256
 from lifealign.memory.history import StoreHistory
-from lifealign.memory.recover_config import RecoverOptions, Space
-from lifealign.memory.recover_points import Points
-from lifealign.memory.recovery import Recoverer, State
+from lifealign.memory.recovery.config import RecoverOptions, Space
+from lifealign.memory.recovery.loop import Recoverer, State
+from lifealign.memory.recovery.points import Points
 from lifealign.store.layout import (
     ADAPTER,
     DATA,
