@@ -15,7 +15,7 @@ from lifealign.data.tasks import rows_sha256
 from lifealign.evaluation import catalog, metrics
 from lifealign.evaluation.answer_scores import FLOORS
 from lifealign.evaluation.drift_results import drift_cells, drift_results
-from lifealign.evaluation.drifting import add_follow
+from lifealign.evaluation.following import add_follow
 from lifealign.evaluation.guard_results import guard_results, guard_warnings
 from lifealign.evaluation.outside import KEY, recall
 from lifealign.evaluation.records import read_records

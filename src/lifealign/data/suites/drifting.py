@@ -2,7 +2,7 @@
 
 The tasks are the steps in time. The pairs of answers are the same at every step; only what is preferred changes, so that a pair
 has a vote at each step. A training pair differs in several attributes, a held-out pair in one alone: a probe, whose five kinds
-together tell what a model prefers (`evaluation.drifting`). Built from `drifting.json`. See docs/explanation/drifting-suite.md.
+together tell what a model prefers (`evaluation.following`). Built from `drifting.json`. See docs/explanation/drifting-suite.md.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from lifealign.data.suites.drifting import SUITE_OF_DRIFT, pairs_of
 from lifealign.data.suites.drifting_rules import DRIFTS, STEPS, phi
 from lifealign.data.tasks import Row, turns_of
 from lifealign.evaluation import metrics
-from lifealign.evaluation.drifting import (
+from lifealign.evaluation.following import (
     Array,
     Tabular,
     add_follow,

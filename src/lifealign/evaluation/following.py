@@ -1,6 +1,6 @@
 """How well a model follows a preference that drifts: Follow, Predict and Coevolve of ProgressGym (arXiv 2406.20087).
 
-All are PURE functions of value vectors [K]: of the model E_t and the people H_t at each step t. A model's value of an attribute is
+All are pure functions of value vectors [K]: of the model E_t and the people H_t at each step t. A model's value of an attribute is
 its mean log-odds of choosing the answer that has it, over held-out pairs that differ in that attribute alone.
 """
 
