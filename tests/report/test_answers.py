@@ -150,7 +150,7 @@ def test_judgements_and_ratings_from_files(tmp_path: Path) -> None:
     for row, said in [
         ({"mode": "absolute"}, "row 1: missing 'annotator'"),
         (good | {"right": None}, "row 1: missing 'right'"),
-        (good | {"winner": "x"}, "winner: input should be 'left', 'right' or 'tie', got 'x'"),
+        (good | {"winner": "x"}, "winner: allowed: 'left', 'right' or 'tie', got 'x'"),
         (good | {"mode": "absolute", "score": 9}, "row 1: missing 'answer'"),
         (good | {"mode": "absolute", "answer": "x", "score": "9"}, "score: expected a number, got '9'"),
     ]:

@@ -146,7 +146,7 @@ def test_every_flipped_byte_of_the_file_is_seen(store: MemoryStore) -> None:
         ([], "damaged: tags: expected an object"),
         ({"a b": {"directory": "0001-helpful", "sha256": "0" * 64, "created": ""}}, "damaged: tags.a b.*should match"),
         ({"x": {"directory": "../../etc", "sha256": "0" * 64, "created": ""}}, "damaged: tags.x.directory: "),
-        ({"x": {"directory": "0001-helpful"}}, "damaged: tags.x.sha256: field required"),
+        ({"x": {"directory": "0001-helpful"}}, "damaged: tags.x.sha256: missing"),
         ({"x": {"directory": "0009-gone", "sha256": "0" * 64, "created": ""}}, "names '0009-gone', which is not in"),
         ({"x": {"directory": "0001-helpful", "sha256": "0" * 64, "created": ""}}, "does not match .*0001-helpful"),
     ],

@@ -147,7 +147,7 @@ def test_a_buffer_read_back_goes_on_as_if_never_written(policy: str) -> None:
 
 def test_unreadable_lines_are_named() -> None:
     lines = [*stream("reservoir", tasks=1, count=5).to_lines(), {"task": "t"}]
-    with pytest.raises(StoreError, match=r"memory/replay\.jsonl:3: index: field required"):
+    with pytest.raises(StoreError, match=r"memory/replay\.jsonl:3: index: missing"):
         ReplayBuffer.from_lines(lines, "memory/replay.jsonl")
     with pytest.raises(StoreError, match=":1:"):
         ReplayBuffer.from_lines([{}])

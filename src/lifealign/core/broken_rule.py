@@ -17,7 +17,7 @@ WORDS: Mapping[str, str] = {
     "int_from_float": "expected a whole number",
     "list_type": "expected a list",
     "mapping_type": "expected an object",
-    "missing": "missing; give it a value",
+    "missing": "missing",
     "model_type": "expected an object",
     "string_type": "expected text",
     "string_unicode": "not valid Unicode (a lone surrogate)",

@@ -73,9 +73,7 @@ class MemoryReader:
             StoreError: the memory was made without one.
         """
         if "config" not in self._identity:
-            raise StoreError(
-                f"{self.path / STORE}: identity.config: field required; this memory keeps no configuration"
-            )
+            raise StoreError(f"{self.path / STORE}: identity.config: missing; this memory keeps no configuration")
         return copy.deepcopy(dict(self._identity["config"]))
 
     @property

@@ -35,7 +35,7 @@ def test_judgements_come_back_as_they_were_written(tmp_path: Path) -> None:
         ('{"id": "1"}', "not a judgement; expected the keys"),
         (
             '{"id":"1","item":"2","task":"t","source":"s","point":"p","judge":"j","rubric":"r","mode":"both"}',
-            "mode: input should be 'absolute' or 'pairwise', got 'both'",
+            "mode: allowed: 'absolute' or 'pairwise', got 'both'",
         ),
         (
             '{"id":"1","item":"2","task":"t","source":"s","point":"p","judge":"j","rubric":"r","mode":"absolute"}',
