@@ -36,6 +36,7 @@ SETTINGS = (
 )
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "adapter": {},
+    "adapter-steps-5": {"steps": 5},
     "adapter-accumulate": {"accumulate": True},
     "adapter-0.01": {"rate": 0.01},
     "adapter-0.01-steps-10": {"rate": 0.01, "steps": 10},
