@@ -43,9 +43,8 @@ TIE = 0.02
 
 
 def prompts() -> list[str]:
-    found = [json.loads(line)["prompt"] for line in ROWS.read_text(encoding="utf-8").splitlines()] + list(MORE)
-    assert len(found) == 30
-    return found
+    rows = [json.loads(line)["prompt"] for line in ROWS.read_text(encoding="utf-8").splitlines()]
+    return rows[:4] + list(MORE)
 
 
 def ours(session: Session, ids: list[list[int]]) -> list[list[int]]:

@@ -126,7 +126,7 @@ def test_the_export_is_the_slept_adapter(config: Build, tmp_path: Path) -> None:
     assert own[0] != own[1]
     memory.export(tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"| {one.tasks['stars']['margin']['value']:.2f} |" in card and "was not measured" not in card
+    assert f"| {one.tasks['stars']['margin']['value']:.3f} |" in card and "was not measured" not in card
     written = load_file(tmp_path / "out" / "adapter_model.safetensors")
     total = sum(float(t.double().sum()) for t in written.values())
     assert total == pytest.approx(sum(float(t.double().sum()) for t in slept.values()), rel=1e-5)
