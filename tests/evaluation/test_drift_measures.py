@@ -289,7 +289,8 @@ def test_principles_are_the_same_wherever_their_file_lies() -> None:
 
 
 def test_a_strangers_measure_by_call_and_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MEASURES, "_entries", dict(MEASURES._entries))  # gone after the test: studies name all that is there
+    # Gone after the test: a study names every registered part to its processes.
+    monkeypatch.setattr(MEASURES, "_entries", dict(MEASURES._entries))
 
     @register_measure("first_token", against=(), label="First token")
     def first(given: Seen) -> Mapping[str, float]:
