@@ -16,6 +16,7 @@ from lifealign.cli.app import app
 from lifealign.core.errors import ConfigError, DataError
 from lifealign.evaluation.measures.branching import nucleus
 from lifealign.evaluation.measures.shift import divergence, ranks
+from lifealign.evaluation.results import read_scores
 from lifealign.memory.policies import Policies
 from lifealign.memory.session import Session
 from lifealign.store.layout import DRIFT_RECORD
@@ -99,6 +100,8 @@ def test_columns_of_r_gates_and_the_report(memory: Memory, tmp_path: Path) -> No
     results = memory.results()
     R = results["scores"]["branching_factor"]["R"]
     assert all(value > 1 for row in R for value in row) and results["scores"]["branching_factor"]["before"]
+    one = read_scores(memory._store, "test", one_adapter=True)  # drift is measured on the policy alone
+    assert not any("branching_factor" in cell for row in one.rows.values() for cell in row.values())
     assert "shifted_share" in results["summary"]
     call = ["drift", str(memory.path), "--count", "2", "--samples", "3", "--max-new-tokens", "5", "--json"]
     gates = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def test_tasks_have_names_in_any_language(config: Callable[..., RunConfig], tmp_
     assert memory.diff(NAMES[0], "now").lines()
     assert memory.generate(["a question?"], weights={NAMES[0]: 1.0}, max_new_tokens=2)
     assert memory.rollback(NAMES[0]) == "0001-k-ndigungen-vertr-ge" and memory.tasks() == [NAMES[0]]
+
+
+def test_a_task_that_is_named_like_a_step_of_the_drifting_suite_is_none(
+    config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Rows that differ in politeness alone would be probes of the suite."""
+    task = make_task("linear-1", train=8, test=4)
+    polite = tuple(replace(row, chosen="Thanks.", rejected="Fine.") for row in task.test)
+    memory = Memory.create(tmp_path / "memory", config("train.epochs=1", "evaluate.before=false"))
+    memory.learn(replace(task, test=polite))
+    assert "margin" in memory.summary() and "follow" not in memory.summary()
 
 
 @pytest.mark.parametrize("name", ["a.b", " a", "a ", "a=b", "a(b)", "a/b", "-a", "now", "a\nb", "x" * 65])

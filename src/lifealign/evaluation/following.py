@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lifealign.data.suites.drifting_rules import ATTRIBUTES, RULES, phi, preference
+from lifealign.data.suites.drifting_rules import ATTRIBUTES, phi, preference
 from lifealign.data.tasks import Row
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -109,15 +109,14 @@ def add_follow(
 
     Args:
         cells: stage -> task -> score -> values; the score is put there.
-        tasks: name -> held-out rows.
+        tasks: step of the suite -> its held-out rows.
     """
-    steps = [name for name in tasks if name in RULES]
     for stage in cells.values():
-        probed = next((name for name in steps if "margin" in stage.get(name, {})), None)
+        probed = next((name for name in tasks if "margin" in stage.get(name, {})), None)
         if probed is None:
             continue
         margins = stage[probed]["margin"]
-        for name in steps:
+        for name in tasks:
             stage.setdefault(name, {})["follow"] = follow_rows(tasks[probed][: len(margins)], margins, preference(name))
 
 

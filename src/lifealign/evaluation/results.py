@@ -160,13 +160,20 @@ def read_scores(store: MemoryReader, split: str, one_adapter: bool = False) -> S
                     warnings[record["after"], name, PASS_RATE] = [rule]
                 for floor, values in score.get("floors", {}).items():  # older records have none
                     _update(floors.setdefault(name, {}).setdefault(floor, {}), values)
-    for after, tasks_there in drift_cells(store, evaluations, split).items():
+    # Drift is measured on the memory's own policy.
+    drift = {} if one_adapter else drift_cells(store, evaluations, split)
+    for after, tasks_there in drift.items():
         for name, columns in tasks_there.items():
             known: dict[str, list[float | None]] = {c: [*v] for c, v in columns.items() if c in catalog.DRIFT_SCORES}
             rows.setdefault(after, {}).setdefault(name, {}).update(known)
-    if any(name in RULES_OF_STEPS for name in tasks):
-        held = {name: task.test if split == "test" else task.validation for name, task in tasks.items()}
-        add_follow(rows, held)
+    # By the rule, not by the name: a user may call a task linear-1 too.
+    steps = {
+        name: task.test if split == "test" else task.validation
+        for name, task in tasks.items()
+        if task.checker in RULES_OF_STEPS
+    }
+    if steps:
+        add_follow(rows, steps)
     points = {manifest.directory for manifest in lineage}
     told = dict.fromkeys(line for (after, *_), lines in warnings.items() if after in points for line in lines)
     outside = recall(evaluations)

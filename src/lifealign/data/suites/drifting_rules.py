@@ -1,7 +1,7 @@
 """The rules of the drifting suite: what an answer looks like, and how much it is preferred at a step of a drift.
 
 An answer has five attributes, each there (+1) or not (-1). A step's preference is a vector w over them, as in ProgressGym
-(arXiv 2406.20087) with a known path in place of a model of a century: an answer y is worth w . phi(y). PURE functions.
+(arXiv 2406.20087) with a known path in place of a model of a century: an answer y is worth w . phi(y). Pure functions.
 """
 
 from __future__ import annotations
