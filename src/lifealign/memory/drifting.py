@@ -168,7 +168,7 @@ def measure_drift(store: MemoryStore, session: Callable[[], Session], asked: Dri
     lineage = store.lineage()
     named = {store.find(at).index for at in asked.at}
     points = [m for m in lineage if not named or m.index in named]
-    todo = [(p, n, g) for p in points for n in asked.named if (g := _missing(store, p, n, asked))]
+    todo = _todo(store, points, asked)
     if todo:
         loaded = session()
         _say_cost(loaded, asked, todo)
@@ -229,22 +229,27 @@ def _groups(store: MemoryStore, name: str, asked: DriftAsked) -> list[Group]:
     return groups
 
 
-def _missing(store: MemoryStore, point: TaskManifest, name: str, asked: DriftAsked) -> list[Group]:
-    """The groups that no record has at a point."""
-    measure = MEASURES.find(name)
-    if measure.against and point.index == 0:  # nothing before it to compare with
-        return []
-    options, origin = _options(name, asked), _origin(name)
-    done = {
-        (score["task"], score["rows_sha256"])
-        for record in read_records(store)
-        if record["kind"] == DRIFT_RECORD
-        and record["after"] == point.directory
-        and same_taking(record["options"], options)
-        and record.get("described", {}).get(name, {}).get("origin", {}).get("sha256") == origin.get("sha256")
-        for score in record["scores"]
-    }
-    return [g for g in _groups(store, name, asked) if (g.task, g.sha256) not in done]
+def _todo(
+    store: MemoryStore, points: Sequence[TaskManifest], asked: DriftAsked
+) -> list[tuple[TaskManifest, str, list[Group]]]:
+    """Point, measure, and the groups that no record has there; without those that are all there."""
+    records = [record for record in read_records(store) if record["kind"] == DRIFT_RECORD]
+    found = []
+    for name in asked.named:
+        options, origin, groups = _options(name, asked), _origin(name), _groups(store, name, asked)
+        done = {
+            (record["after"], score["task"], score["rows_sha256"])
+            for record in records
+            if same_taking(record["options"], options)
+            and record.get("described", {}).get(name, {}).get("origin", {}).get("sha256") == origin.get("sha256")
+            for score in record["scores"]
+        }
+        # Before any task there is nothing to compare with.
+        measured = [p for p in points if p.index or not MEASURES.find(name).against]
+        for point in measured:
+            if missing := [g for g in groups if (point.directory, g.task, g.sha256) not in done]:
+                found.append((point, name, missing))
+    return found
 
 
 def _origin(name: str) -> dict[str, Any]:
