@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -61,22 +61,51 @@ def generate(
             "allowed: max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1"
         )
     ids = ids_of_prompts(encoder, prompts, prefix, reasons)
-    # Prompts of similar length go together: a batch is as wide as its longest prompt.
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     lm = causal_lm(model)
     eos = int(encoder.tokenizer.eos_token_id)
     options = generation_config(lm, encoder.ends, eos, max_new_tokens, temperature, top_p)
+    ends = {*options.eos_token_id, *encoder.ends}
     answers = [""] * len(ids)
-    model.eval()
-    with (progress or NullProgress()).stage(title, len(ids), "answers") as stage, torch.random.fork_rng():
+    for i, made in written(lm, ids, options, seed, batch_size, progress or NullProgress(), title):
+        text = text_of(encoder, made)
+        answers[i] = CutAnswer(text) if ends.isdisjoint(made) else text
+    return answers
+
+
+@torch.no_grad()
+def written(
+    lm: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationConfig,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+    title: str,
+    copies: int = 1,
+) -> Iterator[tuple[int, list[int]]]:
+    """Position of a prompt, and the ids that the model writes after it, padded behind the end; batch after batch.
+
+    Args:
+        lm: the model.
+        prompts: token ids.
+        options: see `generation_config`.
+        seed: of the sampling.
+        batch_size: answers at once.
+        progress: where to report.
+        title: of the progress stage.
+        copies: answers to each prompt.
+    """
+    # Prompts of similar length go together: a batch is as wide as its longest prompt.
+    order = [i for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])) for _ in range(copies)]
+    lm.eval()
+    with progress.stage(title, len(order), "answers") as stage, torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            texts = _answer_batch(lm, encoder, [ids[i] for i in batch], eos, options)
-            for i, text in zip(batch, texts, strict=True):
-                answers[i] = text
+            inputs = padded(lm, [prompts[i] for i in batch], int(options.pad_token_id))
+            output = lm.generate(**inputs, generation_config=options)[:, inputs["input_ids"].shape[1] :].tolist()
+            yield from zip(batch, output, strict=True)
             stage.advance(len(batch))
-    return answers
 
 
 def ids_of_prompts(
@@ -130,19 +159,6 @@ def stop_at(lm: PreTrainedModel, ends: Sequence[int]) -> None:
     """Let whoever loads the model later stop where an answer was learnt to end."""
     if lm.generation_config is not None and not set(ends) <= set(_stops(lm)):
         lm.generation_config.eos_token_id = sorted({*_stops(lm), *ends})
-
-
-def _answer_batch(
-    lm: PreTrainedModel, encoder: Encoder, batch: Sequence[Sequence[int]], eos: int, options: GenerationConfig
-) -> list[str]:
-    """Answers to one batch of prompts."""
-    inputs = padded(lm, batch, eos)
-    output = lm.generate(**inputs, generation_config=options)
-    width = inputs["input_ids"].shape[1]
-    made = [tokens[width:].tolist() for tokens in output]
-    ends = {*options.eos_token_id, *encoder.ends}
-    texts = [text_of(encoder, ids) for ids in made]
-    return [CutAnswer(t) if ends.isdisjoint(ids) else t for t, ids in zip(texts, made, strict=True)]
 
 
 def padded(lm: PreTrainedModel, batch: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from lifealign.core.progress import NullProgress, Progress
 from lifealign.model.adapters import causal_lm
 from lifealign.model.encoding import Encoder
-from lifealign.model.generate import Prefix, generation_config, padded
+from lifealign.model.generate import Prefix, generation_config, written
 
 
-@torch.no_grad()
 def sample(
     model: nn.Module,
     encoder: Encoder,
@@ -52,18 +50,8 @@ def sample(
     eos = int(encoder.tokenizer.eos_token_id)
     options = generation_config(lm, encoder.ends, eos, max_new_tokens, temperature, top_p)
     ends = {*options.eos_token_id, *encoder.ends}
-    # Prompts of similar length go together: a batch is as wide as its longest prompt.
-    order = [i for i in sorted(range(len(shown)), key=lambda i: len(shown[i])) for _ in range(copies)]
     found: list[list[tuple[int, ...]]] = [[] for _ in shown]
-    model.eval()
-    with (progress or NullProgress()).stage(title, len(order), "answers") as stage, torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            inputs = padded(lm, [shown[i] for i in batch], eos)
-            output = lm.generate(**inputs, generation_config=options)[:, inputs["input_ids"].shape[1] :].tolist()
-            for i, ids in zip(batch, output, strict=True):
-                last = next((t for t, token in enumerate(ids) if token in ends), len(ids) - 1)
-                found[i].append(tuple(ids[: last + 1]))
-            stage.advance(len(batch))
+    for i, ids in written(lm, shown, options, seed, batch_size, progress or NullProgress(), title, copies):
+        last = next((t for t, token in enumerate(ids) if token in ends), len(ids) - 1)
+        found[i].append(tuple(ids[: last + 1]))
     return found
