@@ -171,6 +171,18 @@ class Registry(Mapping[str, T], Generic[T]):
             raise self.error(self.unknown(name))
         return self[name]
 
+    def known(self, name: str) -> str:
+        """A name or reference in a configuration, for pydantic's `AfterValidator`.
+
+        Raises:
+            ValueError: see `find`.
+        """
+        try:
+            self.find(name)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return name
+
     def unknown(self, name: str) -> str:
         """The message for a name that is not registered."""
         names = sorted(self)

@@ -15,7 +15,7 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from lifealign.core.errors import ConfigError, TrainingError
+from lifealign.core.errors import TrainingError
 from lifealign.data.tasks import FEEDBACK_KINDS
 from lifealign.model.batch import PairLogps
 from lifealign.training.feedback import FeedbackConfig, RowTerms, feedback_losses
@@ -44,15 +44,7 @@ from lifealign.training.pair_losses import (
 ReferenceName = Literal["base", "task_start", "previous_task"]
 
 
-def _known_loss(name: str) -> str:
-    try:
-        LOSSES.find(name)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-    return name
-
-
-ObjectiveName = Annotated[str, AfterValidator(_known_loss)]
+ObjectiveName = Annotated[str, AfterValidator(LOSSES.known)]
 
 
 REWARDS = ("length_normalised", "ld_alpha", "f_divergence")

@@ -194,13 +194,8 @@ def _candidates(
     features: Callable[[Sequence[Row]], Any] | None = None,
 ) -> list[Exemplar]:
     distinct = {row.digest: row for row in reversed(rows)}  # of equal rows the first stays
-    if select == "random" or not count:
-        # The rows with the smallest hashes: a uniform sample without replacement, in random order.
-        drawn = sorted(distinct, key=lambda digest: _draw(seed, task, digest))[:count]
-    else:
-        keys = sorted(distinct, key=lambda digest: _draw(seed, task, digest))
-        given = candidates_of([distinct[key] for key in keys], task, seed, features)
-        drawn = [given.rows[i].digest for i in selected(select, given, count)]
+    given = candidates_of(list(distinct.values()), task, seed, features)
+    drawn = [given.rows[i].digest for i in selected(select, given, count)] if count else []
     present = {e.row.digest for e in buffer.exemplars}
     fresh = [digest for digest in drawn if digest not in present]
     return [Exemplar(distinct[digest], task, buffer.seen + i) for i, digest in enumerate(fresh)]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
-from lifealign.core.errors import ConfigError, TrainingError
+from lifealign.core.errors import TrainingError
 from lifealign.core.registry import Registry
 from lifealign.data.tasks import Row
 
@@ -85,15 +85,7 @@ def register_selector(name: str, function: Any = None) -> Any:
     return SELECTORS.register(name, function)
 
 
-def _known(name: str) -> str:
-    try:
-        SELECTORS.find(name)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-    return name
-
-
-SelectorName = Annotated[str, AfterValidator(_known)]
+SelectorName = Annotated[str, AfterValidator(SELECTORS.known)]
 
 
 def selected(name: str, candidates: Candidates, count: int) -> list[int]:
