@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 from lifealign.core.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Hosts that no other machine can reach."""
+_PORT = re.compile(r":\d+\Z")
 
 
 def check_address(host: str, allow_remote: bool, risk: str) -> None:
@@ -28,6 +30,14 @@ def check_address(host: str, allow_remote: bool, risk: str) -> None:
         )
     if host in LOOPBACK and allow_remote:
         raise ConfigError(f"--allow-remote: other machines cannot reach {host}; give --host too, e.g. 0.0.0.0")
+
+
+def names_loopback(host: str) -> bool:
+    """Whether a request's `Host` header names this machine.
+
+    Another name comes from a foreign page whose name was made to point here (DNS rebinding).
+    """
+    return _PORT.sub("", host).strip("[]") in LOOPBACK
 
 
 def listen(host: str, port: int) -> socket.socket:

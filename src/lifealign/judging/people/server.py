@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import logging
 import math
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,7 +25,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from lifealign.core.addresses import LOOPBACK
+from lifealign.core import web
+from lifealign.core.addresses import names_loopback
 from lifealign.core.errors import StoreError
 from lifealign.judging.people import views
 from lifealign.judging.people.database import Rating, Ratings
@@ -39,19 +39,11 @@ FORM = "application/x-www-form-urlencoded"
 """The one type in which our pages send their forms."""
 LONGEST_COMMENT = 4_000  # characters
 COOKIE_SECONDS = 90 * 24 * 3600
-_PORT = re.compile(r":\d+\Z")
 router = APIRouter()
 HEADERS = {
+    **web.HEADERS,
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    # Not `no-referrer`: browsers would then send forms with an origin of null.
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Cache-Control": "no-store",
 }
 
 
@@ -138,7 +130,7 @@ async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Resp
 
 
 def _refusal(request: Request, any_host: bool) -> tuple[int, str] | None:
-    if not any_host and _PORT.sub("", request.headers.get("host", "")).strip("[]") not in LOOPBACK:
+    if not any_host and not names_loopback(request.headers.get("host", "")):
         return 400, "This server does not answer to this name. Open your personal link."
     if request.method not in ("GET", "HEAD"):
         # Browsers send this header; for an old one that does not, the form's token must do.

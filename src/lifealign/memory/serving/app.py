@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -16,7 +15,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from lifealign.core.addresses import LOOPBACK
+from lifealign.core.addresses import names_loopback
 from lifealign.core.errors import DataError, StoreError
 from lifealign.memory.serving.bodies import Body, Chat, Completion, read_body, short
 from lifealign.memory.serving.errors import ApiError
@@ -27,7 +26,6 @@ from lifealign.memory.serving.points import Place
 LONGEST_BODY = 8 << 20  # bytes
 BODY_SECONDS = 60.0
 """How long a body may take to arrive."""
-_PORT = re.compile(r":\d+\Z")
 router = APIRouter()
 
 
@@ -58,8 +56,7 @@ def _guard(request: Request) -> None:
         ApiError: the reason.
     """
     service = _service(request)
-    # Another name comes from a foreign page whose name was made to point here (DNS rebinding).
-    if not service.any_host and _PORT.sub("", request.headers.get("host", "")).strip("[]") not in LOOPBACK:
+    if not service.any_host and not names_loopback(request.headers.get("host", "")):
         raise ApiError(400, "this server does not answer to this name; use 127.0.0.1 or localhost")
     if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         raise ApiError(403, "this was sent by a page of another site")
