@@ -25,6 +25,8 @@ WORK = "work"
 ASIDE = "aside"
 TRACKERS = "trackers"
 """Below `WORK`: files of experiment trackers."""
+LIVE = "live-*.jsonl"
+"""Beside checkpoints: the steps of a stage that is being trained, for whoever watches; each start has a name of its own."""
 
 LOCK = ".lock"
 # CREATING exists while a memory is being made, PENDING while a commit may be in place that HEAD does not name yet. They

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lifealign.core import files
 from lifealign.store import manifest
-from lifealign.store.layout import CREATING, IMPORTED, LOCK, ROOT, TASKS, TRACKERS, WORK
+from lifealign.store.layout import CREATING, IMPORTED, LIVE, LOCK, ROOT, TASKS, TRACKERS, WORK
 from lifealign.store.writer import MemoryStore
 
 
@@ -29,7 +29,8 @@ def take_back(store: MemoryStore, made: Sequence[Path]) -> None:
     """
     with store._locked():
         store._load()
-        work = [f for d in (store.path / WORK).iterdir() if d.name != TRACKERS for f in d.rglob("*") if f.is_file()]
+        folders = [d for d in (store.path / WORK).iterdir() if d.name != TRACKERS]
+        work = [f for d in folders for f in d.rglob("*") if f.is_file() and not f.match(LIVE)]
         others = [d for d in manifest.task_directories(store.path) if d != ROOT]
         learnt = [d for d in others if not manifest.read_manifest(store.path, d).meta.get(IMPORTED)]
         if learnt or work:

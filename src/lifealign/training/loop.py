@@ -36,6 +36,7 @@ from lifealign.model.logps import token_logps
 from lifealign.model.packing import Pack, pack_pairs, same_prompt, split_by_budget, with_prefix
 from lifealign.training.checkpoints import read_checkpoint, write_checkpoint
 from lifealign.training.feedback import Feedback, RowTerms, StepTerms, reference_point
+from lifealign.training.live_log import LiveLog
 from lifealign.training.schedule import learning_rate, windows
 from lifealign.training.sft_losses import with_loss
 from lifealign.training.step_log import SUMS, Seen, step_means, sums_of
@@ -155,7 +156,9 @@ def train_stage(loop: Loop, stage: Stage) -> None:
     first = _resume(loop, stage, parameters, optimizer)
     done = sum(map(len, steps[:first]))
     title = f"{loop.task}: {stage.name}"
-    with held(), loop.progress.stage(title, sum(map(len, steps)), "pairs", done=done) as shown:
+    directory = loop.checkpoints if loop.accelerator.is_main_process else None
+    live = LiveLog(directory, {"task": loop.task, "steps": len(steps)}, loop.log, loop.progress)
+    with held(), live, loop.progress.stage(title, sum(map(len, steps)), "pairs", done=done) as shown:
         for index in range(first, len(steps)):
             started = time.perf_counter()
             rate = stage.rates[index]
@@ -173,6 +176,7 @@ def train_stage(loop: Loop, stage: Stage) -> None:
             seconds = time.perf_counter() - started
             line |= {"learning_rate": rate, "seconds": seconds, "pairs_per_second": len(steps[index]) / seconds}
             loop.log.append(line)
+            live.add(line)
             if loop.config.trackers:
                 loop.accelerator.log(
                     {f"{loop.task}/{stage.name}/{k}": v for k, v in line.items() if isinstance(v, float)},
