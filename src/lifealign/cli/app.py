@@ -24,6 +24,7 @@ from lifealign.cli import (
     strategies,
     study,
     use,
+    view,
 )
 from lifealign.cli.help import Grouped
 from lifealign.cli.output import EXIT_INTERRUPTED
@@ -49,6 +50,7 @@ for group in (
     drift,
     evaluate,
     report,
+    view,
     study,
     answers,
     judge,

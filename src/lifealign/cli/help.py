@@ -8,7 +8,7 @@ import typer.core
 
 GROUPS = {
     "Learn": ("check-data", "collect", "related", "learn", "run"),
-    "Measure": ("evaluate", "diff", "drift", "report", "card", "answers", "compare"),
+    "Measure": ("evaluate", "diff", "drift", "report", "view", "card", "answers", "compare"),
     "Look back and change": ("log", "show", "tag", "rollback", "withdraw", "recover", "compose"),
     "Keep": ("verify", "repair", "backup", "restore"),
     "Use": ("generate", "serve", "export", "push"),

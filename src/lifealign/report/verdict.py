@@ -57,7 +57,7 @@ def title(results: Mapping[str, Any]) -> str:
     if given != DEFAULT_TITLE or not runs:
         return str(given)
     names = [PurePath(str(run.get("memory") or "")).name or str(run.get("method")) for run in runs]
-    count = len(_current(runs[0]))
+    count = len(current(runs[0]))
     tasks = f"{count} task{'' if count == 1 else 's'} learnt" if count else "no task learnt yet"
     beside = f", beside {', '.join(names[1:])}" if 1 < len(names) <= 3 else f" and {len(names) - 1} others"
     return f"{names[0]}: {tasks}{beside if len(names) > 1 else ''}"
@@ -71,7 +71,7 @@ def tasks_now(run: Mapping[str, Any], score: str) -> list[View]:
     scores, count = run["scores"][score], len(run["tasks"])
     R, rows, before = scores["R"], scores.get("rows"), scores.get("before") or [None] * count
     found = []
-    for j, name in _current(run):
+    for j, name in current(run):
         learnt, now = R[j][j], R[count - 1][j]
         low, high = ((scores[end][count - 1][j] if scores.get(end) else None) for end in ("low", "high"))
         start = before[j] if before[j] is not None or j == 0 else R[j - 1][j]
@@ -92,7 +92,8 @@ def tasks_now(run: Mapping[str, Any], score: str) -> list[View]:
     return found
 
 
-def _current(run: Mapping[str, Any]) -> list[tuple[int, str]]:
+def current(run: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Number and name of each task that was not retired."""
     ends = run.get("ends") or {}
     return [(j, task) for j, task in enumerate(run.get("tasks") or ()) if task not in ends]
 
