@@ -53,7 +53,8 @@ Plain = Strict(False)
 class Document(BaseModel):
     """Base of the schemas: strict and finite. Keys that a schema does not name are not read, so they may be there."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+    # Built at first use: each command reads few of the kinds, and all of them together take a tenth of a second.
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False, defer_build=True)
 
 
 @functools.cache

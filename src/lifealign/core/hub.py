@@ -11,7 +11,6 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from unittest import mock
 
 OF_ROWS = r"\.[A-Za-z]\w*$"
 """A suffix. It starts with a letter, so that a hub id such as owner/set-v1.5 stays one."""
@@ -61,6 +60,8 @@ def from_cache_if_unreachable(*libraries: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if unreachable() is not None:
+            from unittest import mock  # with asyncio: every command would pay for it
+
             for name in ("huggingface_hub.constants", *libraries):
                 stack.enter_context(mock.patch.object(importlib.import_module(name), "HF_HUB_OFFLINE", True))
         yield
