@@ -11,9 +11,10 @@ from lifealign.evaluation import catalog
 from lifealign.evaluation.metrics import seeds_interval
 from lifealign.evaluation.numbers import number
 from lifealign.studies.comparison import ALPHA
+from lifealign.studies.report.aggregates import by_task
 from lifealign.studies.report.cells import Json
 from lifealign.studies.report.form import own_method
-from lifealign.studies.report.lines import Group, groups, is_bound, line_runs, scores_of
+from lifealign.studies.report.lines import Group, groups, is_bound, scores_of
 
 View = dict[str, Any]
 KEPT = "last"
@@ -103,7 +104,7 @@ def ranks(results: Json) -> list[View]:
     for score in scores_of(results):
         for group in groups(results):
             lines = [line for line in group.lines if not is_bound(line)]
-            scored = [(str(line["method"]), _by_task(results, line, score)) for line in lines]
+            scored = [(str(line["method"]), _task_means(results, line, score)) for line in lines]
             tasks = max((set(held) for _, held in scored), key=len, default=set())
             whole = [(name, [held[task] for task in sorted(tasks)]) for name, held in scored if set(held) == tasks]
             count, blocks = len(whole), len(tasks)
@@ -137,12 +138,6 @@ def ranks(results: Json) -> list[View]:
     return found
 
 
-def _by_task(results: Json, line: Json, score: str) -> dict[str, float]:
+def _task_means(results: Json, line: Json, score: str) -> dict[str, float]:
     """Task -> mean over seeds of its score after the last task."""
-    held: dict[str, list[float]] = {}
-    for run in line_runs(results, line):
-        R = ((run.get("scores") or {}).get(score) or {}).get("R") or []
-        for task, value in zip(run.get("tasks") or (), R[-1] if R else (), strict=False):
-            if value is not None:
-                held.setdefault(task, []).append(value)
-    return {task: sum(values) / len(values) for task, values in held.items()}
+    return {task: sum(values) / len(values) for task, values in by_task(results, line, score).items()}

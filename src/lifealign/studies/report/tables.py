@@ -14,6 +14,7 @@ import numpy as np
 from lifealign.evaluation import catalog
 from lifealign.evaluation.numbers import number
 from lifealign.studies.comparison import ALPHA, UPPER_BOUNDS
+from lifealign.studies.report.aggregates import aggregate_tables
 from lifealign.studies.report.cells import (
     Cell,
     Column,
@@ -46,6 +47,7 @@ def all_tables(results: Json) -> dict[str, list[Table]]:
         "main": [main_table(results, group, scores) for group in comparable],
         "details": [_details(results, group, score) for group in comparable for score in scores],
         "differences": [t for group in comparable for score in scores if (t := _differences(results, group, score))],
+        "aggregates": aggregate_tables(results),
         "spread": [t for score in scores if (t := _spread(results, score))],
         "interference": _interference(results),
         "cost": cost_table(results),
