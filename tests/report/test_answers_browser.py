@@ -359,3 +359,27 @@ def test_text_can_be_read_in_light_and_dark(opened: Any, scheme: str) -> None:
     }
     worst = {name: contrast(*map(channels, colours)) for name, *colours in found}
     assert min(worst.values()) >= 4.5, worst
+
+
+def test_two_sources_stand_side_by_side_in_one_row(opened: Any) -> None:
+    theirs = life("lost?", "-+++", source="theirs", answer="other")[:3]  # none at the last point
+    page = opened([*life("lost?", "-+--"), *life("held?", "-+++"), *theirs])
+    assert page.locator(".row").count() == 3
+    page.select_option("#other", "theirs")
+    assert asks(page) == ["lost?", "held?"], "the other source's answers stand beside, and not in rows of their own"
+    row = page.locator(".row", has_text="lost?")
+    assert row.locator(".marks").count() == 2 and row.locator(".other").inner_text() == "Kept"
+    assert page.locator(".row", has_text="held?").locator(".marks").count() == 1, "the other has no answer to it"
+    row.click()
+    assert page.locator(".side.heads h3").all_inner_texts() == ["ours", "theirs"]
+    pairs = page.locator(".side:not(.heads)").all()
+    assert len(pairs) == 4 and pairs[1].locator(".text").all_inner_texts() == ["answer at one", "other at one"]
+    assert pairs[3].locator("p.same").all_inner_texts() == ["After three: no answer."]
+    address = page.url
+    assert "beside=theirs" in address
+    page.reload()
+    assert page.locator(".side.heads h3").count() == 2, "the address keeps it"
+    page.select_option("#other", "")
+    assert page.locator(".row").count() == 3 and page.locator(".side").count() == 0
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -8,7 +8,7 @@
   const find = (selector) => document.querySelector(selector);
   const list = find(".list"), rows = find(".rows"), detail = find(".detail"), search = find("#search");
   const chips = find("fieldset.states"), points = find(".points"), help = find("dialog");
-  const selects = { task: find("#task"), source: find("#source"), criterion: find("#criterion") };
+  const selects = { task: find("#task"), source: find("#source"), other: find("#other"), criterion: find("#criterion") };
   const both = ["judge", "people"].every((who) => data.threads.some((t) => t.answers.some((a) => a.opinions.some((o) => o.who === who))));
   const silent = data.threads.some((t) => t.states.includes("unknown"));
   const filters = data.criteria.length ? ["all", ...data.states.map((s) => s[0]).filter((s) => silent || s !== "unknown")] : ["all"];
@@ -19,6 +19,9 @@
 
   const text = (index) => (index === null ? "" : data.texts[index]);
   const key = (thread) => thread.item + " " + thread.source;
+  const threads = new Map(data.threads.map((t) => [key(t), t]));
+  // The other source's answers to the same prompt, where one is chosen to stand beside.
+  const partner = (thread) => (selects.other.value && threads.get(thread.item + " " + selects.other.value)) || null;
 
   function make(tag, options, ...children) {
     const element = document.createElement(tag);
@@ -49,7 +52,7 @@
 
   const passes = {
     task: (t) => !selects.task.value || t.task === selects.task.value,
-    source: (t) => !selects.source.value || t.source === selects.source.value,
+    source: (t) => (!selects.source.value || t.source === selects.source.value) && t.source !== selects.other.value,
     search: (t) => !terms.length || terms.every((term) => words(t).includes(term) || t.item === term),
   };
   const isIn = (t, name) => name === "all" || (name === "disagreement" ? t.disagreement : t.states[criterion] === name);
@@ -133,12 +136,18 @@
     else list.removeAttribute("aria-activedescendant");
   }
 
-  function drawRow(thread, index) {
+  function strip(thread) {
     const marks = make("span", { class: "marks", "aria-hidden": "true" });
     for (const answer of thread.answers) marks.append(mark(answer.verdicts[criterion], answer.before, answer.point));
     // An empty last column keeps the width of all rows the same.
     marks.style.gridTemplateColumns = `repeat(${data.points.length}, var(--m))`;
-    const about = make("div", { class: "about" }, marks, make("span", {}, stateName(thread)));
+    return marks;
+  }
+
+  function drawRow(thread, index) {
+    const about = make("div", { class: "about" }, strip(thread), make("span", {}, stateName(thread)));
+    const other = partner(thread);
+    if (other) about.append(strip(other), make("span", { class: "other" }, stateName(other)));
     if (data.tasks.length > 1 && !selects.task.value) about.append(make("span", {}, thread.task));
     if (data.sources.length > 1 && !selects.source.value) about.append(make("span", {}, thread.source));
     if (starred.has(key(thread))) about.append(make("span", { class: "starred", title: "starred" }, "★"));
@@ -328,10 +337,24 @@
     const two = make("input", { type: "checkbox", id: "beside", on: { change: () => mode(changes, two.checked) } });
     two.checked = beside;
     const first = Math.max(0, chosen.answers.findIndex((a) => !a.before)), last = chosen.answers.length - 1;
-    if (last > first) over.append(make("label", {}, two, " first and now"));
+    if (last > first && !partner(chosen)) over.append(make("label", {}, two, " first and now"));
     detail.append(over);
-    if (beside && last > first) detail.append(make("div", { class: "side" }, card(chosen, first, -1), card(chosen, last, first)));
+    const other = partner(chosen);
+    if (other) detail.append(...together(chosen, other));
+    else if (beside && last > first) detail.append(make("div", { class: "side" }, card(chosen, first, -1), card(chosen, last, first)));
     else chosen.answers.forEach((_, i) => detail.append(card(chosen, i)));
+  }
+
+  function together(thread, other) {
+    // Two sources' answers, point by point.
+    const columns = [thread, other], found = [make("div", { class: "side heads" }, ...columns.map((t) => make("h3", {}, t.source)))];
+    for (const point of data.points) {
+      const places = columns.map((t) => t.answers.findIndex((a) => a.point === point));
+      if (places.every((place) => place < 0)) continue;
+      const cards = columns.map((t, i) => (places[i] < 0 ? make("p", { class: "same" }, `${pointName(point)}: no answer.`) : card(t, places[i])));
+      found.push(make("div", { class: "side" }, ...cards));
+    }
+    return found;
   }
 
   // --- stars ---
@@ -390,6 +413,7 @@
     const parts = new URLSearchParams(chosen ? link(chosen).slice(1) : "");
     if (filter !== start) parts.set("show", filter);
     if (selects.task.value) parts.set("task", selects.task.value);
+    if (selects.other.value) parts.set("beside", selects.other.value);
     if (criterion) parts.set("good", data.criteria[criterion][0]);
     if (search.value) parts.set("search", search.value);
     history.replaceState(null, "", "#" + parts);
@@ -399,6 +423,7 @@
     const parts = new URLSearchParams(location.hash.slice(1));
     const has = (select, value) => Array.from(select.options).some((o) => o.value === value);
     selects.task.value = has(selects.task, parts.get("task")) ? parts.get("task") : "";
+    selects.other.value = has(selects.other, parts.get("beside")) ? parts.get("beside") : "";
     selects.criterion.value = has(selects.criterion, parts.get("good")) ? parts.get("good") : (data.criteria[0] || [""])[0];
     search.value = parts.get("search") || "";
     pick(filters.includes(parts.get("show")) ? parts.get("show") : parts.has("item") ? "all" : start);
@@ -411,7 +436,7 @@
     update(true);
     if (wanted && chosen !== wanted) {
       // A link opens its item, even if its filters hide it.
-      selects.task.value = search.value = "";
+      selects.task.value = selects.other.value = search.value = "";
       pick("all");
       chosen = wanted;
       update(true);
@@ -439,6 +464,7 @@
   }
   fill(selects.task, data.tasks.map((t) => [t, t]), "All tasks");
   fill(selects.source, data.sources.map((s) => [s, s]), "All");
+  fill(selects.other, data.sources.map((s) => [s, s]), "Nothing");
   fill(selects.criterion, data.criteria);
   find(".bar").hidden = chips.hidden = false;
 
