@@ -5,7 +5,7 @@
 
 They stand for people where the whole way from answers to results is tried, and say no more of the answers than their
 rule: the answer that is more like the reference wins, equally like ones are a tie, and where no reference is shown (a
-gold question) the longer one wins. `--noise` turns some choices round, so that they do not agree in everything. Needs
+batch with gold questions) the longer one wins. `--noise` turns some choices round, so that they do not agree in everything. Needs
 Chromium and playwright; stopped and started again, they go on.
 """
 

@@ -112,6 +112,7 @@ def annotate(
     """Serve a page where people compare or score answers blind. Run it again to continue."""
     from lifealign.core.addresses import check_address
     from lifealign.judging.people import run
+    from lifealign.judging.people.views import shows_references
 
     check_address(host, allow_remote, "the links are then sent unencrypted, unless a proxy adds TLS")
     if prepare and port == 0:
@@ -122,13 +123,17 @@ def annotate(
     ratings = run.prepare(db, request)
     found: dict[str, str] = {}
 
-    def started(actual: int) -> None:
+    def started(actual: int, overview: str | None = None) -> None:
         found.update(run.links(ratings, host, actual))
         for name, link in found.items():
             done, total = ratings.progress(name)
             typer.echo(f"{name}: {link} ({done} of {total} rated)", err=True)
         if not prepare:
             typer.echo("serving; press Ctrl-C to stop (every rating is saved at once)", err=True)
+        if overview is not None:
+            typer.echo(f"how far everybody is, for you: {overview}", err=True)
+        if not shows_references(ratings.questions()):
+            typer.echo("reference answers are not shown: the lack of one would tell which questions are gold", err=True)
 
     code = 0
     if prepare:

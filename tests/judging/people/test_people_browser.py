@@ -159,7 +159,7 @@ def test_undo_skip_and_the_guide_by_keyboard(browser: Any, serve: Any, tmp_path:
     ada.press("t")
     assert ada.sides() != first
     ada.press("u")
-    assert ada.sides() == first and ada.page.locator("button.before").inner_text().endswith("Equally good")
+    assert ada.sides() == first and ada.page.locator("button.before").inner_text().endswith("Tie")
     ada.press("x")
     ada.press("ArrowRight")
     ada.page.wait_for_selector("[data-ready]")
@@ -234,6 +234,11 @@ def test_a_phone_shows_all_and_rates_by_finger(browser: Any, serve: Any, tmp_pat
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     boxes = [one.bounding_box() for one in page.locator(".choices button").all()]
     assert all(box["height"] >= 44 and box["width"] >= 44 and box["y"] + box["height"] <= 740 for box in boxes)
+    if mode == "pairwise":  # the second answer begins below the screen
+        page.locator(".choices button").last.tap()
+        page.wait_for_selector("text=Read answer B first.")
+        assert Ratings.open(db).progress("ada")[0] == 0
+        page.wait_for_selector("#status:empty", state="attached")  # it has been seen: the page scrolls to it
     page.get_by_text("Comment").tap()
     page.locator("textarea").fill("by thumb")
     page.locator(".choices button").last.tap()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,14 +112,14 @@ def links(ratings: Ratings, host: str, port: int) -> dict[str, str]:
     return {who: f"{url_of(host, port)}/join/{token}" for who, token in ratings.annotators().items()}
 
 
-def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], None]) -> int:
+def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int, str], None]) -> int:
     """Serve the page until the process is told to stop (see `core.stopping`).
 
     Args:
         ratings: the store of the ratings.
         host: address to listen on.
         port: port to listen on; 0 picks a free one.
-        started: called with the port as soon as a browser can connect.
+        started: called with the port and the link of the overview as soon as a browser can connect.
 
     Returns:
         The exit code of the signal that ended it.
@@ -136,8 +137,10 @@ def serve(ratings: Ratings, host: str, port: int, *, started: Callable[[int], No
             "run pip install 'lifealign[annotate]'"
         ) from None
     with contextlib.closing(listen(host, port)) as listening:
-        app = create_app(ratings, any_host=host not in LOOPBACK)
-        started(int(listening.getsockname()[1]))
+        overview = secrets.token_urlsafe(24)
+        app = create_app(ratings, any_host=host not in LOOPBACK, overview=overview)
+        actual = int(listening.getsockname()[1])
+        started(actual, f"{url_of(host, actual)}/overview/{overview}")
         try:
             serve_app(app, listening, grace=GRACE)
         except KeyboardInterrupt as stop:

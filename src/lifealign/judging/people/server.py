@@ -30,6 +30,7 @@ from lifealign.core.addresses import names_loopback
 from lifealign.core.errors import StoreError
 from lifealign.judging.people import views
 from lifealign.judging.people.database import Rating, Ratings
+from lifealign.judging.people.summary import summarise
 
 LONGEST_BODY = 64_000  # bytes of a form
 BODY_SECONDS = 20.0
@@ -66,11 +67,14 @@ class Pages:
     Args:
         ratings: the store of the ratings.
         any_host: whether to accept host names other than the loopback's.
+        overview: token of the page that shows how far everybody is; None: there is no such page.
     """
 
-    def __init__(self, ratings: Ratings, any_host: bool) -> None:
+    def __init__(self, ratings: Ratings, any_host: bool, overview: str | None) -> None:
         self.ratings = ratings
         self.any_host = any_host
+        self.overview = overview
+        self.references = views.shows_references(ratings.questions())
         # Cookies do not distinguish ports, so two batches on one machine need two names.
         self.cookie = f"lifealign-{ratings.name}"
         self._environment = Environment(
@@ -93,16 +97,17 @@ class Pages:
         return self.render("problem", None, status, title=HTTPStatus(status).phrase, message=message)
 
 
-def create_app(ratings: Ratings, *, any_host: bool = False) -> FastAPI:
+def create_app(ratings: Ratings, *, any_host: bool = False, overview: str | None = None) -> FastAPI:
     """Create the web application.
 
     Args:
         ratings: the store of the ratings.
         any_host: whether to accept host names other than the loopback's. If not, requests by other names are refused,
             because they come from a foreign page whose name was made to point here (DNS rebinding).
+        overview: see `Pages`.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.pages = Pages(ratings, any_host)
+    app.state.pages = Pages(ratings, any_host, overview)
     app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     app.middleware("http")(_guard)
@@ -232,7 +237,17 @@ def question(request: Request, rater: KnownRater) -> Response:
     if assignment is None:
         return pages.render("done", rater)
     rubric = pages.ratings.rubrics[assignment.question.rubric]
-    return pages.render("question", rater, **views.question_page(assignment, pages.ratings.mode, rubric))
+    values = views.question_page(assignment, pages.ratings.mode, rubric, pages.references)
+    return pages.render("question", rater, **values)
+
+
+@router.get("/overview/{token}")
+def overview(token: str, request: Request) -> Response:
+    """Show whoever started the server how far everybody is, how fast they are and how far they agree."""
+    pages = _pages(request)
+    if pages.overview is None or not hmac.compare_digest(token.encode(), pages.overview.encode()):
+        raise HTTPException(404, "This link does not work. The command that serves this page prints a new one.")
+    return pages.render("overview", None, **views.overview_page(summarise(pages.ratings)))
 
 
 @router.post("/rate")

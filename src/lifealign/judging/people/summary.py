@@ -278,7 +278,7 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
             f"  {row['who']}, {row['task']}: {_shown(row['score'], 2)} of {row['items']} items"
             for row in document["results"]
         ]
-    return [*lines, "", *_agreement_lines(document)]
+    return [*lines, "", *agreement_lines(document)]
 
 
 def _people_lines(document: Mapping[str, Any]) -> list[str]:
@@ -303,7 +303,8 @@ def _win_line(row: Mapping[str, Any]) -> str:
     return line if np.isnan(controlled["value"]) else f"{line}; at equal length {_shown(controlled)}"
 
 
-def _agreement_lines(document: Mapping[str, Any]) -> list[str]:
+def agreement_lines(document: Mapping[str, Any]) -> list[str]:
+    """Lines of text on how far people agree with each other, and judges with them."""
     found = document["agreement"]
     lines = ["agreement of people: no item was rated by two people"]
     if found["items"]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from lifealign.judging.people.batch import REFERENCE, Mode
+from lifealign.judging.people.batch import REFERENCE, Mode, Question
 from lifealign.judging.people.database import Assignment, Rating
+from lifealign.judging.people.summary import agreement_lines
 from lifealign.judging.rubrics import Rubric
 
 STEP_KEYS = "qweryi"
 """Keys for the options of preliminary questions, in the order of the page."""
 _PAIR = (
     ("left", "A is better", "←", "ArrowLeft a 1"),
-    ("tie", "Equally good", "T", "t = 0"),
+    ("tie", "Tie", "T", "t = 0"),
     ("right", "B is better", "→", "ArrowRight b 2"),
 )
 _UNSEEN = (
@@ -53,20 +54,18 @@ def _counted(match: re.Match[str]) -> str:
     return f'{match[1]}<span class="unseen">{len(match[2]):,} more</span>'
 
 
-def question_page(assignment: Assignment, mode: Mode, rubric: Rubric) -> dict[str, Any]:
-    """Values for question.html.j2."""
+def question_page(assignment: Assignment, mode: Mode, rubric: Rubric, references: bool) -> dict[str, Any]:
+    """Values for question.html.j2; `references`: whether questions of this batch show their reference answers."""
     question = assignment.question
     turns = question.a.prompt if "conversation" in rubric.sees else question.a.prompt[-1:]
-    # The row's preferred answer is one of the two; shown as the reference it would give the gold away.
-    reference = None if question.gold and question.a.source == REFERENCE else question.a.reference
     draft = assignment.draft or Rating()
     return {
         "position": assignment.position,
         "rubric": rubric,
         "turns": [{"role": turn.role, "text": turn.content} for turn in turns],
-        "reference": reference if "reference" in rubric.sees else None,
+        "reference": question.a.reference if references and "reference" in rubric.sees else None,
         "sides": [
-            {"name": name, "text": record.answer}
+            {"name": name, "text": record.answer, "cut": record.finish == "length"}
             for name, record in zip("AB" if mode == "pairwise" else ("Answer",), assignment.sides, strict=True)
         ],
         "steps": _steps(rubric, draft),
@@ -74,6 +73,29 @@ def question_page(assignment: Assignment, mode: Mode, rubric: Rubric) -> dict[st
         "draft": draft,
         "mode": mode,
     }
+
+
+def shows_references(questions: Iterable[Question]) -> bool:
+    """Whether questions may show their reference answers: not if some gold question has its own among the two sides.
+
+    Shown there, it would give the gold away; left out there alone, it would tell which questions are gold.
+    """
+    return not any(question.gold and question.a.source == REFERENCE for question in questions)
+
+
+def overview_page(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for overview.html.j2, from `summary.summarise`."""
+    people = [
+        {
+            **one,
+            "share": round(100 * one["rated"] / one["assigned"]) if one["assigned"] else 100,
+            "left": None if one["left"] is None else round(one["left"]),
+            "seconds": None if one["seconds"] is None else round(one["seconds"]),
+        }
+        for one in document["annotators"]
+    ]
+    counts = {key: sum(one[key] for one in people) for key in ("rated", "assigned", "flagged", "unable", "comments")}
+    return {"people": people, "counts": counts, "lines": agreement_lines(document), "questions": document["questions"]}
 
 
 def _steps(rubric: Rubric, draft: Rating) -> list[dict[str, Any]]:

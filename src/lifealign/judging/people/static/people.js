@@ -23,6 +23,16 @@ function say(text, kind) {
   status.className = kind || "";
 }
 
+// Both answers must have been on the screen before one is chosen: on a phone the second begins below the first.
+const unread = new Set(document.body.classList.contains("pairwise") && "IntersectionObserver" in window ? document.querySelectorAll(".side .text, .side .empty") : []);
+const reading = unread.size ? new IntersectionObserver(entries => entries.forEach(entry => {
+  if (!entry.isIntersecting) return;
+  reading.unobserve(entry.target);
+  unread.delete(entry.target);
+  if (status && status.dataset.unread) { delete status.dataset.unread; say(""); }
+}), { rootMargin: "0px 0px -120px 0px" }) : null;
+unread.forEach(one => reading.observe(one));
+
 function openStep() {
   return Array.from(document.querySelectorAll("[data-step]")).find(step => !step.querySelector("input:checked"));
 }
@@ -64,6 +74,13 @@ document.addEventListener("submit", event => {
     missing.classList.add("missing");
     missing.scrollIntoView({ block: "center" });
     say("Answer the question above first.", "bad");
+    return;
+  }
+  const hidden = event.target === form && event.submitter && event.submitter.name === "winner" ? Array.from(unread)[0] : null;
+  if (hidden) {
+    hidden.closest(".side").scrollIntoView({ block: "start", behavior: "smooth" });
+    say(`Read answer ${hidden.closest(".side").querySelector(".letter").textContent} first.`, "bad");
+    status.dataset.unread = "1";
     return;
   }
   send(event.target, event.submitter);
