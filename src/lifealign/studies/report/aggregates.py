@@ -35,7 +35,7 @@ def _table(results: Json, group: Group, score: str) -> Table | None:
     }
     if len(whole) < 2 or catalog.score(score).better == "neither":
         return None
-    own = own_method(results)
+    own = own_method(results) or ""
     columns = [
         Column("IQM", "", "mean of the middle half of the runs' scores, over tasks and seeds together"),
         Column("Mean", "", "mean over tasks and seeds"),
@@ -98,7 +98,7 @@ def aggregate(tasks: Sequence[Array], statistic: Callable[..., Any]) -> Interval
     return Interval(value, float(found.low), float(found.high))
 
 
-def improvement(ours: Sequence[Array], theirs: Sequence[Array], sign: int) -> Interval:
+def improvement(ours: Sequence[Array], theirs: Sequence[Array], sign: float) -> Interval:
     """Chance in percent that a run of ours is better than one of theirs on a task, ties half, mean over the tasks."""
 
     def chance(*both: Array, axis: int = -1) -> Any:
