@@ -23,12 +23,13 @@ DEMO := runs/demo
 STUDY := runs/studies/main-table
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-browser lint docs bench faults fuzz soak study-paper setup setup-dev clean
+.PHONY: demo test test-browser lint docs bench faults fuzz soak study-paper setup setup-dev setup-docs clean
 
 # --- set-up: done once, and again when what it depends on changes -------------------------------------------------------
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev
+setup-docs: $(VENV)/.docs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, got " + sys.version)'
@@ -63,7 +64,7 @@ test: $(VENV)/.dev
 
 test-browser: $(VENV)/.dev
 	@command -v chromium > /dev/null || { echo "chromium is missing; on Debian: apt-get install chromium" >&2; exit 1; }
-	$(BIN)/python -m pytest -m browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser -n auto --dist loadfile
 
 # FAULTS: other numbers, such as --kills 1000 --flips 5000 --loads 20000 --seed 7.
 faults: $(VENV)/.dev

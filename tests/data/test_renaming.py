@@ -35,7 +35,7 @@ def test_rows_under_other_names_are_read_like_those_of_a_known_layout(tmp_path):
         assert {row.digest for row in task.train} == {row.digest for row in rows}
         assert [report.renamed for report in task.reports] == [NAMES, NAMES]
     assert check_data(path, columns=NAMES).report.kept == 8
-    with pytest.raises(DataError, match="wrong columns: found ask, good, bad, note"):
+    with pytest.raises(DataError, match=r"wrong columns: found ask, good, bad, note; .*--map prompt=COLUMN"):
         read_rows(SourceConfig(path=path))
 
 

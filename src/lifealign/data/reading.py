@@ -237,4 +237,6 @@ def _wrong_columns(found: Sequence[str], source: str, recipe: Recipe | None) -> 
         needed += f"; or, for recipe {recipe.name}, {recipe.upstream}"
     fitting = [r.name for r in RECIPES.values() if recipe is None and r.reads(found)]
     hint = f"; these columns match recipe: {', '.join(fitting)}" if fitting else ""
+    if recipe is None and not fitting:
+        hint = "; if they have other names, say which is which: --map prompt=COLUMN --map chosen=COLUMN --map rejected=COLUMN"
     return DataError(f"{source}: wrong columns: found {', '.join(found) or 'none'}; needed {needed}{hint}")
