@@ -114,6 +114,18 @@ def test_the_terminal_shows_the_pass_rate_beside_what_was_chosen_by(results: dic
     assert "pass_rate" not in table_lines(make_study(), ["accuracy"])[0]
 
 
+def test_the_terminal_cuts_intervals_at_what_a_score_can_reach(results: dict[str, Any]) -> None:
+    line = results["table"][0]
+    line["metrics"]["accuracy"] |= {
+        "last": {"mean": 87.5, "low": -18.39, "high": 193.39},
+        "bwt": {"mean": -25.0, "low": -236.77, "high": 186.77},
+        "ap": {"mean": 50.0, "low": 50.0, "high": 50.0},
+    }
+    shown = table_lines(results, ["accuracy"])[1]
+    assert "87.5 [0.0, 100.0]  -25.0 [-236.8, 186.8]  50.0" in " ".join(shown.split(" ")).replace("   ", "  ")
+    assert "50.0 [" not in shown, "seeds that agree do not make a mean certain"
+
+
 def without_ap(results: dict[str, Any], methods: set[str]) -> dict[str, Any]:
     """The study with only the ends of R of some methods."""
     missing = {"mean": None, "low": None, "high": None, "values": []}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,28 @@ def test_killed_worker_is_replaced_and_its_run_goes_on(
     assert json.loads((tmp_path / "out" / "results.json").read_text())["runs"] == json.loads(
         json.dumps(results["runs"])
     )
+
+
+def test_ray_does_not_take_the_signals_that_stop_a_study() -> None:
+    """Its own handlers would end the process with a stack trace in C, and with another exit code."""
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'lifealign[ray]'")
+    code = """
+import sys, time
+from lifealign.core.stopping import catch_signals, exit_code
+from lifealign.studies.ray_engine import RayEngine
+catch_signals()
+RayEngine("local")
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt as stop:
+    sys.exit(exit_code(stop))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stdout.readline() == "ready\n"
+        run.send_signal(signal.SIGTERM)
+        said = run.communicate(timeout=60)[1]
+    assert run.returncode == 128 + signal.SIGTERM and "PC: @" not in said, said
 
 
 def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

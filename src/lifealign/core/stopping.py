@@ -75,6 +75,21 @@ def catch_signals() -> None:
     sys.unraisablehook = _lost
 
 
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put the handlers of the signals back at the end, whatever a library did to them in between, in C code too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: set by C code, and so not to be set again from here
+                signal.signal(number, handler)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     if _state.number is not None:
         if number == signal.SIGINT:

@@ -19,6 +19,9 @@ from lifealign.core.errors import StoreError
 from lifealign.core.files import replace_file, writing
 from lifealign.core.json_codec import to_json
 from lifealign.core.progress import NullProgress, Progress, duration
+from lifealign.evaluation import catalog
+from lifealign.evaluation.metrics import Interval
+from lifealign.evaluation.numbers import number
 from lifealign.studies.config import STUDIES
 from lifealign.studies.design import power_line, power_lines
 from lifealign.studies.plan import Plan, Run, make_plan
@@ -40,6 +43,8 @@ from lifealign.studies.worker import (
     write_failure,
 )
 
+SHOWN = ("last", "bwt", "ap")
+"""Summaries of the table that a study prints."""
 RUNS, MEMORIES, LOCK, RESULTS = "runs", "memories", ".study.lock", "results.json"
 
 Record = dict[str, Any]
@@ -319,17 +324,27 @@ def table_lines(results: dict[str, Any], metrics: Sequence[str]) -> list[str]:
     """The table for a terminal: Last, BWT and AP, with intervals, of these scores, and of the pass rate if it was measured."""
     measured = [name for name in ("pass_rate",) if any(name in row["metrics"] for row in results["table"])]
     names = list(dict.fromkeys([*metrics, *measured]))
-    head = ["method", "order", "model", *(text for name in names for text in (f"last {name}", "bwt", "ap"))]
+    head = [
+        "method",
+        "order",
+        "model",
+        *(f"{key} {name}" if key == SHOWN[0] else key for name in names for key in SHOWN),
+    ]
     rows = [head]
     for row in results["table"]:
-        cells = [row["metrics"].get(name, {}).get(key) for name in names for key in ("last", "bwt", "ap")]
-        rows.append([row["method"], row["order"], row["model"], *map(_cell, cells)])
+        cells = [_cell(name, key, row["metrics"].get(name, {}).get(key)) for name in names for key in SHOWN]
+        rows.append([row["method"], row["order"], row["model"], *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _cell(value: dict[str, Any] | None) -> str:
+def _cell(score: str, key: str, value: dict[str, Any] | None) -> str:
+    """A mean with its interval, cut at what the score can reach; no interval where all seeds agree."""
     if value is None or value["mean"] is None or value["mean"] != value["mean"]:
         return "-"
     low, high = value["low"], value["high"]
-    return f"{value['mean']:.2f}" + ("" if low is None or low != low else f" [{low:.2f}, {high:.2f}]")
+    text = number(value["mean"], score)
+    if low is None or low != low or low == high:
+        return text
+    inside = catalog.within(score, key, Interval(value["mean"], low, high))
+    return f"{text} [{number(inside.low, score)}, {number(inside.high, score)}]"

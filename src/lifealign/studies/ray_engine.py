@@ -18,6 +18,7 @@ from typing import Any
 
 from lifealign.core.errors import ConfigError, StoreError
 from lifealign.core.registry import hand_over
+from lifealign.core.stopping import handlers_kept
 from lifealign.studies.plan import strategy_code
 from lifealign.studies.program import changed_files
 from lifealign.studies.tether import end_with, place
@@ -42,10 +43,11 @@ class RayEngine:
     def __init__(self, address: str) -> None:
         if importlib.util.find_spec("ray") is None:
             raise ConfigError("--ray needs Ray, which is not installed; pip install 'lifealign[ray]'")
-        self._ray: Any = importlib.import_module("ray")
         try:
-            if not self._ray.is_initialized():
-                self._ray.init(address=address)
+            with handlers_kept():  # Ray's own would answer a stop with a stack trace
+                self._ray: Any = importlib.import_module("ray")
+                if not self._ray.is_initialized():
+                    self._ray.init(address=address)
         except (ConnectionError, ValueError) as error:
             raise StoreError(f"--ray {address!r}: no Ray cluster at this address: {error}") from None
         self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
