@@ -58,9 +58,10 @@ demo: $(VENV)/.runtime
 	$(BIN)/lifealign run examples/demo.yaml --set memory=$(DEMO)/sequential --set strategy.name=sequential
 	$(BIN)/lifealign report $(DEMO)/lifealign $(DEMO)/sequential --out $(DEMO)/report
 
-# One worker a core, one thread each; a file's tests stay together, because they share what they set up.
+# One worker a core, one thread each; a file's tests stay together, because they share what they set up. Those in a browser are
+# another target's, so that .ci/run does not make them twice.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser" -n auto --dist loadfile
 
 test-browser: $(VENV)/.dev
 	@command -v chromium > /dev/null || { echo "chromium is missing; on Debian: apt-get install chromium" >&2; exit 1; }

