@@ -86,7 +86,9 @@ try:
 except KeyboardInterrupt as stop:
     sys.exit(exit_code(stop))
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert run.stdout is not None and run.stdout.readline() == "ready\n"
         run.send_signal(signal.SIGTERM)
         said = run.communicate(timeout=60)[1]

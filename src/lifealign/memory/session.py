@@ -95,7 +95,7 @@ class Session(Policy):
             fuse_lora(self.model)
         else:
             self._refuse_gpu_options()
-        for note in getattr(self.model, NOTES, ()):
+        for note in getattr(self.model, NOTES, ()) if new else ():  # said once, when the memory is made
             progress.say(note)
         self.model.eval()
         self.initial = snapshot(self.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -106,7 +107,8 @@ class MemoryReader:
             return self._lineage[0] if name_or_directory == BASE else self.head
         known = ", ".join([BASE, *(f"{m.name} ({m.directory})" for m in self._lineage[1:])])
         named = "; tags: " + ", ".join(f"{name} ({tag.directory})" for name, tag in tags.items()) if tags else ""
-        raise StoreError(f"{self.path}: no task {name_or_directory!r}; known: {known}{named}")
+        back = self._rolled_back(name_or_directory)
+        raise StoreError(f"{self.path}: no task {name_or_directory!r}; known: {known}{named}{back}")
 
     def tags(self) -> dict[str, Tag]:
         """Every tag by name, also those of tasks that were rolled back.
@@ -244,6 +246,15 @@ class MemoryReader:
         except OSError:
             return set()
         return {line.decode("ascii", errors="replace").partition(" ")[0]}
+
+    def _rolled_back(self, name: str) -> str:
+        """How to go forward to a task of this name that was rolled back; "" if there is none."""
+        here = {m.directory for m in self._lineage}
+        for directory in reversed(self._directories):
+            with suppress(StoreError):  # a damaged one is another command's business
+                if directory not in here and name in manifest.read_manifest(self.path, directory).members:
+                    return f"; {directory} was rolled back: to go forward, lifealign rollback {self.path} {directory}"
+        return ""
 
     def _tagged(self, name: str, tag: Tag) -> TaskManifest:
         """The manifest of the lineage that a tag names."""
