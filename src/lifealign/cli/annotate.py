@@ -112,7 +112,6 @@ def annotate(
     """Serve a page where people compare or score answers blind. Run it again to continue."""
     from lifealign.core.addresses import check_address
     from lifealign.judging.people import run
-    from lifealign.judging.people.views import shows_references
 
     check_address(host, allow_remote, "the links are then sent unencrypted, unless a proxy adds TLS")
     if prepare and port == 0:
@@ -124,6 +123,8 @@ def annotate(
     found: dict[str, str] = {}
 
     def started(actual: int, overview: str | None = None) -> None:
+        from lifealign.judging.people.views import shows_references
+
         found.update(run.links(ratings, host, actual))
         for name, link in found.items():
             done, total = ratings.progress(name)

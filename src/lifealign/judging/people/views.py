@@ -61,6 +61,7 @@ def question_page(assignment: Assignment, mode: Mode, rubric: Rubric, references
     draft = assignment.draft or Rating()
     return {
         "position": assignment.position,
+        "asks": "Which answer is better?" if mode == "pairwise" else rubric.question,
         "rubric": rubric,
         "turns": [{"role": turn.role, "text": turn.content} for turn in turns],
         "reference": question.a.reference if references and "reference" in rubric.sees else None,

@@ -132,19 +132,20 @@ def _unreadable(request: Request, error: UserError) -> HTMLResponse:
     return _problem(404, str(error))
 
 
-def _path(found: Mapping[str, Path], name: str) -> Path:
-    """The path of a name that was found below the folder; nothing else can be asked for.
+def _path(request: Request, kind: str, name: str) -> Path:
+    """See `Shelf.path`.
 
     Raises:
         HTTPException: 404.
     """
-    if name not in found:
+    path = _viewer(request).shelf.path(kind, name)
+    if path is None:
         raise HTTPException(404, f"There is no {name!r} here any more.")
-    return found[name]
+    return path
 
 
 def _memory(request: Request, name: str) -> Path:
-    return _path(_viewer(request).shelf.found().memories, name)
+    return _path(request, "memories", name)
 
 
 def _below(page: str, *links: tuple[str, str]) -> HTMLResponse:
@@ -215,15 +216,14 @@ def report(request: Request, name: str) -> Response:
 @router.get("/study/{name:path}")
 def study(request: Request, name: str) -> Response:
     """Show the page of a study."""
-    shelf = _viewer(request).shelf
-    return _below(shelf.studies.page(_path(shelf.found().studies, name)), ("/", "All"))
+    return _below(_viewer(request).shelf.studies.page(_path(request, "studies", name)), ("/", "All"))
 
 
 @router.get("/answers/{name:path}")
 def answers(request: Request, name: str) -> Response:
     """Browse a file of answers."""
-    path = _path(_viewer(request).shelf.found().answers, name)
-    return _below(render_page(build_threads(read_answers(path)), name), ("/", "All"))
+    threads = build_threads(read_answers(_path(request, "answers", name)))
+    return _below(render_page(threads, name), ("/", "All"))
 
 
 @router.get("/live/{name:path}")

@@ -49,11 +49,23 @@ class Shelf:
 
     root: Path
     studies: StudyPages
+    _found: Found = field(default_factory=Found)
     _results: dict[Path, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
 
-    def found(self) -> Found:
-        """What is there now."""
-        return find(self.root)
+    def path(self, kind: str, name: str) -> Path | None:
+        """The path of what was found below the folder by a name, and is still there; None: nothing was.
+
+        Nothing else can be asked for. The folder is gone through again only for a name that the last list does not have.
+
+        Args:
+            kind: `memories`, `studies` or `answers`.
+            name: see `Found`.
+        """
+        path: Path | None = getattr(self._found, kind).get(name)
+        if path is None or not path.exists() or path.is_symlink():
+            self._found = find(self.root)
+            path = getattr(self._found, kind).get(name)
+        return path
 
     def results(self, path: Path) -> dict[str, Any]:
         """`build_results` of one memory.
@@ -71,7 +83,7 @@ class Shelf:
 
     def index(self) -> View:
         """The first page: every memory with its newest task, gates and trend, every study, every file of answers."""
-        found = self.found()
+        found = self._found = find(self.root)
         memories = [self._row(name, path) for name, path in found.memories.items()]
         return {
             "root": str(self.root),
@@ -87,15 +99,10 @@ class Shelf:
         Raises:
             UserError: it cannot be read.
         """
-        opened = Memory.open(path)
-        entries = opened.log()
-        points = [entry["name"] if i else BASE for i, entry in enumerate(entries) if entry["current"]]
-        tags = list(opened.tags())
+        entries = Memory.open(path).log()
         return {
-            **self._row(name, path),
-            "verdict": verdict.verdict(self.results(path), [name]),
+            **self._values(name, path, entries),
             "log": [_entry(i, entry) for i, entry in enumerate(entries)][::-1],
-            "points": [*points, *tags, NOW],
             "links": {kind: link(kind, name) for kind in ("diff", "card", "live")}
             | {"report": link("report", name, "/")},
         }
@@ -130,18 +137,22 @@ class Shelf:
 
     def _row(self, name: str, path: Path) -> View:
         """A memory's line on the first page; `problem` alone if it cannot be read."""
-        at = {"name": name, "link": link("memory", name)}
         try:
-            results = self.results(path)
-            entries = Memory.open(path).log()
+            return self._values(name, path, Memory.open(path).log())
         except UserError as error:
-            return {**at, "problem": str(error)}
+            return {"name": name, "link": link("memory", name), "problem": str(error)}
+
+    def _values(self, name: str, path: Path, entries: Sequence[Mapping[str, Any]]) -> View:
+        """What is said of a memory, by its log and its scores."""
+        results = self.results(path)
         run = results["runs"][0]
         head = next(entry for entry in entries if entry["head"])
         seen = verdict.verdict(results, [name])
         now = learning(path)
         return {
-            **at,
+            "name": name,
+            "link": link("memory", name),
+            "verdict": seen,
             "method": run["method"],
             "base_model": Path(str(run["base_model"])).name,
             "tasks": len(verdict.current(run)),
