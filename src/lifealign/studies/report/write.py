@@ -30,7 +30,7 @@ from lifealign.studies.report.form import Form, narrowed, own_method
 from lifealign.studies.report.latex import latex
 from lifealign.studies.report.lines import groups, scores_of
 from lifealign.studies.report.markdown import markdown
-from lifealign.studies.report.tables import all_tables
+from lifealign.studies.report.tables import all_tables, main_table, short_table
 from lifealign.studies.schema import Results
 
 RUN_COLUMNS = ("run", "method", "order", "model", "seed", "status", "metric", "quantity", "stage", "task", "value")
@@ -63,7 +63,7 @@ def write_study_report(results: Mapping[str, Any], directory: str | Path, form: 
     """
     clean = checked(results) if form is None else narrowed(checked(results), form)
     tables = all_tables(clean)
-    contents = {PAGE: render_html(clean).encode(), "results.csv": runs_csv(clean).encode()}
+    contents = {PAGE: _html(clean, tables).encode(), "results.csv": runs_csv(clean).encode()}
     contents["table.csv"] = table_csv(clean).encode()
     for table in (t for section in tables.values() for t in section):
         contents[f"tables/{table.name}.tex"] = latex(table).encode()
@@ -130,11 +130,16 @@ def _cut(results: dict[str, Any]) -> dict[str, Any]:
 
 def render_html(results: Json) -> str:
     """One self-contained page: no other file and no network; all text of the results is escaped."""
-    return template("study.html.j2").render(page(checked(results)))
+    clean = checked(results)
+    return _html(clean, all_tables(clean))
 
 
-def page(results: Json) -> dict[str, Any]:
-    """Everything the template reads."""
+def _html(results: Json, tables: Mapping[str, Sequence[Table]]) -> str:
+    return template("study.html.j2").render(page(results, tables))
+
+
+def page(results: Json, tables: Mapping[str, Sequence[Table]]) -> dict[str, Any]:
+    """Everything the template reads; `tables` is `all_tables` of the results."""
     runs, comparable = results["runs"], groups(results)
     choices = {
         "score": scores_of(results),
@@ -150,7 +155,7 @@ def page(results: Json) -> dict[str, Any]:
         "lower": [score for score in choices["score"] if catalog.score(score).better == "lower"],
         "states": {state: sum(run.get("status") == state for run in runs) for state in ("done", "failed", "pending")},
         "seeds": sorted({run["seed"] for run in runs if run.get("seed") is not None}),
-        "tables": all_tables(results),
+        "tables": tables,
         "power": power_line(results["power"]) if results.get("power") else None,
         "verdicts": overview.sentences(results),
         "ranks": [{**view, "chart": charts.rank_chart(view)} for view in overview.ranks(results)],
@@ -236,8 +241,9 @@ def lines(results: Json, written: Sequence[Path], form: Form | None = None) -> l
 
 def _printed(results: Json) -> list[Table]:
     """The tables for the terminal: that of the first score in every order, and on every model."""
-    first = [t for t in all_tables(results)["short"] if t.show.get("score") == next(iter(scores_of(results)), None)]
-    return first or all_tables(results)["main"]
+    comparable, scores = groups(results), scores_of(results)
+    first = [t for group in comparable for score in scores[:1] if (t := short_table(results, group, score))]
+    return first or [main_table(results, group, scores) for group in comparable]
 
 
 def _terminal(table: Table) -> list[str]:
