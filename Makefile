@@ -1,6 +1,6 @@
 # make demo   the main job on the embedded suite: lifealign and sequential, both score matrices, a report
-# make test   the tests
-# make test-browser   a study's page, opened and used in Chromium, which must be installed (Debian: apt-get install chromium)
+# make test   the tests, but for those in a browser
+# make test-browser   the pages, opened and used in Chromium, which must be installed (Debian: apt-get install chromium)
 # make faults  kills, failing disks, corruption, readers beside a writer; prints a table (FAULTS="--kills 300")
 # make lint   ruff, mypy and the contract of imports
 # make docs   the documents as a site in site/; fails on a broken link

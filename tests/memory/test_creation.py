@@ -17,6 +17,7 @@ from lifealign.data.tasks import Message, Row, Task
 from lifealign.memory.api import Memory
 from lifealign.store.heldout import heldout
 from lifealign.strategies.lifealign import LifeAlign
+from support.progress import Said
 from support.rows import make_task, rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -181,3 +182,12 @@ def test_a_resumed_stream_takes_other_limits_for_what_is_left(
     assert result.exit_code == 0, result.output
     learnt = Memory.open(tmp_path / "memory")
     assert [m["name"] for m in learnt.log()] == ["initial", "tone", "other"] and learnt.verify() == []
+
+
+def test_what_gets_no_adapter_is_said_when_the_memory_is_made_and_not_again(config: Build, tmp_path: Path) -> None:
+    made, opened = Said(), Said()
+    memory = Memory.create(tmp_path / "m", config("lora.target_modules=all-linear", "train.epochs=1"), progress=made)
+    memory.learn(make_task("bread", train=4, test=2))
+    Memory.open(memory.path).evaluate(progress=opened)
+    assert [line for line in made.lines if "no adapter on the vocabulary projection" in line]
+    assert not [line for line in opened.lines if "no adapter on" in line]

@@ -13,7 +13,6 @@ import pytest
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
-from lifealign.core.progress import NullProgress
 from lifealign.data.tasks import as_feedback
 from lifealign.evaluation.results import read_scores
 from lifealign.memory.answering import Asked, answer_memory
@@ -23,22 +22,13 @@ from lifealign.store.layout import DATA, TRAINING
 from lifealign.strategies import STRATEGIES
 from lifealign.testing import tiny_config
 from support.kinds import demonstrations, every_kind, thumbs
+from support.progress import Said
 from support.rows import make_task
 
 Build = Callable[..., RunConfig]
 FAST = ("train.learning_rate=0.02", "train.epochs=4")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Said(NullProgress):
-    """Keeps what is reported."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -10,29 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from lifealign.core.progress import NullProgress
 from lifealign.memory.numerics import NUMERICS, numerics_of, stored_numerics
 from lifealign.memory.session import Session
 from lifealign.model import frozen_linear
 from lifealign.store.writer import MemoryStore
 from lifealign.testing import learn, save_tiny_model, start, tiny_config, tiny_task
+from support.progress import Said
 
 
 @pytest.fixture(autouse=True)
 def _no_choice_is_left_behind() -> Iterator[None]:
     yield
     frozen_linear.use_onednn(None)
-
-
-class Said(NullProgress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Keep a line."""
-        self.lines.append(text)
 
 
 def learnt(directory: Path, *, onednn: bool, **changes: Any) -> tuple[Path, Path]:

@@ -10,7 +10,6 @@ import torch
 
 from lifealign.core.config import RunConfig
 from lifealign.core.errors import ConfigError
-from lifealign.core.progress import NullProgress
 from lifealign.data.tasks import Message
 from lifealign.memory.api import Memory
 from lifealign.memory.composer import Composer
@@ -18,6 +17,7 @@ from lifealign.memory.routing import Routes, calibration_line, why_not_routed
 from lifealign.memory.signatures import Calibration
 from lifealign.model.adapters import restore
 from lifealign.strategies.configure import read_config
+from support.progress import Said
 from support.rows import make_task
 
 NAMES = ("bread", "stars", "music")
@@ -27,16 +27,6 @@ STRANGE = "zzz 777 %%% qqq xyz 000 ### vvv www 555"
 Build = Callable[..., RunConfig]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Said(NullProgress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def learn(config: Build, path: Path, *settings: str) -> Memory:

@@ -9,15 +9,8 @@ from lifealign.core.progress import NullProgress
 from lifealign.store.layout import LIVE, WORK
 from lifealign.store.undo import take_back
 from lifealign.training.live_log import LiveLog
+from support.progress import Said
 from support.store import create
-
-
-class Said(NullProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def test_lines_hold_the_head_and_are_whole_as_they_come(tmp_path: Path) -> None:
